@@ -1,0 +1,74 @@
+"""The linear baseline: principal components of 8 x 8 RGB patches, four numbers each, in a latent of Stable Diffusion's shape.
+
+Closed form, so what a network wins over it is what non-linearity and context buy. It has no posterior.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+from sdvae_ray.contracts import Posterior
+from sdvae_ray.errors import WeightsError
+
+SOURCE = "asset:patch_pca"
+SIDE = 8  # pixels
+
+
+class PatchPCA:
+    """mean (192,), components (Z, 192) with orthonormal rows, both of patches flattened as (3, 8, 8) in [0, 1]."""
+
+    stores_latents = True
+
+    def __init__(self, mean: Tensor, components: Tensor) -> None:
+        self.mean, self.components = mean, components
+
+    def to(self, device: torch.device) -> "PatchPCA":
+        self.mean, self.components = self.mean.to(device), self.components.to(device)
+        return self
+
+    def encode(self, rgb: Tensor) -> Posterior:
+        count, _, height, width = rgb.shape
+        with torch.autocast(rgb.device.type, enabled=False):
+            patches = functional.unfold(rgb.float(), SIDE, stride=SIDE).transpose(1, 2)  # (M, h * w, 192)
+            scores = (patches - self.mean) @ self.components.T
+        mean = scores.transpose(1, 2).reshape(count, -1, height // SIDE, width // SIDE)
+        return Posterior(mean=mean, logvar=None)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        count, channels, height, width = latent.shape
+        with torch.autocast(latent.device.type, enabled=False):
+            scores = latent.float().reshape(count, channels, height * width).transpose(1, 2)
+            patches = scores @ self.components + self.mean
+        size = (height * SIDE, width * SIDE)
+        return functional.fold(patches.transpose(1, 2), size, SIDE, stride=SIDE).clamp(0, 1)
+
+
+def load(weights: Path | None) -> PatchPCA:
+    """From a folder with patch_pca.safetensors, or that file."""
+    if weights is None:
+        raise WeightsError("patch_pca has no random form: it is fitted (drop `random`)")
+    file = weights / "patch_pca.safetensors" if weights.is_dir() else weights
+    try:
+        tensors = load_file(file)
+        mean, components = tensors["mean"].float(), tensors["components"].float()
+    except (OSError, KeyError, SafetensorError) as error:
+        raise WeightsError(f"patch_pca: {file} is not a file of `mean` and `components`: {error}") from error
+    width = 3 * SIDE * SIDE
+    if mean.shape != (width,) or components.ndim != 2 or components.shape[1] != width:
+        raise WeightsError(f"patch_pca: {file} holds {tuple(mean.shape)} and {tuple(components.shape)}, not (192,), (Z, 192)")
+    return PatchPCA(mean, components)
+
+
+def fit(patches: Tensor, components: int = 4) -> PatchPCA:
+    """Principal components of (n, 192) patches, float64 inside; the sign of each row makes its largest element positive."""
+    flat = patches.double()
+    mean = flat.mean(0)
+    centred = flat - mean
+    _, vectors = torch.linalg.eigh(centred.T @ centred)
+    rows = vectors.flip(1).T[:components]
+    largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
+    return PatchPCA(mean.float(), (rows * largest.sign()).float())

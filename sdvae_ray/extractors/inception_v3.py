@@ -1,0 +1,71 @@
+"""InceptionV3 with torchvision's ImageNet weights, 2048 features per RGB pass, as published.
+
+Not the network of TF-FID: distances on these features carry this file's name. Resize to 299 (bilinear, antialias), ImageNet mean
+and standard deviation, transform_input off, the classifier removed.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sdvae_ray.contracts import Takes
+from sdvae_ray.errors import WeightsError
+
+SOURCE = "torchvision:Inception_V3_Weights.IMAGENET1K_V1"
+SIDE = 299  # pixels
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's ImageNet transforms
+
+
+class InceptionV3:
+    takes: Takes = "rgb"
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.mean = torch.tensor(_MEAN).view(1, 3, 1, 1)
+        self.std = torch.tensor(_STD).view(1, 3, 1, 1)
+
+    def to(self, device: torch.device) -> "InceptionV3":
+        self.model = self.model.to(device, memory_format=torch.channels_last)
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return self
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """(N, T, 3, S, S) in [0, 1] -> (N, T, 2048) float32."""
+        count, passes = batch.shape[:2]
+        rgb = functional.interpolate(batch.flatten(0, 1), (SIDE, SIDE), mode="bilinear", antialias=True)
+        features = self.model((rgb - self.mean) / self.std)
+        return features.float().view(count, passes, -1)
+
+
+def load(weights: Path | None, *, weights_seed: int = 0) -> InceptionV3:
+    """From a state dict (.pth read with weights_only, or .safetensors), a file or a folder with one; None is random weights."""
+    from torchvision.models import inception_v3
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(weights_seed)
+        # trunc-normal initialisation through scipy takes a minute: torch's own default does for random weights
+        model = inception_v3(weights=None, transform_input=False, init_weights=False)
+    if weights is not None:
+        try:
+            model.load_state_dict(_state(weights))
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise WeightsError(f"inception_v3: {weights} is not torchvision's InceptionV3: {str(error)[:200]}") from error
+    model.fc = nn.Identity()
+    model.AuxLogits = None
+    return InceptionV3(model.eval().requires_grad_(False))
+
+
+def _state(weights: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    file = weights
+    if weights.is_dir():
+        found = sorted(weights.glob("*.safetensors")) + sorted(weights.glob("*.pth")) + sorted(weights.glob("*.bin"))
+        if not found:
+            raise WeightsError(f"inception_v3: no .safetensors, .pth or .bin file in {weights}")
+        file = found[0]
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    return torch.load(file, map_location="cpu", weights_only=True)

@@ -1,0 +1,32 @@
+"""The autoencoder's own latent as an embedding: moments of the posterior mean's channels over its positions, per RGB pass.
+
+Z means, Z standard deviations and the Z (Z - 1) / 2 covariances between channels: 14 numbers for four channels.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sdvae_ray.contracts import Takes
+
+
+class Latent:
+    takes: Takes = "posterior"
+
+    def to(self, device: torch.device) -> "Latent":
+        return self
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """(N, T, Z, s, s) -> (N, T, 2 Z + Z (Z - 1) / 2) float32; population moments."""
+        values = batch.double().flatten(3)
+        mean = values.mean(3)
+        centred = values - mean.unsqueeze(3)
+        covariance = centred @ centred.transpose(2, 3) / values.shape[3]
+        rows, columns = torch.triu_indices(values.shape[2], values.shape[2], offset=1)
+        variance = covariance.diagonal(dim1=2, dim2=3)
+        return torch.cat([mean, variance.sqrt(), covariance[:, :, rows, columns]], 2).float()
+
+
+def load(weights: Path | None) -> Latent:
+    return Latent()

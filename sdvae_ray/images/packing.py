@@ -1,0 +1,33 @@
+"""Stains <-> RGB passes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Packing:
+    """T triples of stains, each one RGB image; unpacking takes a stain from the first pass that holds it (mean over its planes there).
+
+    The published triples are (Mito, AGP, RNA) and (RNA, ER, DNA): RNA comes back from the first.
+    """
+
+    def __init__(self, stains: Sequence[str], triples: Sequence[Sequence[str]]) -> None:
+        self.index = [[stains.index(stain) for stain in triple] for triple in triples]
+        self.sources: list[tuple[int, list[int]]] = []  # per stain: (pass, planes in it)
+        for stain in range(len(stains)):
+            found = next(t for t, triple in enumerate(self.index) if stain in triple)
+            self.sources.append((found, [plane for plane in range(3) if self.index[found][plane] == stain]))
+
+    @property
+    def passes(self) -> int:
+        """T."""
+        return len(self.index)
+
+    def pack(self, stains: Tensor) -> Tensor:
+        """(N, C, S, S) -> (N, T, 3, S, S)."""
+        return stains[:, self.index]
+
+    def unpack(self, rgb: Tensor) -> Tensor:
+        """(N, T, 3, S, S) -> (N, C, S, S)."""
+        return torch.stack([rgb[:, t, planes].mean(1) for t, planes in self.sources], 1)

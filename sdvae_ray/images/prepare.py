@@ -1,0 +1,51 @@
+"""One stain's raw plane -> scaled integers, and five planes -> patches. Numpy only; the published order of steps."""
+
+import numpy as np
+
+
+class CropError(ValueError):
+    """The crop is larger than the image: no FOV of its size can be read with this run's settings."""
+
+
+def check_same_size(plane: np.ndarray, illumination: np.ndarray, where: str, function: str) -> None:
+    if illumination.shape != plane.shape:
+        raise ValueError(f"{where} is {_size(plane)}, its illumination function {function} is {_size(illumination)}")
+
+
+def correct(plane: np.ndarray, illumination: np.ndarray | None) -> np.ndarray:
+    """plane / illumination, float64; None is a function of ones."""
+    return plane.astype(np.float64) if illumination is None else plane / illumination
+
+
+def scale(corrected: np.ndarray, offset: float, divisor: float, bits: int) -> np.ndarray:
+    """clip((corrected - offset) / divisor, 0, 2^bits - 1), truncated, as uint8 or uint16."""
+    top = 2**bits - 1
+    return np.clip((corrected - offset) / divisor, 0, top).astype(np.uint8 if bits == 8 else np.uint16)
+
+
+def centre_crop(plane: np.ndarray, crop: int, where: str) -> np.ndarray:
+    """The central (crop, crop) pixels; an odd margin leaves the extra pixel at the end. CropError where it does not fit."""
+    height, width = plane.shape
+    if crop > min(height, width):
+        raise CropError(f"crop {crop} does not fit {where}, which is {_size(plane)}")
+    top, left = (height - crop) // 2, (width - crop) // 2
+    return plane[top : top + crop, left : left + crop]
+
+
+def tile(stains: np.ndarray, patch: int) -> np.ndarray:
+    """(C, crop, crop) -> (P, C, patch, patch), row by row."""
+    count, crop, _ = stains.shape
+    grid = crop // patch
+    tiles = stains.reshape(count, grid, patch, grid, patch).transpose(1, 3, 0, 2, 4)
+    return np.ascontiguousarray(tiles.reshape(grid * grid, count, patch, patch))
+
+
+def untile(patches: np.ndarray) -> np.ndarray:
+    """The inverse of tile: (P, C, S, S) -> (C, crop, crop)."""
+    total, count, patch, _ = patches.shape
+    grid = round(total**0.5)
+    return patches.reshape(grid, grid, count, patch, patch).transpose(2, 0, 3, 1, 4).reshape(count, grid * patch, grid * patch)
+
+
+def _size(plane: np.ndarray) -> str:
+    return " x ".join(str(n) for n in plane.shape)

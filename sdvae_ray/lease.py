@@ -1,0 +1,86 @@
+"""One driver per output: an object with a heartbeat. Refused while its holder lives, taken over after, so that a killed run
+resumes with the same command."""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from types import TracebackType
+from typing import Any, Self
+
+from sdvae_ray.errors import ConfigError, RunError, StorageError
+from sdvae_ray.storage import Storage, join
+
+FILE = "_lease.json"
+STALE_AFTER = 60.0  # seconds without a heartbeat
+HEARTBEAT = 10.0  # seconds
+
+
+class Lease:
+    """Context manager. Raises ConfigError where another driver holds the output; `check` raises RunError once it was taken over."""
+
+    def __init__(self, output: str, storage: Storage) -> None:
+        self.uri, self.storage = join(output, FILE), storage
+        self.token = uuid.uuid4().hex
+        self.lost = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="lease")
+
+    def __enter__(self) -> Self:
+        held = self._read()
+        if held is not None and (age := time.time() - held["heartbeat"]) < STALE_AFTER and not _is_dead(held):
+            raise ConfigError(
+                f"another driver ({held['host']}, process {held['pid']}) is writing to {self.uri.rpartition('/')[0]}: "
+                f"its heartbeat is {age:.0f} s old (it is taken over after {STALE_AFTER:.0f} s of silence)"
+            )
+        self._write()
+        if (held := self._read()) is None or held["token"] != self.token:
+            raise ConfigError(f"another driver took {self.uri.rpartition('/')[0]} at the same moment")
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+        if not self.lost:
+            self.storage.delete(self.uri)
+
+    def check(self) -> None:
+        if self.lost:
+            raise RunError(f"another driver has taken over {self.uri.rpartition('/')[0]}: this one stops")
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT):
+            try:
+                held = self._read()
+                if held is not None and held["token"] != self.token:
+                    self.lost = True
+                    return
+                self._write()
+            except (OSError, StorageError):
+                continue  # a store that is away for a while: the next beat tries again
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            return json.loads(self.storage.read_bytes(self.uri))
+        except FileNotFoundError:
+            return None
+
+    def _write(self) -> None:
+        held = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "heartbeat": time.time()}
+        self.storage.write_bytes(self.uri, json.dumps(held).encode())
+
+
+def _is_dead(held: dict[str, Any]) -> bool:
+    """True where the holder was a process of this host that is no more."""
+    if held["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(held["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

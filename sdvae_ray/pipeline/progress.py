@@ -1,0 +1,57 @@
+"""What a user sees while a run goes on: one bar on a terminal, a plain line now and then in a log."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_EVERY = {"bar": 0.5, "line": 15.0}  # seconds
+
+
+@contextmanager
+def shown(console: Console, label: str, total: int, counts: Callable[[], dict[str, Any]]) -> Iterator[None]:
+    """Polls `counts` (encoded, written, errors) from a thread until the block ends."""
+    stop = threading.Event()
+    show = _bar if console.is_terminal else _lines
+    thread = threading.Thread(target=show, args=(console, label, total, counts, stop), daemon=True, name="progress")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _bar(console: Console, label: str, total: int, counts: Callable[[], dict[str, Any]], stop: threading.Event) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("FOVs"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(label, total=total)
+        while not stop.wait(_EVERY["bar"]):
+            now = counts()
+            failed = f" ({now['errors']} failed)" if now["errors"] else ""
+            progress.update(task, completed=now["encoded"], description=label + failed)
+
+
+def _lines(console: Console, label: str, total: int, counts: Callable[[], dict[str, Any]], stop: threading.Event) -> None:
+    start = time.monotonic()
+    while not stop.wait(_EVERY["line"]):
+        now, seconds = counts(), time.monotonic() - start
+        rate = now["encoded"] / seconds
+        left = f", about {(total - now['encoded']) / rate:.0f} s left" if rate else ""
+        failed = f", {now['errors']} failed" if now["errors"] else ""
+        console.print(
+            f"{label}: {now['encoded']} of {total} FOVs encoded, {now['written']} written{failed}, {rate:.2f} FOV/s{left}",
+            highlight=False,
+            soft_wrap=True,
+        )

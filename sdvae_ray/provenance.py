@@ -1,0 +1,92 @@
+"""run.json: what a run was, so that its numbers can be had again, and so that a resume is refused where it would mix two runs."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import platform
+import sys
+from typing import Any
+
+from sdvae_ray.config import RunConfig
+from sdvae_ray.errors import ConfigError
+from sdvae_ray.storage import Storage, join
+from sdvae_ray.version import VERSION
+
+FILE = "run.json"
+_LIBRARIES = ("ray", "torch", "torchvision", "diffusers", "transformers", "numpy", "pyarrow", "polars", "faiss-cpu", "tifffile")
+
+Record = dict[str, Any]
+
+
+def new_record(
+    config: RunConfig, manifest: dict[str, Any], weights: dict[str, Record], micro_batch: int, precision: str
+) -> Record:
+    return {
+        "sdvae_ray": VERSION,
+        "digest": config.digest(),
+        "config": config.model_dump(mode="json"),
+        "random_weights": config.random_weights,
+        "manifest": manifest,
+        "weights": weights,
+        "micro_batch": micro_batch,
+        "precision": precision,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
+        "sessions": [],
+    }
+
+
+def read_record(output: str, storage: Storage) -> Record | None:
+    try:
+        return json.loads(storage.read_bytes(join(output, FILE)))
+    except FileNotFoundError:
+        return None
+
+
+def write_record(output: str, record: Record, storage: Storage) -> None:
+    storage.write_bytes(join(output, FILE), json.dumps(record, indent=1, sort_keys=False).encode() + b"\n")
+
+
+def check_same_run(record: Record, config: RunConfig, manifest: dict[str, Any]) -> None:
+    """ConfigError, naming the first key that differs, where `record` is of another run than this one."""
+    if record["manifest"]["sha256"] != manifest["sha256"]:
+        raise ConfigError(
+            f"{config.output} holds a run of another manifest ({record['manifest']['uri']}, {record['manifest']['fovs']} FOVs); "
+            f"choose another output"
+        )
+    if record["digest"] == config.digest():
+        return
+    before = RunConfig.model_validate(record["config"]).identity()
+    for key, value in _flat(config.identity()).items():
+        was = _flat(before).get(key)
+        if was != value:
+            raise ConfigError(f"{config.output} holds a run with {key} = {was!r}, this one has {value!r}; choose another output")
+    gone = sorted(set(_flat(before)) - set(_flat(config.identity())))
+    raise ConfigError(f"{config.output} holds a run that also has {', '.join(gone)}; choose another output")
+
+
+def describe_manifest(uri: str, fovs: int, storage: Storage) -> dict[str, Any]:
+    with storage.open(uri) as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return {"uri": uri, "fovs": fovs, "sha256": digest.hexdigest()}
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    return {key: leaf for name, child in value.items() for key, leaf in _flat(child, f"{prefix}.{name}".lstrip(".")).items()}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

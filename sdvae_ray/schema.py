@@ -1,0 +1,109 @@
+"""Names of tables and columns, and how arrays become Arrow columns that plain pyarrow, polars and Ray all read back.
+
+One row is one field of view (FOV). A numeric array column is written as the canonical `arrow.fixed_shape_tensor`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+FOV_ID = "fov_id"  # source/batch/plate/well/site
+KEYS = ("Metadata_Source", "Metadata_Batch", "Metadata_Plate", "Metadata_Well", "Metadata_Site")
+WELL, PLATE = KEYS[:4], KEYS[:3]
+METADATA = "Metadata_"
+ERROR = "error"  # text; null in fovs where the FOV is usable, "" between stages
+ROW = "row_json"  # between stages: the Metadata_* of a row as one JSON text, so that nulls keep their meaning in every block
+NODE_COLUMNS = ("load_node", "encode_node", "device")
+
+SEPARATOR = ":"  # between table and column
+
+FOVS = "fovs"
+LATENTS = "latents"
+METRICS = "metrics"
+EMBEDDINGS = "embeddings"
+
+
+def uri_column(stain: str) -> str:
+    """Manifest: where the stain's pixels are."""
+    return f"uri_{stain}"
+
+
+def channel_column(stain: str) -> str:
+    """Manifest: index of the stain's plane in its file, 0 for a file of one plane."""
+    return f"channel_{stain}"
+
+
+def illum_column(stain: str) -> str:
+    """Manifest: where the stain's illumination function is; null means ones."""
+    return f"illum_{stain}"
+
+
+def offset_column(stain: str) -> str:
+    return f"scale_offset_{stain}"
+
+
+def divisor_column(stain: str) -> str:
+    return f"scale_divisor_{stain}"
+
+
+def latents_table(autoencoder: str) -> str:
+    return f"{LATENTS}/{autoencoder}"
+
+
+def metrics_table(autoencoder: str) -> str:
+    return f"{METRICS}/{autoencoder}"
+
+
+def embeddings_table(extractor: str, side: str) -> str:
+    return f"{EMBEDDINGS}/{extractor}/{side}"
+
+
+def fov_id(keys: Mapping[str, Any]) -> str:
+    return "/".join(str(keys[key]) for key in KEYS)
+
+
+def column(table: str, name: str) -> str:
+    """Name under which a data table's column travels from the engine to the writer."""
+    return f"{table}{SEPARATOR}{name}"
+
+
+def tensor_array(values: np.ndarray) -> pa.ExtensionArray:
+    """(n, ...) numeric array -> n rows of fixed_shape_tensor; n may be 0."""
+    values = np.ascontiguousarray(values)
+    kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(values.dtype), values.shape[1:])
+    length = int(np.prod(values.shape[1:], dtype=np.int64))
+    storage = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), length)
+    return pa.ExtensionArray.from_storage(kind, storage)
+
+
+def is_text(name: str) -> bool:
+    """Columns of a run's tables that hold text, nulls alone included."""
+    return name in (FOV_ID, ERROR, *NODE_COLUMNS) or name.startswith(METADATA)
+
+
+def table_from_columns(columns: Mapping[str, np.ndarray | Sequence[Any]]) -> pa.Table:
+    """Columns of one table: text as string, (n,) numbers as they are, (n, ...) numbers as tensors."""
+    arrays: dict[str, Any] = {}
+    for name, values in columns.items():
+        array = np.asarray(values)
+        if array.ndim > 1:
+            arrays[name] = tensor_array(array)
+        elif is_text(name):
+            arrays[name] = pa.array(array.tolist(), pa.string())
+        else:
+            arrays[name] = pa.array(array)
+    return pa.table(arrays)
+
+
+def column_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of a table as (n, ...) numpy; text as objects."""
+    combined = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(combined, pa.ChunkedArray):  # zero chunks
+        combined = pa.concat_arrays(combined.chunks) if combined.num_chunks else pa.array([], column.type)
+    if isinstance(column.type, pa.FixedShapeTensorType):
+        if len(combined) == 0:
+            return np.empty((0, *column.type.shape), column.type.value_type.to_pandas_dtype())
+        return combined.to_numpy_ndarray()
+    return combined.to_numpy(zero_copy_only=False)

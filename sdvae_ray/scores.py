@@ -1,0 +1,77 @@
+"""What `score` found: five tables under scores/, written by the pipeline, read by the report and by `compare`."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import polars as pl
+
+from sdvae_ray.errors import DataError
+from sdvae_ray.schema import ERROR, METRICS, metrics_table
+from sdvae_ray.storage import Storage, join
+from sdvae_ray.tables import data_tables, read_column, read_fovs, read_table, write_table
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Everything that `score` found, each a table in scores/.
+
+    summary    extractor, side, group: wells, controls, compounds, mean_map, fraction_retrieved, replicate_recall_at_<k>,
+               reconstruction_recall (its nearest original is its own), random_weights, status
+    compounds  and per compound: replicates, map, normalised_map, p, p_corrected, retrieved, status
+    wells      and per treated well: ap, normalised_ap, n_positives, n_negatives, status
+    fid        extractor, side, group, part (index of the RGB pass or stain), n_image, n_side, fid
+    metrics    side, metric, part (stain or RGB pass): patches, mean, sd, median, q05, q95 over patches
+    """
+
+    summary: pl.DataFrame
+    compounds: pl.DataFrame
+    wells: pl.DataFrame
+    fid: pl.DataFrame
+    metrics: pl.DataFrame
+
+    def write(self, output: str, storage: Storage) -> None:
+        for field in fields(self):
+            write_table(join(output, "scores", f"{field.name}.parquet"), getattr(self, field.name).to_arrow(), storage)
+
+
+def read_scores(output: str, storage: Storage) -> Scores:
+    """DataError where the run has not been scored."""
+    try:
+        found = {f.name: read_table(join(output, "scores", f"{f.name}.parquet"), storage) for f in fields(Scores)}
+    except FileNotFoundError as error:
+        raise DataError(f"{output} has no scores yet: run `sdvae-ray score` first") from error
+    return Scores(**{name: pl.DataFrame(table) for name, table in found.items()})
+
+
+def metric_distributions(output: str, metrics: Sequence[str], storage: Storage) -> pl.DataFrame:
+    """The distribution of every metric over patches, per side and part (stain or RGB pass); null where it does not apply."""
+    usable = read_fovs(output, storage, []).filter(pl.col(ERROR).is_null())
+    sides = [table.split("/")[1] for table in data_tables(output, storage) if table.startswith(f"{METRICS}/")]
+    rows = []
+    for side, metric in itertools.product(sides, metrics):
+        values = metric_values(output, side, metric, usable, storage)
+        for part in range(values.shape[2]):
+            rows.append((side, metric, part, *_distribution(values[:, :, part])))
+    names = {"side": pl.String, "metric": pl.String, "part": pl.Int64, "patches": pl.Int64}
+    numbers = dict.fromkeys(("mean", "sd", "median", "q05", "q95"), pl.Float64)
+    return pl.DataFrame(rows, schema={**names, **numbers}, orient="row")
+
+
+def metric_values(output: str, side: str, metric: str, fovs: pl.DataFrame, storage: Storage) -> np.ndarray:
+    """(FOVs, P, parts) of one metric of the FOVs in `fovs` (fov_id, file)."""
+    _, values = read_column(output, metrics_table(side), metric, fovs, storage)
+    return values if values.ndim == 3 else values[:, :, None]
+
+
+def _distribution(values: np.ndarray) -> tuple[int, float | None, float | None, float | None, float | None, float | None]:
+    """(patches, mean, sd, median, 5 %, 95 %) of what is not NaN; sd null where a value is infinite."""
+    flat = values.ravel().astype(np.float64)
+    known = flat[~np.isnan(flat)]
+    if len(known) == 0:
+        return (0, None, None, None, None, None)
+    spread = float(known.std()) if np.isfinite(known).all() else None
+    ordered = np.sort(known)
+    median, low, high = (float(ordered[round(q * (len(ordered) - 1))]) for q in (0.5, 0.05, 0.95))
+    return len(known), float(known.mean()), spread, median, low, high

@@ -1,0 +1,45 @@
+"""Which wells are controls: a small expression over metadata columns, read safely.
+
+    Metadata_control_type == 'negcon'
+    Metadata_JCP2022 in ['JCP2022_800001', 'JCP2022_800002'] and Metadata_Plate != 'P1'
+
+Comparisons ==, != and in, not in of a column with text; and, or, not, brackets. A null equals nothing.
+"""
+
+import ast
+from collections.abc import Sequence
+
+import polars as pl
+
+from sdvae_ray.errors import ConfigError, did_you_mean
+
+
+def select(expression: str, columns: Sequence[str], where: str) -> pl.Expr:
+    """The expression as a polars predicate without nulls. ConfigError, naming `where`, for anything else than the above."""
+    try:
+        tree = ast.parse(expression, mode="eval").body
+    except SyntaxError as error:
+        raise ConfigError(f"{where}: cannot read {expression!r}; such as Metadata_control_type == 'negcon'") from error
+    return _predicate(tree, columns, where)
+
+
+def _predicate(node: ast.expr, columns: Sequence[str], where: str) -> pl.Expr:
+    if isinstance(node, ast.BoolOp):
+        parts = [_predicate(value, columns, where) for value in node.values]
+        return pl.all_horizontal(parts) if isinstance(node.op, ast.And) else pl.any_horizontal(parts)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        return ~_predicate(node.operand, columns, where)
+    if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.left, ast.Name):
+        column, (operator,), (right,) = node.left.id, node.ops, node.comparators
+        if column not in columns:
+            raise ConfigError(f"{where}: there is no column {column!r}{did_you_mean(column, columns)}")
+        values = right.elts if isinstance(right, ast.List | ast.Tuple) else [right]
+        texts = [value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)]
+        many = isinstance(operator, ast.In | ast.NotIn)
+        if len(texts) == len(values) and many == isinstance(right, ast.List | ast.Tuple):
+            found = pl.col(column).is_in(texts).fill_null(False)
+            if isinstance(operator, ast.Eq | ast.In):
+                return found
+            if isinstance(operator, ast.NotEq | ast.NotIn):
+                return ~found
+    raise ConfigError(f"{where}: {ast.unparse(node)!r} is not a comparison of a column with text by ==, !=, in or not in")

@@ -1,0 +1,215 @@
+"""The manifest: one row per field of view (FOV), where its pixels are and what is known of it. Built, checked, kept.
+
+fov_id             text     source/batch/plate/well/site, unique
+Metadata_*         text     the five keys, none empty, none with a "/"; then every other column by name, null = unknown
+uri_<stain>        text     where the pixels are
+channel_<stain>    int32    plane of that file, 0
+illum_<stain>      text     where the illumination function is, null = ones
+
+Rows are sorted by source, batch, plate, well and site (sites that are numbers as numbers), so that the same rows in any
+order, in any files, give the same bytes. Parquet, zstd, row groups of 1,024 rows.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import polars as pl
+
+from sdvae_ray.errors import ConfigError, DataError, did_you_mean
+from sdvae_ray.schema import FOV_ID, KEYS, METADATA, channel_column, illum_column, uri_column
+from sdvae_ray.sources import gallery
+from sdvae_ray.sources.gallery import FILE, ROW, first_row, is_empty, listed, place
+from sdvae_ray.storage import Storage
+
+STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
+ROWS_PER_GROUP = 1024
+_READERS = 8  # load_data files read at a time
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`table`: the rows, as above. `notes`: what a person should know of how they came about, one sentence each."""
+
+    table: pl.DataFrame
+    notes: list[str]
+
+
+def build_manifest(
+    load_data: Sequence[str],
+    *,
+    platemaps: Sequence[str] = (),
+    metadata: Sequence[str] = (),
+    rewrites: Sequence[tuple[str, str]] = (),
+    stains: Sequence[str] = STAINS,
+    defaults: Mapping[str, str] = {},
+    drop_unmapped_wells: bool = False,
+    storage: Storage,
+) -> Manifest:
+    """load_data files (CSV, CSV.gz, Parquet; FileName/PathName or URL), platemaps and metadata -> a checked manifest.
+
+    rewrites    (FROM, TO) prefixes of image and illumination locations; the first that matches counts
+    defaults    Metadata_Source, Metadata_Batch, ... for files that lack the column
+    Raises DataError (a file, with the row), ConfigError (an option) and StorageError.
+    """
+    if not load_data:
+        raise ConfigError("no load_data file is given")
+    for key in defaults:
+        if key not in KEYS:
+            raise ConfigError(f"unknown key {key!r}{did_you_mean(key, KEYS)}")
+    if without := [to for start, to in rewrites if not start]:
+        raise ConfigError(f"a rewrite is FROM=TO with a prefix to look for, not ={without[0]}")
+    table, notes = _read_all(load_data, stains, defaults, rewrites, storage)
+    check_manifest(table, stains, "load_data")
+    notes += _relative(table, stains)
+    if platemaps:
+        table, more = gallery.join_platemaps(table, platemaps, drop_unmapped_wells, storage)
+        notes += more
+        if table.height == 0:
+            raise DataError("no FOV is left: not one well of the load_data files is on its platemap")
+    for uri in metadata:
+        table, more = gallery.join_metadata(table, uri, storage)
+        notes += more
+    notes += _without_illumination(table, stains)
+    return Manifest(_ordered(table, stains), notes)
+
+
+def _read_all(
+    load_data: Sequence[str],
+    stains: Sequence[str],
+    defaults: Mapping[str, str],
+    rewrites: Sequence[tuple[str, str]],
+    storage: Storage,
+) -> tuple[pl.DataFrame, list[str]]:
+    """Every file's rows, each file checked and rewritten as it comes; a note that several files share is one note."""
+    used: set[tuple[str, str]] = set()
+
+    def read(uri: str) -> tuple[pl.DataFrame, list[str]]:
+        table, notes = gallery.read_load_data(uri, stains, defaults, storage)
+        check_manifest(table, stains, uri)
+        table, matched = gallery.rewrite(table, stains, rewrites)
+        used.update(matched)
+        return table, notes
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        futures = [readers.submit(read, uri) for uri in load_data]
+        try:
+            tables = [future.result() for future in futures]
+        finally:
+            readers.shutdown(cancel_futures=True)
+    files: dict[str, list[str]] = {}
+    for uri, (_, notes) in zip(load_data, tables, strict=True):
+        for note in notes:
+            files.setdefault(note, []).append(uri)
+    shared = [f"{listed(uris)}: {note}" for note, uris in files.items()]
+    shared += [f"the rewrite {start}={to} matched nothing" for start, to in rewrites if (start, to) not in used]
+    return pl.concat([table for table, _ in tables], how="diagonal"), shared
+
+
+def _ordered(table: pl.DataFrame, stains: Sequence[str]) -> pl.DataFrame:
+    others = sorted(name for name in table.columns if name.startswith(METADATA) and name not in KEYS)
+    columns = [column(stain) for stain in stains for column in (uri_column, channel_column, illum_column)]
+    *before, site = (pl.col(key) for key in KEYS)
+    table = table.sort(*before, site.cast(pl.Int64, strict=False), site, nulls_last=True)
+    return table.select(FOV_ID, *KEYS, *others, *columns)
+
+
+def _relative(table: pl.DataFrame, stains: Sequence[str]) -> list[str]:
+    uri = pl.col(uri_column(stains[0]))
+    found = table.filter(~uri.str.contains("://", literal=True) & ~uri.str.starts_with("/")).select(uri.min(), pl.len())
+    example, count = found.row(0)
+    return [f"{count} image paths are relative to wherever the job will run, such as {example}"] if count else []
+
+
+def _without_illumination(table: pl.DataFrame, stains: Sequence[str]) -> list[str]:
+    """One note for all plates that lack the same functions."""
+    missing = [pl.col(illum_column(stain)).is_null().sum().alias(stain) for stain in stains]
+    counts = table.group_by(gallery.PLATE).agg(pl.len(), *missing).sort(gallery.PLATE)
+    plates: dict[str, list[str]] = {}
+    for plate, count, *missed in counts.iter_rows():
+        lacking = [(stain, lost) for stain, lost in zip(stains, missed, strict=True) if lost]
+        names = [stain if lost == count else f"{stain} ({lost} of {count} FOVs)" for stain, lost in lacking]
+        if names:
+            plates.setdefault(", ".join(names), []).append(plate)
+    return [f"no illumination function, so ones: {names} of plate {listed(each)}" for names, each in plates.items()]
+
+
+def check_manifest(table: pl.DataFrame, stains: Sequence[str], where: str) -> None:
+    """Raises DataError, with the row, unless this is a sound manifest of these stains.
+
+    Sound: no image location or key is empty, no key has a "/", fov_id is made of the keys and unique. `channel_<stain>`
+    and `illum_<stain>` may be absent (0, ones). A row is named by its columns `_file` and `_row` where the table has
+    them (while it is built), else by `where` and its number from 1.
+    """
+    _check_columns(table, stains, where)
+    if table.height == 0:
+        raise DataError(f"{where} has no rows")
+    if ROW not in table.columns:
+        table = table.with_row_index(ROW, offset=1).with_columns(pl.lit(where).alias(FILE))
+    for stain in stains:
+        if row := first_row(table, is_empty(uri_column(stain))):
+            raise DataError(f"{place(row)}: no image of the stain {stain!r}")
+    for key in KEYS:
+        if row := first_row(table, is_empty(key)):
+            raise DataError(f"{place(row)}: {key} is empty")
+        if row := first_row(table, pl.col(key).str.contains("/", literal=True)):
+            raise DataError(f"{place(row)}: {key} is {row[key]!r}; a key may not contain '/'")
+    if row := first_row(table, pl.col(FOV_ID).ne_missing(pl.concat_str(KEYS, separator="/"))):
+        raise DataError(f"{place(row)}: {FOV_ID} is {row[FOV_ID]!r}, not {'/'.join(row[key] for key in KEYS)!r}")
+    if row := first_row(table, pl.col(FOV_ID).is_duplicated()):
+        twins = table.filter(pl.col(FOV_ID) == row[FOV_ID]).sort(FILE, ROW)
+        raise DataError(f"{place(twins.row(1, named=True))}: the FOV {row[FOV_ID]} is already in {place(row)}")
+
+
+def _check_columns(table: pl.DataFrame, stains: Sequence[str], where: str) -> None:
+    if FOV_ID not in table.columns:
+        raise DataError(f"{where} is not a manifest: no column {FOV_ID}; `sdvae-ray manifest` makes one")
+    here = stains_of(table)
+    if missing := [stain for stain in stains if stain not in here]:
+        raise DataError(f"{where} has no images of the stain {missing[0]!r}; it has {', '.join(here) or 'none'}")
+    if absent := [key for key in KEYS if key not in table.columns]:
+        raise DataError(f"{where} has no column {absent[0]}")
+    needed = {FOV_ID, *KEYS, *map(uri_column, stains)}
+    texts = needed | set(map(illum_column, stains)) | {name for name in table.columns if name.startswith(METADATA)}
+    for name, dtype in table.schema.items():
+        if name in texts and dtype != pl.String and (name in needed or dtype != pl.Null):
+            raise DataError(f"{where}: the column {name} is {dtype}, not text")
+        if name in map(channel_column, stains) and not dtype.is_integer():
+            raise DataError(f"{where}: the column {name} is {dtype}, not a whole number")
+
+
+def stains_of(table: pl.DataFrame) -> list[str]:
+    """The stains whose images a manifest locates, in its order."""
+    prefix = uri_column("")
+    return [name.removeprefix(prefix) for name in table.columns if name.startswith(prefix)]
+
+
+def write_manifest(manifest_table: pl.DataFrame, uri: str, storage: Storage) -> None:
+    buffer = io.BytesIO()
+    manifest_table.rechunk().write_parquet(buffer, compression="zstd", row_group_size=ROWS_PER_GROUP)
+    storage.write_bytes(uri, buffer.getvalue())
+
+
+def read_manifest(uri: str, storage: Storage, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """A whole manifest, checked for every stain that it locates; or, with `columns`, these columns as they are.
+
+    Raises DataError where the file is missing, is no Parquet, lacks a column or is not sound.
+    """
+    try:
+        table = pl.read_parquet(io.BytesIO(storage.read_bytes(uri)), columns=None if columns is None else list(columns))
+    except FileNotFoundError as error:
+        raise DataError(f"the manifest {uri} does not exist; `sdvae-ray manifest` makes one") from error
+    except pl.exceptions.ColumnNotFoundError as error:
+        names = pl.read_parquet_schema(io.BytesIO(storage.read_bytes(uri)))
+        absent = next(name for name in columns or () if name not in names)
+        raise DataError(f"{uri} has no column {absent!r}{did_you_mean(absent, names)}") from error
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{uri} is not a manifest: it is not a whole Parquet file") from error
+    if columns is None:
+        stains = stains_of(table)
+        if not stains:
+            raise DataError(f"{uri} is not a manifest: no column such as {uri_column(STAINS[0])}")
+        check_manifest(table, stains, uri)
+        return table
+    return table.select(columns)

@@ -1,0 +1,125 @@
+"""Stage one, on CPUs: manifest rows in, patches of scaled integers out. Knows nothing of Ray and nothing of plates.
+
+A FOV that cannot be read keeps its row: `error` says why and its pixels are zeros, so that every block has one fixed shape.
+"""
+
+import functools
+import json
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from sdvae_ray.config import ImageConfig, StorageConfig
+from sdvae_ray.errors import StorageError
+from sdvae_ray.images.decode import decode_illumination, decode_plane
+from sdvae_ray.images.prepare import centre_crop, check_same_size, correct, scale, tile
+from sdvae_ray.schema import (
+    ERROR,
+    FOV_ID,
+    METADATA,
+    ROW,
+    channel_column,
+    divisor_column,
+    illum_column,
+    offset_column,
+    uri_column,
+)
+from sdvae_ray.storage import Storage
+
+IMAGE = "image"
+QC_COLUMNS = ("qc_mean", "qc_saturated", "qc_zero")
+_READERS = 8  # threads that fetch objects of one batch
+_FUNCTIONS_KEPT = 16  # illumination functions held per process: three plates of five stains
+
+Batch = dict[str, np.ndarray]
+
+
+class Loader:
+    """Callable on a batch: columns of a manifest -> the same rows with
+
+    row_json      every Metadata_* of the row, a JSON text
+    image         (n, P, C, S, S) uint8 or uint16, zeros where `error` is set
+    error         text, "" where there is none
+    qc_mean       (n, C) float32, mean of the scaled pixels / maximum, in [0, 1]; NaN where `error` is set, as are
+    qc_saturated  (n, C) float32, share of pixels at the maximum
+    qc_zero       (n, C) float32, share of pixels at zero
+    seconds_load  (n,) float32
+    load_node     text
+    """
+
+    def __init__(self, image: ImageConfig, storage: StorageConfig) -> None:
+        self.image = image
+        self.storage = Storage(storage)
+        self.illumination = functools.lru_cache(maxsize=_FUNCTIONS_KEPT)(self._illumination)
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> Batch:
+        count = len(batch[FOV_ID])
+        stains, patch = self.image.stains, self.image.patch
+        dtype = np.uint8 if self.image.scaling.bits == 8 else np.uint16
+        metadata = [name for name in batch if name.startswith(METADATA)]
+        rows = [json.dumps({name: batch[name][row] for name in metadata}) for row in range(count)]
+        out: Batch = {FOV_ID: np.asarray(batch[FOV_ID], object), ROW: np.array(rows, object)}
+        pixels = np.zeros((count, self.image.patches, len(stains), patch, patch), dtype)
+        qc = {name: np.full((count, len(stains)), np.nan, np.float32) for name in QC_COLUMNS}
+        errors = np.full(count, "", object)
+        seconds = np.zeros(count, np.float32)
+        with ThreadPoolExecutor(_READERS) as readers:
+            fetches = [self._fetch(batch, row, readers) for row in range(count)]
+            for row, fetched in enumerate(fetches):
+                start = time.perf_counter()
+                try:
+                    field = self._field(batch, row, fetched)
+                except (OSError, ValueError, StorageError) as error:
+                    errors[row] = " ".join(str(error).split())
+                else:
+                    pixels[row] = tile(field, patch)
+                    for name, values in zip(QC_COLUMNS, _qc(field), strict=True):
+                        qc[name][row] = values
+                seconds[row] = time.perf_counter() - start
+        node = np.full(count, socket.gethostname(), object)
+        return {**out, IMAGE: pixels, ERROR: errors, **qc, "seconds_load": seconds, "load_node": node}
+
+    def probe(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Loads the first row and lets what goes wrong with it be raised: CropError, StorageError, OSError, ValueError."""
+        with ThreadPoolExecutor(_READERS) as readers:
+            self._field(batch, 0, self._fetch(batch, 0, readers))
+
+    def _fetch(self, batch: Mapping[str, np.ndarray], row: int, readers: ThreadPoolExecutor) -> list[Future[bytes]]:
+        uris = [str(batch[uri_column(stain)][row]) for stain in self.image.stains]
+        return [readers.submit(self.storage.read_bytes, uri) for uri in uris]
+
+    def _field(self, batch: Mapping[str, np.ndarray], row: int, fetched: Sequence[Future[bytes]]) -> np.ndarray:
+        """One FOV, scaled: (C, crop, crop)."""
+        stains = zip(self.image.stains, fetched, strict=True)
+        return np.stack([self._plane(batch, row, stain, data.result()) for stain, data in stains])
+
+    def _plane(self, batch: Mapping[str, np.ndarray], row: int, stain: str, data: bytes) -> np.ndarray:
+        """One stain of one FOV, corrected, scaled and cropped: (crop, crop)."""
+        where = str(batch[uri_column(stain)][row])
+        channel = int(batch[channel_column(stain)][row]) if channel_column(stain) in batch else 0
+        plane = decode_plane(data, channel, where)
+        uri = batch[illum_column(stain)][row] if illum_column(stain) in batch else None
+        illumination = self.illumination(str(uri)) if isinstance(uri, str) and uri else None
+        if illumination is not None:
+            check_same_size(plane, illumination, where, str(uri))
+            illumination = centre_crop(illumination, self.image.crop, where)
+        corrected = correct(centre_crop(plane, self.image.crop, where), illumination)
+        offset, divisor = self._scaling(batch, row, stain)
+        return scale(corrected, offset, divisor, self.image.scaling.bits)
+
+    def _scaling(self, batch: Mapping[str, np.ndarray], row: int, stain: str) -> tuple[float, float]:
+        if self.image.scaling.method == "divide":
+            return 0.0, self.image.scaling.divisor
+        return float(batch[offset_column(stain)][row]), float(batch[divisor_column(stain)][row])
+
+    def _illumination(self, uri: str) -> np.ndarray:
+        return decode_illumination(self.storage.read_bytes(uri), uri)
+
+
+def _qc(field: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(C, crop, crop) -> mean / maximum, share saturated, share zero; each (C,)."""
+    top = np.iinfo(field.dtype).max
+    return field.mean((1, 2)) / top, (field == top).mean((1, 2)), (field == 0).mean((1, 2))
