@@ -1,18 +1,18 @@
-"""The encode engine without Ray: how fast one process takes fields of view through a VAE and InceptionV3, and what the time goes to.
+"""The encode engine without Ray: how fast one process takes fields through a VAE and InceptionV3, and where time goes.
 
     python benchmarks/engine.py --threads 1                      # a CPU: float32, crops of 256 pixels
     python benchmarks/engine.py --device cuda --crop 1024        # a GPU: bfloat16, the micro-batch swept
 
-Random weights, random pixels: speed only. Every setting is warmed up, and the median of the repeats is given, beside the rate of a
-plain matrix product and of convolutions of the VAE's shapes, measured in the same run at the same precision and thread count.
-Floating-point operations are counted in a pass of their own, on tensors without data. The last line printed is one JSON object.
+Random weights, random pixels: speed only. Every setting is warmed up and the median of its repeats given, beside the
+rates of a plain matrix product and of convolutions of the VAE's shapes in the same run, precision and thread count. The
+floating-point operations are counted apart, on tensors without data. The last line printed is one JSON object.
 """
 
 import argparse
 import datetime
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from typing import Any
 
 import harness
 import numpy as np
@@ -33,7 +33,8 @@ from sdvae_ray.storage import Storage
 
 SIDE, EXTRACTOR = "vae", "inception"
 PARTS = ("copy in", "encode", "decode", "metrics", "extract", "copy out", "other")  # of an FOV's seconds
-WHOLE_FIELD = 16  # patches of 256 pixels in the field of 1,024 that the throughput of a crop is also given in
+KINDS = ("product", "convolution")  # of reference rates
+WHOLE_FIELD = 16  # patches of 256 pixels in a field of 1,024: crops are also given as shares of such a field (FOV16)
 
 
 class Contiguous:
@@ -49,14 +50,14 @@ class Contiguous:
         return self.inner.decode(latent.contiguous())
 
 
-def run_config(arguments: argparse.Namespace) -> RunConfig:
+def run_config(options: argparse.Namespace) -> RunConfig:
     raw = {
         "manifest": "unused",
         "output": "unused",
-        "image": {"crop": arguments.crop, "patch": arguments.patch},
-        "autoencoders": {SIDE: {"name": "diffusers_kl", "random": True, "architecture": arguments.architecture}},
+        "image": {"crop": options.crop, "patch": options.patch},
+        "autoencoders": {SIDE: {"name": "diffusers_kl", "random": True, "architecture": options.architecture}},
         "extractors": {EXTRACTOR: {"name": "inception_v3", "random": True}},
-        "precision": arguments.precision,
+        "precision": options.precision,
     }
     return parse_run(raw, where="benchmark")
 
@@ -64,11 +65,10 @@ def run_config(arguments: argparse.Namespace) -> RunConfig:
 def random_fields(image: ImageConfig, count: int, seed: int = 0) -> Batch:
     """Rows as the loader gives them, noise for pixels."""
     shape = (count, image.patches, len(image.stains), image.patch, image.patch)
-    pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
     return {
         FOV_ID: np.array([f"source/batch/plate/well/{i}" for i in range(count)], object),
         ERROR: np.full(count, "", object),
-        IMAGE: pixels,
+        IMAGE: np.random.default_rng(seed).integers(0, 256, shape, np.uint8),
     }
 
 
@@ -91,36 +91,26 @@ def build(config: RunConfig, device: torch.device, channels_last: bool) -> Model
     models = load_models(config, resolve_weights(config, Storage()), device)
     if channels_last:
         return models
-    for model in (models.autoencoders[SIDE], models.extractors[EXTRACTOR]):
-        model.model.to(memory_format=torch.contiguous_format)  # type: ignore[attr-defined]
+    loaded: list[Any] = [models.autoencoders[SIDE], models.extractors[EXTRACTOR]]
+    for model in loaded:
+        model.model.to(memory_format=torch.contiguous_format)
     return Models({SIDE: Contiguous(models.autoencoders[SIDE])}, models.extractors, models.metrics)
 
 
-def references(config: RunConfig, device: torch.device, dtype: torch.dtype, channels_last: bool) -> harness.Record:
-    """What the machine reaches on one large product, and on 3 x 3 convolutions of the VAE's three widest levels."""
-    on_gpu, patch = device.type == "cuda", config.image.patch
+def references(config: RunConfig, device: torch.device, channels_last: bool) -> harness.Record:
+    """Rates of one large product, and of 3 x 3 convolutions at three levels of the VAE, all of the same cost."""
+    dtype, patch, on_gpu = DTYPES[config.precision], config.image.patch, device.type == "cuda"
     size = 8192 if on_gpu else min(2048, 8 * patch)
-    count = 8 if on_gpu else 1
-    shapes = [(count, 128, patch), (count, 256, patch // 2), (count, 512, patch // 4)]
-    rates = {"x".join(map(str, shape)): harness.convolution_rate(device, dtype, shape, channels_last) for shape in shapes}
-    return {
-        "product": {"size": size, **vars(harness.matrix_rate(device, dtype, size))},
-        "convolution_NxCxS": {name: vars(rate) for name, rate in rates.items()},
-    }
-
-
-@contextmanager
-def cudnn_benchmark(enabled: bool) -> Iterator[None]:
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = enabled
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+    rates = {f"product {size} {name}": rate for name, rate in harness.product_rates(device, dtype, size).items()}
+    for channels, side in ((128, patch), (256, patch // 2), (512, patch // 4)):
+        shape = (8 if on_gpu else 1, channels, side)
+        name = f"convolution {shape[0]}x{channels}x{side}x{side}"
+        rates[name] = harness.convolution_rate(device, dtype, shape, channels_last)
+    return {name: vars(rate) for name, rate in rates.items()}
 
 
 def encode(encoder: Encoder, batch: Batch) -> None:
-    """One call of the engine; a row that failed, or that took a smaller micro-batch than asked for, would be a false timing."""
+    """One call of the engine. A row that failed, or that ran at a smaller micro-batch, would be a false timing."""
     out = encoder(batch)
     if failed := [error for error in out[ERROR] if error]:
         raise RuntimeError(f"the engine refused its own output: {failed[0]}")
@@ -129,20 +119,20 @@ def encode(encoder: Encoder, batch: Batch) -> None:
 
 
 def profiled(encoder: Encoder, batch: Batch, repeats: int) -> tuple[harness.Sample, dict[str, float]]:
-    """The median call, and its seconds by part."""
+    """The median call, and its seconds by part (none where the engine does not profile)."""
     samples, parts = [], []
     for _ in range(repeats):
         encoder.seconds.clear()
         samples.append(harness.timed(lambda: encode(encoder, batch), encoder.device))
-        parts.append({name.removesuffix(f" {SIDE}").removesuffix(f" {EXTRACTOR}"): s for name, s in encoder.seconds.items()})
+        parts.append(dict(encoder.seconds))
     middle = harness.median(samples)
-    return samples[middle], {**parts[middle], "other": samples[middle].wall - sum(parts[middle].values())}
+    named = {name.removesuffix(f" {SIDE}").removesuffix(f" {EXTRACTOR}"): s for name, s in parts[middle].items()}
+    return samples[middle], {**named, "other": samples[middle].wall - sum(named.values())}
 
 
 def measure(encoder: Encoder, batch: Batch, flop: dict[str, int], warmup: int, repeats: int) -> harness.Record:
-    """One setting. On a GPU the whole is timed without the profile, whose waiting costs overlap, and the parts in calls of their own."""
-    device, fovs = encoder.device, len(batch[FOV_ID])
-    passes = encoder.config.image.patches * encoder.packing.passes
+    """One setting. On a GPU the whole is timed without profiling, whose waiting costs overlap; the parts apart."""
+    device, fovs, image = encoder.device, len(batch[FOV_ID]), encoder.config.image
     for _ in range(warmup):
         encode(encoder, batch)
     harness.reset_peak_memory(device)
@@ -152,15 +142,15 @@ def measure(encoder: Encoder, batch: Batch, flop: dict[str, int], warmup: int, r
         encoder.profile = False
         whole, _ = profiled(encoder, batch, repeats)
     seconds = {name: value / fovs for name, value in parts.items()}
-    patches = encoder.config.image.patches * fovs / whole.wall
+    patches_per_s = image.patches * fovs / whole.wall
     return {
         "micro_batch": encoder.micro_batch,
-        "padded_passes": -passes % encoder.micro_batch,
+        "padded_passes": -image.patches * encoder.packing.passes % encoder.micro_batch,
         "seconds_per_fov": whole.wall / fovs,
         "core_seconds_per_fov": whole.cpu / fovs,
-        "patches_per_s": patches,
+        "patches_per_s": patches_per_s,
         "fov_per_s": fovs / whole.wall,
-        "fov16_per_s": patches / WHOLE_FIELD,
+        "fov16_per_s": patches_per_s / WHOLE_FIELD,
         "tflops": sum(flop.values()) * fovs / whole.wall / 1e12,
         "tflops_by_part": {name: count / seconds[name] / 1e12 for name, count in flop.items()},
         "seconds": seconds,
@@ -168,26 +158,28 @@ def measure(encoder: Encoder, batch: Batch, flop: dict[str, int], warmup: int, r
     }
 
 
-def share_of_product(result: harness.Record, flop: dict[str, int], product: harness.Record) -> float:
-    """Of the matrix rate. On a CPU both are per second of processor time, so that a loaded machine does not blur the ratio."""
-    if product["core_tflops"] is None:
-        return result["tflops"] / product["tflops"]
+def share(result: harness.Record, flop: dict[str, int], reference: harness.Record, kind: str) -> float:
+    """Of the fastest reference of its kind. On a CPU both are per second of processor time, which load blurs less."""
+    rates = [rate for name, rate in reference.items() if name.startswith(kind)]
+    if any(rate["core_tflops"] is None for rate in rates):
+        return result["tflops"] / max(rate["tflops"] for rate in rates)
     core_seconds = result["core_seconds_per_fov"] * torch.get_num_threads()
-    return sum(flop.values()) / core_seconds / 1e12 / product["core_tflops"]
+    return sum(flop.values()) / core_seconds / 1e12 / max(rate["core_tflops"] for rate in rates)
 
 
-def sweep(config: RunConfig, models: Models, device: torch.device, options: argparse.Namespace) -> harness.Record:
+def sweep(config: RunConfig, device: torch.device, options: argparse.Namespace) -> harness.Record:
     """Every micro-batch that a field of view can fill, on a GPU without and with cuDNN's autotuning."""
     flop, batch = flop_per_fov(config), random_fields(config.image, options.fovs)
+    models = build(config, device, options.channels_last)
     passes = config.image.patches * len(config.image.packing)
     on_gpu = device.type == "cuda"
     sizes = options.micro_batch or [2**i for i in range(6 if on_gpu else 2)]
     left_out = [f"micro-batch {size}: a FOV has {passes} passes" for size in sizes if size > passes]
     reference, results = {}, []
     for autotune in (False, True) if on_gpu else (False,):
-        with cudnn_benchmark(autotune):
-            name = "cudnn_benchmark" if autotune else "plain"
-            reference[name] = references(config, device, DTYPES[config.precision], options.channels_last)
+        name = "cudnn_benchmark" if autotune else "plain"
+        with harness.cudnn_benchmark(autotune):
+            reference[name] = references(config, device, options.channels_last)
             for size in (size for size in sizes if size <= passes):
                 print(f"micro-batch {size}, {name} ...", file=sys.stderr, flush=True)
                 encoder = Encoder(config, models, device, config.precision, size)
@@ -196,33 +188,33 @@ def sweep(config: RunConfig, models: Models, device: torch.device, options: argp
                 except torch.OutOfMemoryError as error:
                     left_out.append(str(error))
                     break
-                share = share_of_product(result, flop, reference[name]["product"])
-                results.append({**result, "cudnn_benchmark": autotune, "share_of_product": share})
+                shares = {f"share_of_{kind}": share(result, flop, reference[name], kind) for kind in KINDS}
+                results.append({**result, "cudnn_benchmark": autotune, **shares})
     gflop = {name: count / 1e9 for name, count in flop.items()}
     return {"gflop_per_fov": gflop, "reference": reference, "results": results, "left_out": left_out}
 
 
 def show(record: harness.Record, console: Console) -> None:
     machine, settings = record["machine"], record["settings"]
-    for key in ("architecture", "precision", "crop", "channels_last"):
-        console.print(f"{key} {settings[key]}", end=", ")
-    console.print("inception_v3 on both sides, random weights, random pixels")
-    console.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} thread(s), torch {machine['torch']}", end="")
-    console.print(f", device {machine['device']}")
+    keys = ("architecture", "precision", "crop", "channels_last", "threads")
+    console.print(", ".join(f"{key} {settings[key]}" for key in keys), end="; ")
+    console.print("inception_v3 on both sides; random weights, random pixels")
+    console.print(f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, device {machine['device']}")
     gflop = ", ".join(f"{name} {value:,.1f}" for name, value in record["gflop_per_fov"].items())
     console.print(f"GFLOP per FOV of {settings['patches_per_fov']} patch(es): {gflop}")
     for name, reference in record["reference"].items():
-        rates = {f"product of side {reference['product']['size']}": reference["product"]}
-        rates |= {f"convolution {shape}": rate for shape, rate in reference["convolution_NxCxS"].items()}
-        console.print(f"TFLOP/s, {name}: " + ", ".join(f"{what} {rate['tflops']:.4g}" for what, rate in rates.items()))
+        rates = ", ".join(f"{what} {rate['tflops']:.4g}" for what, rate in reference.items())
+        console.print(f"TFLOP/s, {name}: {rates}")
     table = Table(caption="\n".join(record["left_out"]) or None)
-    for name in ("micro-batch", "autotune", "patches/s", "FOV/s", "FOV16/s", "TFLOP/s", "% of product", *PARTS, "peak GiB"):
-        table.add_column(name, justify="right")
+    speeds = ("patches_per_s", "fov_per_s", "fov16_per_s", "tflops")
+    for name in ("micro-batch", "autotune", *speeds, *(f"% of {kind}" for kind in KINDS), *PARTS, "peak GiB"):
+        table.add_column(name.replace("_per_", "/"), justify="right")
     for row in record["results"]:
-        rates = [f"{row[name]:.4g}" for name in ("patches_per_s", "fov_per_s", "fov16_per_s", "tflops")]
-        share, peak = f"{100 * row['share_of_product']:.0f}", f"{row['peak_memory_bytes'] / 2**30:.2f}"
-        seconds = [f"{row['seconds'][part]:.3g} s" for part in PARTS]
-        table.add_row(str(row["micro_batch"]), "on" if row["cudnn_benchmark"] else "off", *rates, share, *seconds, peak)
+        cells = [str(row["micro_batch"]), "on" if row["cudnn_benchmark"] else "off"]
+        cells += [f"{row[name]:.4g}" for name in speeds]
+        cells += [f"{100 * row[f'share_of_{kind}']:.0f}" for kind in KINDS]
+        cells += [f"{row['seconds'][part]:.3g} s" for part in PARTS]
+        table.add_row(*cells, f"{row['peak_memory_bytes'] / 2**30:.2f}")
     console.print(table)
 
 
@@ -233,43 +225,35 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="sd1")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=("auto", *DTYPES), default="auto")
-    parser.add_argument("--micro-batch", type=sizes, help="RGB passes in a forward pass, such as 1,2,4; default by device")
+    parser.add_argument("--micro-batch", type=harness.positive_numbers, help="RGB passes in a forward pass: 1,2,4")
     parser.add_argument("--fovs", type=int, default=1, help="fields of view in a timed call")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="timed calls of every setting")
     parser.add_argument("--warmup", type=int, default=1, help="untimed calls of every setting")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True)
     return parser.parse_args(arguments)
 
 
-def sizes(text: str) -> list[int]:
-    found = [int(size) for size in text.split(",")]
-    if min(found) < 1:
-        raise ValueError("a micro-batch is at least 1")
-    return found
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
+    device = torch.device("cpu") if options.device == "cpu" else pick_device(1)
+    options.crop = options.crop or (1024 if device.type == "cuda" else 256)
+    options.precision = pick_precision(options.precision, device)
     try:
-        device = torch.device("cpu") if options.device == "cpu" else pick_device(1)
         if options.device not in ("auto", device.type):
             raise ConfigError(f"--device {options.device}: torch sees none here")
-        options.crop = options.crop or (1024 if device.type == "cuda" else 256)
-        options.precision = pick_precision(options.precision, device)
         config = run_config(options)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    settings = {**vars(options), "patches_per_fov": config.image.patches, "extractor": "inception_v3"}
     record = {
         "benchmark": "engine",
         "weights": "random",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "machine": harness.machine(device),
-        "settings": settings,
-        **sweep(config, build(config, device, options.channels_last), device, options),
+        "settings": {**vars(options), "patches_per_fov": config.image.patches},
+        **sweep(config, device, options),
     }
     show(record, Console(width=200))
     harness.print_json(record)

@@ -1,16 +1,17 @@
-"""What every benchmark shares: the machine in words, the rate it could reach, timing, memory, FLOP counts and the closing JSON line.
+"""What every benchmark shares: the machine and its own rates, timing, memory, FLOP counts and the closing JSON line.
 
 Nothing here knows what is measured. A machine is named by its processor, never by a host name, an address or a path.
 """
 
+import argparse
 import gc
 import json
 import os
 import platform
 import resource
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Rate:
-    """A reference kernel: TFLOP per second of the clock, and per second of processor time and thread (None on a GPU)."""
+    """What a kernel reaches.
+
+    tflops       10^12 operations per second of the clock
+    core_tflops  per second of processor time and thread, which a loaded machine does not blur; None on a GPU
+    """
 
     tflops: float
     core_tflops: float | None
@@ -103,10 +108,19 @@ def rate(call: Callable[[], object], flop: float, device: torch.device, repeats:
     return Rate(flop / middle.wall / 1e12, core)
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> Rate:
-    """The product of two square matrices of side `size`."""
+def product_rates(device: torch.device, dtype: torch.dtype, size: int) -> dict[str, Rate]:
+    """The product of two square matrices of side `size`, by library.
+
+    A CPU has two: the BLAS behind torch.matmul, which may leave half of another maker's processor idle, and oneDNN,
+    which runs the convolutions. Compare with the faster.
+    """
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    return rate(lambda: a @ b, 2.0 * size**3, device)
+    flop = 2.0 * size**3
+    found = {"matmul": rate(lambda: a @ b, flop, device)}
+    onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if device.type == "cpu" and onednn is not None:
+        found["onednn"] = rate(lambda: onednn(a, b, None, "none", [], ""), flop, device)
+    return found
 
 
 def convolution_rate(
@@ -143,7 +157,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes, since the last reset: allocated on the GPU, or resident in this process (models and libraries included)."""
+    """Bytes since the last reset: allocated on the GPU, or resident in this process, models and libraries included."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError):
@@ -151,6 +165,25 @@ def peak_memory(device: torch.device) -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@contextmanager
+def cudnn_benchmark(enabled: bool) -> Iterator[None]:
+    """cuDNN's autotuning, on or off."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = enabled
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def positive_numbers(text: str) -> list[int]:
+    """For argparse: 1,2,4."""
+    found = [int(number) for number in text.split(",")]
+    if min(found) < 1:
+        raise argparse.ArgumentTypeError(f"numbers of at least 1 are wanted, got {text}")
+    return found
 
 
 def print_json(record: Record) -> None:

@@ -35,6 +35,7 @@ class SyntheticConfig(Model):
     folder: str
     seed: int = 0
     plates: int = Field(2, ge=1)
+    sites: int = Field(1, ge=1)  # fields of view per well
     size: int = Field(256, ge=64)  # pixels
 
 
@@ -198,7 +199,9 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} is not a run file: a YAML mapping with manifest, output, autoencoders, ... is wanted")
+        raise ConfigError(
+            f"{path} is not a run file: a YAML mapping with manifest, output, autoencoders, ... is wanted"
+        )
     for override in overrides:
         _override(raw, override)
     return parse_run(raw, where=str(path))
@@ -232,7 +235,9 @@ def _first_problem(error: ValidationError) -> str:
     """The first problem as one line: where, what, and for an unknown key the nearest allowed one."""
     problems = error.errors(include_url=False)
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    where = [part for part in problem["loc"] if not (isinstance(part, str) and part.startswith(("function-", "tuple[")))]
+    where = [
+        part for part in problem["loc"] if not (isinstance(part, str) and part.startswith(("function-", "tuple[")))
+    ]
     path = ".".join(str(part) for part in where)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":

@@ -14,7 +14,18 @@ from sdvae_ray.storage import Storage, join
 from sdvae_ray.version import VERSION
 
 FILE = "run.json"
-_LIBRARIES = ("ray", "torch", "torchvision", "diffusers", "transformers", "numpy", "pyarrow", "polars", "faiss-cpu", "tifffile")
+_LIBRARIES = (
+    "ray",
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "numpy",
+    "pyarrow",
+    "polars",
+    "faiss-cpu",
+    "tifffile",
+)
 
 Record = dict[str, Any]
 
@@ -62,7 +73,9 @@ def check_same_run(record: Record, config: RunConfig, manifest: dict[str, Any]) 
     for key, value in _flat(config.identity()).items():
         was = _flat(before).get(key)
         if was != value:
-            raise ConfigError(f"{config.output} holds a run with {key} = {was!r}, this one has {value!r}; choose another output")
+            raise ConfigError(
+                f"{config.output} holds a run with {key} = {was!r}, this one has {value!r}; choose another output"
+            )
     gone = sorted(set(_flat(before)) - set(_flat(config.identity())))
     raise ConfigError(f"{config.output} holds a run that also has {', '.join(gone)}; choose another output")
 
@@ -82,7 +95,9 @@ def now() -> str:
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value}
-    return {key: leaf for name, child in value.items() for key, leaf in _flat(child, f"{prefix}.{name}".lstrip(".")).items()}
+    return {
+        key: leaf for name, child in value.items() for key, leaf in _flat(child, f"{prefix}.{name}".lstrip(".")).items()
+    }
 
 
 def _version(name: str) -> str | None:

@@ -8,4 +8,6 @@ import numpy as np
 def generator(seed: int, *keys: str) -> np.random.Generator:
     """Philox keyed by the SHA-256 of the seed and the keys."""
     text = "\x1f".join([str(seed), *keys])
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")))
+    return np.random.Generator(
+        np.random.Philox(key=int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little"))
+    )

@@ -65,7 +65,9 @@ def metric_values(output: str, side: str, metric: str, fovs: pl.DataFrame, stora
     return values if values.ndim == 3 else values[:, :, None]
 
 
-def _distribution(values: np.ndarray) -> tuple[int, float | None, float | None, float | None, float | None, float | None]:
+def _distribution(
+    values: np.ndarray,
+) -> tuple[int, float | None, float | None, float | None, float | None, float | None]:
     """(patches, mean, sd, median, 5 %, 95 %) of what is not NaN; sd null where a value is infinite."""
     flat = values.ravel().astype(np.float64)
     known = flat[~np.isnan(flat)]

@@ -42,4 +42,6 @@ def _predicate(node: ast.expr, columns: Sequence[str], where: str) -> pl.Expr:
                 return found
             if isinstance(operator, ast.NotEq | ast.NotIn):
                 return ~found
-    raise ConfigError(f"{where}: {ast.unparse(node)!r} is not a comparison of a column with text by ==, !=, in or not in")
+    raise ConfigError(
+        f"{where}: {ast.unparse(node)!r} is not a comparison of a column with text by ==, !=, in or not in"
+    )

@@ -59,7 +59,11 @@ class Storage:
             anon=self.config.anonymous,
             profile=self.config.profile,
             client_kwargs={key: value for key, value in client.items() if value},
-            config_kwargs={"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3, "mode": "standard"}},
+            config_kwargs={
+                "connect_timeout": 10,
+                "read_timeout": 60,
+                "retries": {"max_attempts": 3, "mode": "standard"},
+            },
             default_cache_type="readahead",
             use_listings_cache=False,
         )

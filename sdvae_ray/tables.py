@@ -59,7 +59,7 @@ def write_rows(output: str, name: str, columns: Mapping[str, np.ndarray], storag
     rows = [json.loads(text) for text in columns[ROW]]
     metadata = {name: np.array([row[name] for row in rows], object) for name in rows[0]}
     plain = {key: values for key, values in columns.items() if SEPARATOR not in key and key not in (FOV_ID, ROW)}
-    fovs = table_from_columns({FOV_ID: ids, **metadata, **plain, ERROR: np.where(good, None, errors)})
+    fovs = table_from_columns({FOV_ID: ids, **metadata, **plain, ERROR: [error or None for error in errors]})
     write_table(join(output, FOVS, f"{name}.parquet"), fovs, storage)
     return Written(rows=len(ids), errors=int((~good).sum()))
 
@@ -95,7 +95,9 @@ def read_fovs(output: str, storage: Storage, columns: Sequence[str] | None = Non
     if not frames:
         return pl.DataFrame(schema={FOV_ID: pl.String, ERROR: pl.String, "file": pl.String})
     whole = pl.concat(frames, how="diagonal_relaxed").with_columns(pl.col(ERROR).cast(pl.String))
-    return whole.sort(pl.col(ERROR).is_not_null(), maintain_order=True).unique(FOV_ID, keep="first", maintain_order=True)
+    return whole.sort(pl.col(ERROR).is_not_null(), maintain_order=True).unique(
+        FOV_ID, keep="first", maintain_order=True
+    )
 
 
 def read_column(

@@ -60,7 +60,9 @@ def load(weights: Path | None, *, architecture: str = "sd1", weights_seed: int =
 
     if weights is None:
         if architecture not in ARCHITECTURES:
-            raise ConfigError(f"diffusers_kl: no architecture {architecture!r}{did_you_mean(architecture, ARCHITECTURES)}")
+            raise ConfigError(
+                f"diffusers_kl: no architecture {architecture!r}{did_you_mean(architecture, ARCHITECTURES)}"
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(weights_seed)
             model = AutoencoderKL(**ARCHITECTURES[architecture])
@@ -68,7 +70,9 @@ def load(weights: Path | None, *, architecture: str = "sd1", weights_seed: int =
         try:
             model = AutoencoderKL.from_pretrained(str(weights), torch_dtype=torch.float32, local_files_only=True)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise WeightsError(f"diffusers_kl: cannot load an AutoencoderKL from {weights}: {_first_line(error)}") from error
+            raise WeightsError(
+                f"diffusers_kl: cannot load an AutoencoderKL from {weights}: {_first_line(error)}"
+            ) from error
     return DiffusersKL(model.eval().requires_grad_(False))
 
 

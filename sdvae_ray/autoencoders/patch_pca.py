@@ -59,7 +59,9 @@ def load(weights: Path | None) -> PatchPCA:
         raise WeightsError(f"patch_pca: {file} is not a file of `mean` and `components`: {error}") from error
     width = 3 * SIDE * SIDE
     if mean.shape != (width,) or components.ndim != 2 or components.shape[1] != width:
-        raise WeightsError(f"patch_pca: {file} holds {tuple(mean.shape)} and {tuple(components.shape)}, not (192,), (Z, 192)")
+        raise WeightsError(
+            f"patch_pca: {file} holds {tuple(mean.shape)} and {tuple(components.shape)}, not (192,), (Z, 192)"
+        )
     return PatchPCA(mean, components)
 
 

@@ -27,7 +27,7 @@ class InceptionV3:
         self.std = torch.tensor(_STD).view(1, 3, 1, 1)
 
     def to(self, device: torch.device) -> "InceptionV3":
-        self.model = self.model.to(device, memory_format=torch.channels_last)
+        self.model = self.model.to(device).to(memory_format=torch.channels_last)
         self.mean, self.std = self.mean.to(device), self.std.to(device)
         return self
 
@@ -51,7 +51,9 @@ def load(weights: Path | None, *, weights_seed: int = 0) -> InceptionV3:
         try:
             model.load_state_dict(_state(weights))
         except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise WeightsError(f"inception_v3: {weights} is not torchvision's InceptionV3: {str(error)[:200]}") from error
+            raise WeightsError(
+                f"inception_v3: {weights} is not torchvision's InceptionV3: {str(error)[:200]}"
+            ) from error
     model.fc = nn.Identity()
     model.AuxLogits = None
     return InceptionV3(model.eval().requires_grad_(False))

@@ -46,7 +46,9 @@ def decode_illumination(data: bytes, where: str) -> np.ndarray:
     except (ValueError, EOFError, OSError) as error:
         raise DecodeError(f"truncated or corrupt: {where} ({len(data)} bytes): {_one_line(error)}") from error
     if function.ndim != 2 or not np.isfinite(function).all() or (function < 0).any():
-        raise DecodeError(f"{where} is not an illumination function: {function.ndim} axes, finite values >= 0 are wanted")
+        raise DecodeError(
+            f"{where} is not an illumination function: {function.ndim} axes, finite values >= 0 are wanted"
+        )
     function = function.astype(np.float64)
     function[function == 0] = 1e-6
     function.flags.writeable = False

@@ -44,7 +44,11 @@ def untile(patches: np.ndarray) -> np.ndarray:
     """The inverse of tile: (P, C, S, S) -> (C, crop, crop)."""
     total, count, patch, _ = patches.shape
     grid = round(total**0.5)
-    return patches.reshape(grid, grid, count, patch, patch).transpose(2, 0, 3, 1, 4).reshape(count, grid * patch, grid * patch)
+    return (
+        patches.reshape(grid, grid, count, patch, patch)
+        .transpose(2, 0, 3, 1, 4)
+        .reshape(count, grid * patch, grid * patch)
+    )
 
 
 def _size(plane: np.ndarray) -> str:

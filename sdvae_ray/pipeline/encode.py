@@ -6,6 +6,7 @@ The driver reads one column of the manifest, subtracts what is committed, and ha
 import functools
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
+from ray.util.annotations import RayDeprecationWarning
 from rich.console import Console
 
 from sdvae_ray import provenance
@@ -104,7 +106,7 @@ def encode(config: RunConfig, console: Console, address: str | None = None) -> E
     """
     check_names(config)
     storage = Storage(config.storage)
-    keys = _checked_manifest(config, storage)
+    keys = checked_manifest(config, storage)
     with Lease(config.output, storage) as lease, ray_session(address):
         check_output_is_shared(config)
         pools = plan_pools(config)
@@ -167,14 +169,16 @@ def probe(config: RunConfig, keys: pl.DataFrame, pending: np.ndarray, storage: S
         return  # of this FOV alone: it will have its row with this error
 
 
-def _checked_manifest(config: RunConfig, storage: Storage) -> pl.DataFrame:
+def checked_manifest(config: RunConfig, storage: Storage) -> pl.DataFrame:
     """fov_id, row_group, row of every FOV; the columns that the run needs are there."""
     columns = [uri_column(stain) for stain in config.image.stains]
     if config.image.scaling.method == "manifest":
         columns += [f(stain) for stain in config.image.stains for f in (offset_column, divisor_column)]
     sizes, present = row_groups(config.manifest, storage)
     if missing := [name for name in columns if name not in present]:
-        raise DataError(f"{config.manifest} has no column {missing[0]}: it was made for other stains, or without scaling constants")
+        raise DataError(
+            f"{config.manifest} has no column {missing[0]}: it was made for other stains, or without scaling constants"
+        )
     ids = pl.DataFrame({FOV_ID: pl.Series(read_text_column(config.manifest, FOV_ID, storage))})
     if (twice := ids.filter(pl.col(FOV_ID).is_duplicated())).height:
         raise DataError(f"{config.manifest} lists {twice[FOV_ID][0]} twice")
@@ -196,39 +200,44 @@ def _stream(
 ) -> None:
     quiet_ray_data()
     total = int(pending.sum())
-    ledger = Ledger.remote(_allowed_errors(config, total))
+    ledger = ray.remote(Ledger).options(num_cpus=0).remote(_allowed_errors(config, total))
     work = _pieces(keys.filter(pending), load.least)
-    actor_options: dict[str, Any] = {"max_restarts": _RESTARTS, "max_task_retries": _RESTARTS}
-    stream = (
-        ray.data.from_items(work, override_num_blocks=len(work))
-        .map_batches(
-            LoadActor,
-            fn_constructor_args=(config,),
-            batch_size=1,
-            batch_format="numpy",
-            compute=ActorPoolStrategy(min_size=load.least, max_size=load.most),
-            num_cpus=load.cpus,
-            **actor_options,
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)  # 2.60 has no other way to bound restarts
+        stream = (
+            ray.data.from_items(work, override_num_blocks=len(work))
+            .map_batches(
+                LoadActor,
+                fn_constructor_args=(config,),
+                batch_size=1,
+                batch_format="numpy",
+                compute=ActorPoolStrategy(min_size=load.least, max_size=load.most),
+                num_cpus=load.cpus,
+                ray_remote_args_fn=_bounded_restarts,
+            )
+            .map_batches(
+                EncodeActor,
+                fn_constructor_args=(config, record, encoders, ledger),
+                batch_size=config.encode.batch_fovs,
+                batch_format="numpy",
+                compute=ActorPoolStrategy(min_size=encoders.least, max_size=encoders.most),
+                num_cpus=encoders.cpus,
+                num_gpus=encoders.gpus or None,
+                ray_remote_args_fn=_bounded_restarts,
+            )
         )
-        .map_batches(
-            EncodeActor,
-            fn_constructor_args=(config, record, encoders, ledger),
-            batch_size=config.encode.batch_fovs,
-            batch_format="numpy",
-            compute=ActorPoolStrategy(min_size=encoders.least, max_size=encoders.most),
-            num_cpus=encoders.cpus,
-            num_gpus=encoders.gpus or None,
-            **actor_options,
-        )
-    )
     sink = RunSink(config.output, config.storage, session, _rows_per_file(config, total), ledger)
     with shown(console, "encode", total, lambda: ray.get(ledger.counts.remote())):
         try:
             stream.write_datasink(sink, ray_remote_args={"num_cpus": IO_CPUS})
         except Exception as error:
-            if ours := _ours(error):
+            if ours := unwrapped(error):
                 raise ours from error
             raise
+
+
+def _bounded_restarts() -> dict[str, int]:
+    return {"max_restarts": _RESTARTS, "max_task_retries": _RESTARTS}
 
 
 def _pieces(pending: pl.DataFrame, loaders: int) -> list[dict[str, Any]]:
@@ -238,7 +247,8 @@ def _pieces(pending: pl.DataFrame, loaders: int) -> list[dict[str, Any]]:
     for (group,), rows in pending.group_by("row_group", maintain_order=True):
         numbers = rows["row"].to_numpy().astype(np.int32)
         pieces += [
-            {"row_group": group, "rows": numbers[start : start + size].tobytes()} for start in range(0, len(numbers), size)
+            {"row_group": group, "rows": numbers[start : start + size].tobytes()}
+            for start in range(0, len(numbers), size)
         ]
     return pieces
 
@@ -249,7 +259,9 @@ def _summary(
     fovs = read_fovs(config.output, storage)
     missing = keys.filter(~pl.col(FOV_ID).is_in(fovs[FOV_ID].implode()))
     if missing.height:
-        raise RunError(f"{missing.height} FOVs have no row after the run, the first of them {missing[FOV_ID][0]}; run again")
+        raise RunError(
+            f"{missing.height} FOVs have no row after the run, the first of them {missing[FOV_ID][0]}; run again"
+        )
     failed = fovs.filter(pl.col(ERROR).is_not_null())
     result = Encoded(len(keys), before, total, failed.height, seconds)
     if failed.height > _allowed_errors(config, len(keys)):
@@ -270,7 +282,7 @@ def _rows_per_file(config: RunConfig, fovs: int) -> int:
     return min(256, max(1, fovs // 16)) if rows == "auto" else rows
 
 
-def _ours(error: BaseException) -> SdvaeRayError | None:
+def unwrapped(error: BaseException) -> SdvaeRayError | None:
     """The error of ours that a worker raised, out of Ray's wrappings: those add lines to a message, ours have one."""
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]

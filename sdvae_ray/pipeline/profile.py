@@ -39,13 +39,17 @@ def with_group(fovs: pl.DataFrame, group: tuple[str, ...]) -> pl.DataFrame:
     """Adds the column `group`."""
     if not group:
         return fovs.with_columns(pl.lit("all").alias(GROUP))
-    return fovs.with_columns(pl.concat_str([pl.col(name).fill_null("-") for name in group], separator=" / ").alias(GROUP))
+    return fovs.with_columns(
+        pl.concat_str([pl.col(name).fill_null("-") for name in group], separator=" / ").alias(GROUP)
+    )
 
 
 def sides_of_tables(output: str, storage: Storage) -> list[tuple[str, str]]:
     """(extractor, side) of every embeddings table, image side first."""
     found = [table.split("/")[1:] for table in data_tables(output, storage) if table.startswith(f"{EMBEDDINGS}/")]
-    return sorted(((extractor, side) for extractor, side in found), key=lambda pair: (pair[0], pair[1] != IMAGE_SIDE, pair[1]))
+    return sorted(
+        ((extractor, side) for extractor, side in found), key=lambda pair: (pair[0], pair[1] != IMAGE_SIDE, pair[1])
+    )
 
 
 def build_profiles(config: RunConfig, fovs: pl.DataFrame, extractor: str, side: str) -> Profiles:
@@ -55,7 +59,12 @@ def build_profiles(config: RunConfig, fovs: pl.DataFrame, extractor: str, side: 
     parts = ray.get(
         [
             _profile_plate.options(num_cpus=_TASK_CPUS).remote(
-                config.output, config.storage, extractor, side, plate.select(FOV_ID, "file", GROUP, *WELL), config.score.aggregate
+                config.output,
+                config.storage,
+                extractor,
+                side,
+                plate.select(FOV_ID, "file", GROUP, *WELL),
+                config.score.aggregate,
             )
             for plate in plates
         ]
@@ -84,7 +93,9 @@ def _profile_plate(
     """(wells, (W, G, D) profiles, moments) of one plate."""
     storage, table = Storage(storage_config), embeddings_table(extractor, side)
     ids, values = read_column(output, table, "embedding", plate, storage)
-    rows = pl.DataFrame({FOV_ID: ids, "row": np.arange(len(ids))}).join(plate, on=FOV_ID, how="left", maintain_order="left")
+    rows = pl.DataFrame({FOV_ID: ids, "row": np.arange(len(ids))}).join(
+        plate, on=FOV_ID, how="left", maintain_order="left"
+    )
     reduce = np.median if aggregate == "median" else np.mean
     wells, profiles = [], []
     for well, members in rows.sort(FOV_ID).group_by(WELL, maintain_order=True):
@@ -94,9 +105,7 @@ def _profile_plate(
     return names, np.asarray(profiles, np.float32), _patch_moments(output, table, plate, storage)
 
 
-def _patch_moments(
-    output: str, table: str, plate: pl.DataFrame, storage: Storage
-) -> dict[tuple[str, int], Moments]:
+def _patch_moments(output: str, table: str, plate: pl.DataFrame, storage: Storage) -> dict[tuple[str, int], Moments]:
     try:
         ids, values = read_column(output, table, "patches", plate, storage)
     except KeyError:  # keep_patches: 0

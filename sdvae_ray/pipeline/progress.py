@@ -43,7 +43,9 @@ def _bar(console: Console, label: str, total: int, counts: Callable[[], dict[str
             progress.update(task, completed=now["encoded"], description=label + failed)
 
 
-def _lines(console: Console, label: str, total: int, counts: Callable[[], dict[str, Any]], stop: threading.Event) -> None:
+def _lines(
+    console: Console, label: str, total: int, counts: Callable[[], dict[str, Any]], stop: threading.Event
+) -> None:
     start = time.monotonic()
     while not stop.wait(_EVERY["line"]):
         now, seconds = counts(), time.monotonic() - start

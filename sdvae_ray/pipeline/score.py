@@ -146,7 +146,11 @@ def _file_name(group: str) -> str:
 def _stacked(frames: list[pl.DataFrame | None]) -> pl.DataFrame:
     """The frames that are there; an empty one where nothing could be scored."""
     known = [frame for frame in frames if frame is not None]
-    return pl.concat(known, how="diagonal_relaxed") if known else pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})
+    return (
+        pl.concat(known, how="diagonal_relaxed")
+        if known
+        else pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})
+    )
 
 
 def _score_group(
@@ -219,7 +223,9 @@ def _reconstruction_recall(
 
     Both sides are normalised by the fit on the originals' controls: a space fitted on the other side would not be theirs.
     """
-    originals = wells.select(WELL).join(image.wells.select(WELL).with_row_index("at"), on=list(WELL), how="left", maintain_order="left")
+    originals = wells.select(WELL).join(
+        image.wells.select(WELL).with_row_index("at"), on=list(WELL), how="left", maintain_order="left"
+    )
     if originals["at"].null_count() or len(treated) == 0:
         return None
     flat = image.features.reshape(len(image.wells), -1)[originals["at"].to_numpy()]
@@ -231,7 +237,9 @@ def _reconstruction_recall(
         _steps(config),
     ).features
     count = len(wells)
-    _, found = faiss_index.search(faiss_index.build(both[:count]), both[count:][treated], max(config.score.recall_at) + 1)
+    _, found = faiss_index.search(
+        faiss_index.build(both[:count]), both[count:][treated], max(config.score.recall_at) + 1
+    )
     recall = reconstruction_recall(found, treated, wells["compound"].to_numpy(), wells[TREATED].to_numpy(), 1)
     return _mean(recall.same_well)
 

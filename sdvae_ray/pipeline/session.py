@@ -6,6 +6,7 @@ The driver calls this; actors and tasks never do.
 import logging
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,9 +49,12 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options = {"include_dashboard": False} if address == "local" else {}
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's own C++ remarks go to its log files, not to the terminal
+    os.environ.setdefault(
+        "RAY_BACKEND_LOG_LEVEL", "fatal"
+    )  # Ray's own C++ remarks go to its log files, not to the terminal
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        with _stderr_of_libraries_closed():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise ConfigError(f"cannot connect to Ray at {address}: {' '.join(str(error).split())}") from error
     try:
@@ -82,22 +86,33 @@ def plan_pools(config: RunConfig) -> Pools:
     return Pools(load, encode)
 
 
+def in_submitted_job() -> bool:
+    """True in the driver of a `ray job submit`."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
 def check_output_is_shared(config: RunConfig) -> None:
     """ConfigError for an output that the nodes of this cluster would not all see as one folder."""
-    if is_remote(config.output):
-        return
-    in_job = bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"))
-    if in_job and not os.path.isabs(os.path.expanduser(config.output)):
-        raise ConfigError(
-            f"output: {config.output} is relative, and a submitted job runs in a temporary folder; "
-            f"an absolute path or s3://... is wanted"
-        )
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    if nodes > 1 and not config.cluster.shared_filesystem:
+    if nodes > 1 and not is_remote(config.output) and not config.cluster.shared_filesystem:
         raise ConfigError(
             f"output: {config.output} is a local folder, and the cluster has {nodes} nodes; s3://... is wanted, "
             f"or cluster.shared_filesystem: true where it is the same folder on all of them"
         )
+
+
+@contextmanager
+def _stderr_of_libraries_closed() -> Iterator[None]:
+    """Ray's C++ core greets on file descriptor 2 whatever the log level; errors come as exceptions."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _encode_pool(config: RunConfig, cpus: float, gpus: float) -> Pool:

@@ -16,9 +16,8 @@ from sdvae_ray.storage import Storage
 from sdvae_ray.tables import Written, write_rows
 
 
-@ray.remote(num_cpus=0)
 class Ledger:
-    """Counts FOVs as the encode actors finish them and as write tasks commit them, and stops a run that fails too often."""
+    """An actor: counts FOVs as the encode actors finish them and as write tasks commit them, and stops a run that fails too often."""
 
     def __init__(self, allowed_errors: int) -> None:
         self.allowed_errors = allowed_errors
@@ -70,5 +69,3 @@ def _columns(blocks: Iterable[pa.Table]) -> dict[str, Any]:
     if not parts:
         return {}
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-

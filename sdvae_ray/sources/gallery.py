@@ -1,4 +1,4 @@
-"""The Cell Painting Gallery's tables: load_data files, platemaps, metadata tables, read as text and joined into rows.
+"""The Cell Painting Gallery's files: any of its tables read as text, and load_data files in both header forms.
 
 Every cell stays the text that it was ('01', '4.0E-06', ''); a row that a joined table does not know gets null. Until
 the manifest is whole, rows carry `_file` and `_row`, where they came from: a row of a CSV is its line, the header being
@@ -23,11 +23,9 @@ import pyarrow.csv as pa_csv
 
 from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.schema import FOV_ID, KEYS, METADATA, channel_column, illum_column, uri_column
-from sdvae_ray.storage import Storage, absolute, is_remote, join
+from sdvae_ray.storage import Storage, absolute, is_remote
 
 FILE, ROW = "_file", "_row"
-_BARCODES, _WELL, _SAMPLE, _THEIRS = "_barcodes", "_well", "_sample", "_theirs"  # columns of a join, dropped after it
-_OTHER_FILE, _OTHER_ROW = "_other_file", "_other_row"
 SOURCE, BATCH, PLATE, WELL, SITE = KEYS
 PLATE_MAP = "Metadata_Plate_Map_Name"
 
@@ -240,156 +238,3 @@ def rewrite(
             values[column] = pl.when(hit).then(pl.lit(new) + rest).otherwise(values[column])
             done[column] = done[column] | hit
     return table.with_columns(value.alias(column) for column, value in values.items()), used
-
-
-def join_platemaps(
-    table: pl.DataFrame, platemaps: Sequence[str], drop_unmapped_wells: bool, storage: Storage
-) -> tuple[pl.DataFrame, list[str]]:
-    """plate -> barcode_platemap.csv -> platemap/<name>.txt -> well: adds Metadata_Plate_Map_Name and their columns.
-
-    Each of `platemaps` is a barcode_platemap.csv or the folder that holds one. A plate that stands in several is taken
-    from the one whose folder is named for its batch. Wells meet as A01 whether written A1 or A01; the load_data's text
-    stays.
-    """
-    chosen = _maps_of_plates(table, pl.concat([_barcode_map(path, storage) for path in platemaps]))
-    files = chosen.select(_BARCODES, PLATE_MAP, PLATE).unique([_BARCODES, PLATE_MAP]).sort(_BARCODES, PLATE_MAP)
-    wells = pl.concat([_platemap(uri, name, plate, storage) for uri, name, plate in files.iter_rows()], how="diagonal")
-    chosen = chosen.with_columns(pl.col(_BARCODES).alias(FILE))
-    table = _attach(table, chosen, [BATCH, PLATE]).drop(_OTHER_FILE, _OTHER_ROW).with_columns(_well(WELL))
-    table = _attach(table, wells, [_BARCODES, PLATE_MAP, _WELL])
-    unmapped = pl.col(_OTHER_ROW).is_null()
-    row, notes = first_row(table, unmapped), []
-    if row and not drop_unmapped_wells:
-        raise DataError(
-            f"{place(row)}: the well {row[WELL]!r} of plate {row[PLATE]!r} is not on its platemap {row[PLATE_MAP]!r} "
-            f"(of {row[_BARCODES]}); --drop-unmapped-wells leaves such wells out"
-        )
-    if row:
-        gone = table.filter(unmapped)
-        names = gone.select(pl.concat_str(PLATE, WELL, separator="/").unique().sort()).to_series().to_list()
-        notes.append(f"{gone.height} FOVs of wells that are on no platemap are dropped: {listed(names)}")
-    return table.filter(~unmapped).drop(_BARCODES, _WELL, _OTHER_FILE, _OTHER_ROW), notes
-
-
-def _barcode_map(path: str, storage: Storage) -> pl.DataFrame:
-    uri = path if path.endswith((".csv", ".csv.gz", ".tsv", ".txt")) else join(path, "barcode_platemap.csv")
-    table = _named(read_table(uri, storage))
-    if missing := [key for key in (PLATE, PLATE_MAP) if key not in table.columns]:
-        raise DataError(f"{uri} is not a barcode map: no column {missing[0].removeprefix(METADATA)}")
-    return _one_row_each(table.select(PLATE, PLATE_MAP, FILE, ROW), [PLATE])
-
-
-def _maps_of_plates(table: pl.DataFrame, barcodes: pl.DataFrame) -> pl.DataFrame:
-    """One row per (batch, plate) of the table: the plate map's name and the barcode map that it comes from."""
-    folder = pl.col(_BARCODES).str.extract(r"([^/]+)/[^/]+$")
-    plates = table.group_by(BATCH, PLATE).agg(pl.col(FILE).min())
-    barcodes = barcodes.rename({FILE: _BARCODES}).unique([_BARCODES, PLATE])
-    found = plates.join(barcodes, on=PLATE, how="left").sort(BATCH, PLATE, _BARCODES)
-    own = (folder == pl.col(BATCH)).fill_null(False)
-    found = found.filter(own | ~own.any().over(BATCH, PLATE))
-    for row in found.filter(is_empty(PLATE_MAP)).head(1).iter_rows(named=True):
-        maps = listed(barcodes[_BARCODES].unique().sort())
-        problem = "has no plate map" if row[_BARCODES] else "is not listed"
-        raise DataError(f"{row[_BARCODES] or maps}: the plate {row[PLATE]!r} of {row[FILE]} {problem}")
-    for row in found.filter(pl.struct(BATCH, PLATE).is_duplicated()).head(1).iter_rows(named=True):
-        maps = listed(found.filter((pl.col(BATCH) == row[BATCH]) & (pl.col(PLATE) == row[PLATE]))[_BARCODES])
-        raise DataError(
-            f"{maps}: the plate {row[PLATE]!r} stands in each, and no folder is named for its batch {row[BATCH]!r}"
-        )
-    return found
-
-
-def _platemap(barcodes: str, name: str, plate: str, storage: Storage) -> pl.DataFrame:
-    folder = join(barcodes.rpartition("/")[0] or ".", "platemap")
-    names = [join(folder, f"{name}{suffix}") for suffix in (".txt", ".tsv", ".csv")]
-    uri = next((uri for uri in names if storage.exists(uri)), None)
-    if uri is None:
-        raise DataError(f"{names[0]} does not exist (nor as .tsv or .csv): {barcodes} names it for the plate {plate!r}")
-    table = _named(read_table(uri, storage))
-    if WELL not in table.columns:
-        raise DataError(f"{uri} is not a platemap: no column well_position")
-    table = _one_row_each(table.with_columns(_well(WELL)).drop(WELL), [_WELL])
-    return table.with_columns(pl.lit(barcodes).alias(_BARCODES), pl.lit(name).alias(PLATE_MAP))
-
-
-def join_metadata(table: pl.DataFrame, uri: str, storage: Storage) -> tuple[pl.DataFrame, list[str]]:
-    """Adds a metadata table's columns, joined on the identifiers that it shares with the manifest.
-
-    Those that say where (source, batch, plate, well, site, plate map) count together. Where there is none, or where
-    they do not single out a row, the first counts that says what is in the well (broad_sample, JCP2022, pert_iname).
-    An empty sample meets the table's empty sample (DMSO in CPJUMP1's compounds), but not on a plate whose other samples
-    are all unknown to the table: an untreated well of a CRISPR plate is no DMSO well. A row without a match gets nulls.
-    A column that is there already is filled where it was null; where the two differ, the table is refused.
-    """
-    other = _named(read_table(uri, storage))
-    shared = [name for name in (*WHERE, *WHAT) if name in other.columns and name in table.columns]
-    other = other.with_columns(pl.col(shared).fill_null(""))
-    where, what = [name for name in shared if name in WHERE], [name for name in shared if name in WHAT][:1]
-    if not shared:
-        mine = [name.removeprefix(METADATA) for name in (*WHERE, *WHAT) if name in table.columns]
-        raise DataError(f"{uri} shares no identifier with the manifest, which has {', '.join(mine)}")
-    rows = other.drop(ROW).unique()
-    key = where if where and rows.n_unique(where) == rows.height else where + what
-    said = ", ".join(key)
-    if WELL in key:
-        table, other = table.with_columns(_well(WELL)), other.with_columns(_well(WELL)).drop(WELL)
-        key = [_WELL if name == WELL else name for name in key]
-    other, notes = _one_row_each(other, key), []
-    if key == what:
-        sample, plate = pl.col(what[0]), (SOURCE, BATCH, PLATE)
-        named = sample != ""
-        foreign = ~named & named.any().over(plate) & ~(named & sample.is_in(other[what[0]].implode())).any().over(plate)
-        table, other = (
-            table.with_columns(pl.when(~foreign).then(sample).alias(_SAMPLE)),
-            other.rename({what[0]: _SAMPLE}),
-        )
-        key = [_SAMPLE]
-    joined = _attach(table, other, key)
-    if lost := joined[_OTHER_ROW].null_count():
-        few = "none" if lost == joined.height else f"{joined.height - lost}"
-        notes.append(
-            f"{uri}: {few} of {joined.height} FOVs have a row in it (by {said}); its columns are null for the others"
-        )
-    return joined.drop(_WELL, _SAMPLE, _OTHER_FILE, _OTHER_ROW, strict=False), notes
-
-
-def _named(table: pl.DataFrame) -> pl.DataFrame:
-    """Every column under the name that it has in a manifest."""
-    names = {c: identifier(c) or METADATA + c.removeprefix(METADATA) for c in table.columns if c not in (FILE, ROW)}
-    seen: dict[str, str] = {}
-    for column, name in names.items():
-        if name in seen:
-            raise DataError(f"{table[FILE][0]}: the columns {seen[name]!r} and {column!r} are both {name}")
-        seen[name] = column
-    return table.rename(names)
-
-
-def _well(column: str) -> pl.Expr:
-    """A1, a01 and A001 -> A01, for a join; any other text as it is."""
-    row, number = (pl.col(column).str.extract(r"^\s*([A-Za-z]{1,2})0*(\d+)\s*$", group) for group in (1, 2))
-    return pl.coalesce(row.str.to_uppercase() + number.str.zfill(2), pl.col(column)).alias(_WELL)
-
-
-def _one_row_each(table: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """The table without repeats of a whole row; DataError where a key still has two rows."""
-    table = table.unique([name for name in table.columns if name != ROW], keep="first", maintain_order=True)
-    twice = table.filter(pl.struct(key).is_duplicated())
-    if twice.height:
-        values = twice.select(key).row(0)
-        rows = twice.filter(*(pl.col(name) == value for name, value in zip(key, values, strict=True)))[ROW]
-        said = ", ".join(f"{WELL if k == _WELL else k} {v!r}" for k, v in zip(key, values, strict=True))
-        raise DataError(f"{twice[FILE][0]}, rows {rows[0]} and {rows[1]}: two different rows for {said}")
-    return table
-
-
-def _attach(table: pl.DataFrame, other: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """Left join; adds `_other_file` and `_other_row`, null where there was no match. `key` is unique in `other`."""
-    other = other.rename({FILE: _OTHER_FILE, ROW: _OTHER_ROW})
-    both = [name for name in other.columns if name in table.columns and name not in key]
-    joined = table.join(other, on=list(key), how="left", suffix=_THEIRS)
-    for name in both:
-        if row := first_row(joined, pl.col(name) != pl.col(name + _THEIRS)):
-            theirs = f"{row[_OTHER_FILE]}, row {row[_OTHER_ROW]} says {row[name + _THEIRS]!r}"
-            raise DataError(f"{place(row)}: {name} is {row[name]!r}, but {theirs}")
-    filled = joined.with_columns(pl.coalesce(name, name + _THEIRS).alias(name) for name in both)
-    return filled.drop(name + _THEIRS for name in both)

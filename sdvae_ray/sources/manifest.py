@@ -21,6 +21,7 @@ from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.schema import FOV_ID, KEYS, METADATA, channel_column, illum_column, uri_column
 from sdvae_ray.sources import gallery
 from sdvae_ray.sources.gallery import FILE, ROW, first_row, is_empty, listed, place
+from sdvae_ray.sources.platemaps import join_metadata, join_platemaps
 from sdvae_ray.storage import Storage
 
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
@@ -64,12 +65,12 @@ def build_manifest(
     check_manifest(table, stains, "load_data")
     notes += _relative(table, stains)
     if platemaps:
-        table, more = gallery.join_platemaps(table, platemaps, drop_unmapped_wells, storage)
+        table, more = join_platemaps(table, platemaps, drop_unmapped_wells, storage)
         notes += more
         if table.height == 0:
             raise DataError("no FOV is left: not one well of the load_data files is on its platemap")
     for uri in metadata:
-        table, more = gallery.join_metadata(table, uri, storage)
+        table, more = join_metadata(table, uri, storage)
         notes += more
     notes += _without_illumination(table, stains)
     return Manifest(_ordered(table, stains), notes)

@@ -48,7 +48,13 @@ class Encoder:
     """
 
     def __init__(
-        self, config: RunConfig, models: Models, device: torch.device, precision: str, micro_batch: int, profile: bool = False
+        self,
+        config: RunConfig,
+        models: Models,
+        device: torch.device,
+        precision: str,
+        micro_batch: int,
+        profile: bool = False,
     ) -> None:
         self.config, self.models, self.device = config, models, device
         self.dtype = DTYPES[precision]
@@ -63,7 +69,9 @@ class Encoder:
 
     def _check_packing(self, name: str, autoencoder: AutoencoderConfig) -> None:
         if autoencoder.latent == "sample" and autoencoder.name in ("patch_pca", "identity"):
-            raise ConfigError(f"autoencoders.{name}: {autoencoder.name} has no posterior to sample from (use latent: mean)")
+            raise ConfigError(
+                f"autoencoders.{name}: {autoencoder.name} has no posterior to sample from (use latent: mean)"
+            )
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> Batch:
         count = len(batch[FOV_ID])
@@ -148,7 +156,9 @@ class Encoder:
         if stored:
             half = latent.half()
             if not torch.isfinite(half).all():
-                raise UnusableOutputError(f"the latent of {side} does not fit float16 (largest {latent.abs().max().item():g})")
+                raise UnusableOutputError(
+                    f"the latent of {side} does not fit float16 (largest {latent.abs().max().item():g})"
+                )
             tensors[column(latents_table(side), "latent")] = half.view(*rgb.shape[:2], *half.shape[1:])
             latent = half.float()
         with self._clock(f"decode {side}"), self._autocast():

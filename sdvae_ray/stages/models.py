@@ -55,7 +55,9 @@ def load_models(config: RunConfig, resolved: dict[str, weights.Weights], device:
             module = shelves.find(shelf, model.name)
             path = Path(found.path) if found.path else None
             if path is None and not found.random and "weights_seed" in _options(shelf, model.name):
-                raise WeightsError(f"{shelf}.{name}: {model.name} needs a source (a folder, s3://..., a hub id), or random: true")
+                raise WeightsError(
+                    f"{shelf}.{name}: {model.name} needs a source (a folder, s3://..., a hub id), or random: true"
+                )
             loaded[shelf][name] = module.load(path, **model.options).to(device)
     metrics = {name: shelves.find("metrics", name).compute for name in config.metrics}
     return Models(loaded["autoencoders"], loaded["extractors"], metrics)

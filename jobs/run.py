@@ -1,0 +1,12 @@
+"""The whole job: encode, score and report.
+
+    ray job submit --working-dir . -- python jobs/run.py jobs/configs/demo.yaml
+
+Further arguments are those of `sdvae-ray run`, such as --set output=s3://bucket/runs/demo. The job fails where the command fails.
+"""
+
+import sys
+
+from sdvae_ray.cli import main
+
+main(["run", *sys.argv[1:]])

@@ -1,0 +1,12 @@
+"""Stored embeddings -> well profiles, FAISS indices and retrieval scores.
+
+    ray job submit --working-dir . -- python jobs/score.py jobs/configs/demo.yaml
+
+Further arguments are those of `sdvae-ray score`, such as --set output=s3://bucket/runs/demo. The job fails where the command fails.
+"""
+
+import sys
+
+from sdvae_ray.cli import main
+
+main(["score", *sys.argv[1:]])

@@ -1,0 +1,199 @@
+"""sdvae-ray: the command line. Thin: arguments in, a call of `commands`, errors as one line and an exit code.
+
+Exit codes: 0 done, 1 the run failed, 2 something that the user can mend. torch and ray are imported by the commands that need them.
+"""
+
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sdvae_ray.errors import ConfigError, SdvaeRayError
+from sdvae_ray.version import VERSION
+
+app = typer.Typer(
+    name="sdvae-ray",
+    help="Does the phenotype survive Stable Diffusion's VAE? Cell Painting images in; latents, embeddings and retrieval scores out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
+
+RunFile = Annotated[str, typer.Argument(metavar="RUN", help="The run file (YAML).")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the run file; repeatable.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="A Ray cluster to connect to; default: the job's own, else this machine.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    output: Annotated[str, typer.Option(help="Folder for plates, run and report.")] = "demo-run",
+    set: Set = None,
+) -> None:
+    """The whole job on this machine: synthetic plates, the packaged autoencoder, scores and a report. Nothing is downloaded."""
+    from sdvae_ray import commands
+
+    commands.run(commands.demo_config(output, set or []), console)
+
+
+@app.command()
+def manifest(
+    load_data: Annotated[
+        list[str], typer.Argument(metavar="LOAD_DATA...", help="load_data files: CSV, CSV.gz or Parquet.")
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="Where to write the manifest (Parquet).")],
+    platemap: Annotated[list[str] | None, typer.Option(help="barcode_platemap.csv, or its folder; repeatable.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(help="Experiment or compound table to join; repeatable.")
+    ] = None,
+    rewrite: Annotated[
+        list[str] | None, typer.Option(metavar="FROM=TO", help="Replace a path prefix; repeatable.")
+    ] = None,
+    stains: Annotated[str, typer.Option(help="Stains, comma-separated.")] = "Mito,AGP,RNA,ER,DNA",
+    source: Annotated[str | None, typer.Option(help="Metadata_Source where load_data has none.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Metadata_Batch where load_data has none.")] = None,
+    drop_unmapped_wells: Annotated[bool, typer.Option(help="Drop wells that are not on their platemap.")] = False,
+    anonymous: Annotated[bool, typer.Option(help="Unsigned S3 requests.")] = False,
+    endpoint_url: Annotated[str | None, typer.Option(help="An S3 server other than AWS.")] = None,
+    region: Annotated[str | None, typer.Option(help="AWS region.")] = None,
+) -> None:
+    """load_data files, platemaps and metadata tables -> a checked manifest, one row per field of view."""
+    from sdvae_ray.config import StorageConfig
+    from sdvae_ray.sources.manifest import build_manifest, write_manifest
+    from sdvae_ray.storage import Storage, absolute
+
+    storage = Storage(StorageConfig(anonymous=anonymous, endpoint_url=endpoint_url, region=region))
+    given = {"Metadata_Source": source, "Metadata_Batch": batch}
+    built = build_manifest(
+        load_data,
+        platemaps=platemap or [],
+        metadata=metadata or [],
+        rewrites=[_rewrite(rule) for rule in rewrite or []],
+        stains=tuple(stains.split(",")),
+        defaults={key: value for key, value in given.items() if value},
+        drop_unmapped_wells=drop_unmapped_wells,
+        storage=storage,
+    )
+    for note in built.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    write_manifest(built.table, output, storage)
+    plates = built.table.select("Metadata_Source", "Metadata_Batch", "Metadata_Plate").n_unique()
+    wells = built.table.select("Metadata_Source", "Metadata_Batch", "Metadata_Plate", "Metadata_Well").n_unique()
+    console.print(
+        f"manifest: {built.table.height} FOVs, {wells} wells, {plates} plates -> {absolute(output)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def check(run_file: RunFile, set: Set = None, address: Address = None) -> None:
+    """Validate config, storage, models and resources, and take one FOV through every stage."""
+    from sdvae_ray import commands
+
+    commands.check(commands.read_run(run_file, set or []), console, address)
+
+
+@app.command()
+def encode(run_file: RunFile, set: Set = None, address: Address = None) -> None:
+    """Images -> latents, embeddings and metrics. Resumes: only FOVs without a usable row are computed."""
+    from sdvae_ray import commands
+
+    commands.encode(commands.read_run(run_file, set or []), console, address)
+
+
+@app.command()
+def score(run_file: RunFile, set: Set = None, address: Address = None) -> None:
+    """Embeddings -> well profiles, FAISS indices and retrieval scores."""
+    from sdvae_ray import commands
+
+    commands.score(commands.read_run(run_file, set or []), console, address)
+
+
+@app.command()
+def report(run_file: RunFile, set: Set = None) -> None:
+    """Scores -> one self-contained HTML page."""
+    from sdvae_ray import commands
+
+    commands.report(commands.read_run(run_file, set or []), console)
+
+
+@app.command()
+def run(run_file: RunFile, set: Set = None, address: Address = None) -> None:
+    """encode, score and report."""
+    from sdvae_ray import commands
+
+    commands.run(commands.read_run(run_file, set or []), console, address)
+
+
+@app.command()
+def models() -> None:
+    """What is on the shelves: autoencoders, extractors and metrics."""
+    from sdvae_ray import commands
+
+    commands.list_models(console)
+
+
+def _rewrite(rule: str) -> tuple[str, str]:
+    before, separator, after = rule.partition("=")
+    if not separator or not before:
+        raise ConfigError(
+            f"--rewrite {rule}: FROM=TO is wanted, such as /home/ubuntu/bucket/=s3://cellpainting-gallery/"
+        )
+    return before, after
+
+
+def _stopped(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command and exits with its code; a SIGTERM unwinds as Ctrl-C does, so that what is held is let go."""
+    signal.signal(signal.SIGTERM, _stopped)
+    errors = Console(stderr=True)
+    try:
+        app(args=arguments, standalone_mode=False)
+        code = 0
+    except SdvaeRayError as error:
+        errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        code = error.exit_code
+    except typer.Abort:
+        code = 130
+    except KeyboardInterrupt:
+        errors.print("stopped; the same command goes on where it left off", highlight=False)
+        code = 130
+    except Exception as error:
+        if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
+            raise
+        errors.print(f"error: {error.format_message()}", style="red", highlight=False, markup=False, soft_wrap=True)
+        code = 2
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""What the commands do, in order; the command line and the jobs call these. Nothing heavy is imported until one runs."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from sdvae_ray.config import RunConfig, load_run
+from sdvae_ray.errors import ConfigError
+from sdvae_ray.storage import Storage, absolute, is_remote, join
+
+if TYPE_CHECKING:
+    from sdvae_ray.scores import Scores
+
+_NAME_WIDTH = 16
+
+
+def read_run(path: str, overrides: list[str]) -> RunConfig:
+    """The run file with its paths made absolute. In a submitted job a relative output is refused: it would be lost."""
+    config = load_run(path, overrides)
+    expanded = os.path.expanduser(config.output)
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if in_job and not is_remote(config.output) and not os.path.isabs(expanded):
+        raise ConfigError(
+            f"output: {config.output} is relative, and a submitted job runs in a temporary folder; "
+            f"an absolute path or s3://... is wanted"
+        )
+    return config.model_copy(update={"manifest": absolute(config.manifest), "output": absolute(config.output)})
+
+
+def prepare(config: RunConfig, console: Console) -> None:
+    """Draws the synthetic plates that the run names, and their manifest, where the manifest does not exist yet."""
+    if config.synthetic is None or Storage(config.storage).exists(config.manifest):
+        return
+    from sdvae_ray.sources.screen import make_screen
+
+    make_screen(config.synthetic, config.manifest, console)
+
+
+def encode(config: RunConfig, console: Console, address: str | None = None) -> None:
+    from sdvae_ray.pipeline.encode import encode as stream
+
+    prepare(config, console)
+    done = stream(config, console, address)
+    rate = f", {done.computed / done.seconds:.2f} FOV/s" if done.computed and done.seconds else ""
+    failed = f"; {done.errors} failed, each with its reason in fovs/" if done.errors else ""
+    console.print(
+        f"encode: {done.computed} FOVs in {done.seconds:.0f} s{rate}; {done.fovs} of {done.fovs} have a row{failed}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def score(config: RunConfig, console: Console, address: str | None = None) -> "Scores":
+    from sdvae_ray.pipeline.score import score as grade
+    from sdvae_ray.provenance import read_record
+    from sdvae_ray.report.summary import print_summary
+
+    scores = grade(config, console, address)
+    print_summary(config, scores, read_record(config.output, Storage(config.storage)) or {}, console)
+    return scores
+
+
+def report(config: RunConfig, console: Console, scores: "Scores | None" = None) -> str:
+    from sdvae_ray.report.page import write_report
+    from sdvae_ray.scores import read_scores
+
+    storage = Storage(config.storage)
+    uri = write_report(config, scores or read_scores(config.output, storage), storage, console)
+    console.print(f"report: {uri}", highlight=False, soft_wrap=True)
+    return uri
+
+
+def run(config: RunConfig, console: Console, address: str | None = None) -> None:
+    """encode, score and report in one Ray session."""
+    from sdvae_ray.pipeline.session import ray_session
+
+    prepare(config, console)
+    with ray_session(address):
+        encode(config, console, address)
+        scores = score(config, console, address)
+    report(config, console, scores)
+
+
+def check(config: RunConfig, console: Console, address: str | None = None) -> None:
+    from sdvae_ray.pipeline.check import check as check_run
+
+    prepare(config, console)
+    check_run(config, console, address)
+    console.print("check: this run can start")
+
+
+def demo_config(output: str, overrides: list[str]) -> RunConfig:
+    """The packaged demo with everything under `output`."""
+    folder = absolute(output)
+    run_file = Path(__file__).parent / "assets" / "demo.yaml"
+    places = {"manifest": "manifest.parquet", "output": "run", "synthetic.folder": "plates"}
+    return read_run(str(run_file), [f"{key}={join(folder, name)}" for key, name in places.items()] + overrides)
+
+
+def list_models(console: Console) -> None:
+    from sdvae_ray import shelves
+
+    for shelf in shelves.SHELVES:
+        console.print(shelf, style="bold")
+        for name in shelves.names(shelf):
+            console.print(f"  {name:{_NAME_WIDTH}}{shelves.summary(shelf, name)}", highlight=False, soft_wrap=True)

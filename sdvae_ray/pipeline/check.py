@@ -1,0 +1,133 @@
+"""Before the launch: one FOV through every stage, on a node of the cluster, with what it costs in bytes and seconds."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import ray
+from rich.console import Console
+
+from sdvae_ray.config import RunConfig
+from sdvae_ray.errors import RunError
+from sdvae_ray.pipeline.encode import EncodeActor, as_batch, checked_manifest, prepare_record, probe, unwrapped
+from sdvae_ray.pipeline.session import Pool, check_output_is_shared, plan_pools, ray_session
+from sdvae_ray.retrieval.normalise import resolve_steps
+from sdvae_ray.schema import ERROR, FOV_ID, SEPARATOR
+from sdvae_ray.selection import select
+from sdvae_ray.sources.rows import read_row_group, row_groups
+from sdvae_ray.stages.load import Batch, Loader
+from sdvae_ray.stages.models import check_names
+from sdvae_ray.storage import Storage, join
+from sdvae_ray.tables import write_rows
+
+_FOLDER = "_check"  # under the output; removed again
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What one FOV took: seconds per stage (models loaded, not counted), bytes stored per table, its shapes."""
+
+    fov_id: str
+    fovs: int
+    seconds: dict[str, float]
+    stored: dict[str, int]
+    columns: dict[str, str]
+    device: str
+
+
+def check(config: RunConfig, console: Console, address: str | None = None) -> Checked:
+    """Validates names, manifest, storage, weights, resources and the score section; then runs one FOV through every stage.
+
+    Raises the error that `encode` or `score` would meet, and RunError where the FOV itself fails.
+    """
+    check_names(config)
+    storage = Storage(config.storage)
+    keys = checked_manifest(config, storage)
+    resolve_steps(config.score.normalise if isinstance(config.score.normalise, str) else list(config.score.normalise))
+    _, columns = row_groups(config.manifest, storage)
+    for key in ("control", "exclude"):
+        if expression := getattr(config.score, key):
+            select(expression, columns, f"score.{key}")
+    console.print(f"manifest  {len(keys)} FOVs", highlight=False)
+    with ray_session(address):
+        check_output_is_shared(config)
+        pools = plan_pools(config)
+        console.print(f"pools     load {pools.load}; encode {pools.encode}", highlight=False)
+        record = prepare_record(config, len(keys), pools.encode, storage)
+        for name, found in record["weights"].items():
+            console.print(f"weights   {name}: {_origin(found)}", highlight=False, soft_wrap=True)
+        probe(config, keys, (keys[FOV_ID] == keys[FOV_ID][0]).to_numpy(), storage)
+        task = _one_fov.options(num_cpus=pools.encode.cpus, num_gpus=pools.encode.gpus)
+        try:
+            checked = ray.get(
+                task.remote(config, record, pools.encode, keys.select(FOV_ID, "row_group", "row").head(1), len(keys))
+            )
+        except Exception as error:
+            if ours := unwrapped(error):
+                raise ours from error
+            raise
+    console.print(
+        f"device    {checked.device}; {record['precision']}; {record['micro_batch']} passes per forward",
+        highlight=False,
+    )
+    for stage, seconds in checked.seconds.items():
+        console.print(f"{stage:9} {seconds:.2f} s per FOV", highlight=False)
+    for table, size in checked.stored.items():
+        console.print(f"stored    {table}: {size / 1e3:.1f} kB per FOV", highlight=False)
+    total = sum(checked.stored.values())
+    console.print(
+        f"stored    {total / 1e6:.2f} MB per FOV, {total * len(keys) / 1e9:.2f} GB for the manifest", highlight=False
+    )
+    return checked
+
+
+@ray.remote
+def _one_fov(config: RunConfig, record: Mapping[str, Any], pool: Pool, key: pl.DataFrame, fovs: int) -> Checked:
+    storage = Storage(config.storage)
+    group, row = key.select("row_group", "row").row(0)
+    batch = as_batch(read_row_group(config.manifest, group, storage).slice(row, 1))
+    actor = EncodeActor(config, record, pool, None)
+    loaded = Loader(config.image, config.storage)(batch)
+    if loaded[ERROR][0]:
+        raise RunError(f"the first FOV of the manifest cannot be read: {loaded[ERROR][0]}")
+    encoded = actor.encoder(loaded)
+    if encoded[ERROR][0]:
+        raise RunError(f"the first FOV of the manifest cannot be encoded: {encoded[ERROR][0]}")
+    stored, seconds = _write_and_remove(config.output, encoded, storage)
+    return Checked(
+        fov_id=str(encoded[FOV_ID][0]),
+        fovs=fovs,
+        seconds={
+            "load": float(encoded["seconds_load"][0]),
+            "encode": float(encoded["seconds_encode"][0]),
+            "write": seconds,
+        },
+        stored=stored,
+        columns={name: f"{values.dtype}{values.shape[1:]}" for name, values in encoded.items() if SEPARATOR in name},
+        device=str(encoded["device"][0]),
+    )
+
+
+def _write_and_remove(output: str, columns: Batch, storage: Storage) -> tuple[dict[str, int], float]:
+    """Bytes per table of one row, and the seconds of writing it; nothing stays."""
+    folder = join(output, _FOLDER)
+    start = time.perf_counter()
+    write_rows(folder, "check", columns, storage)
+    seconds = time.perf_counter() - start
+    sizes = {}
+    for name in storage.list(folder):
+        sizes[name.removesuffix("/check.parquet")] = len(storage.read_bytes(join(folder, name)))
+        storage.delete(join(folder, name))
+    return sizes, seconds
+
+
+def _origin(found: Mapping[str, Any]) -> str:
+    if found["random"]:
+        return "random weights"
+    return (
+        f"{found['source']}" + (f" at {found['revision']}" if found["revision"] else "")
+        if found["source"]
+        else "none needed"
+    )

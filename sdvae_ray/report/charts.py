@@ -1,0 +1,154 @@
+"""From scores to charts: which values each figure of the report is given."""
+
+import itertools
+
+import numpy as np
+import polars as pl
+
+from sdvae_ray.config import IMAGE_SIDE, RunConfig
+from sdvae_ray.randomness import generator
+from sdvae_ray.report import figures, findings
+from sdvae_ray.report.figures import Dumbbell, Point, Strip
+from sdvae_ray.report.findings import NONE, MetricHead, Retrieval, label, number
+from sdvae_ray.schema import METRICS
+from sdvae_ray.scores import Scores, metric_values
+from sdvae_ray.storage import Storage
+from sdvae_ray.tables import data_tables
+
+SAMPLE = 20_000  # FOVs whose patches make the distributions
+POINTS = 1_500  # compounds of one scatter plot
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def series(config: RunConfig, side: str) -> int:
+    """Number of a side's colour: 0 for the originals."""
+    return 0 if side == IMAGE_SIDE else 1 + list(config.autoencoders).index(side) % 7 if side in config.autoencoders else 7
+
+
+def sampled(config: RunConfig, usable: pl.DataFrame) -> pl.DataFrame:
+    """FOVs of whole files, chosen by hash, enough for the distributions of a large run."""
+    counts = dict(usable.group_by("file").len().rows())
+    order = generator(config.seed, "files").permutation(len(counts)) if len(counts) else []
+    names = sorted(counts)
+    total, kept = 0, []
+    for at in order:
+        if total < SAMPLE:
+            kept.append(names[at])
+            total += counts[names[at]]
+    return usable.filter(pl.col("file").is_in(kept))
+
+
+def metric_charts(config: RunConfig, usable: pl.DataFrame, storage: Storage) -> list[str]:
+    """One chart per metric: the distribution over patches, per stain (or pass) and side."""
+    found = [table.split("/")[1] for table in data_tables(config.output, storage) if table.startswith(f"{METRICS}/")]
+    if usable.height == 0 or not found:
+        return []
+    fovs = sampled(config, usable)
+    charts = []
+    for name in config.metrics:
+        values = {side: metric_values(config.output, side, name, fovs, storage) for side in findings.sides(config, found)}
+        parts = max(each.shape[2] for each in values.values())
+        rows = []
+        for part, part_name in enumerate(findings.part_names(config, parts)):
+            strips = [
+                Strip(label(config, side), series(config, side), _quantiles(each[:, :, part]) if part < each.shape[2] else None)
+                for side, each in values.items()
+            ]
+            rows.append((part_name, strips))
+        head = findings.metric_head(name)
+        charts.append(figures.strips(f"{name} per {'stain' if parts == len(config.image.stains) else 'pass'}", _axis(head), rows))
+    return charts
+
+
+def _axis(head: MetricHead) -> str:
+    better = {"higher": "higher is better →", "lower": "← lower is better"}.get(head.better, "neither end is better")
+    return f"{head.name}{f', {head.unit}' if head.unit else ''}   ({better})"
+
+
+def _quantiles(values: np.ndarray) -> tuple[float, float, float, float, float] | None:
+    """Of what is not NaN, each one of the values, so that infinity stays infinity."""
+    known = np.sort(values[~np.isnan(values)].astype(np.float64))
+    if len(known) == 0:
+        return None
+    low, first, middle, third, high = (float(known[round(q * (len(known) - 1))]) for q in QUANTILES)
+    return low, first, middle, third, high
+
+
+def fraction_chart(config: RunConfig, rows: list[Retrieval]) -> str:
+    """Fraction retrieved from the originals beside each reconstruction's; "" where nothing was scored."""
+    scored = [row for row in rows if row.fraction is not None]
+    originals = {(row.extractor, row.group): row for row in scored if row.side == IMAGE_SIDE}
+    drawn = []
+    for row in scored:
+        image = originals.get((row.extractor, row.group))
+        if row.side == IMAGE_SIDE and any(r.side != IMAGE_SIDE for r in scored if (r.extractor, r.group) == (row.extractor, row.group)):
+            continue
+        block = f"{label(config, row.extractor)} · {row.group}"
+        counts = _counts(row) if image is None else f"{_counts(image)} → {_counts(row)}"
+        recon = row.fraction
+        if row.side == IMAGE_SIDE:
+            counts, recon = _counts(row), None
+        elif image is None:
+            counts = f"{counts} (no originals in this space)"
+        drawn.append(Dumbbell(block, label(config, row.side), series(config, row.side), image.fraction if image else None, recon, counts))
+    if not drawn:
+        return ""
+    return figures.dumbbells("Fraction of compounds retrieved", "fraction of compounds retrieved (FR, higher is better →)", drawn)
+
+
+def _counts(row: Retrieval) -> str:
+    return f"{NONE if row.retrieved is None else row.retrieved}/{NONE if row.scored is None else row.scored}"
+
+
+def map_charts(config: RunConfig, scores: Scores) -> list[tuple[str, str]]:
+    """(caption, chart) per extractor and reconstruction: mAP of every compound against the originals'."""
+    compounds = scores.compounds
+    if compounds.height == 0:
+        return []
+    known = compounds.filter(pl.col("map").is_not_null())
+    names = itertools.product(findings.extractors(config, known["extractor"]), findings.sides(config, known["side"]))
+    charts = []
+    for extractor, side in names:
+        here = known.filter(pl.col("extractor") == extractor)
+        originals = here.filter(pl.col("side") == IMAGE_SIDE)
+        if side == IMAGE_SIDE or originals.height == 0:
+            continue
+        pairs = originals.join(here.filter(pl.col("side") == side), on=["group", "compound"], how="inner", suffix="_recon")
+        points = _points(config, pairs)
+        if not points:
+            continue
+        shown = f", {len(points):,} of {pairs.height:,} drawn" if len(points) < pairs.height else ""
+        caption = f"{label(config, side)} by {label(config, extractor)}: {pairs.height:,} compounds{shown}"
+        charts.append((caption, figures.scatter(caption, "mAP on the originals", f"mAP on {label(config, side)}", points)))
+    return charts
+
+
+def _points(config: RunConfig, pairs: pl.DataFrame) -> list[Point]:
+    if pairs.height > POINTS:
+        chosen = np.sort(generator(config.seed, "points").permutation(pairs.height)[:POINTS])
+        pairs = pairs.sort("group", "compound")[chosen.tolist()]
+    many = pairs["group"].n_unique() > 1
+    return [
+        Point(
+            f"{row['compound']} [{row['group']}]" if many else row["compound"],
+            row["map"],
+            row["map_recon"],
+            bool(row["retrieved"]),
+            bool(row["retrieved_recon"]),
+        )
+        for row in pairs.to_dicts()
+    ]
+
+
+def sentences(config: RunConfig, rows: list[Retrieval]) -> list[str]:
+    """One sentence per extractor and group: how many compounds are retrieved from each side."""
+    found = []
+    for (extractor, group), part in itertools.groupby(rows, lambda row: (row.extractor, row.group)):
+        scored = [row for row in part if row.fraction is not None]
+        if scored:
+            each = ", ".join(
+                f"{_counts(row)} from {'the originals' if row.side == IMAGE_SIDE else label(config, row.side)} ({number(row.fraction, 3)})"
+                for row in scored
+            )
+            found.append(f"{label(config, extractor)}{'' if group == 'all' else f', {group}'}: retrieved {each}.")
+    return found

@@ -1,0 +1,257 @@
+"""Originals beside reconstructions: a few fields of view, their pixels loaded again, their stored latents decoded again.
+
+One patch of each, chosen by hash and not by looks. What cannot be had now (weights, pixels, time) is said instead of shown.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import imagecodecs
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdvae_ray.config import RunConfig
+from sdvae_ray.contracts import Autoencoder
+from sdvae_ray.errors import SdvaeRayError
+from sdvae_ray.images.packing import Packing
+from sdvae_ray.provenance import Record
+from sdvae_ray.randomness import generator
+from sdvae_ray.report.choice import Choice
+from sdvae_ray.schema import ERROR, FOV_ID, latents_table, metrics_table
+from sdvae_ray.sources.rows import read_row_group, read_text_column, row_groups
+from sdvae_ray.stages.load import IMAGE, Batch, Loader
+from sdvae_ray.stages.models import check_same_weights, load_models, pick_device, resolve_weights
+from sdvae_ray.storage import Storage
+from sdvae_ray.tables import read_column
+
+SECONDS = 60.0  # after which no further patch is decoded
+LOW, HIGH = 0.5, 99.8  # percentiles of the original's patch that become black and white
+GAIN = 4  # a difference is white at a quarter of that range
+CAPTIONS = ("ssim", "psnr")  # metrics of the patch under each reconstruction
+_PICTURE_BYTES = 1_500_000  # of all PNGs together, about; decides how much of a patch is shown
+_LEVELS = 64  # grey levels of a picture: a third of the bytes of 256, and no eye sees it
+_COLOURS = {
+    "DNA": (0.25, 0.4, 1.0),
+    "ER": (0.1, 0.85, 0.3),
+    "RNA": (0.75, 0.75, 0.1),
+    "AGP": (1.0, 0.5, 0.05),
+    "Mito": (1.0, 0.1, 0.35),
+}
+_OTHER_COLOURS = ((1.0, 0.1, 0.35), (0.1, 0.85, 0.3), (0.25, 0.4, 1.0), (1.0, 0.5, 0.05), (0.75, 0.75, 0.1))
+
+Pixels = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One row of an example. `stains`: PNG per stain; `differences`: the same for |reconstruction - original|, none for the original.
+
+    `captions`: per stain, the patch's metrics as stored in the run.
+    """
+
+    composite: bytes
+    stains: list[bytes]
+    differences: list[bytes] = field(default_factory=list)
+    captions: list[dict[str, float]] = field(default_factory=list)
+    how: str = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """`sides`: the pictures of a side, or the reason why there are none."""
+
+    choice: Choice
+    patch: int
+    original: Pictures
+    sides: dict[str, Pictures | str]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """`crop`: pixels shown of a patch, its centre. `notes`: what is not shown, and why."""
+
+    shown: list[Example]
+    crop: int
+    notes: list[str]
+
+
+def load_examples(
+    config: RunConfig,
+    record: Record | None,
+    choices: Sequence[Choice],
+    fovs: pl.DataFrame,
+    storage: Storage,
+    say: Callable[[str], None] = lambda _: None,
+) -> Examples:
+    """Pictures of the chosen FOVs on every side, in about a minute at most. `fovs`: fov_id and file of the usable FOVs."""
+    start = time.monotonic()
+    crop = _crop(config, len(choices))
+    try:
+        pixels, notes = _load_pixels(config, [choice.fov_id for choice in choices], storage)
+    except (SdvaeRayError, OSError) as error:
+        return Examples([], crop, [f"No pictures: the pixels cannot be read now: {error}"])
+    say(f"{len(pixels)} of {len(choices)} fields loaded in {time.monotonic() - start:.0f} s")
+    decoders, reasons = _decoders(config, record, storage) if pixels else ({}, {})
+    shown: list[Example] = []
+    for choice in choices:
+        if choice.fov_id not in pixels:
+            continue
+        spent = time.monotonic() - start
+        if shown and spent * (1 + 1 / len(shown)) > SECONDS:
+            notes.append(f"{len(shown)} of {len(pixels)} chosen fields are shown: decoding them all would have taken more than {SECONDS:.0f} s")
+            break
+        patch = int(generator(config.seed, "example patch", choice.fov_id).integers(config.image.patches))
+        image = pixels[choice.fov_id][patch]
+        wanted = fovs.filter(pl.col(FOV_ID) == choice.fov_id)
+        sides: dict[str, Pictures | str] = {}
+        for side in config.autoencoders:
+            if side in reasons:
+                sides[side] = reasons[side]
+            elif time.monotonic() - start > SECONDS:
+                sides[side] = f"not decoded: the limit of {SECONDS:.0f} s was reached"
+            else:
+                sides[side] = _side(config, side, decoders[side], image, wanted, patch, crop, storage)
+        say(f"{choice.fov_id} decoded, {time.monotonic() - start:.0f} s")
+        shown.append(Example(choice, patch, _pictures(config, image, image, crop), sides))
+    return Examples(shown, crop, notes)
+
+
+def _load_pixels(config: RunConfig, ids: Sequence[str], storage: Storage) -> tuple[dict[str, Pixels], list[str]]:
+    """fov_id -> (P, C, S, S) in [0, 1], of the manifest's rows of these FOVs; and why others have none."""
+    if not ids:
+        return {}, []
+    keys = read_text_column(config.manifest, FOV_ID, storage).to_pylist()
+    sizes, _ = row_groups(config.manifest, storage)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    wanted = set(ids)
+    at = {name: row for row, name in enumerate(keys) if name in wanted}
+    notes = [f"{name} is not shown: it is not in {config.manifest}" for name in ids if name not in at]
+    loader = Loader(config.image, config.storage)
+    pixels: dict[str, Pixels] = {}
+    for name, row in at.items():
+        group = int(np.searchsorted(starts, row, side="right")) - 1
+        table = read_row_group(config.manifest, group, storage).slice(row - int(starts[group]), 1)
+        loaded: Batch = loader({column: np.array(table[column].to_pylist(), object) for column in table.column_names})
+        if loaded[ERROR][0]:
+            notes.append(f"{name} is not shown: {loaded[ERROR][0]}")
+        else:
+            pixels[name] = loaded[IMAGE][0].astype(np.float32) / np.float32(2**config.image.scaling.bits - 1)
+    return pixels, notes
+
+
+def _decoders(
+    config: RunConfig, record: Record | None, storage: Storage
+) -> tuple[dict[str, Autoencoder], dict[str, str]]:
+    """The run's autoencoders, and the reason for each that cannot be loaded now or has other weights than the run had."""
+    found, reasons = {}, {}
+    device = pick_device(1)
+    for side, model in config.autoencoders.items():
+        alone = config.model_copy(update={"autoencoders": {side: model}, "extractors": {}, "metrics": ()})
+        try:
+            resolved = resolve_weights(alone, storage)
+            check_same_weights(resolved, record["weights"] if record else {})
+            found[side] = load_models(alone, resolved, device).autoencoders[side]
+        except (SdvaeRayError, OSError) as error:
+            reasons[side] = f"its weights cannot be had now: {error}"
+    return found, reasons
+
+
+def _side(
+    config: RunConfig,
+    side: str,
+    autoencoder: Autoencoder,
+    image: Pixels,
+    wanted: pl.DataFrame,
+    patch: int,
+    crop: int,
+    storage: Storage,
+) -> Pictures | str:
+    """One patch (C, S, S) through one autoencoder: from its stored latent where the run stored it, else encoded again."""
+    try:
+        _, stored = read_column(config.output, latents_table(side), "latent", wanted, storage)
+        captions = _captions(config, side, wanted, patch, storage)
+    except (SdvaeRayError, OSError) as error:
+        return f"its tables cannot be read: {error}"
+    packing = Packing(config.image.stains, config.image.packing)
+    latent = torch.from_numpy(np.array(stored[0, patch])) if len(stored) else None
+    recon_rgb = _decode(autoencoder, packing.pack(torch.from_numpy(image)[None])[0], latent)
+    recon = packing.unpack(recon_rgb[None])[0].numpy()
+    how = "decoded from the stored latent" if latent is not None else "encoded and decoded again: its latents are not stored"
+    return _pictures(config, image, recon, crop, captions, how)
+
+
+@torch.inference_mode()
+def _decode(autoencoder: Autoencoder, rgb: Tensor, latent: Tensor | None) -> Tensor:
+    """(T, 3, S, S), one pass at a time, so that a full-size model stays small in memory; float32."""
+    device = pick_device(1)
+    passes = []
+    for number in range(len(rgb)):
+        if latent is not None:
+            given = latent[number : number + 1].float().to(device)
+        else:
+            given = autoencoder.encode(rgb[number : number + 1].to(device)).mean
+        passes.append(autoencoder.decode(given).float().cpu())
+    return torch.cat(passes)
+
+
+def _captions(
+    config: RunConfig, side: str, wanted: pl.DataFrame, patch: int, storage: Storage
+) -> list[dict[str, float]]:
+    captions: list[dict[str, float]] = [{} for _ in config.image.stains]
+    for metric in CAPTIONS:
+        if metric in config.metrics:
+            _, values = read_column(config.output, metrics_table(side), metric, wanted, storage)
+            for caption, value in zip(captions, values[0, patch] if len(values) else (), strict=False):
+                caption[metric] = float(value)
+    return captions
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------------------
+
+
+def _crop(config: RunConfig, examples: int) -> int:
+    """Side of the square that is shown: the whole patch, or less where the page would grow too large."""
+    stains, sides = len(config.image.stains), len(config.autoencoders)
+    bytes_per_pixel = 0.7 * stains * (1 + sides) + 1.6 * (1 + sides) + 0.5 * stains * sides
+    most = (_PICTURE_BYTES / max(1, examples) / bytes_per_pixel) ** 0.5
+    return min(config.image.patch, max(64, int(most) // 8 * 8))
+
+
+def _pictures(
+    config: RunConfig,
+    original: Pixels,
+    image: Pixels,
+    crop: int,
+    captions: list[dict[str, float]] | None = None,
+    how: str = "",
+) -> Pictures:
+    """(C, S, S) of either side, stretched by the original's percentiles; with differences unless it is the original."""
+    low, high = (np.percentile(original, q, axis=(1, 2))[:, None, None] for q in (LOW, HIGH))
+    spread = np.maximum(high - low, 1 / (2**config.image.scaling.bits - 1))
+    shown = np.clip((_centre(image, crop) - low) / spread, 0, 1)
+    differences: list[bytes] = []
+    if image is not original:
+        error = np.clip(np.abs(_centre(image, crop) - _centre(original, crop)) / spread * GAIN, 0, 1)
+        differences = [_png(plane) for plane in error]
+    return Pictures(_png(_composite(config, shown)), [_png(plane) for plane in shown], differences, captions or [], how)
+
+
+def _centre(image: NDArray[np.float32], crop: int) -> NDArray[np.float32]:
+    start = (image.shape[-1] - crop) // 2
+    return image[:, start : start + crop, start : start + crop]
+
+
+def _composite(config: RunConfig, shown: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(C, S, S) in [0, 1] -> (S, S, 3): every stain's light added in its colour."""
+    colours = [_COLOURS.get(name, _OTHER_COLOURS[at % 5]) for at, name in enumerate(config.image.stains)]
+    return np.clip(np.einsum("chw,ck->hwk", shown, np.array(colours)) * 0.62, 0, 1)
+
+
+def _png(values: NDArray[np.float64]) -> bytes:
+    """(H, W) or (H, W, 3) in [0, 1]."""
+    levels = np.round(np.round(values * (_LEVELS - 1)) * (255 / (_LEVELS - 1))).astype(np.uint8)
+    return bytes(imagecodecs.png_encode(np.ascontiguousarray(levels), level=9))

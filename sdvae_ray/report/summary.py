@@ -1,0 +1,139 @@
+"""The scores of a run as one readable page of a terminal, 100 columns wide."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sdvae_ray.config import RunConfig
+from sdvae_ray.provenance import Record
+from sdvae_ray.report import findings
+from sdvae_ray.report.findings import NONE, Retrieval, TruthRow, label, number
+from sdvae_ray.scores import Scores
+from sdvae_ray.storage import Storage
+from sdvae_ray.tables import read_fovs
+
+_REASONS = 3  # failed FOVs that are named
+
+
+def print_summary(config: RunConfig, scores: Scores, record: Record | None, console: Console) -> None:
+    """Metrics per side, retrieval per extractor, the truth where the metadata holds it, and what failed."""
+    fovs = read_fovs(config.output, Storage(config.storage), [config.score.perturbation, *findings.TRUTH_COLUMNS])
+    failed = findings.failures(fovs)
+    _say(console, _headline(config, record, fovs.height, len(failed)), style="bold")
+    if config.random_weights:
+        names = ", ".join(config.random_weights)
+        _say(console, f"Random weights: {names}. Their numbers test the machinery and say nothing about images.", style="yellow")
+    _metrics(config, scores, console)
+    _retrieval(config, scores, console)
+    _truth(config, findings.truth_rows(config, scores, fovs), console)
+    if failed:
+        _say(console, f"{len(failed)} of {fovs.height} FOVs failed and are left out:", style="yellow")
+        for fov, why in failed[:_REASONS]:
+            _say(console, f"  {fov}: {why}")
+        if len(failed) > _REASONS:
+            _say(console, f"  and {len(failed) - _REASONS} more: see the report, or the column `error` of fovs/")
+
+
+def _headline(config: RunConfig, record: Record | None, tried: int, failed: int) -> str:
+    total = record["manifest"]["fovs"] if record else tried
+    kind = "synthetic plates, " if config.synthetic else ""
+    return f"{config.output}: {kind}{tried - failed} usable FOVs of {total}"
+
+
+def _metrics(config: RunConfig, scores: Scores, console: Console) -> None:
+    cells = findings.metric_cells(config, scores.metrics)
+    if not cells:
+        _say(console, "No metrics: no side has a usable FOV.")
+        return
+    table = _table("Metrics, mean over patches and stains" + (" of synthetic images" if config.synthetic else ""))
+    _text_column(table, "side")
+    heads = findings.metric_heads(config, scores.metrics)
+    for head in heads:
+        _number_column(table, f"{head.name} {head.arrow}".strip() + f"\n{_short(head.unit)}")
+    for side, row in cells.items():
+        table.add_row(escape(label(config, side)), *(row.get(head.name, NONE).replace(" (", "\n(") for head in heads))
+    console.print(table)
+    _say(console, "↑ higher is better, ↓ lower is better, – does not apply (no posterior). ssim is SSIM, not 1 - SSIM.", style="dim")
+
+
+def _short(unit: str) -> str:
+    return "of full scale" if unit == "fraction of full scale" else unit or " "
+
+
+def _retrieval(config: RunConfig, scores: Scores, console: Console) -> None:
+    rows = findings.retrieval_rows(config, scores)
+    if not rows:
+        _say(console, "No retrieval: nothing was scored.")
+    recalls = findings.recall_columns(config)
+    grouped = len({row.group for row in rows}) > 1
+    for extractor in findings.extractors(config, (row.extractor for row in rows)):
+        here = [row for row in rows if row.extractor == extractor]
+        table = _table(f"Retrieval by {label(config, extractor)}" + ("" if grouped else f", {_group(here[0])}"))
+        _text_column(table, "side")
+        if grouped:
+            _text_column(table, "group")
+        for heading in ("treated\nwells", "control\nwells", "com-\npounds", "mAP ↑", "FR ↑", *(f"{r} ↑" for r in recalls.values())):
+            _number_column(table, heading)
+        _number_column(table, "own\nwell ↑")
+        _number_column(table, "FID ↓")
+        for row in here:
+            names = [label(config, row.side), *([row.group] if grouped else [])]
+            table.add_row(*(escape(name) for name in names), *row.numbers.values())
+        console.print(table)
+    for line in findings.reasons(config, rows):
+        _say(console, line, style="yellow")
+    if rows:
+        _say(
+            console,
+            "FR: share of compounds told from controls. R@k: share of a well's replicates among its k nearest wells (at "
+            "most k / replicates). own well: a reconstruction's nearest original is its own. FID: mean over stains or passes, "
+            "in the extractor's features (not the TF-FID of image generation).",
+            style="dim",
+        )
+
+
+def _group(row: Retrieval) -> str:
+    return "all wells" if row.group == "all" else row.group
+
+
+def _truth(config: RunConfig, rows: Sequence[TruthRow], console: Console) -> None:
+    kind = "Synthetic truth" if config.synthetic else "Known truth"
+    grouped = len({row.group for row in rows}) > 1
+    for extractor in findings.extractors(config, (row.extractor for row in rows)):
+        here = [row for row in rows if row.extractor == extractor]
+        names = findings.sides(config, (side for row in here for side in row.cells))
+        table = _table(f"{kind} by {label(config, extractor)}: normalised mAP and, beside it, retrieved")
+        _text_column(table, "phenotype")
+        if grouped:
+            _text_column(table, "group")
+        _number_column(table, "strength")
+        for side in names:
+            table.add_column(escape(label(config, side)), justify="right", overflow="fold", min_width=9)
+        for row in here:
+            cells = (row.cells.get(side) for side in names)
+            shown = [NONE if cell is None else f"{number(cell.normalised_map, 2)} {cell.verdict:>4}" for cell in cells]
+            group = [escape(row.group)] if grouped else []
+            table.add_row(escape(row.phenotype), *group, escape(row.strength) or NONE, *shown)
+        console.print(table)
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title="\n" + escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False,
+        collapse_padding=True, pad_edge=False,
+    )  # fmt: skip
+
+
+def _text_column(table: Table, name: str) -> None:
+    table.add_column(name, overflow="fold", min_width=9)
+
+
+def _number_column(table: Table, name: str) -> None:
+    table.add_column(name, justify="right", no_wrap=True)
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(text, style=style, markup=False, highlight=False)

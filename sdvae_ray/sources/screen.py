@@ -1,0 +1,39 @@
+"""A synthetic screen for a run: drawn once, then made into a manifest by the road that real data takes."""
+
+import os
+import time
+
+from rich.console import Console
+
+from sdvae_ray.config import SyntheticConfig
+from sdvae_ray.sources.manifest import build_manifest, write_manifest
+from sdvae_ray.sources.synthetic import write_screen
+from sdvae_ray.storage import Storage, absolute
+
+
+def make_screen(config: SyntheticConfig, manifest: str, console: Console) -> None:
+    """Draws the plates into the folder and writes their manifest; the plates are local, whatever the run's storage is."""
+    start = time.monotonic()
+    storage = Storage()
+    files = write_screen(
+        absolute(config.folder),
+        seed=config.seed,
+        plates=config.plates,
+        size=config.size,
+        sites=config.sites,
+        workers=os.cpu_count() or 1,
+    )
+    built = build_manifest(
+        [str(path) for path in files.load_data],
+        platemaps=[str(files.barcode_platemap)],
+        metadata=[str(files.compound_metadata), str(files.experiment_metadata)],
+        rewrites=files.rewrites,
+        storage=storage,
+    )
+    write_manifest(built.table, manifest, storage)
+    console.print(
+        f"synthetic plates: {built.table.height} fields of {config.size} pixels, {config.plates} plates, seed {config.seed}, "
+        f"in {time.monotonic() - start:.0f} s -> {files.root}",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,445 @@
+"""The engine: what it computes on a real field, and that a row's numbers depend on its own pixels, key and seed alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from scipy.stats import wasserstein_distance
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor
+
+from sdvae_ray.config import RunConfig, StorageConfig
+from sdvae_ray.contracts import Posterior
+from sdvae_ray.errors import ConfigError
+from sdvae_ray.schema import ERROR, FOV_ID, column, embeddings_table, latents_table, metrics_table, uri_column
+from sdvae_ray.stages.encode import Encoder, auto_micro_batch
+from sdvae_ray.stages.load import IMAGE, Batch, Loader
+from sdvae_ray.stages.models import Models, load_models, resolve_weights
+from sdvae_ray.storage import Storage
+
+CPU = torch.device("cpu")
+NOT_RESULTS = ("seconds_encode", "micro_batch")
+
+
+def models_of(config: RunConfig) -> Models:
+    return load_models(config, resolve_weights(config, Storage()), CPU)
+
+
+def encoder(config: RunConfig, models: Models | None = None, micro_batch: int = 8) -> Encoder:
+    return Encoder(config, models or models_of(config), CPU, "float32", micro_batch)
+
+
+def fovs(config: RunConfig, count: int, bad: tuple[int, ...] = ()) -> Batch:
+    """What the loader gives for `count` FOVs: images with edges and texture; those of `bad` have an error and zeros."""
+    image = config.image
+    kind, top = (np.uint8, 256) if image.scaling.bits == 8 else (np.uint16, 65536)
+    shape = (image.patches, len(image.stains), image.patch, image.patch)
+    pixels = np.stack([np.random.default_rng(row).integers(0, top, shape).astype(kind) for row in range(count)])
+    pixels[..., : image.patch // 2, :] //= 4
+    errors = np.array(["no such object: x.tiff" if row in bad else "" for row in range(count)], object)
+    pixels[list(bad)] = 0
+    return {FOV_ID: np.array([f"s/b/P1/A{row:02d}/1" for row in range(count)], object), IMAGE: pixels, ERROR: errors}
+
+
+def rows(batch: Batch, chosen: list[int]) -> Batch:
+    return {name: values[chosen] for name, values in batch.items()}
+
+
+def results(out: Batch) -> list[str]:
+    """Names of the columns of the data tables."""
+    return sorted(name for name in out if ":" in name)
+
+
+def assert_same_bytes(one: Batch, other: Batch) -> None:
+    assert one.keys() == other.keys()
+    for name in one.keys() - set(NOT_RESULTS):
+        if one[name].dtype == object:
+            assert one[name].tolist() == other[name].tolist(), name
+        else:
+            assert one[name].tobytes() == other[name].tobytes(), name
+            assert (one[name].dtype, one[name].shape) == (other[name].dtype, other[name].shape), name
+
+
+# A real field
+
+
+def test_a_real_field_gives_the_numbers_of_a_straight_line_computation(real_field, full_size_vae, small_run_config):
+    from diffusers import AutoencoderKL
+
+    config = small_run_config(
+        image={"crop": 256, "patch": 256},
+        autoencoders={"tiny": None, "identity": None, "sd": {"name": "diffusers_kl", "source": str(full_size_vae), "subfolder": "vae"}},
+        extractors={"intensity": None},
+    )
+    uris = {uri_column(stain): np.array([str(path)], object) for stain, path in real_field.items()}
+    loaded = Loader(config.image, StorageConfig())({FOV_ID: np.array(["f"], object), **uris})
+    out = encoder(config, micro_batch=2)(loaded)
+    assert out[ERROR].tolist() == [""]
+
+    planes = [tifffile.imread(path)[412:668, 412:668] for path in real_field.values()]  # (1080 - 256) / 2 = 412
+    stains = np.clip(np.stack(planes).astype(np.float64) / 256, 0, 255).astype(np.uint8) / 255.0  # (5, 256, 256)
+    rgb = torch.from_numpy(np.stack([stains[[0, 1, 2]], stains[[2, 3, 4]]])).float()
+    vae = AutoencoderKL.from_pretrained(full_size_vae, subfolder="vae").eval()
+    with torch.inference_mode():
+        posterior = vae.encode(2 * rgb - 1).latent_dist
+        latent = posterior.mode().half()
+        decoded = (vae.decode(latent.float()).sample / 2 + 0.5).clamp(0, 1)
+    mito, agp, rna = decoded[0].double().numpy()
+    recon = np.stack([mito, agp, rna, *decoded[1, 1:].double().numpy()])
+    assert recon.std() > 0.01  # random weights paint something
+
+    stored = out[column(latents_table("sd"), "latent")]
+    assert (stored.shape, stored.dtype) == ((1, 1, 2, 4, 32, 32), np.float16)
+    expected = latent.float().numpy()
+    one_step = np.spacing(np.abs(latent.numpy())).astype(np.float32)  # of float16
+    far = np.abs(stored[0, 0] - expected) > np.maximum(one_step, 2e-5)  # near zero a step is finer than float32's own noise
+    assert not far.any(), f"{far.sum()} latents differ by up to {np.abs(stored[0, 0] - expected).max():.1e}"
+
+    ours = {name: out[column(metrics_table("sd"), name)][0, 0] for name in config.metrics}
+    mean, logvar = posterior.mean.double().numpy(), posterior.logvar.double().numpy()
+    divergence = 0.5 * (mean**2 + np.exp(logvar) - logvar - 1).sum((1, 2, 3))
+    np.testing.assert_allclose(ours["kld"], divergence, rtol=1e-5)
+    ssim_options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    for stain, (x, y) in enumerate(zip(stains, recon, strict=True)):
+        similarity = structural_similarity(x, y, full=True, **ssim_options)[1][5:-5, 5:-5].mean()
+        assert ours["mae"][stain] == pytest.approx(np.abs(x - y).mean(), abs=1e-5)
+        assert ours["emd"][stain] == pytest.approx(wasserstein_distance(x.ravel(), y.ravel()), abs=1e-5)
+        assert ours["ssim"][stain] == pytest.approx(similarity, abs=1e-5)
+        assert ours["psnr"][stain] == pytest.approx(peak_signal_noise_ratio(x, y, data_range=1), abs=1e-3)
+
+    moments = out[column(embeddings_table("latent", "sd"), "embedding")][0]
+    for triple in range(2):
+        channels = mean[triple].reshape(4, -1)
+        covariance = np.cov(channels, bias=True)
+        by_hand = [*channels.mean(1), *channels.std(1), *covariance[np.triu_indices(4, 1)]]
+        np.testing.assert_allclose(moments[triple], by_hand, rtol=2e-3, atol=1e-5)
+
+
+# What comes out
+
+
+def test_every_table_of_the_run_has_its_columns_with_their_shapes(small_run_config):
+    config = small_run_config(extractors={"inception": {"name": "inception_v3", "random": True, "keep_patches": 4}})
+    out = encoder(config)(fovs(config, 1))
+    shapes = {name: (out[name].shape[1:], out[name].dtype) for name in results(out)}
+    expected = {column(latents_table("tiny"), "latent"): ((4, 2, 4, 8, 8), np.float16)}
+    for side in ("tiny", "identity"):
+        per_metric = {"kld": (4, 2), "mae": (4, 5), "ssim": (4, 5), "emd": (4, 5), "psnr": (4, 5)}
+        expected |= {column(metrics_table(side), name): (shape, np.float32) for name, shape in per_metric.items()}
+    groups = {"latent": (2, 14), "intensity": (5, 17), "inception": (2, 2048)}
+    for name, shape in groups.items():
+        kept = min(4, config.extractors[name].keep_patches)
+        for side in ("image", "tiny", "identity"):
+            if name == "latent" and side == "image":
+                continue  # an original has no posterior
+            each = (2, 9) if (name, side) == ("latent", "identity") else shape  # three channels have nine moments
+            expected[column(embeddings_table(name, side), "embedding")] = (each, np.float16)
+            expected[column(embeddings_table(name, side), "patches")] = ((kept, *each), np.float16)
+    assert shapes == {name: (shape, np.dtype(kind)) for name, (shape, kind) in expected.items()}
+    assert set(out) - set(results(out)) == {FOV_ID, ERROR, "seconds_encode", "device", "encode_node", "micro_batch"}
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_identity_reconstructs_exactly_and_stores_no_latents(small_run_config, bits):
+    config = small_run_config(autoencoders={"tiny": None}, image={"scaling": {"bits": bits}})
+    out = encoder(config)(fovs(config, 2))
+    assert (out["metrics/identity:mae"] == 0).all()
+    assert (out["metrics/identity:emd"] == 0).all()
+    assert (out["metrics/identity:ssim"] == 1).all()
+    assert np.isposinf(out["metrics/identity:psnr"]).all()
+    assert np.isnan(out["metrics/identity:kld"]).all()
+    assert not [name for name in results(out) if name.startswith("latents/")]
+    for name in ("embedding", "patches"):
+        original = out[f"embeddings/intensity/image:{name}"]
+        np.testing.assert_array_equal(out[f"embeddings/intensity/identity:{name}"], original)
+
+
+def test_what_is_stored_is_what_was_decoded(small_run_config):
+    config = small_run_config(autoencoders={"identity": None})
+    models, batch = models_of(config), fovs(config, 1)
+    out = encoder(config, models)(batch)
+    latent = torch.from_numpy(out["latents/tiny:latent"][0]).float().flatten(0, 1)
+    with torch.inference_mode():
+        decoded = models.autoencoders["tiny"].decode(latent).view(4, 2, 3, 64, 64)
+    mito = torch.from_numpy(batch[IMAGE][0][:, 0]).float() / 255
+    mae = (decoded[:, 0, 0] - mito).abs().mean((1, 2))
+    np.testing.assert_allclose(out["metrics/tiny:mae"][0, :, 0], mae, atol=1e-6)
+
+
+def test_latents_can_be_left_out_or_kept_against_the_models_own_habit(small_run_config):
+    config = small_run_config(autoencoders={"tiny": {"store_latents": False}, "identity": {"store_latents": True}})
+    out = encoder(config)(fovs(config, 1))
+    assert [name for name in results(out) if name.startswith("latents/")] == ["latents/identity:latent"]
+    assert out["latents/identity:latent"].shape == (1, 4, 2, 3, 64, 64)
+    assert (out["metrics/identity:mae"] < 5e-4).all()  # rounded to float16 before it is decoded
+    assert (out["metrics/identity:mae"] > 0).all()
+
+
+def test_the_embedding_is_the_mean_over_all_patches(small_run_config):
+    config = small_run_config(extractors={"intensity": {"keep_patches": 16}})
+    out = encoder(config)(fovs(config, 2))
+    for side in ("image", "tiny"):
+        patches = out[f"embeddings/intensity/{side}:patches"].astype(np.float64)
+        np.testing.assert_allclose(out[f"embeddings/intensity/{side}:embedding"], patches.mean(1), atol=2e-3)
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(0, 0), (1, 1), (3, 3), (4, 4), (16, 4)])
+def test_as_many_patches_are_kept_as_are_asked_for_and_there_are(small_run_config, asked, kept):
+    config = small_run_config(extractors={"intensity": {"keep_patches": asked}})
+    out = encoder(config)(fovs(config, 1))
+    name = "embeddings/intensity/image:patches"
+    assert (name in out) == (kept > 0)
+    assert "embeddings/intensity/image:embedding" in out
+    if kept:
+        assert out[name].shape == (1, kept, 5, 17)
+
+
+def test_the_same_patches_are_kept_of_the_original_and_of_the_reconstruction(small_run_config):
+    config = small_run_config(autoencoders={"tiny": None}, extractors={"intensity": {"keep_patches": 1}})
+    out = encoder(config)(fovs(config, 12))
+    original, reconstructed = (out[f"embeddings/intensity/{side}:patches"] for side in ("image", "identity"))
+    np.testing.assert_array_equal(original, reconstructed)
+    every = encoder(small_run_config(autoencoders={"tiny": None}, extractors={"intensity": {"keep_patches": 4}}))
+    patches = every(fovs(config, 12))["embeddings/intensity/image:patches"]
+    places = [int(np.flatnonzero((one == all_).all((1, 2)))[0]) for one, all_ in zip(original, patches, strict=True)]
+    assert len(set(places)) > 1  # not always the same corner
+
+
+def test_the_choice_of_patches_depends_on_the_seed_and_the_fov(small_run_config):
+    def kept(seed: int, fov_id: str) -> bytes:
+        config = small_run_config(seed=seed, autoencoders={"tiny": None}, extractors={"intensity": {"keep_patches": 2}})
+        batch = fovs(config, 1) | {FOV_ID: np.array([fov_id], object)}
+        return encoder(config)(batch)["embeddings/intensity/image:patches"].tobytes()
+
+    assert kept(0, "a") == kept(0, "a")
+    assert len({kept(0, f"fov {number}") for number in range(8)}) > 1
+    assert len({kept(seed, "a") for seed in range(8)}) > 1
+
+
+# A row depends on itself alone
+
+
+@pytest.fixture
+def sampling_run(small_run_config: Callable[..., RunConfig]) -> RunConfig:
+    """The small run with a sampled latent beside the mean, so that whatever depends on order would show."""
+    drawn = {"name": "diffusers_kl", "random": True, "architecture": "tiny", "latent": "sample"}
+    return small_run_config(autoencoders={"drawn": drawn})
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 8, 11])
+def test_no_number_depends_on_the_batch_or_the_order_not_even_its_last_bit(sampling_run, micro_batch):
+    models, batch = models_of(sampling_run), fovs(sampling_run, 4, bad=(2,))
+    together = encoder(sampling_run, models, micro_batch)(batch)
+    one = encoder(sampling_run, models, micro_batch)
+    for row in (3, 2, 1, 0):
+        assert_same_bytes(one(rows(batch, [row])), rows(together, [row]))
+    for order in ([3, 1, 2, 0], [2, 0], [1, 2, 3]):
+        assert_same_bytes(encoder(sampling_run, models, micro_batch)(rows(batch, order)), rows(together, order))
+
+
+def test_a_failed_fov_in_the_middle_keeps_its_error_has_zeros_and_changes_no_other_row(small_run_config):
+    config = small_run_config()
+    models = models_of(config)
+    whole, broken = encoder(config, models)(fovs(config, 3)), encoder(config, models)(fovs(config, 3, bad=(1,)))
+    assert broken[ERROR].tolist() == ["", "no such object: x.tiff", ""]
+    assert_same_bytes(rows(broken, [0, 2]), rows(whole, [0, 2]))
+    assert results(broken) == results(whole)
+    for name in results(broken):
+        assert not broken[name][1].any()
+        assert broken[name].shape == whole[name].shape
+
+
+def test_a_batch_of_failures_alone_has_the_columns_of_any_other(small_run_config):
+    config = small_run_config()
+    whole, broken = encoder(config)(fovs(config, 2)), encoder(config)(fovs(config, 2, bad=(0, 1)))
+    assert results(broken) == results(whole)
+    for name in results(broken):
+        assert (broken[name].shape, broken[name].dtype) == (whole[name].shape, whole[name].dtype)
+        assert not broken[name].any()
+    assert broken[ERROR].tolist() == ["no such object: x.tiff"] * 2
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 5, 8, 13])
+def test_the_micro_batch_changes_no_shape_and_numbers_by_rounding_only(small_run_config, micro_batch):
+    config = small_run_config(extractors={"inception": {"name": "inception_v3", "random": True, "keep_patches": 1}})
+    models, batch = models_of(config), fovs(config, 1)
+    usual = encoder(config, models, 8)(batch)
+    other = encoder(config, models, micro_batch)(batch)
+    assert results(other) == results(usual)
+    assert other["micro_batch"].tolist() == [micro_batch]
+    for name in results(usual):
+        assert other[name].shape == usual[name].shape
+        tolerance = 2e-3 if usual[name].dtype == np.float16 else 1e-4
+        finite = np.isfinite(usual[name])
+        np.testing.assert_allclose(other[name][finite], usual[name][finite], rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+def test_a_second_pair_of_models_gives_the_same_bytes(sampling_run):
+    batch = fovs(sampling_run, 2)
+    assert_same_bytes(encoder(sampling_run)(batch), encoder(sampling_run)(batch))
+
+
+def test_the_engine_leaves_its_input_as_it_was(small_run_config):
+    config = small_run_config()
+    batch = fovs(config, 2, bad=(1,))
+    before = {name: values.copy() for name, values in batch.items()}
+    for values in batch.values():
+        values.flags.writeable = False  # as arrays from shared memory are
+    encoder(config)(batch)
+    for name, values in before.items():
+        np.testing.assert_array_equal(batch[name], values)
+
+
+# Sampling
+
+
+def latents(config: RunConfig, fov_ids: list[str]) -> np.ndarray:
+    batch = rows(fovs(config, 1), [0] * len(fov_ids)) | {FOV_ID: np.array(fov_ids, object)}
+    return encoder(config)(batch)["latents/drawn:latent"]
+
+
+def test_noise_is_a_function_of_the_seed_and_the_fov(sampling_run, small_run_config):
+    one, two, again = latents(sampling_run, ["a", "b", "a"])
+    assert one.tobytes() == again.tobytes()
+    assert one.tobytes() != two.tobytes()
+    other = sampling_run.model_copy(update={"seed": 1})
+    assert latents(other, ["a"])[0].tobytes() != one.tobytes()
+
+
+def test_samples_have_the_mean_and_the_spread_of_the_posterior(sampling_run):
+    config = sampling_run.model_copy(update={"metrics": (), "extractors": {}})
+    models = models_of(config)
+    drawn = latents(config, [f"fov {number}" for number in range(200)]).astype(np.float64)
+    image = torch.from_numpy(fovs(config, 1)[IMAGE][0]).float() / 255
+    with torch.inference_mode():
+        posterior = models.autoencoders["drawn"].encode(image[:, [[0, 1, 2], [2, 3, 4]]].flatten(0, 1))
+    mean, spread = posterior.mean.view(drawn.shape[1:]), (0.5 * posterior.logvar).exp().view(drawn.shape[1:])
+    z = ((drawn.mean(0) - mean.numpy()) / spread.numpy()) * np.sqrt(200)
+    assert abs(z.mean()) < 0.15
+    assert z.std() == pytest.approx(1, abs=0.1)
+    assert (drawn.std(0) / spread.numpy()).mean() == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["identity", "patch_pca"])
+def test_what_has_no_posterior_cannot_be_sampled_from(small_run_config, name):
+    config = small_run_config(autoencoders={"tiny": None, "identity": None, "x": {"name": name, "latent": "sample"}})
+    with pytest.raises(ConfigError, match="no posterior to sample from"):
+        encoder(config)
+
+
+# Numbers that must not be stored
+
+
+class Paints:
+    """An autoencoder with known answers: the latent is the image's red mean, then `spoil` acts on it and on what is decoded."""
+
+    stores_latents = True
+
+    def __init__(self, spoil_latent: Callable[[Tensor], Tensor] = lambda z: z, spoil: Callable[[Tensor], Tensor] = lambda x: x) -> None:
+        self.spoil_latent, self.spoil = spoil_latent, spoil
+
+    def encode(self, rgb: Tensor) -> Posterior:
+        mean = rgb[:, :1].mean((2, 3), keepdim=True)
+        return Posterior(self.spoil_latent(mean), None)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return self.spoil(latent.expand(-1, 3, 64, 64).clamp(0, 1).contiguous())
+
+
+def painted(small_run_config: Callable[..., RunConfig], fake: Any) -> tuple[RunConfig, Models]:
+    config = small_run_config(autoencoders={"tiny": None})
+    models = models_of(config)
+    return config, Models({"identity": fake}, models.extractors, models.metrics)
+
+
+def bright(threshold: float, value: float) -> Callable[[Tensor], Tensor]:
+    """Spoils the values above the threshold, which a bright FOV alone has."""
+    return lambda values: torch.where(values > threshold, value, values)
+
+
+def one_bright(config: RunConfig) -> Batch:
+    batch = fovs(config, 3)
+    batch[IMAGE][1] = 255
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("fake", "words"),
+    [
+        (Paints(spoil_latent=bright(0.9, 1e6)), ("latent", "float16")),
+        (Paints(spoil_latent=bright(0.9, float("nan"))), ("latent", "float16")),
+        (Paints(spoil=bright(0.9, float("nan"))), ("reconstruction", "not finite")),
+        (Paints(spoil=bright(0.9, float("inf"))), ("reconstruction", "not finite")),
+    ],
+    ids=["latent overflows", "latent is nan", "reconstruction is nan", "reconstruction is infinite"],
+)
+def test_numbers_that_cannot_be_stored_make_an_error_row_and_spare_the_others(small_run_config, fake, words):
+    config, models = painted(small_run_config, fake)
+    batch = one_bright(config)
+    out = encoder(config, models)(batch)
+    assert out[ERROR][[0, 2]].tolist() == ["", ""]
+    for word in (*words, "identity"):
+        assert word in out[ERROR][1]
+    for name in results(out):
+        assert not out[name][1].any()
+        if not name.endswith(":kld"):
+            assert np.isfinite(out[name]).all()
+    sound = encoder(config, Models({"identity": Paints()}, models.extractors, models.metrics))(batch)
+    assert_same_bytes(rows(out, [0, 2]), rows(sound, [0, 2]))
+
+
+class Shouts:
+    """An extractor whose numbers are too large for float16 where an image is bright."""
+
+    takes = "rgb"
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        return bright(0.9, 1e6)(batch.mean((3, 4)))
+
+
+def test_an_embedding_that_does_not_fit_makes_an_error_row(small_run_config):
+    config = small_run_config(autoencoders={"tiny": None}, extractors={"latent": None})
+    models = models_of(config)
+    loud = Models(models.autoencoders, {"intensity": Shouts()}, models.metrics)
+    out = encoder(config, loud)(one_bright(config))
+    assert out[ERROR][[0, 2]].tolist() == ["", ""]
+    assert "embedding of intensity" in out[ERROR][1]
+
+
+# Sizes
+
+
+def test_the_micro_batch_is_a_whole_fov_on_a_gpu_and_a_few_passes_on_a_cpu(small_run_config):
+    published = small_run_config(image={"crop": 1024, "patch": 256})
+    assert auto_micro_batch(published, on_gpu=True) == 32
+    assert auto_micro_batch(published, on_gpu=False) == 2
+    assert auto_micro_batch(small_run_config(), on_gpu=False) == 8  # never more than a FOV has
+    assert auto_micro_batch(small_run_config(image={"crop": 1024, "patch": 1024}), on_gpu=False) == 1
+
+
+# Known to fail
+
+
+def test_a_first_batch_in_which_nothing_can_be_stored_keeps_its_rows(small_run_config: Callable[..., RunConfig], tmp_path: Path):
+    config, models = painted(small_run_config, Paints(spoil_latent=lambda mean: mean + 1e6))
+    out = encoder(config, models)(fovs(config, 2))
+    assert ["float16" in error for error in out[ERROR]] == [True, True]
+
+
+@pytest.mark.parametrize("stain", [0, 4])
+def test_the_identity_is_exact_where_passes_are_grey(small_run_config, stain):
+    stains = ("Mito", "AGP", "RNA", "ER", "DNA")
+    config = small_run_config(autoencoders={"tiny": None}, image={"packing": [[name] * 3 for name in stains]})
+    out = encoder(config)(fovs(config, 1))
+    assert (out["metrics/identity:mae"][0, :, stain] == 0).all()
+
+
+@pytest.mark.parametrize("patch", [8, 16, 32])
+def test_a_patch_that_a_model_or_metric_cannot_take_is_refused_in_one_line(small_run_config, patch):
+    with pytest.raises(ConfigError, match="patch"):
+        config = small_run_config(image={"crop": 2 * patch, "patch": patch})
+        encoder(config)(fovs(config, 1))

@@ -1,0 +1,300 @@
+"""Bytes to planes, planes to patches, stains to RGB passes: round trips, and a sentence for whatever is no image."""
+
+import io
+import itertools
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdvae_ray.images.decode import DecodeError, decode_illumination, decode_plane
+from sdvae_ray.images.packing import Packing
+from sdvae_ray.images.prepare import CropError, centre_crop, check_same_size, correct, scale, tile, untile
+
+STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
+PUBLISHED = (("Mito", "AGP", "RNA"), ("RNA", "ER", "DNA"))
+
+
+def tiff(pixels: np.ndarray, **options) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, **{"compression": "lzw", "photometric": "minisblack", **options})
+    return buffer.getvalue()
+
+
+def npy(function: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, function)
+    return buffer.getvalue()
+
+
+def noise(*shape: int, top: int = 65536, dtype: type = np.uint16) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, top, shape).astype(dtype)
+
+
+def refusal(data: bytes, channel: int = 0) -> str:
+    with pytest.raises(DecodeError) as caught:
+        decode_plane(data, channel, "s3://plates/r01c01-ch5.tiff")
+    message = str(caught.value)
+    assert "s3://plates/r01c01-ch5.tiff" in message
+    assert "\n" not in message
+    return message
+
+
+# Bytes to planes
+
+
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("strip", [8, 64])
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib", "zstd"])
+def test_a_plane_comes_back_whatever_its_compression_strips_and_byte_order(compression, strip, byteorder):
+    pixels = noise(64, 48)
+    data = tiff(pixels, compression=compression, rowsperstrip=strip, byteorder=byteorder)
+    np.testing.assert_array_equal(decode_plane(data, 0, "x"), pixels)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.float32])
+def test_a_plane_keeps_its_own_numbers(dtype):
+    pixels = noise(16, 16, top=256, dtype=dtype)
+    plane = decode_plane(tiff(pixels, compression=None), 0, "x")
+    np.testing.assert_array_equal(plane, pixels)
+    assert plane.dtype == dtype
+
+
+def test_a_real_file_of_the_gallery_decodes_as_libtiff_does(real_field):
+    data = real_field["DNA"].read_bytes()
+    plane = decode_plane(data, 0, "x")
+    assert plane.shape == (1080, 1080)
+    np.testing.assert_array_equal(plane, imagecodecs.tiff_decode(data))
+
+
+@pytest.mark.parametrize("options", [{"photometric": "minisblack"}, {"imagej": True, "compression": None}])
+def test_a_channel_of_a_file_of_many_planes_is_chosen_by_its_index(options):
+    stack = noise(5, 32, 24)
+    data = tiff(stack, **options)
+    for channel in range(5):
+        np.testing.assert_array_equal(decode_plane(data, channel, "x"), stack[channel])
+    assert "5 planes, plane 5 is wanted" in refusal(data, channel=5)
+
+
+def test_a_second_plane_of_a_file_of_one_is_refused():
+    assert "1 planes, plane 1 is wanted" in refusal(tiff(noise(32, 32)), channel=1)
+
+
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib"])
+@pytest.mark.parametrize("kept", [8, 100, 0.3, 0.6, 0.95])
+def test_a_truncated_tiff_is_refused(compression, kept):
+    data = tiff(noise(64, 64), compression=compression)
+    part = data[: kept if isinstance(kept, int) else int(kept * len(data))]
+    assert f"{len(part)} bytes" in refusal(part)
+
+
+def test_a_truncated_file_of_the_gallery_is_refused(real_field):
+    data = real_field["Mito"].read_bytes()
+    for part in (data[: len(data) // 2], data[:1000], data[: len(data) // 2] + bytes(len(data) // 2)):
+        assert "truncated or corrupt" in refusal(part)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", bytes(4096), b"\x89PNG\r\n\x1a\n" + bytes(64), b"<?xml version='1.0'?><Error/>", b"II*\x00" + bytes(60)]
+)
+def test_bytes_that_are_no_tiff_are_refused(data):
+    assert "truncated or corrupt" in refusal(data)
+
+
+def test_an_lzw_tiff_whose_pixels_are_overwritten_by_zeros_is_refused():
+    data = bytearray(tiff(noise(64, 64)))
+    data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+    assert "truncated or corrupt" in refusal(bytes(data))
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.complex64])
+def test_pixels_that_could_be_negative_are_refused_by_their_type(dtype):
+    data = tiff(noise(16, 16, top=100, dtype=dtype), compression=None)
+    assert np.dtype(dtype).name in refusal(data)
+
+
+def test_an_illumination_function_is_read_as_it_is_with_zeros_made_small():
+    function = np.array([[0.5, 0.0], [1.0, 2.0]], np.float32)
+    read = decode_illumination(npy(function), "x")
+    np.testing.assert_array_equal(read, [[0.5, 1e-6], [1.0, 2.0]])
+    assert read.dtype == np.float64
+    with pytest.raises(ValueError):
+        read[0, 0] = 1  # one copy serves every FOV of a plate
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not an array",
+        npy(np.ones((8, 8)))[:-8],
+        npy(np.ones((2, 8, 8))),
+        npy(np.array([[1.0, np.nan]])),
+        npy(np.array([[1.0, np.inf]])),
+        npy(np.array([[1.0, -0.1]])),
+        npy(np.array([[{"a": 1}]], object)),
+    ],
+    ids=["empty", "text", "truncated", "three axes", "nan", "infinite", "negative", "pickled"],
+)
+def test_what_is_no_illumination_function_is_refused(data):
+    with pytest.raises(DecodeError, match="P1_IllumDNA.npy") as caught:
+        decode_illumination(data, "P1_IllumDNA.npy")
+    assert "\n" not in str(caught.value)
+
+
+# Planes to patches
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 9))
+def test_untile_is_the_inverse_of_tile(stains, grid, patch):
+    field = noise(stains, grid * patch, grid * patch)
+    patches = tile(field, patch)
+    assert patches.shape == (grid * grid, stains, patch, patch)
+    np.testing.assert_array_equal(untile(patches), field)
+
+
+def test_patches_are_numbered_row_by_row():
+    field = noise(2, 12, 12)
+    patches = tile(field, 4)
+    for number, (row, column) in enumerate(itertools.product(range(3), range(3))):
+        np.testing.assert_array_equal(patches[number], field[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
+def test_the_crop_is_central_or_refused(height, width, crop):
+    plane = np.arange(height * width).reshape(height, width)
+    if crop > min(height, width):
+        with pytest.raises(CropError, match=f"crop {crop} does not fit x, which is {height} x {width}"):
+            centre_crop(plane, crop, "x")
+        return
+    cut = centre_crop(plane, crop, "x")
+    top, left = divmod(int(cut[0, 0]), width)
+    assert cut.shape == (crop, crop)
+    assert 0 <= (height - crop - top) - top <= 1  # an odd margin leaves its extra pixel at the end
+    assert 0 <= (width - crop - left) - left <= 1
+
+
+def test_correction_divides_by_the_function():
+    plane, function = noise(8, 8), np.random.default_rng(1).uniform(0.5, 2, (8, 8))
+    np.testing.assert_array_equal(correct(plane, function), plane.astype(np.float64) / function)
+    np.testing.assert_array_equal(correct(plane, None), plane)
+
+
+def test_scaling_clips_and_truncates_as_published():
+    values = np.array([-1.0, 0, 255, 256, 257, 511.9, 65535, 70000])
+    np.testing.assert_array_equal(scale(values, 0, 256, 8), [0, 0, 0, 1, 1, 1, 255, 255])
+    assert scale(values, 0, 256, 8).dtype == np.uint8
+
+
+def test_sixteen_bits_keep_what_eight_bits_lose():
+    values = np.arange(65536, dtype=np.float64)
+    np.testing.assert_array_equal(scale(values, 0, 1, 16), values)
+    assert scale(values, 0, 1, 16).dtype == np.uint16
+    np.testing.assert_array_equal(scale(values + 0.99, 0, 1, 16), values)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0, 1e4), st.floats(0.1, 1e3), st.sampled_from([8, 16]))
+def test_scaling_never_reverses_two_intensities(offset, divisor, bits):
+    values = np.linspace(0, 7e4, 500)
+    scaled = scale(values, offset, divisor, bits).astype(int)
+    assert (np.diff(scaled) >= 0).all()
+    assert scaled.min() >= 0
+    assert scaled.max() <= 2**bits - 1
+
+
+def test_an_illumination_function_of_another_size_is_named_with_both_sizes():
+    with pytest.raises(ValueError, match=r"a\.tiff is 8 x 6, its illumination function b\.npy is 6 x 8"):
+        check_same_size(np.zeros((8, 6)), np.zeros((6, 8)), "a.tiff", "b.npy")
+
+
+# Stains to RGB passes
+
+
+def levels(stains: int) -> torch.Tensor:
+    """(1, stains, 256, 256): every 16-bit level, in another order per stain."""
+    random = np.random.default_rng(0)
+    values = np.stack([random.permutation(65536) for _ in range(stains)]).reshape(1, stains, 256, 256)
+    return torch.from_numpy(values).float() / 65535
+
+
+@pytest.mark.parametrize(
+    ("stains", "triples"),
+    [
+        (STAINS, PUBLISHED),
+        (("R", "G", "B"), (("R", "G", "B"),)),
+        (("R", "G", "B"), (("B", "R", "G"),)),
+        (STAINS, (("DNA", "ER", "DNA"), ("Mito", "AGP", "RNA"))),
+    ],
+    ids=["published", "photograph", "reordered", "one stain twice"],
+)
+def test_unpacking_what_was_packed_gives_the_stains_back_exactly(stains, triples):
+    packing, images = Packing(stains, triples), levels(len(stains))
+    packed = packing.pack(images)
+    assert packed.shape == (1, len(triples), 3, 256, 256)
+    assert packing.passes == len(triples)
+    assert torch.equal(packing.unpack(packed), images)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_packing_in_which_no_pass_repeats_a_stain_is_exact(data):
+    count = data.draw(st.integers(3, 6))
+    stains = [f"s{number}" for number in range(count)]
+    first = [data.draw(st.permutations(stains))[:3] for _ in range(data.draw(st.integers(0, 2)))]
+    order = data.draw(st.permutations(stains))
+    rest = [[order[(start + step) % count] for step in range(3)] for start in range(0, count, 3)]
+    packing, images = Packing(stains, first + rest), torch.rand(2, count, 8, 8)
+    assert torch.equal(packing.unpack(packing.pack(images)), images)
+
+
+def test_the_published_triples_give_rna_back_from_the_first_and_er_and_dna_from_the_second():
+    rgb = torch.zeros(1, 2, 3, 4, 4)
+    rgb[0, 0], rgb[0, 1] = 0.25, 0.75
+    unpacked = Packing(STAINS, PUBLISHED).unpack(rgb)[0, :, 0, 0]
+    assert dict(zip(STAINS, unpacked.tolist(), strict=True)) == {
+        "Mito": 0.25,
+        "AGP": 0.25,
+        "RNA": 0.25,
+        "ER": 0.75,
+        "DNA": 0.75,
+    }
+
+
+def test_the_planes_of_a_pass_are_the_stains_in_the_order_of_its_triple():
+    images = torch.rand(2, 5, 4, 4)
+    packed = Packing(STAINS, PUBLISHED).pack(images)
+    assert torch.equal(packed[:, 0], images[:, [0, 1, 2]])
+    assert torch.equal(packed[:, 1], images[:, [2, 3, 4]])
+
+
+def test_a_stain_that_fills_a_pass_comes_back_as_the_mean_of_its_planes():
+    rgb = torch.rand(2, 5, 3, 4, 4)
+    unpacked = Packing(STAINS, [(stain,) * 3 for stain in STAINS]).unpack(rgb)
+    torch.testing.assert_close(unpacked, rgb.mean(2))
+
+
+# Known to fail
+
+
+def test_grey_passes_give_every_level_back_exactly():
+    packing, images = Packing(STAINS, [(stain,) * 3 for stain in STAINS]), levels(5)
+    assert torch.equal(packing.unpack(packing.pack(images)), images)
+
+
+@pytest.mark.parametrize("kept", range(8))
+def test_the_first_bytes_of_a_tiff_alone_are_refused(kept, real_field: dict[str, Path]):
+    refusal(real_field["DNA"].read_bytes()[:kept])
+
+
+def test_floats_that_are_not_finite_are_refused():
+    pixels = noise(16, 16, top=100, dtype=np.float32)
+    pixels[3, 4] = np.nan
+    refusal(tiff(pixels, compression=None))
