@@ -1,6 +1,6 @@
 """Trains the demo's autoencoder and fits its closed-form rival on synthetic fields; scores both on held-out seeds.
 
-    python scripts/train_demo_autoencoder.py --minutes 90 --seed 0 --output sdvae_ray/assets
+    python scripts/train_demo_autoencoder.py --minutes 60 --seed 0 --output sdvae_ray/assets
 
     python scripts/train_demo_autoencoder.py --evaluate-only --output sdvae_ray/assets
 
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from linear_start import start_linear
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -41,9 +42,9 @@ TRAIN_SEED, HELD_OUT_SEED = 1001, 2002  # the demo's own screen uses seed 0
 TRIPLES = ((0, 1, 2), (2, 3, 4))  # (Mito, AGP, RNA) and (RNA, ER, DNA)
 UNPACK = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2))  # stain -> (triple, place in it)
 FIELD, PATCH = 256, 128  # pixels
-PHASES = ((0.35, 64, 8), (1.0, 128, 3))  # until this share of the time: crop in pixels, batch
-CHANNELS, GROUPS = (16, 32, 96, 160), 8
-RATE, KL_WEIGHT, EMA = 1.5e-3, 1e-3, 0.999
+PHASES = ((0.5, 64, 8), (1.0, 128, 2))  # until this share of the time: crop in pixels, batch
+CHANNELS, GROUPS = (16, 32, 64, 112), 2
+RATE, WARM_UP, KL_WEIGHT, EMA = 1e-3, 300, 1e-3, 0.999
 HELD_OUT_FIELDS = 48
 
 Roundtrip = Callable[[Tensor], Tensor]  # (N, 3, S, S) in [0, 1] -> the same
@@ -74,7 +75,7 @@ def crops(fields: Tensor, side: int, batch: int, draws: torch.Generator) -> Tens
 
 
 def build() -> AutoencoderKL:
-    """The untrained network, its posterior narrow from the start."""
+    """The network before training: a linear autoencoder, see `linear_start`."""
     model = AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -87,9 +88,7 @@ def build() -> AutoencoderKL:
         sample_size=PATCH,
         mid_block_add_attention=False,
     )
-    with torch.no_grad():
-        model.quant_conv.bias[4:] = -8.0
-    return model
+    return start_linear(model)
 
 
 def psnr_loss(recon: Tensor, image: Tensor) -> Tensor:
@@ -108,7 +107,7 @@ def train(
     start, step, total, saved = time.monotonic(), 0, 0.0, 0.0
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1, (step + 1) / 200) * (0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * done)))
+            group["lr"] = RATE * min(1, (step + 1) / WARM_UP) * (0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * done)))
         side, batch = next((s, b) for until, s, b in PHASES if done < until)
         x = crops(fields, side, batch, draws)
         with torch.autocast("cpu", torch.bfloat16):
@@ -200,12 +199,18 @@ def store(model: AutoencoderKL, fields: Tensor, folder: Path) -> None:
     packed = copy.deepcopy(model).half()
     packed.register_to_config(scaling_factor=round(factor, 4))
     packed.save_pretrained(folder)
+    (folder / "diffusion_pytorch_model.safetensors").chmod(0o644)
+
+
+def load(folder: Path) -> AutoencoderKL:
+    """The packaged network, in float32."""
+    return AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32, low_cpu_mem_usage=False).eval()
 
 
 def table(output: Path, count: int) -> str:
     """Markdown: PSNR on held-out seeds of the packaged weights and of the baseline."""
     held = render(HELD_OUT_SEED, count)
-    model = AutoencoderKL.from_pretrained(output / "demo_kl", torch_dtype=torch.float32).eval()
+    model = load(output / "demo_kl")
     basis = load_file(output / "patch_pca" / "patch_pca.safetensors")
     rows = {"demo_kl": network(model), "patch_pca": pca(basis), "8x area mean + bicubic": bicubic}
     scores = {name: evaluate(held, roundtrip) for name, roundtrip in rows.items()}
@@ -222,7 +227,7 @@ def table(output: Path, count: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=90, help="wall clock of the training")
+    parser.add_argument("--minutes", type=float, default=60, help="wall clock of the training")
     parser.add_argument("--seed", type=int, default=0, help="of the initial weights and the order of the crops")
     parser.add_argument("--fields", type=int, default=1200, help="training fields rendered")
     parser.add_argument("--output", type=Path, default=Path("sdvae_ray/assets"))
@@ -236,7 +241,9 @@ def main() -> None:
         return
     fields = torch.from_numpy(render(TRAIN_SEED, args.fields))
     (args.output / "patch_pca").mkdir(parents=True, exist_ok=True)
-    save_file(fit_pca(fields), args.output / "patch_pca" / "patch_pca.safetensors")
+    basis = args.output / "patch_pca" / "patch_pca.safetensors"
+    save_file(fit_pca(fields), basis)
+    basis.chmod(0o644)
 
     def checkpoint(model: AutoencoderKL, step: int) -> None:
         store(model, fields, args.output / "demo_kl")

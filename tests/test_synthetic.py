@@ -6,7 +6,8 @@ Also the packaged weights that were trained on such screens: the network and its
 import csv
 import gzip
 import hashlib
-import importlib.util
+import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +15,6 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from scipy import ndimage
 
@@ -26,9 +26,16 @@ from sdvae_ray.sources.looks import PHENOTYPES, UNTREATED, look_of
 from sdvae_ray.sources.microscope import STAINS, batch_effect, correction
 from sdvae_ray.sources.synthetic import COMPOUNDS, ScreenFiles, lay_out, write_screen
 
-ASSETS = Path(__file__).parent.parent / "sdvae_ray" / "assets"
+ROOT = Path(__file__).parent.parent
+ASSETS, SCRIPTS = ROOT / "sdvae_ray" / "assets", ROOT / "scripts"
 MITO, AGP, RNA, ER, DNA = range(5)
-TINY = {"seed": 3, "plates": 2, "size": 64, "controls": 2, "replicates_per_plate": 1, "compounds": COMPOUNDS[:3]}
+
+
+def tiny(output: Path, seed: int = 3, workers: int = 1) -> ScreenFiles:
+    """Two plates of two DMSO wells and three compounds."""
+    return write_screen(
+        output, seed=seed, size=64, controls=2, replicates_per_plate=1, compounds=COMPOUNDS[:3], workers=workers
+    )
 
 
 def fingerprint(root: Path) -> dict[str, str]:
@@ -57,16 +64,16 @@ def location(row: dict[str, str], column: str, files: ScreenFiles) -> Path:
 
 @pytest.fixture(scope="module")
 def screen(tmp_path_factory: pytest.TempPathFactory) -> ScreenFiles:
-    return write_screen(tmp_path_factory.mktemp("screen"), **TINY)
+    return tiny(tmp_path_factory.mktemp("screen"))
 
 
-def test_the_same_seed_writes_the_same_bytes_in_any_number_of_processes(screen: ScreenFiles, tmp_path: Path) -> None:
-    write_screen(tmp_path / "again", **TINY, workers=2)
+def test_the_same_seed_writes_the_same_bytes_in_any_number_of_threads(screen: ScreenFiles, tmp_path: Path) -> None:
+    tiny(tmp_path / "again", workers=2)
     assert fingerprint(tmp_path / "again") == fingerprint(screen.root)
 
 
 def test_another_seed_writes_other_pixels_and_another_layout(screen: ScreenFiles, tmp_path: Path) -> None:
-    other = write_screen(tmp_path, **(TINY | {"seed": 4}))
+    other = tiny(tmp_path, seed=4)
     mine, theirs = (set(fingerprint(files.root).values()) for files in (screen, other))
     shared_tables = {
         hashlib.sha256(path.read_bytes()).hexdigest()
@@ -221,25 +228,28 @@ def test_fragmented_mitochondria_keep_their_light_and_change_only_their_fine_tex
 
 
 @pytest.fixture(scope="module")
-def trainer() -> ModuleType:
-    path = Path(__file__).parent.parent / "scripts" / "train_demo_autoencoder.py"
-    spec = importlib.util.spec_from_file_location("train_demo_autoencoder", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def trainer() -> Iterator[ModuleType]:
+    """The training script, which renders held-out fields and scores reconstructions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPTS)
+        yield importlib.import_module("train_demo_autoencoder")
+
+
+def test_the_untrained_network_is_a_linear_autoencoder(trainer: ModuleType) -> None:
+    held_out = trainer.render(trainer.HELD_OUT_SEED, 2)
+    start = trainer.evaluate(held_out, trainer.network(trainer.build().eval()))["mean"]
+    assert start > trainer.evaluate(held_out, trainer.bicubic)["mean"] - 2  # dB
 
 
 def test_the_packaged_network_beats_bicubic_on_held_out_seeds(trainer: ModuleType) -> None:
     held_out = trainer.render(trainer.HELD_OUT_SEED, 4)
-    model = AutoencoderKL.from_pretrained(ASSETS / "demo_kl", torch_dtype=torch.float32).eval()
+    model = trainer.load(ASSETS / "demo_kl")
     network = trainer.evaluate(held_out, trainer.network(model))["mean"]
     assert network > trainer.evaluate(held_out, trainer.bicubic)["mean"] + 3  # dB
 
 
 def test_the_packaged_networks_scaled_latents_have_unit_scale(trainer: ModuleType) -> None:
-    model = AutoencoderKL.from_pretrained(ASSETS / "demo_kl", torch_dtype=torch.float32).eval()
+    model = trainer.load(ASSETS / "demo_kl")
     x = torch.from_numpy(trainer.render(trainer.HELD_OUT_SEED, 4)[:, :3]).float() / 255
     with torch.no_grad():
         latent = model.encode(2 * x - 1).latent_dist.mean * model.config.scaling_factor

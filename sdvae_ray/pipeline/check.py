@@ -11,14 +11,16 @@ from rich.console import Console
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import RunError
-from sdvae_ray.pipeline.encode import EncodeActor, as_batch, checked_manifest, prepare_record, probe, unwrapped
+from sdvae_ray.pipeline.actors import EncodeActor, as_batch
+from sdvae_ray.pipeline.encode import checked_manifest, prepare_record, probe
+from sdvae_ray.pipeline.failures import unwrapped
 from sdvae_ray.pipeline.session import Pool, check_output_is_shared, plan_pools, ray_session
 from sdvae_ray.retrieval.normalise import resolve_steps
 from sdvae_ray.schema import ERROR, FOV_ID, SEPARATOR
 from sdvae_ray.selection import select
 from sdvae_ray.sources.rows import read_row_group, row_groups
 from sdvae_ray.stages.load import Batch, Loader
-from sdvae_ray.stages.models import check_names
+from sdvae_ray.stages.models import check_names, resolve_weights
 from sdvae_ray.storage import Storage, join
 from sdvae_ray.tables import write_rows
 
@@ -51,14 +53,15 @@ def check(config: RunConfig, console: Console, address: str | None = None) -> Ch
         if expression := getattr(config.score, key):
             select(expression, columns, f"score.{key}")
     console.print(f"manifest  {len(keys)} FOVs", highlight=False)
+    resolved = resolve_weights(config, storage)
+    probe(config, keys, storage)
     with ray_session(address):
         check_output_is_shared(config)
         pools = plan_pools(config)
         console.print(f"pools     load {pools.load}; encode {pools.encode}", highlight=False)
-        record = prepare_record(config, len(keys), pools.encode, storage)
+        record = prepare_record(config, len(keys), resolved, pools.encode, storage)
         for name, found in record["weights"].items():
             console.print(f"weights   {name}: {_origin(found)}", highlight=False, soft_wrap=True)
-        probe(config, keys, (keys[FOV_ID] == keys[FOV_ID][0]).to_numpy(), storage)
         task = _one_fov.options(num_cpus=pools.encode.cpus, num_gpus=pools.encode.gpus)
         try:
             checked = ray.get(

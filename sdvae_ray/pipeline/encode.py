@@ -3,17 +3,15 @@
 The driver reads one column of the manifest, subtracts what is committed, and hands out row groups; pixels never pass through it.
 """
 
-import functools
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
@@ -21,26 +19,28 @@ from rich.console import Console
 
 from sdvae_ray import provenance
 from sdvae_ray.config import RunConfig
-from sdvae_ray.errors import ConfigError, DataError, RunError, SdvaeRayError, StorageError
+from sdvae_ray.errors import ConfigError, DataError, RunError, StorageError
 from sdvae_ray.images.prepare import CropError
 from sdvae_ray.lease import Lease
+from sdvae_ray.pipeline.actors import EncodeActor, LoadActor, as_batch
+from sdvae_ray.pipeline.failures import unwrapped
 from sdvae_ray.pipeline.progress import shown
 from sdvae_ray.pipeline.session import IO_CPUS, Pool, check_output_is_shared, plan_pools, quiet_ray_data, ray_session
 from sdvae_ray.pipeline.sink import Ledger, RunSink
 from sdvae_ray.schema import ERROR, FOV_ID, divisor_column, offset_column, uri_column
 from sdvae_ray.sources.rows import read_row_group, read_text_column, row_groups
-from sdvae_ray.stages.encode import Encoder, auto_micro_batch
-from sdvae_ray.stages.load import Batch, Loader
+from sdvae_ray.stages.encode import auto_micro_batch
+from sdvae_ray.stages.load import Loader
 from sdvae_ray.stages.models import (
     check_names,
     check_same_weights,
-    load_models,
     pick_device,
     pick_precision,
     resolve_weights,
 )
 from sdvae_ray.storage import Storage
 from sdvae_ray.tables import read_fovs, sweep
+from sdvae_ray.weights import Weights
 
 _FOVS_PER_PIECE = 64  # 8.1 M FOVs are then 127 k blocks, at 10 to 15 ms of driver time each
 _RESTARTS = 16  # of one actor, and of one of its tasks: spot nodes come and go, a crash loop must end
@@ -57,47 +57,6 @@ class Encoded:
     seconds: float
 
 
-class EncodeActor:
-    """An Encoder in a Ray actor: brings the weights to its node, loads the models once, reports what it finished."""
-
-    def __init__(self, config: RunConfig, record: Mapping[str, Any], pool: Pool, ledger: Any) -> None:
-        import torch
-
-        torch.set_num_threads(max(1, int(pool.cpus)))
-        self.ledger = ledger
-        device = pick_device(pool.gpus)
-        resolved = resolve_weights(config, Storage(config.storage))
-        check_same_weights(resolved, record["weights"])
-        models = load_models(config, resolved, device)
-        self.encoder = Encoder(config, models, device, record["precision"], record["micro_batch"])
-
-    def __call__(self, batch: Batch) -> Batch:
-        out = self.encoder(batch)
-        self.ledger.add_encoded.remote(len(out[FOV_ID]))
-        return out
-
-
-class LoadActor:
-    """A Loader in a Ray actor: reads its rows of the manifest itself, so that the driver hands out numbers only."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self.config, storage = config, Storage(config.storage)
-        self.loader = Loader(config.image, config.storage)
-        self.row_group = functools.lru_cache(maxsize=2)(lambda group: read_row_group(config.manifest, group, storage))
-
-    def __call__(self, work: Batch) -> Iterator[Batch]:
-        """One piece of work -> batches small enough to stay one block each."""
-        for group, rows in zip(work["row_group"], work["rows"], strict=True):
-            table = self.row_group(int(group)).take(pa.array(np.frombuffer(rows, np.int32)))
-            for start in range(0, len(table), self.config.load.batch_fovs):
-                yield self.loader(as_batch(table.slice(start, self.config.load.batch_fovs)))
-
-
-def as_batch(table: pa.Table) -> Batch:
-    """Rows of a manifest as arrays of objects; null is None."""
-    return {name: np.array(table[name].to_pylist(), object) for name in table.column_names}
-
-
 def encode(config: RunConfig, console: Console, address: str | None = None) -> Encoded:
     """Computes every FOV of the manifest that has no usable row yet.
 
@@ -107,29 +66,32 @@ def encode(config: RunConfig, console: Console, address: str | None = None) -> E
     check_names(config)
     storage = Storage(config.storage)
     keys = checked_manifest(config, storage)
-    with Lease(config.output, storage) as lease, ray_session(address):
-        check_output_is_shared(config)
-        pools = plan_pools(config)
-        record = prepare_record(config, len(keys), pools.encode, storage)
-        fovs = read_fovs(config.output, storage)
+    resolved = resolve_weights(config, storage)
+    with Lease(config.output, storage) as lease:
+        fovs = read_fovs(config.output, storage, [])
         pending = ~keys[FOV_ID].is_in(fovs.filter(pl.col(ERROR).is_null())[FOV_ID].implode()).to_numpy()
         total = int(pending.sum())
-        before = len(keys) - total
-        console.print(
-            f"encode: {total} of {len(keys)} FOVs to do"
-            + (f" ({before} done before)" if before else "")
-            + f"; load {pools.load}, encode {pools.encode}, {record['precision']}, {record['micro_batch']} passes per forward",
-            highlight=False,
-            soft_wrap=True,
-        )
-        start = time.monotonic()
         if total:
-            probe(config, keys, pending, storage)
-            session = uuid.uuid4().hex[:8]
-            record["sessions"].append({"session": session, "started": provenance.now(), "fovs": total})
-            provenance.write_record(config.output, record, storage)
-            _stream(config, keys, pending, pools.load, pools.encode, record, session, console)
-            lease.check()
+            probe(config, keys.filter(pending), storage)
+        with ray_session(address):
+            check_output_is_shared(config)
+            pools = plan_pools(config)
+            record = prepare_record(config, len(keys), resolved, pools.encode, storage)
+            before = len(keys) - total
+            console.print(
+                f"encode: {total} of {len(keys)} FOVs to do"
+                + (f" ({before} done before)" if before else "")
+                + f"; load {pools.load}, encode {pools.encode}, {record['precision']}, {record['micro_batch']} passes per forward",
+                highlight=False,
+                soft_wrap=True,
+            )
+            start = time.monotonic()
+            if total:
+                session = uuid.uuid4().hex[:8]
+                record["sessions"].append({"session": session, "started": provenance.now(), "fovs": total})
+                provenance.write_record(config.output, record, storage)
+                _stream(config, keys, pending, pools.load, pools.encode, record, session, console)
+                lease.check()
         sweep(config.output, storage)
         seconds = time.monotonic() - start
         result = _summary(config, keys, before, total, seconds, storage)
@@ -139,25 +101,34 @@ def encode(config: RunConfig, console: Console, address: str | None = None) -> E
     return result
 
 
-def prepare_record(config: RunConfig, fovs: int, pool: Pool, storage: Storage) -> provenance.Record:
+def prepare_record(
+    config: RunConfig, fovs: int, resolved: Mapping[str, Weights], pool: Pool, storage: Storage
+) -> provenance.Record:
     """The run's record: the one it was started with, checked to be of this run, or a new one."""
     manifest = provenance.describe_manifest(config.manifest, fovs, storage)
     record = provenance.read_record(config.output, storage)
-    resolved = resolve_weights(config, storage)
     if record is not None:
         provenance.check_same_run(record, config, manifest)
         check_same_weights(resolved, record["weights"])
         return record
     micro_batch = config.encode.micro_batch
     size = auto_micro_batch(config, on_gpu=pool.gpus > 0) if micro_batch == "auto" else micro_batch
-    precision = pick_precision(config.precision, pick_device(pool.gpus))
+    precision = _precision_on_node(config, pool)
     weights = {name: found.record() for name, found in resolved.items()}
     return provenance.new_record(config, manifest, weights, size, precision)
 
 
-def probe(config: RunConfig, keys: pl.DataFrame, pending: np.ndarray, storage: Storage) -> None:
-    """Loads the first FOV: what would fail every one of them (the crop, the bucket, the credentials) is said before the start."""
-    group, row = keys.filter(pending).select("row_group", "row").row(0)
+def _precision_on_node(config: RunConfig, pool: Pool) -> str:
+    """`auto` is for the node that encodes to say: the driver's may have no GPU."""
+    if pool.gpus == 0 or config.precision != "auto":
+        return pick_precision(config.precision, pick_device(0))
+    ask = ray.remote(lambda: pick_precision("auto", pick_device(pool.gpus)))
+    return ray.get(ask.options(num_cpus=pool.cpus, num_gpus=pool.gpus).remote())
+
+
+def probe(config: RunConfig, keys: pl.DataFrame, storage: Storage) -> None:
+    """Loads the first of `keys`: what would fail every FOV (the crop, the bucket, the credentials) is said before the start."""
+    group, row = keys.select("row_group", "row").row(0)
     table = read_row_group(config.manifest, group, storage).slice(row, 1)
     try:
         Loader(config.image, config.storage).probe(as_batch(table))
@@ -280,25 +251,3 @@ def _allowed_errors(config: RunConfig, fovs: int) -> int:
 def _rows_per_file(config: RunConfig, fovs: int) -> int:
     rows = config.write.rows_per_file
     return min(256, max(1, fovs // 16)) if rows == "auto" else rows
-
-
-def unwrapped(error: BaseException) -> SdvaeRayError | None:
-    """The error of ours that a worker raised, out of Ray's wrappings: those add lines to a message, ours have one."""
-    seen: list[BaseException] = []
-    queue: list[BaseException | None] = [error]
-    while queue:
-        current = queue.pop(0)
-        if current is None or any(current is one for one in seen):
-            continue
-        seen.append(current)
-        for kind in type(current).__mro__:
-            if kind.__module__ == SdvaeRayError.__module__ and issubclass(kind, SdvaeRayError):
-                return kind(_message(current))
-        queue += [getattr(current, "cause", None), current.__cause__, current.__context__]
-    return None
-
-
-def _message(error: BaseException) -> str:
-    """Ray's wrapping of an error prints a traceback that ends in `module.Class: message`."""
-    original = getattr(error, "cause", None) or error
-    return str(original.args[0] if original.args else original).split("\n")[0]

@@ -43,7 +43,7 @@ class Pools:
 
 @contextmanager
 def ray_session(address: str | None = None) -> Iterator[None]:
-    """Connects to `address`, else to the cluster that this process is a job of, else starts Ray on this machine and ends it after."""
+    """Connects to `address`, else to the cluster that this process is a job of, else starts Ray here and ends it after."""
     if ray.is_initialized():
         yield
         return
@@ -52,6 +52,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     os.environ.setdefault(
         "RAY_BACKEND_LOG_LEVEL", "fatal"
     )  # Ray's own C++ remarks go to its log files, not to the terminal
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine takes longer than Ray's 30
     try:
         with _stderr_of_libraries_closed():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
@@ -77,6 +78,8 @@ def plan_pools(config: RunConfig) -> Pools:
 
     Raises ResourceError, saying which number to change, where fixed pools do not fit.
     """
+    if config.cluster.autoscaling:
+        _check_explicit(config)
     resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     encode = _encode_pool(config, cpus, gpus)
@@ -115,6 +118,18 @@ def _stderr_of_libraries_closed() -> Iterator[None]:
         os.close(kept)
 
 
+def _check_explicit(config: RunConfig) -> None:
+    """An autoscaling cluster may be empty now, so there is nothing for `auto` to measure."""
+    asked = {
+        "load.actors": config.load.actors,
+        "encode.actors": config.encode.actors,
+        "encode.gpus": config.encode.gpus,
+    }
+    for key, value in asked.items():
+        if value == "auto":
+            raise ConfigError(f"{key}: auto looks at nodes, and cluster.autoscaling starts without; a number is wanted")
+
+
 def _encode_pool(config: RunConfig, cpus: float, gpus: float) -> Pool:
     wanted = config.encode
     each_gpu = (1.0 if gpus >= 1 else 0.0) if wanted.gpus == "auto" else wanted.gpus
@@ -151,5 +166,5 @@ def _check_fits(load: Pool, encode: Pool, cpus: float, gpus: float) -> None:
         )
     if encode.least * encode.gpus > gpus:
         raise ResourceError(
-            f"too few GPUs: encode ({encode}) asks for {encode.least * encode.gpus:g} of {gpus:g}; lower encode.actors or encode.gpus"
+            f"too few GPUs: encode ({encode}) asks for {encode.least * encode.gpus:g} of {gpus:g}; lower encode.actors"
         )

@@ -17,7 +17,7 @@ from sdvae_ray.tables import Written, write_rows
 
 
 class Ledger:
-    """An actor: counts FOVs as the encode actors finish them and as write tasks commit them, and stops a run that fails too often."""
+    """An actor that counts FOVs as they are encoded and as they are committed, and stops a run that fails too often."""
 
     def __init__(self, allowed_errors: int) -> None:
         self.allowed_errors = allowed_errors

@@ -1,6 +1,8 @@
 """From scores to charts: which values each figure of the report is given."""
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -9,7 +11,8 @@ from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.randomness import generator
 from sdvae_ray.report import figures, findings
 from sdvae_ray.report.figures import Dumbbell, Point, Strip
-from sdvae_ray.report.findings import NONE, MetricHead, Retrieval, label, number
+from sdvae_ray.report.findings import NONE, MetricHead, label
+from sdvae_ray.report.outcome import Retrieval
 from sdvae_ray.schema import METRICS
 from sdvae_ray.scores import Scores, metric_values
 from sdvae_ray.storage import Storage
@@ -18,6 +21,15 @@ from sdvae_ray.tables import data_tables
 SAMPLE = 20_000  # FOVs whose patches make the distributions
 POINTS = 1_500  # compounds of one scatter plot
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """`more`: what is said beside the title, such as what could not be drawn."""
+
+    title: str
+    more: str
+    svg: str
 
 
 def series(config: RunConfig, side: str) -> int:
@@ -38,26 +50,32 @@ def sampled(config: RunConfig, usable: pl.DataFrame) -> pl.DataFrame:
     return usable.filter(pl.col("file").is_in(kept))
 
 
-def metric_charts(config: RunConfig, usable: pl.DataFrame, storage: Storage) -> list[str]:
+def metric_charts(config: RunConfig, usable: pl.DataFrame, storage: Storage) -> list[Chart]:
     """One chart per metric: the distribution over patches, per stain (or pass) and side."""
     found = [table.split("/")[1] for table in data_tables(config.output, storage) if table.startswith(f"{METRICS}/")]
     if usable.height == 0 or not found:
         return []
     fovs = sampled(config, usable)
-    charts = []
-    for name in config.metrics:
-        values = {side: metric_values(config.output, side, name, fovs, storage) for side in findings.sides(config, found)}
-        parts = max(each.shape[2] for each in values.values())
-        rows = []
-        for part, part_name in enumerate(findings.part_names(config, parts)):
-            strips = [
-                Strip(label(config, side), series(config, side), _quantiles(each[:, :, part]) if part < each.shape[2] else None)
-                for side, each in values.items()
-            ]
-            rows.append((part_name, strips))
-        head = findings.metric_head(name)
-        charts.append(figures.strips(f"{name} per {'stain' if parts == len(config.image.stains) else 'pass'}", _axis(head), rows))
-    return charts
+    sides = findings.sides(config, found)
+    return [_metric_chart(config, name, sides, fovs, storage) for name in config.metrics]
+
+
+def _metric_chart(config: RunConfig, name: str, sides: Sequence[str], fovs: pl.DataFrame, storage: Storage) -> Chart:
+    values = {side: metric_values(config.output, side, name, fovs, storage) for side in sides}
+    known = {side: each for side, each in values.items() if not np.isnan(each).all()}
+    parts = max((each.shape[2] for each in values.values()), default=0)
+    rows = []
+    for part, part_name in enumerate(findings.part_names(config, parts)):
+        strips = []
+        for side, each in known.items():
+            quantiles = _quantiles(each[:, :, part])
+            if quantiles is not None:
+                strips.append(Strip(label(config, side), series(config, side), quantiles))
+        rows.append((part_name, strips))
+    absent = ", ".join(label(config, side) for side in sides if side not in known)
+    head = findings.metric_head(name)
+    title = f"{name}{f', {head.unit}' if head.unit else ''}"
+    return Chart(title, f"does not apply to {absent}" if absent else "", figures.strips(title, _axis(head), rows) if known else "")
 
 
 def _axis(head: MetricHead) -> str:
@@ -74,34 +92,34 @@ def _quantiles(values: np.ndarray) -> tuple[float, float, float, float, float] |
     return low, first, middle, third, high
 
 
-def fraction_chart(config: RunConfig, rows: list[Retrieval]) -> str:
+def fraction_chart(config: RunConfig, rows: Sequence[Retrieval]) -> str:
     """Fraction retrieved from the originals beside each reconstruction's; "" where nothing was scored."""
     scored = [row for row in rows if row.fraction is not None]
     originals = {(row.extractor, row.group): row for row in scored if row.side == IMAGE_SIDE}
+    compared = {(row.extractor, row.group) for row in scored if row.side != IMAGE_SIDE}
     drawn = []
     for row in scored:
         image = originals.get((row.extractor, row.group))
-        if row.side == IMAGE_SIDE and any(r.side != IMAGE_SIDE for r in scored if (r.extractor, r.group) == (row.extractor, row.group)):
-            continue
-        block = f"{label(config, row.extractor)} · {row.group}"
-        counts = _counts(row) if image is None else f"{_counts(image)} → {_counts(row)}"
-        recon = row.fraction
+        names = label(config, row.extractor), row.group, label(config, row.side)
+        colour = series(config, row.side)
         if row.side == IMAGE_SIDE:
-            counts, recon = _counts(row), None
+            if (row.extractor, row.group) not in compared:
+                drawn.append(Dumbbell(*names, colour, row.fraction, None, _counts(row)))
         elif image is None:
-            counts = f"{counts} (no originals in this space)"
-        drawn.append(Dumbbell(block, label(config, row.side), series(config, row.side), image.fraction if image else None, recon, counts))
-    if not drawn:
-        return ""
-    return figures.dumbbells("Fraction of compounds retrieved", "fraction of compounds retrieved (FR, higher is better →)", drawn)
+            drawn.append(Dumbbell(*names, colour, None, row.fraction, f"{_counts(row)} (originals not scored)"))
+        else:
+            counts = f"{_counts(image)} → {_counts(row)}"
+            drawn.append(Dumbbell(*names, colour, image.fraction, row.fraction, counts))
+    axis = "fraction of compounds retrieved (FR, higher is better →)"
+    return figures.dumbbells("Fraction of compounds retrieved", axis, drawn) if drawn else ""
 
 
 def _counts(row: Retrieval) -> str:
     return f"{NONE if row.retrieved is None else row.retrieved}/{NONE if row.scored is None else row.scored}"
 
 
-def map_charts(config: RunConfig, scores: Scores) -> list[tuple[str, str]]:
-    """(caption, chart) per extractor and reconstruction: mAP of every compound against the originals'."""
+def map_charts(config: RunConfig, scores: Scores) -> list[Chart]:
+    """Per extractor and reconstruction: mAP of every compound against the originals'."""
     compounds = scores.compounds
     if compounds.height == 0:
         return []
@@ -117,9 +135,10 @@ def map_charts(config: RunConfig, scores: Scores) -> list[tuple[str, str]]:
         points = _points(config, pairs)
         if not points:
             continue
-        shown = f", {len(points):,} of {pairs.height:,} drawn" if len(points) < pairs.height else ""
-        caption = f"{label(config, side)} by {label(config, extractor)}: {pairs.height:,} compounds{shown}"
-        charts.append((caption, figures.scatter(caption, "mAP on the originals", f"mAP on {label(config, side)}", points)))
+        title = f"{label(config, side)} by {label(config, extractor)}"
+        drawn = f", {len(points):,} drawn" if len(points) < pairs.height else ""
+        axes = "mAP on the originals", f"mAP on {label(config, side)}"
+        charts.append(Chart(title, f"{pairs.height:,} compounds{drawn}", figures.scatter(title, *axes, points)))
     return charts
 
 
@@ -138,17 +157,3 @@ def _points(config: RunConfig, pairs: pl.DataFrame) -> list[Point]:
         )
         for row in pairs.to_dicts()
     ]
-
-
-def sentences(config: RunConfig, rows: list[Retrieval]) -> list[str]:
-    """One sentence per extractor and group: how many compounds are retrieved from each side."""
-    found = []
-    for (extractor, group), part in itertools.groupby(rows, lambda row: (row.extractor, row.group)):
-        scored = [row for row in part if row.fraction is not None]
-        if scored:
-            each = ", ".join(
-                f"{_counts(row)} from {'the originals' if row.side == IMAGE_SIDE else label(config, row.side)} ({number(row.fraction, 3)})"
-                for row in scored
-            )
-            found.append(f"{label(config, extractor)}{'' if group == 'all' else f', {group}'}: retrieved {each}.")
-    return found

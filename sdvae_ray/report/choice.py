@@ -7,7 +7,8 @@ import polars as pl
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.randomness import generator
-from sdvae_ray.report.findings import PHENOTYPE, STRENGTH, extractors, number
+from sdvae_ray.report.findings import extractors, number
+from sdvae_ray.report.outcome import PHENOTYPE, STRENGTH
 from sdvae_ray.schema import FOV_ID
 from sdvae_ray.scores import Scores
 from sdvae_ray.selection import select
@@ -62,7 +63,8 @@ def _most_active(config: RunConfig, scores: Scores) -> list[tuple[str, str]]:
     known = scores.compounds.filter(pl.col("normalised_map").is_not_null())
     originals = known.filter(pl.col("side") == IMAGE_SIDE)
     used, where = (originals, "the originals") if originals.height else (known, "the reconstructions")
-    ranked = used.group_by("compound").agg(pl.col("normalised_map").mean()).sort("normalised_map", "compound", descending=[True, False])
+    means = used.group_by("compound").agg(pl.col("normalised_map").mean())
+    ranked = means.sort("normalised_map", "compound", descending=[True, False])
     by = ", ".join(extractors(config, used["extractor"])) if used.height else ""
     return [(str(name), f"normalised mAP {number(value, 2)} on {where} by {by}") for name, value in ranked.rows()]
 

@@ -35,22 +35,22 @@ CAPTIONS = ("ssim", "psnr")  # metrics of the patch under each reconstruction
 _PICTURE_BYTES = 1_500_000  # of all PNGs together, about; decides how much of a patch is shown
 _LEVELS = 64  # grey levels of a picture: a third of the bytes of 256, and no eye sees it
 _COLOURS = {
-    "DNA": (0.25, 0.4, 1.0),
-    "ER": (0.1, 0.85, 0.3),
-    "RNA": (0.75, 0.75, 0.1),
-    "AGP": (1.0, 0.5, 0.05),
-    "Mito": (1.0, 0.1, 0.35),
+    "DNA": (0.2, 0.35, 1.0),
+    "ER": (0.0, 0.45, 0.15),
+    "RNA": (0.0, 0.3, 0.3),
+    "AGP": (0.5, 0.2, 0.0),
+    "Mito": (0.9, 0.1, 0.3),
 }
-_OTHER_COLOURS = ((1.0, 0.1, 0.35), (0.1, 0.85, 0.3), (0.25, 0.4, 1.0), (1.0, 0.5, 0.05), (0.75, 0.75, 0.1))
+_OTHER_COLOURS = ((0.9, 0.1, 0.3), (0.0, 0.6, 0.2), (0.2, 0.35, 1.0), (0.5, 0.25, 0.0), (0.0, 0.3, 0.3))
 
 Pixels = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """One row of an example. `stains`: PNG per stain; `differences`: the same for |reconstruction - original|, none for the original.
+    """One row of an example. `stains`: PNG per stain; `differences`: of |reconstruction - original|; the original has none.
 
-    `captions`: per stain, the patch's metrics as stored in the run.
+    `captions`: per stain, the patch's metrics as stored in the run. `exact`: the reconstruction is the original.
     """
 
     composite: bytes
@@ -58,6 +58,7 @@ class Pictures:
     differences: list[bytes] = field(default_factory=list)
     captions: list[dict[str, float]] = field(default_factory=list)
     how: str = ""
+    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,14 @@ def load_examples(
         return Examples([], crop, [f"No pictures: the pixels cannot be read now: {error}"])
     say(f"{len(pixels)} of {len(choices)} fields loaded in {time.monotonic() - start:.0f} s")
     decoders, reasons = _decoders(config, record, storage) if pixels else ({}, {})
+    start = time.monotonic()
     shown: list[Example] = []
     for choice in choices:
         if choice.fov_id not in pixels:
             continue
         spent = time.monotonic() - start
         if shown and spent * (1 + 1 / len(shown)) > SECONDS:
-            notes.append(f"{len(shown)} of {len(pixels)} chosen fields are shown: decoding them all would have taken more than {SECONDS:.0f} s")
+            notes.append(f"{len(shown)} of {len(pixels)} fields are shown: decoding all would take more than {SECONDS:.0f} s")
             break
         patch = int(generator(config.seed, "example patch", choice.fov_id).integers(config.image.patches))
         image = pixels[choice.fov_id][patch]
@@ -233,11 +235,12 @@ def _pictures(
     low, high = (np.percentile(original, q, axis=(1, 2))[:, None, None] for q in (LOW, HIGH))
     spread = np.maximum(high - low, 1 / (2**config.image.scaling.bits - 1))
     shown = np.clip((_centre(image, crop) - low) / spread, 0, 1)
-    differences: list[bytes] = []
-    if image is not original:
-        error = np.clip(np.abs(_centre(image, crop) - _centre(original, crop)) / spread * GAIN, 0, 1)
-        differences = [_png(plane) for plane in error]
-    return Pictures(_png(_composite(config, shown)), [_png(plane) for plane in shown], differences, captions or [], how)
+    composite, stains = _png(_composite(config, shown)), [_png(plane) for plane in shown]
+    if image is original:
+        return Pictures(composite, stains)
+    error = np.clip(np.abs(_centre(image, crop) - _centre(original, crop)) / spread * GAIN, 0, 1)
+    exact = bool((image == original).all())
+    return Pictures(composite, stains, [_png(plane) for plane in error], captions or [], how, exact)
 
 
 def _centre(image: NDArray[np.float32], crop: int) -> NDArray[np.float32]:
@@ -248,7 +251,7 @@ def _centre(image: NDArray[np.float32], crop: int) -> NDArray[np.float32]:
 def _composite(config: RunConfig, shown: NDArray[np.float64]) -> NDArray[np.float64]:
     """(C, S, S) in [0, 1] -> (S, S, 3): every stain's light added in its colour."""
     colours = [_COLOURS.get(name, _OTHER_COLOURS[at % 5]) for at, name in enumerate(config.image.stains)]
-    return np.clip(np.einsum("chw,ck->hwk", shown, np.array(colours)) * 0.62, 0, 1)
+    return np.clip(np.einsum("chw,ck->hwk", shown, np.array(colours)), 0, 1)
 
 
 def _png(values: NDArray[np.float64]) -> bytes:

@@ -9,23 +9,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-_CHAR = 6.1  # pixels, mean width of a character at 11 px
+_CHAR = 7.2  # pixels, width of a character at 12 px, about
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Quantiles of one side: 5, 25, 50, 75 and 95 %; None where it has no values. `series` numbers the side's colour."""
+    """Quantiles of one side's values: 5, 25, 50, 75 and 95 %. `series` numbers the side's colour."""
 
     side: str
     series: int
-    quantiles: tuple[float, float, float, float, float] | None
+    quantiles: tuple[float, float, float, float, float]
 
 
 @dataclass(frozen=True)
 class Dumbbell:
     """Fraction retrieved of one side beside the originals'; None where it was not scored. `counts`: text at the right."""
 
-    block: str  # extractor and group; drawn once for the rows that share it
+    extractor: str
+    group: str
     side: str
     series: int
     image: float | None
@@ -57,11 +58,14 @@ KINDS = {
 
 
 def strips(title: str, axis: str, rows: Sequence[tuple[str, Sequence[Strip]]]) -> str:
-    """One metric: per part (stain or pass) a strip per side; thin 5-95 %, thick 25-75 %, dot the median. Infinity has its own column."""
-    values = [value for _, part in rows for strip in part for value in strip.quantiles or ()]
+    """One metric: per part (stain or pass) a strip per side; thin 5-95 %, thick 25-75 %, dot the median.
+
+    Infinity has a column of its own at the right.
+    """
+    values = [value for _, part in rows for strip in part for value in strip.quantiles]
     finite = [value for value in values if math.isfinite(value)]
     labels = max((_width(name) for name, _ in rows), default=0)
-    left, top, width, row_height = min(max(46, labels + 12), 150), 8, 460, 13
+    left, top, width, row_height = min(max(46, labels + 14), 180), 8, 460, 13
     infinite = len(finite) < len(values)
     right = width - (44 if infinite else 18)
     ticks = _ticks(min(finite), max(finite)) if finite else [0.0, 1.0]
@@ -84,8 +88,6 @@ def strips(title: str, axis: str, rows: Sequence[tuple[str, Sequence[Strip]]]) -
 
 
 def _strip(strip: Strip, scale: "_Scale", y: float, part: str, infinity: float) -> str:
-    if strip.quantiles is None:
-        return _text(scale.low + 2, y + 3.5, f"{strip.side}: does not apply", "start", "none")
     low, first, middle, third, high = (scale(value) if math.isfinite(value) else infinity for value in strip.quantiles)
     words = ", ".join(f"{name} {_tick(value)}" for name, value in zip(("5 %", "median", "95 %"), strip.quantiles[::2], strict=True))
     return (
@@ -97,7 +99,7 @@ def _strip(strip: Strip, scale: "_Scale", y: float, part: str, infinity: float) 
 
 
 def _said(rows: Sequence[tuple[str, Sequence[Strip]]]) -> str:
-    medians = [f"{s.side} {name} median {_tick(s.quantiles[2])}" for name, part in rows for s in part if s.quantiles]
+    medians = [f"{s.side} {name} median {_tick(s.quantiles[2])}" for name, part in rows for s in part]
     return "; ".join(medians) or "no values"
 
 
@@ -106,19 +108,22 @@ def dumbbells(title: str, axis: str, rows: Sequence[Dumbbell]) -> str:
     left, right, width, top, step = 340, 700, 960, 8, 26
     scale = _Scale(0.0, 1.0, left, right)
     drawn: list[str] = []
-    y, before = float(top), ""
+    y, least, before = float(top), 0.0, ("", "")
     for number, row in enumerate(rows):
-        if row.block != before:
+        if (row.extractor, row.group) != before:
             if number:
-                y += 6
+                y = max(y, least) + 6
                 drawn.append(f'<line class="grid" x1="0" x2="{width}" y1="{y - 3:.1f}" y2="{y - 3:.1f}"/>')
-            drawn.append(_text(4, y + 17, _short(row.block, 27), "start", "lab strong", row.block))
-        before = row.block
+            drawn.append(_text(4, y + 17, _short(row.extractor, 27), "start", "lab strong", row.extractor))
+            drawn.append(_text(4, y + 33, _short(row.group, 27), "start", "tick", row.group))
+            least = y + 38  # room for the two lines
+        before = (row.extractor, row.group)
         drawn.append(_text(left - 14, y + 17, _short(row.side, 26), "end", "lab", row.side))
         drawn.append(_dumbbell(row, scale, y + 13))
         drawn.append(_text(right + 22, y + 17, row.counts, "start", "lab"))
         y += step
-    said = "; ".join(f"{row.block}, {row.side}: {row.counts}" for row in rows)
+    y = max(y, least)
+    said = "; ".join(f"{row.extractor}, {row.group}, {row.side}: {row.counts}" for row in rows)
     ticks = [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     return _svg(width, y + 38, title, f"{title}: {said}", _x_axis(scale, ticks, top, y, axis) + "".join(drawn))
 
@@ -137,7 +142,7 @@ def _dumbbell(row: Dumbbell, scale: "_Scale", y: float) -> str:
 
 def scatter(title: str, x_axis: str, y_axis: str, points: Sequence[Point]) -> str:
     """Compounds, 0 to 1 on both axes, with the diagonal; the mark says from which side a compound was retrieved."""
-    left, top, size = 46, 10, 250
+    left, top, size = 58, 10, 250
     across, down = _Scale(0.0, 1.0, left, left + size), _Scale(0.0, 1.0, top + size, top)
     ticks = [0, 0.25, 0.5, 0.75, 1.0]
     drawn = [_x_axis(across, ticks, top, top + size, x_axis)]

@@ -49,6 +49,11 @@ def paragraph(text: str, kind: str = "") -> str:
     return f"<p{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{esc(text)}</p>"
 
 
+def note(text: str) -> str:
+    """Small print."""
+    return paragraph(text, "muted")
+
+
 def bullets(lines: Sequence[str]) -> str:
     return f"<ul>{''.join(f'<li>{esc(line)}</li>' for line in lines)}</ul>" if lines else ""
 

@@ -53,8 +53,8 @@ def render(config: RunConfig, scores: Scores, record: Record | None, fovs: pl.Da
     """The whole page as text. `fovs`: one row per FOV that was tried, with `error` and `file`."""
     usable = fovs.filter(pl.col(ERROR).is_null())
     failed = findings.failures(fovs)
-    rows = findings.retrieval_rows(config, scores)
-    truth = findings.truth_rows(config, scores, fovs)
+    rows = outcome.retrieval_rows(config, scores)
+    truth = outcome.truth_rows(config, scores, fovs)
     drawn = charts.metric_charts(config, usable, storage)
     parts = [
         _short(config, rows, truth),
@@ -121,15 +121,15 @@ def _banners(config: RunConfig) -> str:
     return found
 
 
-def _short(config: RunConfig, rows: list[findings.Retrieval], truth: Sequence[findings.TruthRow]) -> str:
+def _short(config: RunConfig, rows: list[outcome.Retrieval], truth: Sequence[outcome.TruthRow]) -> str:
     lines = charts.sentences(config, rows)
-    unscored = findings.reasons(config, rows)
+    unscored = outcome.reasons(config, rows)
     synthetic = "synthetic " if config.synthetic else ""
     for extractor in findings.extractors(config, (each.extractor for each in truth)):
         here = [each for each in truth if each.extractor == extractor]
         names = findings.sides(config, (side for each in here for side in each.cells))
         for active, what in ((True, "with an effect"), (False, "without one")):
-            cells = [each.cells for each in here if (findings.strength_of(each.strength) != 0) == active]
+            cells = [each.cells for each in here if (outcome.strength_of(each.strength) != 0) == active]
             counts = [
                 f"{sum(c[side].retrieved for c in cells if side in c)}/{sum(c[side].scored for c in cells if side in c)} from {label(config, side)}"
                 for side in names

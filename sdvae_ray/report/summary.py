@@ -9,8 +9,9 @@ from rich.table import Table
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.provenance import Record
-from sdvae_ray.report import findings
-from sdvae_ray.report.findings import NONE, Retrieval, TruthRow, label, number
+from sdvae_ray.report import findings, outcome
+from sdvae_ray.report.findings import NONE, label, number
+from sdvae_ray.report.outcome import Retrieval, TruthRow
 from sdvae_ray.scores import Scores
 from sdvae_ray.storage import Storage
 from sdvae_ray.tables import read_fovs
@@ -20,7 +21,7 @@ _REASONS = 3  # failed FOVs that are named
 
 def print_summary(config: RunConfig, scores: Scores, record: Record | None, console: Console) -> None:
     """Metrics per side, retrieval per extractor, the truth where the metadata holds it, and what failed."""
-    fovs = read_fovs(config.output, Storage(config.storage), [config.score.perturbation, *findings.TRUTH_COLUMNS])
+    fovs = read_fovs(config.output, Storage(config.storage), [config.score.perturbation, *outcome.TRUTH_COLUMNS])
     failed = findings.failures(fovs)
     _say(console, _headline(config, record, fovs.height, len(failed)), style="bold")
     if config.random_weights:
@@ -28,7 +29,7 @@ def print_summary(config: RunConfig, scores: Scores, record: Record | None, cons
         _say(console, f"Random weights: {names}. Their numbers test the machinery and say nothing about images.", style="yellow")
     _metrics(config, scores, console)
     _retrieval(config, scores, console)
-    _truth(config, findings.truth_rows(config, scores, fovs), console)
+    _truth(config, outcome.truth_rows(config, scores, fovs), console)
     if failed:
         _say(console, f"{len(failed)} of {fovs.height} FOVs failed and are left out:", style="yellow")
         for fov, why in failed[:_REASONS]:
@@ -64,10 +65,10 @@ def _short(unit: str) -> str:
 
 
 def _retrieval(config: RunConfig, scores: Scores, console: Console) -> None:
-    rows = findings.retrieval_rows(config, scores)
+    rows = outcome.retrieval_rows(config, scores)
     if not rows:
         _say(console, "No retrieval: nothing was scored.")
-    recalls = findings.recall_columns(config)
+    recalls = outcome.recall_columns(config)
     grouped = len({row.group for row in rows}) > 1
     for extractor in findings.extractors(config, (row.extractor for row in rows)):
         here = [row for row in rows if row.extractor == extractor]
@@ -75,15 +76,14 @@ def _retrieval(config: RunConfig, scores: Scores, console: Console) -> None:
         _text_column(table, "side")
         if grouped:
             _text_column(table, "group")
-        for heading in ("treated\nwells", "control\nwells", "com-\npounds", "mAP ↑", "FR ↑", *(f"{r} ↑" for r in recalls.values())):
+        numbers = ["treated\nwells", "control\nwells", "com-\npounds", "mAP ↑", "FR ↑"]
+        for heading in [*numbers, *(f"{name} ↑" for name in recalls.values()), "own\nwell ↑", "FID ↓"]:
             _number_column(table, heading)
-        _number_column(table, "own\nwell ↑")
-        _number_column(table, "FID ↓")
         for row in here:
             names = [label(config, row.side), *([row.group] if grouped else [])]
             table.add_row(*(escape(name) for name in names), *row.numbers.values())
         console.print(table)
-    for line in findings.reasons(config, rows):
+    for line in outcome.reasons(config, rows):
         _say(console, line, style="yellow")
     if rows:
         _say(
@@ -122,9 +122,15 @@ def _truth(config: RunConfig, rows: Sequence[TruthRow], console: Console) -> Non
 
 def _table(title: str) -> Table:
     return Table(
-        title="\n" + escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False,
-        collapse_padding=True, pad_edge=False,
-    )  # fmt: skip
+        title="\n" + escape(title),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        collapse_padding=True,
+        pad_edge=False,
+    )
 
 
 def _text_column(table: Table, name: str) -> None:

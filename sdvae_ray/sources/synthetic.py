@@ -11,7 +11,7 @@
 plates, the older header) or `s3://cellpainting-gallery/` (even plates, the newer one), for a reader to rewrite.
 
 Every plate has its own random layout, gains and light, and its own platemap, so that no position goes with a treatment.
-The same arguments write the same bytes, in any number of processes.
+The same arguments write the same bytes, in any number of threads.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ import csv
 import gzip
 import io
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
-from multiprocessing import get_context
 from os import PathLike
 from pathlib import Path
 
@@ -142,8 +141,8 @@ def write_screen(
         for well, site in product(wells, range(1, sites + 1))
     ]
     if workers > 1:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            list(pool.map(_write_field, jobs, chunksize=4))
+        with ThreadPoolExecutor(workers) as pool:  # numpy, FFT and LZW let go of the interpreter's lock
+            list(pool.map(_write_field, jobs))
     else:
         for job in jobs:
             _write_field(job)

@@ -1,5 +1,7 @@
 """From the run file to loaded models: names looked up on the shelves, weights resolved, everything checked before it is used."""
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +48,7 @@ def resolve_weights(config: RunConfig, storage: Storage) -> dict[str, weights.We
     }
 
 
-def load_models(config: RunConfig, resolved: dict[str, weights.Weights], device: torch.device) -> Models:
+def load_models(config: RunConfig, resolved: Mapping[str, weights.Weights], device: torch.device) -> Models:
     """Builds every model on `device`, in eval mode, without gradients."""
     loaded: dict[str, dict[str, Any]] = {"autoencoders": {}, "extractors": {}}
     for shelf, models in _shelves(config):
@@ -63,7 +65,7 @@ def load_models(config: RunConfig, resolved: dict[str, weights.Weights], device:
     return Models(loaded["autoencoders"], loaded["extractors"], metrics)
 
 
-def check_same_weights(resolved: dict[str, weights.Weights], recorded: dict[str, dict[str, Any]]) -> None:
+def check_same_weights(resolved: Mapping[str, weights.Weights], recorded: Mapping[str, dict[str, Any]]) -> None:
     """WeightsError where a node has found other bytes than the run was started with."""
     for name, found in resolved.items():
         if name in recorded and found.files != recorded[name]["files"]:
@@ -86,6 +88,4 @@ def _shelves(config: RunConfig) -> list[tuple[Shelf, dict[str, ShelfConfig]]]:
 
 
 def _options(shelf: Shelf, name: str) -> set[str]:
-    import inspect
-
     return set(inspect.signature(shelves.find(shelf, name).load).parameters)

@@ -1,0 +1,178 @@
+"""What retrieval found, as rows for the terminal and the page: scores, what a side keeps, and the truth where it is known."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from sdvae_ray.config import IMAGE_SIDE, RunConfig
+from sdvae_ray.report.findings import NONE, count, extractors, label, number, sides
+from sdvae_ray.scores import Scores
+
+OK = "ok"
+PHENOTYPE, STRENGTH, TRUTH = "Metadata_phenotype", "Metadata_strength", "Metadata_truth"
+TRUTH_COLUMNS = (PHENOTYPE, STRENGTH, TRUTH)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """One row of the summary. `numbers`: text per column of the table; `status` is OK or the reason."""
+
+    extractor: str
+    side: str
+    group: str
+    numbers: dict[str, str]
+    fraction: float | None
+    retrieved: int | None
+    scored: int | None
+    status: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Of `original` compounds that the originals retrieve, a reconstruction retrieves `both`; and `added` that they do not."""
+
+    extractor: str
+    side: str
+    group: str
+    original: int
+    both: int
+    added: int
+
+
+@dataclass(frozen=True)
+class TruthCell:
+    """Compounds of one phenotype and strength on one side: mean normalised mAP, and how many of those with a p were retrieved."""
+
+    normalised_map: float | None
+    retrieved: int
+    scored: int
+    compounds: int
+
+    @property
+    def verdict(self) -> str:
+        if self.scored == 0:
+            return NONE
+        if self.compounds == 1:
+            return "yes" if self.retrieved else "no"
+        return f"{self.retrieved}/{self.scored}"
+
+
+@dataclass(frozen=True)
+class TruthRow:
+    extractor: str
+    group: str
+    phenotype: str
+    strength: str
+    cells: dict[str, TruthCell]
+
+
+# --- retrieval ---------------------------------------------------------------------------------------------------------------
+
+
+def recall_columns(config: RunConfig) -> dict[str, str]:
+    """Column of the summary -> its heading; three at most: the first, the middle and the last k."""
+    at = sorted(set(config.score.recall_at))
+    chosen = at if len(at) <= 3 else [at[0], at[len(at) // 2], at[-1]]
+    return {f"replicate_recall_at_{k}": f"R@{k}" for k in chosen}
+
+
+def retrieval_rows(config: RunConfig, scores: Scores) -> list[Retrieval]:
+    """Every row of the summary, by extractor, group and side."""
+    if scores.summary.height == 0:
+        return []
+    fid = {(e, s, g): value for e, s, g, value in _mean_fid(scores.fid)}
+    rows = [_retrieval(config, row, fid) for row in scores.summary.to_dicts()]
+    by_extractor = extractors(config, (row.extractor for row in rows))
+    by_side = sides(config, (row.side for row in rows))
+    return sorted(rows, key=lambda row: (by_extractor.index(row.extractor), row.group, by_side.index(row.side)))
+
+
+def _retrieval(config: RunConfig, row: Mapping[str, Any], fid: Mapping[tuple[str, str, str], float]) -> Retrieval:
+    key = (row["extractor"], row["side"], row["group"])
+    numbers = {
+        "wells": count(row.get("wells")),
+        "controls": count(row.get("controls")),
+        "compounds": count(row.get("compounds")),
+        "mAP": number(row.get("mean_map"), 3),
+        "FR": number(row.get("fraction_retrieved"), 3),
+        **{column: number(row.get(column), 3) for column in recall_columns(config)},
+        "reconstruction_recall": number(row.get("reconstruction_recall"), 3),
+        "FID": number(fid.get(key)),
+    }
+    known = {name: row.get(name) for name in ("fraction_retrieved", "retrieved", "compounds_scored")}
+    return Retrieval(*key, numbers, *known.values(), status=row.get("status") or OK)
+
+
+def _mean_fid(fid: pl.DataFrame) -> list[tuple[str, str, str, float]]:
+    if fid.height == 0:
+        return []
+    return fid.group_by("extractor", "side", "group").agg(pl.col("fid").mean()).rows()
+
+
+def reasons(config: RunConfig, rows: list[Retrieval]) -> list[str]:
+    """One line per distinct reason why rows have no score, naming the rows."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row.status != OK:
+            found.setdefault(row.status, []).append(f"{row.extractor} {label(config, row.side)} [{row.group}]")
+    return [f"{', '.join(where)}: {why}" for why, where in found.items()]
+
+
+def kept(config: RunConfig, scores: Scores) -> list[Kept]:
+    """Per extractor, group and reconstruction, which of the originals' retrieved compounds it keeps; where both were scored."""
+    if scores.compounds.height == 0:
+        return []
+    known = scores.compounds.filter(pl.col("retrieved").is_not_null())
+    key = ["extractor", "group", "compound"]
+    originals = known.filter(pl.col("side") == IMAGE_SIDE).select(*key, on_image="retrieved")
+    found = []
+    pairs = known.filter(pl.col("side") != IMAGE_SIDE).join(originals, on=key, how="inner")
+    for (extractor, group, side), rows in pairs.group_by("extractor", "group", "side", maintain_order=True):
+        image, recon = rows["on_image"].cast(pl.Boolean), rows["retrieved"].cast(pl.Boolean)
+        both, added = int((image & recon).sum()), int((~image & recon).sum())
+        found.append(Kept(str(extractor), str(side), str(group), int(image.sum()), both, added))
+    order = extractors(config, (each.extractor for each in found)), sides(config, (each.side for each in found))
+    return sorted(found, key=lambda each: (order[0].index(each.extractor), each.group, order[1].index(each.side)))
+
+
+# --- truth -------------------------------------------------------------------------------------------------------------------
+
+
+def truth_rows(config: RunConfig, scores: Scores, fovs: pl.DataFrame) -> list[TruthRow]:
+    """Scores by the phenotype and strength that the metadata of `fovs` knows for a compound; none where it knows nothing.
+
+    Strong before weak, and compounds without a phenotype last.
+    """
+    compound, compounds = config.score.perturbation, scores.compounds
+    if compounds.height == 0 or compound not in fovs.columns or not {PHENOTYPE, TRUTH} & set(fovs.columns):
+        return []
+    phenotype = PHENOTYPE if PHENOTYPE in fovs.columns else TRUTH
+    strength = pl.col(STRENGTH) if STRENGTH in fovs.columns else pl.lit("")
+    known = fovs.select(compound=pl.col(compound), phenotype=pl.col(phenotype), strength=strength.fill_null(""))
+    known = known.filter(pl.col("compound").is_not_null() & pl.col("phenotype").is_not_null()).unique()
+    known = known.filter(~pl.col("compound").is_duplicated())  # the same compound with two truths has none
+    joined = compounds.join(known, on="compound", how="inner")
+    rows: dict[tuple[str, str, str, str], dict[str, TruthCell]] = {}
+    for (*key, side), part in joined.group_by("extractor", "group", "phenotype", "strength", "side", maintain_order=True):
+        mean = part["normalised_map"].mean()
+        retrieved = part["retrieved"].cast(pl.Boolean)
+        cell = TruthCell(_float(mean), int(retrieved.sum() or 0), int(retrieved.is_not_null().sum()), part.height)
+        rows.setdefault(tuple(map(str, key)), {})[str(side)] = cell  # type: ignore[arg-type]
+    order = extractors(config, (key[0] for key in rows))
+    ordered = sorted(rows, key=lambda key: (order.index(key[0]), key[1], strength_of(key[3]) == 0, key[2], -strength_of(key[3])))
+    return [TruthRow(*key, cells=rows[key]) for key in ordered]
+
+
+def strength_of(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return -1.0
+
+
+def _float(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
