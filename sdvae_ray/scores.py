@@ -62,7 +62,7 @@ def metric_distributions(output: str, metrics: Sequence[str], storage: Storage) 
 def metric_values(output: str, side: str, metric: str, fovs: pl.DataFrame, storage: Storage) -> np.ndarray:
     """(FOVs, P, parts) of one metric of the FOVs in `fovs` (fov_id, file)."""
     _, values = read_column(output, metrics_table(side), metric, fovs, storage)
-    return values if values.ndim == 3 else values[:, :, None]
+    return values.reshape(*values.shape[:2], -1) if values.ndim > 1 else np.empty((0, 0, 0))
 
 
 def _distribution(

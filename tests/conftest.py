@@ -1,4 +1,4 @@
-"""What the tests share: real data where it is at hand, an S3 server on loopback, small files of the real formats, small runs."""
+"""What the tests share: real data where it is at hand, an S3 server on loopback, small files and small runs."""
 
 import copy
 import json
@@ -120,11 +120,13 @@ def write_illumination() -> Callable[..., str]:
 
 
 @pytest.fixture
-def write_fields(tmp_path: Path, write_tiff: Callable[..., str], write_illumination: Callable[..., str]) -> Callable[..., Batch]:
-    """write_fields(count=3, size=136, ...) -> FOVs on disk as LZW TIFFs, and their rows of a manifest as columns of objects.
+def write_fields(
+    tmp_path: Path, write_tiff: Callable[..., str], write_illumination: Callable[..., str]
+) -> Callable[..., Batch]:
+    """write_fields(count=3, size=136, ...) -> FOVs as LZW TIFFs, and their rows of a manifest as columns of objects.
 
-    Wells A01, A02, ...; smooth blobs over a dim background, so that no stain is noise only; all from `seed`. The illumination
-    functions are null unless `illumination`.
+    Wells A01, A02, ...; smooth blobs over a dim background, so that no stain is noise only; all from `seed`. The
+    illumination functions are null unless `illumination`.
     """
 
     def write(
@@ -165,7 +167,7 @@ def blobs(random: np.random.Generator, size: int) -> np.ndarray:
 
 @pytest.fixture
 def small_run_config(tmp_path: Path) -> Callable[..., RunConfig]:
-    """small_run_config(**changes) -> a run of 128-pixel crops in 64-pixel patches (P 4, C 5, T 2) with models that take no time.
+    """small_run_config(**changes) -> a run of 128-pixel crops in 64-pixel patches (P 4, C 5, T 2), of small models.
 
     `changes` are keys of the run file, laid over the defaults section by section; None drops a key, such as a model.
     Autoencoders: `tiny` (random weights) and `identity`; extractors: `latent` and `intensity`.
@@ -202,7 +204,7 @@ def merged(raw: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def full_size_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `vae/`: the Stable Diffusion 1.x autoencoder, all 83,653,863 parameters, random, as save_pretrained writes it."""
+    """A folder with `vae/`: the autoencoder of Stable Diffusion 1.x, 83.65 M parameters at random, as diffusers saves it."""
     import torch
     from diffusers import AutoencoderKL
 

@@ -289,7 +289,7 @@ def test_every_shell_command_parses_and_ray_knows_every_start_option(config: Con
     assert worker["address"] == f"$RAY_HEAD_IP:{head['port']}"
 
 
-def test_the_variant_without_an_open_port_is_accepted_too(config: Config) -> None:
+def test_the_variant_without_an_open_port_is_accepted_too() -> None:
     variant = yaml.safe_load(re.sub(r"# (ssh_proxy_\w+:)", r"\1", TEXT))
     assert set(variant["auth"]) == {"ssh_user", "ssh_proxy_command", "ssh_proxy_use_node_id"}
     assert refused_by_ray(variant) == []

@@ -100,7 +100,8 @@ def test_a_truncated_file_of_the_gallery_is_refused(real_field):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", bytes(4096), b"\x89PNG\r\n\x1a\n" + bytes(64), b"<?xml version='1.0'?><Error/>", b"II*\x00" + bytes(60)]
+    "data",
+    [b"", bytes(4096), b"\x89PNG\r\n\x1a\n" + bytes(64), b"<?xml version='1.0'?><Error/>", b"II*\x00" + bytes(60)],
 )
 def test_bytes_that_are_no_tiff_are_refused(data):
     assert "truncated or corrupt" in refusal(data)
@@ -281,7 +282,7 @@ def test_a_stain_that_fills_a_pass_comes_back_as_the_mean_of_its_planes():
     torch.testing.assert_close(unpacked, rgb.mean(2))
 
 
-# Known to fail
+# Odd input
 
 
 def test_grey_passes_give_every_level_back_exactly():

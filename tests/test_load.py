@@ -267,7 +267,9 @@ def folder(path: Path, write_tiff) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [Path.unlink, shorten, empty, zero_bytes, other_format, small, signed, colour, folder], ids=lambda f: f.__name__
+    "damage",
+    [Path.unlink, shorten, empty, zero_bytes, other_format, small, signed, colour, folder],
+    ids=lambda f: f.__name__,
 )
 def test_a_file_that_cannot_be_used_costs_its_own_row_only(write_fields, write_tiff, damage: Callable[..., None]):
     batch = write_fields(3)
@@ -353,7 +355,7 @@ def test_the_probe_raises_what_is_wrong_with_a_file_and_passes_a_sound_one(write
         loader().probe(batch)
 
 
-# Known to fail
+# Odd input
 
 
 @pytest.mark.parametrize("kept", [2, 7])

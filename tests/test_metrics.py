@@ -1,4 +1,4 @@
-"""The metrics against scikit-image, scipy, torch.distributions and numpy, on noise, on real cells and at their edges."""
+"""The metrics against scikit-image, scipy, torch.distributions and numpy, on noise, real cells and at their edges."""
 
 import math
 from pathlib import Path

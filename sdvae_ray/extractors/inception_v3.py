@@ -27,7 +27,7 @@ class InceptionV3:
         self.std = torch.tensor(_STD).view(1, 3, 1, 1)
 
     def to(self, device: torch.device) -> "InceptionV3":
-        self.model = self.model.to(device).to(memory_format=torch.channels_last)
+        self.model = self.model.to(device)
         self.mean, self.std = self.mean.to(device), self.std.to(device)
         return self
 

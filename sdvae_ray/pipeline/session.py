@@ -89,17 +89,17 @@ def plan_pools(config: RunConfig) -> Pools:
     return Pools(load, encode)
 
 
-def in_submitted_job() -> bool:
-    """True in the driver of a `ray job submit`."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
 def check_output_is_shared(config: RunConfig) -> None:
     """ConfigError for an output that the nodes of this cluster would not all see as one folder."""
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    if nodes > 1 and not is_remote(config.output) and not config.cluster.shared_filesystem:
+    several = f"the cluster has {nodes} nodes" if nodes > 1 else "cluster.autoscaling brings more nodes"
+    if (
+        (nodes > 1 or config.cluster.autoscaling)
+        and not is_remote(config.output)
+        and not config.cluster.shared_filesystem
+    ):
         raise ConfigError(
-            f"output: {config.output} is a local folder, and the cluster has {nodes} nodes; s3://... is wanted, "
+            f"output: {config.output} is a local folder, and {several}; s3://... is wanted, "
             f"or cluster.shared_filesystem: true where it is the same folder on all of them"
         )
 

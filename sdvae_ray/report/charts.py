@@ -34,16 +34,17 @@ class Chart:
 
 def series(config: RunConfig, side: str) -> int:
     """Number of a side's colour: 0 for the originals."""
-    return 0 if side == IMAGE_SIDE else 1 + list(config.autoencoders).index(side) % 7 if side in config.autoencoders else 7
+    return (
+        0 if side == IMAGE_SIDE else 1 + list(config.autoencoders).index(side) % 7 if side in config.autoencoders else 7
+    )
 
 
 def sampled(config: RunConfig, usable: pl.DataFrame) -> pl.DataFrame:
     """FOVs of whole files, chosen by hash, enough for the distributions of a large run."""
     counts = dict(usable.group_by("file").len().rows())
-    order = generator(config.seed, "files").permutation(len(counts)) if len(counts) else []
     names = sorted(counts)
     total, kept = 0, []
-    for at in order:
+    for at in generator(config.seed, "files").permutation(len(names)):
         if total < SAMPLE:
             kept.append(names[at])
             total += counts[names[at]]
@@ -75,7 +76,11 @@ def _metric_chart(config: RunConfig, name: str, sides: Sequence[str], fovs: pl.D
     absent = ", ".join(label(config, side) for side in sides if side not in known)
     head = findings.metric_head(name)
     title = f"{name}{f', {head.unit}' if head.unit else ''}"
-    return Chart(title, f"does not apply to {absent}" if absent else "", figures.strips(title, _axis(head), rows) if known else "")
+    return Chart(
+        title,
+        f"does not apply to {absent}" if absent else "",
+        figures.strips(title, _axis(head), rows) if known else "",
+    )
 
 
 def _axis(head: MetricHead) -> str:
@@ -131,7 +136,9 @@ def map_charts(config: RunConfig, scores: Scores) -> list[Chart]:
         originals = here.filter(pl.col("side") == IMAGE_SIDE)
         if side == IMAGE_SIDE or originals.height == 0:
             continue
-        pairs = originals.join(here.filter(pl.col("side") == side), on=["group", "compound"], how="inner", suffix="_recon")
+        pairs = originals.join(
+            here.filter(pl.col("side") == side), on=["group", "compound"], how="inner", suffix="_recon"
+        )
         points = _points(config, pairs)
         if not points:
             continue

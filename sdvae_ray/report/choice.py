@@ -35,7 +35,9 @@ def choose(config: RunConfig, scores: Scores, fovs: pl.DataFrame, count: int = E
     control = fovs.filter(select(config.score.control, fovs.columns, "score.control"))
     chosen = [Choice(_by_hash(config, control), "control", "a control well")] if control.height else []
     compound = config.score.perturbation
-    treated = fovs.filter(pl.col(compound).is_not_null() & (pl.col(compound) != "")) if compound in fovs.columns else fovs
+    treated = (
+        fovs.filter(pl.col(compound).is_not_null() & (pl.col(compound) != "")) if compound in fovs.columns else fovs
+    )
     treated = treated.filter(~pl.col(FOV_ID).is_in(control[FOV_ID].implode()))
     seen: set[str] = set()
     for name, why in _most_active(config, scores):
@@ -52,7 +54,9 @@ def choose(config: RunConfig, scores: Scores, fovs: pl.DataFrame, count: int = E
             break
         fov = _by_hash(config, rest)
         row = rest.filter(pl.col(FOV_ID) == fov)
-        chosen.append(Choice(fov, _what(row, str(row[compound][0] or "")) if compound in row.columns else "", "chosen by hash"))
+        chosen.append(
+            Choice(fov, _what(row, str(row[compound][0] or "")) if compound in row.columns else "", "chosen by hash")
+        )
     return chosen
 
 

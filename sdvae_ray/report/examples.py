@@ -5,13 +5,13 @@ One patch of each, chosen by hash and not by looks. What cannot be had now (weig
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import imagecodecs
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sdvae_ray.config import RunConfig
@@ -21,6 +21,7 @@ from sdvae_ray.images.packing import Packing
 from sdvae_ray.provenance import Record
 from sdvae_ray.randomness import generator
 from sdvae_ray.report.choice import Choice
+from sdvae_ray.report.pictures import Pictures, Pixels, crop_of, draw
 from sdvae_ray.schema import ERROR, FOV_ID, latents_table, metrics_table
 from sdvae_ray.sources.rows import read_row_group, read_text_column, row_groups
 from sdvae_ray.stages.load import IMAGE, Batch, Loader
@@ -29,36 +30,7 @@ from sdvae_ray.storage import Storage
 from sdvae_ray.tables import read_column
 
 SECONDS = 60.0  # after which no further patch is decoded
-LOW, HIGH = 0.5, 99.8  # percentiles of the original's patch that become black and white
-GAIN = 4  # a difference is white at a quarter of that range
 CAPTIONS = ("ssim", "psnr")  # metrics of the patch under each reconstruction
-_PICTURE_BYTES = 1_500_000  # of all PNGs together, about; decides how much of a patch is shown
-_LEVELS = 64  # grey levels of a picture: a third of the bytes of 256, and no eye sees it
-_COLOURS = {
-    "DNA": (0.2, 0.35, 1.0),
-    "ER": (0.0, 0.45, 0.15),
-    "RNA": (0.0, 0.3, 0.3),
-    "AGP": (0.5, 0.2, 0.0),
-    "Mito": (0.9, 0.1, 0.3),
-}
-_OTHER_COLOURS = ((0.9, 0.1, 0.3), (0.0, 0.6, 0.2), (0.2, 0.35, 1.0), (0.5, 0.25, 0.0), (0.0, 0.3, 0.3))
-
-Pixels = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """One row of an example. `stains`: PNG per stain; `differences`: of |reconstruction - original|; the original has none.
-
-    `captions`: per stain, the patch's metrics as stored in the run. `exact`: the reconstruction is the original.
-    """
-
-    composite: bytes
-    stains: list[bytes]
-    differences: list[bytes] = field(default_factory=list)
-    captions: list[dict[str, float]] = field(default_factory=list)
-    how: str = ""
-    exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +62,7 @@ def load_examples(
 ) -> Examples:
     """Pictures of the chosen FOVs on every side, in about a minute at most. `fovs`: fov_id and file of the usable FOVs."""
     start = time.monotonic()
-    crop = _crop(config, len(choices))
+    crop = crop_of(config, len(choices))
     try:
         pixels, notes = _load_pixels(config, [choice.fov_id for choice in choices], storage)
     except (SdvaeRayError, OSError) as error:
@@ -104,7 +76,9 @@ def load_examples(
             continue
         spent = time.monotonic() - start
         if shown and spent * (1 + 1 / len(shown)) > SECONDS:
-            notes.append(f"{len(shown)} of {len(pixels)} fields are shown: decoding all would take more than {SECONDS:.0f} s")
+            notes.append(
+                f"{len(shown)} of {len(pixels)} fields are shown: decoding all would take more than {SECONDS:.0f} s"
+            )
             break
         patch = int(generator(config.seed, "example patch", choice.fov_id).integers(config.image.patches))
         image = pixels[choice.fov_id][patch]
@@ -118,7 +92,7 @@ def load_examples(
             else:
                 sides[side] = _side(config, side, decoders[side], image, wanted, patch, crop, storage)
         say(f"{choice.fov_id} decoded, {time.monotonic() - start:.0f} s")
-        shown.append(Example(choice, patch, _pictures(config, image, image, crop), sides))
+        shown.append(Example(choice, patch, draw(config, image, image, crop), sides))
     return Examples(shown, crop, notes)
 
 
@@ -126,11 +100,11 @@ def _load_pixels(config: RunConfig, ids: Sequence[str], storage: Storage) -> tup
     """fov_id -> (P, C, S, S) in [0, 1], of the manifest's rows of these FOVs; and why others have none."""
     if not ids:
         return {}, []
-    keys = read_text_column(config.manifest, FOV_ID, storage).to_pylist()
+    keys = read_text_column(config.manifest, FOV_ID, storage)
     sizes, _ = row_groups(config.manifest, storage)
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    wanted = set(ids)
-    at = {name: row for row, name in enumerate(keys) if name in wanted}
+    rows = np.flatnonzero(pc.is_in(keys, pa.array(ids, pa.string())).to_numpy())
+    at = {str(keys[int(row)]): int(row) for row in rows}
     notes = [f"{name} is not shown: it is not in {config.manifest}" for name in ids if name not in at]
     loader = Loader(config.image, config.storage)
     pixels: dict[str, Pixels] = {}
@@ -182,8 +156,12 @@ def _side(
     latent = torch.from_numpy(np.array(stored[0, patch])) if len(stored) else None
     recon_rgb = _decode(autoencoder, packing.pack(torch.from_numpy(image)[None])[0], latent)
     recon = packing.unpack(recon_rgb[None])[0].numpy()
-    how = "decoded from the stored latent" if latent is not None else "encoded and decoded again: its latents are not stored"
-    return _pictures(config, image, recon, crop, captions, how)
+    how = (
+        "decoded from the stored latent"
+        if latent is not None
+        else "encoded and decoded again: its latents are not stored"
+    )
+    return draw(config, image, recon, crop, captions, how)
 
 
 @torch.inference_mode()
@@ -210,51 +188,3 @@ def _captions(
             for caption, value in zip(captions, values[0, patch] if len(values) else (), strict=False):
                 caption[metric] = float(value)
     return captions
-
-
-# --- pictures ----------------------------------------------------------------------------------------------------------------
-
-
-def _crop(config: RunConfig, examples: int) -> int:
-    """Side of the square that is shown: the whole patch, or less where the page would grow too large."""
-    stains, sides = len(config.image.stains), len(config.autoencoders)
-    bytes_per_pixel = 0.7 * stains * (1 + sides) + 1.6 * (1 + sides) + 0.5 * stains * sides
-    most = (_PICTURE_BYTES / max(1, examples) / bytes_per_pixel) ** 0.5
-    return min(config.image.patch, max(64, int(most) // 8 * 8))
-
-
-def _pictures(
-    config: RunConfig,
-    original: Pixels,
-    image: Pixels,
-    crop: int,
-    captions: list[dict[str, float]] | None = None,
-    how: str = "",
-) -> Pictures:
-    """(C, S, S) of either side, stretched by the original's percentiles; with differences unless it is the original."""
-    low, high = (np.percentile(original, q, axis=(1, 2))[:, None, None] for q in (LOW, HIGH))
-    spread = np.maximum(high - low, 1 / (2**config.image.scaling.bits - 1))
-    shown = np.clip((_centre(image, crop) - low) / spread, 0, 1)
-    composite, stains = _png(_composite(config, shown)), [_png(plane) for plane in shown]
-    if image is original:
-        return Pictures(composite, stains)
-    error = np.clip(np.abs(_centre(image, crop) - _centre(original, crop)) / spread * GAIN, 0, 1)
-    exact = bool((image == original).all())
-    return Pictures(composite, stains, [_png(plane) for plane in error], captions or [], how, exact)
-
-
-def _centre(image: NDArray[np.float32], crop: int) -> NDArray[np.float32]:
-    start = (image.shape[-1] - crop) // 2
-    return image[:, start : start + crop, start : start + crop]
-
-
-def _composite(config: RunConfig, shown: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(C, S, S) in [0, 1] -> (S, S, 3): every stain's light added in its colour."""
-    colours = [_COLOURS.get(name, _OTHER_COLOURS[at % 5]) for at, name in enumerate(config.image.stains)]
-    return np.clip(np.einsum("chw,ck->hwk", shown, np.array(colours)), 0, 1)
-
-
-def _png(values: NDArray[np.float64]) -> bytes:
-    """(H, W) or (H, W, 3) in [0, 1]."""
-    levels = np.round(np.round(values * (_LEVELS - 1)) * (255 / (_LEVELS - 1))).astype(np.uint8)
-    return bytes(imagecodecs.png_encode(np.ascontiguousarray(levels), level=9))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-_CHAR = 7.2  # pixels, width of a character at 12 px, about
+_CHAR = 7.8  # pixels, width of a character at 12 px, about
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ class Point:
 
     @property
     def kind(self) -> str:
-        return {(True, True): "both", (True, False): "lost", (False, True): "gained"}.get((self.on_image, self.on_recon), "neither")
+        return {(True, True): "both", (True, False): "lost", (False, True): "gained"}.get(
+            (self.on_image, self.on_recon), "neither"
+        )
 
 
 KINDS = {
@@ -89,7 +91,9 @@ def strips(title: str, axis: str, rows: Sequence[tuple[str, Sequence[Strip]]]) -
 
 def _strip(strip: Strip, scale: "_Scale", y: float, part: str, infinity: float) -> str:
     low, first, middle, third, high = (scale(value) if math.isfinite(value) else infinity for value in strip.quantiles)
-    words = ", ".join(f"{name} {_tick(value)}" for name, value in zip(("5 %", "median", "95 %"), strip.quantiles[::2], strict=True))
+    words = ", ".join(
+        f"{name} {_tick(value)}" for name, value in zip(("5 %", "median", "95 %"), strip.quantiles[::2], strict=True)
+    )
     return (
         f'<g class="s{strip.series}"><title>{escape(f"{strip.side}, {part}: {words}")}</title>'
         f'<line class="thin" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
@@ -150,7 +154,9 @@ def scatter(title: str, x_axis: str, y_axis: str, points: Sequence[Point]) -> st
         drawn.append(f'<line class="grid" x1="{left}" x2="{left + size}" y1="{down(tick):.1f}" y2="{down(tick):.1f}"/>')
         drawn.append(_text(left - 6, down(tick) + 4, _tick(tick), "end", "tick"))
     middle = top + size / 2
-    drawn.append(f'<text class="axis" transform="translate(12 {middle}) rotate(-90)" text-anchor="middle">{escape(y_axis)}</text>')
+    drawn.append(
+        f'<text class="axis" transform="translate(12 {middle}) rotate(-90)" text-anchor="middle">{escape(y_axis)}</text>'
+    )
     drawn.append(f'<line class="diagonal" x1="{left}" y1="{top + size}" x2="{left + size}" y2="{top}"/>')
     for point in sorted(points, key=lambda point: point.kind != "neither"):
         drawn.append(_mark(point, across(point.x), down(point.y)))
@@ -160,7 +166,9 @@ def scatter(title: str, x_axis: str, y_axis: str, points: Sequence[Point]) -> st
 
 
 def _mark(point: Point, x: float, y: float) -> str:
-    words = f"<title>{escape(f'{point.name}: {point.x:.3f} on the originals, {point.y:.3f} on the reconstruction')}</title>"
+    words = (
+        f"<title>{escape(f'{point.name}: {point.x:.3f} on the originals, {point.y:.3f} on the reconstruction')}</title>"
+    )
     return f'<path class="mark {point.kind}" d="{_shape(point.kind)}" transform="translate({x:.1f} {y:.1f})">{words}</path>'
 
 

@@ -9,7 +9,6 @@ import polars as pl
 from sdvae_ray import shelves
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.schema import ERROR, FOV_ID, latents_table
-from sdvae_ray.scores import Scores
 from sdvae_ray.storage import Storage
 from sdvae_ray.tables import read_column
 
@@ -62,7 +61,15 @@ def number(value: float | None, digits: int | None = None) -> str:
         return "0"
     if size < 1e-4:
         return f"{value:.1e}"
-    return f"{value:,.0f}" if size >= 1000 else f"{value:.1f}" if size >= 100 else f"{value:.2f}" if size >= 2 else f"{value:.4f}"
+    return (
+        f"{value:,.0f}"
+        if size >= 1000
+        else f"{value:.1f}"
+        if size >= 100
+        else f"{value:.2f}"
+        if size >= 2
+        else f"{value:.4f}"
+    )
 
 
 def count(value: float | None) -> str:

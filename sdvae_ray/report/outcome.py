@@ -1,6 +1,6 @@
 """What retrieval found, as rows for the terminal and the page: scores, what a side keeps, and the truth where it is known."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,8 +91,9 @@ def retrieval_rows(config: RunConfig, scores: Scores) -> list[Retrieval]:
 
 def _retrieval(config: RunConfig, row: Mapping[str, Any], fid: Mapping[tuple[str, str, str], float]) -> Retrieval:
     key = (row["extractor"], row["side"], row["group"])
+    status = row.get("status") or OK
     numbers = {
-        "wells": count(row.get("wells")),
+        "wells": count(row.get("wells") if status == OK else None),  # where nothing was scored it counts controls too
         "controls": count(row.get("controls")),
         "compounds": count(row.get("compounds")),
         "mAP": number(row.get("mean_map"), 3),
@@ -101,8 +102,8 @@ def _retrieval(config: RunConfig, row: Mapping[str, Any], fid: Mapping[tuple[str
         "reconstruction_recall": number(row.get("reconstruction_recall"), 3),
         "FID": number(fid.get(key)),
     }
-    known = {name: row.get(name) for name in ("fraction_retrieved", "retrieved", "compounds_scored")}
-    return Retrieval(*key, numbers, *known.values(), status=row.get("status") or OK)
+    counts = row.get("retrieved"), row.get("compounds_scored")
+    return Retrieval(*key, numbers, row.get("fraction_retrieved"), *counts, status)
 
 
 def _mean_fid(fid: pl.DataFrame) -> list[tuple[str, str, str, float]]:
@@ -111,12 +112,13 @@ def _mean_fid(fid: pl.DataFrame) -> list[tuple[str, str, str, float]]:
     return fid.group_by("extractor", "side", "group").agg(pl.col("fid").mean()).rows()
 
 
-def reasons(config: RunConfig, rows: list[Retrieval]) -> list[str]:
+def reasons(config: RunConfig, rows: Sequence[Retrieval]) -> list[str]:
     """One line per distinct reason why rows have no score, naming the rows."""
     found: dict[str, list[str]] = {}
     for row in rows:
         if row.status != OK:
-            found.setdefault(row.status, []).append(f"{row.extractor} {label(config, row.side)} [{row.group}]")
+            group = "" if row.group == "all" else f" [{row.group}]"
+            found.setdefault(row.status, []).append(f"{label(config, row.extractor)} {label(config, row.side)}{group}")
     return [f"{', '.join(where)}: {why}" for why, where in found.items()]
 
 
@@ -155,13 +157,17 @@ def truth_rows(config: RunConfig, scores: Scores, fovs: pl.DataFrame) -> list[Tr
     known = known.filter(~pl.col("compound").is_duplicated())  # the same compound with two truths has none
     joined = compounds.join(known, on="compound", how="inner")
     rows: dict[tuple[str, str, str, str], dict[str, TruthCell]] = {}
-    for (*key, side), part in joined.group_by("extractor", "group", "phenotype", "strength", "side", maintain_order=True):
+    for (*key, side), part in joined.group_by(
+        "extractor", "group", "phenotype", "strength", "side", maintain_order=True
+    ):
         mean = part["normalised_map"].mean()
         retrieved = part["retrieved"].cast(pl.Boolean)
         cell = TruthCell(_float(mean), int(retrieved.sum() or 0), int(retrieved.is_not_null().sum()), part.height)
         rows.setdefault(tuple(map(str, key)), {})[str(side)] = cell  # type: ignore[arg-type]
     order = extractors(config, (key[0] for key in rows))
-    ordered = sorted(rows, key=lambda key: (order.index(key[0]), key[1], strength_of(key[3]) == 0, key[2], -strength_of(key[3])))
+    ordered = sorted(
+        rows, key=lambda key: (order.index(key[0]), key[1], strength_of(key[3]) == 0, key[2], -strength_of(key[3]))
+    )
     return [TruthRow(*key, cells=rows[key]) for key in ordered]
 
 
@@ -174,5 +180,3 @@ def strength_of(text: str) -> float:
 
 def _float(value: Any) -> float | None:
     return None if value is None else float(value)
-
-

@@ -60,7 +60,7 @@ def short_section(
     elif not any(each.side == IMAGE_SIDE and each.fraction is not None for each in rows):
         lines.append("The originals were not scored, so there is nothing to compare reconstructions with.")
     if failed:
-        lines.append(f"{failed:,} fields of view failed and are left out.")
+        lines.append(f"{failed:,} of the fields of view failed and {'is' if failed == 1 else 'are'} left out.")
     return section("short", "In short", bullets(lines), _counts_table(config, rows, truth), _reasons(config, rows))
 
 
@@ -72,7 +72,7 @@ def _counts_table(config: RunConfig, rows: Sequence[Retrieval], truth: Sequence[
     """Retrieved of scored compounds: every side a column; the truth, where it is known, below each extractor and group."""
     scored = [each for each in rows if each.fraction is not None]
     names = findings.sides(config, (each.side for each in scored))
-    body = []
+    body: list[str] = []
     for extractor, group in dict.fromkeys((each.extractor, each.group) for each in scored):
         found = {each.side: each for each in scored if (each.extractor, each.group) == (extractor, group)}
         cells = [f"{found[side].retrieved}/{found[side].scored}" if side in found else NONE for side in names]
@@ -97,7 +97,10 @@ def _truth_counts(
             here = {side: [found[side] for found in cells if side in found] for side in names}
             yield (
                 kind + what,
-                [f"{sum(c.retrieved for c in here[s])}/{sum(c.scored for c in here[s])}" if here[s] else NONE for s in names],
+                [
+                    f"{sum(c.retrieved for c in here[s])}/{sum(c.scored for c in here[s])}" if here[s] else NONE
+                    for s in names
+                ],
             )
 
 
@@ -128,8 +131,12 @@ def retrieval_section(config: RunConfig, scores: Scores, rows: Sequence[Retrieva
         return section("retrieval", "Retrieval", paragraph("Nothing was scored."))
     grouped = len({each.group for each in rows}) > 1
     names = ["treated wells", "control wells", "com- pounds", "mAP ↑", "FR ↑"]
-    names += [f"{name} ↑" for name in outcome.recall_columns(config).values()] + ["own well ↑", "FID ↓"]
-    columns = [head("side"), *([head("group")] if grouped else []), *(head(name, f"{NUMBER} narrow") for name in names)]
+    names += [f"{name} ↑" for name in outcome.recall_columns(config).values()] + ["own well ↑", "FID\u00a0↓"]
+    columns = [
+        head("side"),
+        *([head("group")] if grouped else []),
+        *(head(name.replace(" ↑", "\u00a0↑"), f"{NUMBER} narrow") for name in names),
+    ]
     tables = []
     for extractor in findings.extractors(config, (each.extractor for each in rows)):
         here = [each for each in rows if each.extractor == extractor]
@@ -138,8 +145,7 @@ def retrieval_section(config: RunConfig, scores: Scores, rows: Sequence[Retrieva
             lead = [row_head(named(config, each.side)), *([cell(each.group)] if grouped else [])]
             cells = [cell(text, NUMBER) for text in each.numbers.values()]
             if each.status != OK:
-                reason = f'<td class="{WHY}" colspan="{len(names) - 1}">{esc(each.status)}</td>'
-                cells = [cell(each.numbers["wells"], NUMBER), reason]
+                cells = [f'<td class="{WHY}" colspan="{len(names) - 1}">{esc(each.status)}</td>', cells[-1]]
             body.append(row([*lead, *cells], "gap" if each.group != before else ""))
             before = each.group
         caption = f"Extractor: {label(config, extractor)}" if grouped else f"Extractor: {by(config, extractor, before)}"
@@ -208,7 +214,9 @@ def sizes_section(config: RunConfig, usable: pl.DataFrame, storage: Storage) -> 
     image = config.image
     columns = [
         head("side"),
-        head("pixels, bits", NUMBER, f"{image.crop} × {image.crop}, {len(image.stains)} stains, {image.scaling.bits} bit"),
+        head(
+            "pixels, bits", NUMBER, f"{image.crop} × {image.crop}, {len(image.stains)} stains, {image.scaling.bits} bit"
+        ),
         head("latent per pass", NUMBER, "channels × height × width"),
         head("fewer numbers", NUMBER, "per RGB pass"),
         head("latents, bits", NUMBER, "float16, uncompressed"),

@@ -26,7 +26,11 @@ def print_summary(config: RunConfig, scores: Scores, record: Record | None, cons
     _say(console, _headline(config, record, fovs.height, len(failed)), style="bold")
     if config.random_weights:
         names = ", ".join(config.random_weights)
-        _say(console, f"Random weights: {names}. Their numbers test the machinery and say nothing about images.", style="yellow")
+        _say(
+            console,
+            f"Random weights: {names}. Their numbers test the machinery and say nothing about images.",
+            style="yellow",
+        )
     _metrics(config, scores, console)
     _retrieval(config, scores, console)
     _truth(config, outcome.truth_rows(config, scores, fovs), console)
@@ -57,7 +61,11 @@ def _metrics(config: RunConfig, scores: Scores, console: Console) -> None:
     for side, row in cells.items():
         table.add_row(escape(label(config, side)), *(row.get(head.name, NONE).replace(" (", "\n(") for head in heads))
     console.print(table)
-    _say(console, "↑ higher is better, ↓ lower is better, – does not apply (no posterior). ssim is SSIM, not 1 - SSIM.", style="dim")
+    _say(
+        console,
+        "↑ higher is better, ↓ lower is better, – does not apply. ssim is SSIM, not 1 - SSIM.",
+        style="dim",
+    )
 
 
 def _short(unit: str) -> str:

@@ -7,10 +7,11 @@ import polars as pl
 from sdvae_ray.config import RunConfig
 from sdvae_ray.report import charts, figures
 from sdvae_ray.report.charts import Chart
-from sdvae_ray.report.examples import GAIN, HIGH, LOW, Example, Examples, Pictures
+from sdvae_ray.report.examples import Example, Examples
 from sdvae_ray.report.findings import label, number
 from sdvae_ray.report.markup import WHY, bullets, esc, note, paragraph, picture, row, row_head, section, swatch
 from sdvae_ray.report.outcome import Retrieval
+from sdvae_ray.report.pictures import GAIN, HIGH, LOW, Pictures
 from sdvae_ray.report.sections import named
 from sdvae_ray.scores import Scores
 
@@ -19,12 +20,16 @@ def examples_section(config: RunConfig, examples: Examples) -> str:
     parts = []
     if examples.shown:
         patch, crop = config.image.patch, examples.crop
-        part = f"all {patch} × {patch} pixels" if crop == patch else f"the central {crop} × {crop} of its {patch} × {patch} pixels"
+        part = (
+            f"all {patch} × {patch} pixels"
+            if crop == patch
+            else f"the central {crop} × {crop} of its {patch} × {patch} pixels"
+        )
         parts.append(
             paragraph(
-                f"One patch of each field, chosen by hash and not by looks; {part}. Every stain is stretched from the {LOW:g} to the "
-                f"{HIGH:g} percentile of the original's patch, and every reconstruction by those same constants; |difference| is "
-                f"{GAIN} times brighter. SSIM and PSNR are of the whole patch, as stored in the run."
+                f"One patch of each field, chosen by hash and not by looks; {part}. Every stain is stretched from the {LOW:g} to "
+                f"the {HIGH:g} percentile of the original's patch, and every reconstruction by those same constants; |difference| "
+                f"is {GAIN} times brighter. SSIM and PSNR are of the whole patch, as stored in the run."
             )
         )
     parts += [_example(config, example, examples.crop) for example in examples.shown]
@@ -50,18 +55,16 @@ def _example(config: RunConfig, example: Example, crop: int) -> str:
 def _side_rows(config: RunConfig, side: str, found: Pictures | str, crop: int, where: str) -> list[str]:
     """Reconstruction and difference; one row of words where there is nothing, or nothing different, to see."""
     stains = config.image.stains
-    if isinstance(found, str):
-        reason = f'<td class="{WHY}" colspan="{len(stains) + 1}">{esc(found)}</td>'
+    if isinstance(found, str) or found.exact:
+        words = found if isinstance(found, str) else "the same as the original in every pixel"
+        reason = f'<td class="{WHY}" colspan="{len(stains) + 1}">{esc(words)}</td>'
         return [row([row_head(named(config, side)), reason], "side")]
     name = row_head(f"{named(config, side)}<small>{esc(found.how)}</small>")
     images = _images(config, found, crop, f"{label(config, side)} of {where}")
-    if found.exact:
-        words = f'<td></td><td class="{WHY}" colspan="{len(stains)}">no difference: exact</td>'
-    else:
-        alts = (f"absolute difference in {stain}, {label(config, side)} of {where}" for stain in stains)
-        shown = zip(alts, found.differences, strict=True)
-        words = "<td></td>" + "".join(f"<td>{picture(png, crop, alt)}</td>" for alt, png in shown)
-    return [row([name, *images], "side"), row([row_head("<small>|difference|</small>"), words])]
+    alts = (f"absolute difference in {stain}, {label(config, side)} of {where}" for stain in stains)
+    shown = zip(alts, found.differences, strict=True)
+    differences = "".join(f"<td>{picture(png, crop, alt)}</td>" for alt, png in shown)
+    return [row([name, *images], "side"), row([row_head("<small>|difference|</small>"), "<td></td>", differences])]
 
 
 def _images(config: RunConfig, found: Pictures, crop: int, what: str) -> list[str]:
@@ -88,7 +91,12 @@ def comparison_section(config: RunConfig, scores: Scores, rows: Sequence[Retriev
     if found := charts.map_charts(config, scores):
         kinds = "".join(f"<li>{figures.key(kind)}{esc(words)}</li>" for kind, words in figures.KINDS.items())
         what = "Each mark is a compound. On the dashed line its mAP is the same on both sides; below it the reconstruction loses."
-        parts += ["<h3>Compound by compound</h3>", paragraph(what), f'<ul class="legend">{kinds}</ul>', _grid(found, "small")]
+        parts += [
+            "<h3>Compound by compound</h3>",
+            paragraph(what),
+            f'<ul class="legend">{kinds}</ul>',
+            _grid(found, "small"),
+        ]
     return section("fr", title, *parts)
 
 
@@ -97,15 +105,14 @@ def distributions_section(config: RunConfig, usable: pl.DataFrame, drawn: Sequen
         return ""
     shown = charts.sampled(config, usable).height
     of = f" of {usable.height:,}" if shown < usable.height else ""
-    what = (
-        f"Every patch of {shown:,}{of} usable fields: the dot is the median, the thick bar the middle half, the thin line 5 to 95 %."
-    )
+    what = f"Every patch of {shown:,}{of} usable fields: dot, the median; thick bar, the middle half; thin line, 5 to 95\u00a0%."
     legend = f'<ul class="legend">{"".join(f"<li>{named(config, side)}</li>" for side in sides)}</ul>'
     return section("distributions", "Metrics per stain", paragraph(what), legend, _grid(drawn))
 
 
 def _grid(drawn: Sequence[Chart], kind: str = "") -> str:
     body = "".join(
-        f"<figure><figcaption>{esc(each.title)} <span>{esc(each.more)}</span></figcaption>{each.svg}</figure>" for each in drawn
+        f"<figure><figcaption>{esc(each.title)} <span>{esc(each.more)}</span></figcaption>{each.svg}</figure>"
+        for each in drawn
     )
     return f'<div class="charts {kind}">{body}</div>'

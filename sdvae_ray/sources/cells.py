@@ -61,7 +61,7 @@ def _golgi(rng: np.random.Generator, size: int, cells: Cells, geometry: Geometry
     centre = np.append(cells.golgi, np.zeros((1, 2), np.float32), 0)[geometry.cell]
     away = np.hypot(geometry.dy - centre[..., 0], geometry.dx - centre[..., 1])
     cluster = np.exp(-0.5 * (away / 6.5) ** 2)
-    scattered = 0.3 * np.exp(-geometry.outside / 22)
+    scattered = 0.5 * np.exp(-geometry.outside / 22)
     place = (1 - look.golgi_spread) * cluster + look.golgi_spread * scattered
     return np.asarray(place * np.clip(0.35 + 0.8 * texture(rng, size, 6.0), 0, 2.5), np.float32)
 

@@ -217,7 +217,7 @@ class Encoder:
             real = len(part)
             if real < size:
                 part = torch.cat([part, part.new_zeros(size - real, *part.shape[1:])])
-            if part.ndim == 4:
+            if part.ndim == 4 and self.device.type == "cuda":
                 part = part.contiguous(memory_format=torch.channels_last)
             first, second = forward(part)
             firsts.append(first[:real])

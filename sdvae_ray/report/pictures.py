@@ -1,0 +1,85 @@
+"""A patch as pictures: every stain in grey, a colour composite, the difference from the original; PNG bytes."""
+
+from dataclasses import dataclass, field
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+
+from sdvae_ray.config import RunConfig
+
+LOW, HIGH = 0.5, 99.8  # percentiles of the original's patch that become black and white
+GAIN = 4  # a difference is white at a quarter of that range
+_PICTURE_BYTES = 1_500_000  # of all PNGs together, about; decides how much of a patch is shown
+_LEVELS = 64  # grey levels of a picture: a third of the bytes of 256, and no eye sees it
+_COLOURS = {
+    "DNA": (0.2, 0.35, 1.0),
+    "ER": (0.0, 0.45, 0.15),
+    "RNA": (0.0, 0.3, 0.3),
+    "AGP": (0.5, 0.2, 0.0),
+    "Mito": (0.9, 0.1, 0.3),
+}
+_OTHER_COLOURS = ((0.9, 0.1, 0.3), (0.0, 0.6, 0.2), (0.2, 0.35, 1.0), (0.5, 0.25, 0.0), (0.0, 0.3, 0.3))
+
+Pixels = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One row of an example. `stains`: PNG per stain; `differences`: of |reconstruction - original|; the original has none.
+
+    `captions`: per stain, the patch's metrics as stored in the run. `exact`: the reconstruction is the original.
+    """
+
+    composite: bytes
+    stains: list[bytes]
+    differences: list[bytes] = field(default_factory=list)
+    captions: list[dict[str, float]] = field(default_factory=list)
+    how: str = ""
+    exact: bool = False
+
+
+def crop_of(config: RunConfig, examples: int) -> int:
+    """Side of the square that is shown: the whole patch, or less where the page would grow too large."""
+    stains = len(config.image.stains)
+    sides = sum(model.name != "identity" for model in config.autoencoders.values())  # an exact copy is not shown again
+    bytes_per_pixel = 0.7 * stains * (1 + sides) + 1.6 * (1 + sides) + 0.5 * stains * sides
+    most = (_PICTURE_BYTES / max(1, examples) / bytes_per_pixel) ** 0.5
+    return min(config.image.patch, max(64, int(most) // 8 * 8))
+
+
+def draw(
+    config: RunConfig,
+    original: Pixels,
+    image: Pixels,
+    crop: int,
+    captions: list[dict[str, float]] | None = None,
+    how: str = "",
+) -> Pictures:
+    """(C, S, S) of either side, stretched by the original's percentiles; with differences unless it is the original."""
+    low, high = (np.percentile(original, q, axis=(1, 2))[:, None, None] for q in (LOW, HIGH))
+    spread = np.maximum(high - low, 1 / (2**config.image.scaling.bits - 1))
+    shown = np.clip((_centre(image, crop) - low) / spread, 0, 1)
+    composite, stains = _png(_composite(config, shown)), [_png(plane) for plane in shown]
+    if image is original:
+        return Pictures(composite, stains)
+    error = np.clip(np.abs(_centre(image, crop) - _centre(original, crop)) / spread * GAIN, 0, 1)
+    exact = bool((image == original).all())
+    return Pictures(composite, stains, [_png(plane) for plane in error], captions or [], how, exact)
+
+
+def _centre(image: NDArray[np.float32], crop: int) -> NDArray[np.float32]:
+    start = (image.shape[-1] - crop) // 2
+    return image[:, start : start + crop, start : start + crop]
+
+
+def _composite(config: RunConfig, shown: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(C, S, S) in [0, 1] -> (S, S, 3): every stain's light added in its colour."""
+    colours = [_COLOURS.get(name, _OTHER_COLOURS[at % 5]) for at, name in enumerate(config.image.stains)]
+    return np.clip(np.einsum("chw,ck->hwk", shown, np.array(colours)), 0, 1)
+
+
+def _png(values: NDArray[np.float64]) -> bytes:
+    """(H, W) or (H, W, 3) in [0, 1]."""
+    levels = np.round(np.round(values * (_LEVELS - 1)) * (255 / (_LEVELS - 1))).astype(np.uint8)
+    return bytes(imagecodecs.png_encode(np.ascontiguousarray(levels), level=9))
