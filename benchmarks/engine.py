@@ -37,17 +37,17 @@ KINDS = ("product", "convolution")  # of reference rates
 WHOLE_FIELD = 16  # patches of 256 pixels in a field of 1,024: crops are also given as shares of such a field (FOV16)
 
 
-class Contiguous:
-    """An autoencoder given its images channel by channel, against the engine's channels_last."""
+class LaidOut:
+    """An autoencoder given its images in a memory layout of ours, not of the engine."""
 
-    def __init__(self, inner: Autoencoder) -> None:
-        self.inner, self.stores_latents = inner, inner.stores_latents
+    def __init__(self, inner: Autoencoder, layout: torch.memory_format) -> None:
+        self.inner, self.layout, self.stores_latents = inner, layout, inner.stores_latents
 
     def encode(self, rgb: Tensor) -> Posterior:
-        return self.inner.encode(rgb.contiguous())
+        return self.inner.encode(rgb.contiguous(memory_format=self.layout))
 
     def decode(self, latent: Tensor) -> Tensor:
-        return self.inner.decode(latent.contiguous())
+        return self.inner.decode(latent.contiguous(memory_format=self.layout))
 
 
 def run_config(options: argparse.Namespace) -> RunConfig:
@@ -87,17 +87,19 @@ def flop_per_fov(config: RunConfig) -> dict[str, int]:
     }
 
 
-def build(config: RunConfig, device: torch.device, channels_last: bool) -> Models:
+def build(config: RunConfig, device: torch.device, channels_last: bool | None) -> Models:
+    """In the layout that the engine has on this device, where `channels_last` is None."""
     models = load_models(config, resolve_weights(config, Storage()), device)
-    if channels_last:
+    if channels_last is None:
         return models
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     loaded: list[Any] = [models.autoencoders[SIDE], models.extractors[EXTRACTOR]]
     for model in loaded:
-        model.model.to(memory_format=torch.contiguous_format)
-    return Models({SIDE: Contiguous(models.autoencoders[SIDE])}, models.extractors, models.metrics)
+        model.model.to(memory_format=layout)
+    return Models({SIDE: LaidOut(models.autoencoders[SIDE], layout)}, models.extractors, models.metrics)
 
 
-def references(config: RunConfig, device: torch.device, channels_last: bool) -> harness.Record:
+def references(config: RunConfig, device: torch.device, channels_last: bool | None) -> harness.Record:
     """Rates of one large product, and of 3 x 3 convolutions at three levels of the VAE, all of the same cost."""
     dtype, patch, on_gpu = DTYPES[config.precision], config.image.patch, device.type == "cuda"
     size = 8192 if on_gpu else min(2048, 8 * patch)
@@ -105,7 +107,7 @@ def references(config: RunConfig, device: torch.device, channels_last: bool) -> 
     for channels, side in ((128, patch), (256, patch // 2), (512, patch // 4)):
         shape = (8 if on_gpu else 1, channels, side)
         name = f"convolution {shape[0]}x{channels}x{side}x{side}"
-        rates[name] = harness.convolution_rate(device, dtype, shape, channels_last)
+        rates[name] = harness.convolution_rate(device, dtype, shape, on_gpu if channels_last is None else channels_last)
     return {name: vars(rate) for name, rate in rates.items()}
 
 
@@ -196,8 +198,9 @@ def sweep(config: RunConfig, device: torch.device, options: argparse.Namespace) 
 
 def show(record: harness.Record, console: Console) -> None:
     machine, settings = record["machine"], record["settings"]
-    keys = ("architecture", "precision", "crop", "channels_last", "threads")
-    console.print(", ".join(f"{key} {settings[key]}" for key in keys), end="; ")
+    layout = {None: "the engine's", True: "channels_last", False: "contiguous"}[settings["channels_last"]]
+    said = ", ".join(f"{key} {settings[key]}" for key in ("architecture", "precision", "crop", "threads"))
+    console.print(f"{said}, layout {layout}", end="; ")
     console.print("inception_v3 on both sides; random weights, random pixels")
     console.print(f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, device {machine['device']}")
     gflop = ", ".join(f"{name} {value:,.1f}" for name, value in record["gflop_per_fov"].items())
@@ -230,7 +233,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="timed calls of every setting")
     parser.add_argument("--warmup", type=int, default=1, help="untimed calls of every setting")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="default: as the engine has it")
     return parser.parse_args(arguments)
 
 

@@ -124,7 +124,7 @@ def product_rates(device: torch.device, dtype: torch.dtype, size: int) -> dict[s
 
 
 def convolution_rate(
-    device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], channels_last: bool = True
+    device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], channels_last: bool
 ) -> Rate:
     """A 3 x 3 convolution from C to C channels over (N, C, S, S); `shape` is (N, C, S)."""
     count, channels, side = shape

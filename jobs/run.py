@@ -2,7 +2,7 @@
 
     ray job submit --working-dir . -- python jobs/run.py jobs/configs/demo.yaml
 
-Further arguments are those of `sdvae-ray run`, such as --set output=s3://bucket/runs/demo. The job fails where the command fails.
+Further arguments are those of `sdvae-ray run`, such as --set output=s3://bucket/runs/demo. It fails where the command fails.
 """
 
 import sys

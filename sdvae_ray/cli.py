@@ -1,6 +1,6 @@
 """sdvae-ray: the command line. Thin: arguments in, a call of `commands`, errors as one line and an exit code.
 
-Exit codes: 0 done, 1 the run failed, 2 something that the user can mend. torch and ray are imported by the commands that need them.
+Exit codes: 0 done, 1 the run failed, 2 something that the user can mend. torch and ray are imported by what needs them.
 """
 
 import signal
@@ -16,7 +16,7 @@ from sdvae_ray.version import VERSION
 
 app = typer.Typer(
     name="sdvae-ray",
-    help="Does the phenotype survive Stable Diffusion's VAE? Cell Painting images in; latents, embeddings and retrieval scores out.",
+    help="Does the phenotype survive Stable Diffusion's VAE? Cell Painting images in; latents, embeddings, retrieval scores out.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

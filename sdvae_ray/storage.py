@@ -128,6 +128,13 @@ class Storage:
         except FileNotFoundError:
             return
 
+    def delete_folder(self, uri: str) -> None:
+        """Deletes everything under a folder, and it; none there is no error."""
+        try:
+            self._call(uri, "delete", lambda fs, path: fs.rm(path, recursive=True))
+        except FileNotFoundError:
+            return
+
     def delete_temporaries(self, uri: str) -> None:
         """What a killed writer left under its temporary name."""
         for name in self.list(uri):

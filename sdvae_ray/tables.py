@@ -44,7 +44,8 @@ class Written:
 def write_rows(output: str, name: str, columns: Mapping[str, np.ndarray], storage: Storage) -> Written:
     """Commits rows of every table under `<table>/<name>.parquet`.
 
-    `columns`: `<table>:<column>` (n, ...) of the data tables, `row_json` the Metadata_* columns of fovs, the rest as it is in fovs. Rows whose `error` is not "" go to fovs only.
+    `columns`: `<table>:<column>` (n, ...) of the data tables, `row_json` the Metadata_* columns of fovs, the rest
+    as it is in fovs. Rows whose `error` is not "" go to fovs only.
     """
     ids, errors = columns[FOV_ID], columns[ERROR]
     good = errors == ""

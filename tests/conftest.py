@@ -204,7 +204,7 @@ def merged(raw: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def full_size_vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `vae/`: the autoencoder of Stable Diffusion 1.x, 83.65 M parameters at random, as diffusers saves it."""
+    """A folder with `vae/`: Stable Diffusion 1.x, 83.65 M parameters at random, as diffusers saves it."""
     import torch
     from diffusers import AutoencoderKL
 

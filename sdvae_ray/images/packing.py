@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Packing:
-    """T triples of stains, each one RGB image; unpacking takes a stain from the first pass that holds it (mean over its planes there).
+    """T triples of stains, each one RGB image; a stain comes back from the first pass that holds it (mean over its planes).
 
     The published triples are (Mito, AGP, RNA) and (RNA, ER, DNA): RNA comes back from the first.
     """

@@ -122,7 +122,7 @@ def _write_and_remove(output: str, columns: Batch, storage: Storage) -> tuple[di
     sizes = {}
     for name in storage.list(folder):
         sizes[name.removesuffix("/check.parquet")] = len(storage.read_bytes(join(folder, name)))
-        storage.delete(join(folder, name))
+    storage.delete_folder(folder)
     return sizes, seconds
 
 
