@@ -10,11 +10,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sdvae_ray.errors import ConfigError, did_you_mean
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # of CPUs or GPUs, per actor
+
+
+def _least_first(actors: Any) -> Any:
+    if isinstance(actors, tuple) and actors[0] > actors[1]:
+        raise ValueError(f"[least, most] is wanted, got {list(actors)}")
+    return actors
+
+
+Actors = Annotated[Count | tuple[Count, Count] | Literal["auto"], AfterValidator(_least_first)]
 IMAGE_SIDE = "image"  # the side of the originals; every other side is the name of an autoencoder
 
 
@@ -47,14 +58,14 @@ class ScalingConfig(Model):
     """
 
     method: Literal["divide", "manifest"] = "divide"
-    divisor: float = Field(256.0, gt=0)
+    divisor: float = Field(256.0, gt=0, allow_inf_nan=False)
     bits: Literal[8, 16] = 8
 
 
 class ImageConfig(Model):
-    stains: tuple[Name, ...] = ("Mito", "AGP", "RNA", "ER", "DNA")
+    stains: tuple[Name, ...] = Field(("Mito", "AGP", "RNA", "ER", "DNA"), min_length=1)
     crop: int = Field(1024, gt=0)  # pixels, centre
-    patch: int = Field(256, gt=0)  # pixels
+    patch: int = Field(256, ge=64)  # pixels; windows and pyramids need some room
     scaling: ScalingConfig = ScalingConfig()
     packing: tuple[tuple[str, str, str], ...] = (("Mito", "AGP", "RNA"), ("RNA", "ER", "DNA"))
 
@@ -106,21 +117,21 @@ class ExtractorConfig(ShelfConfig):
 
 
 class LoadConfig(Model):
-    actors: int | tuple[int, int] | Literal["auto"] = "auto"  # a number, or [least, most]
-    cpus: float | Literal["auto"] = "auto"
+    actors: Actors = "auto"  # a number, or [least, most]
+    cpus: Share | Literal["auto"] = "auto"
     batch_fovs: int = Field(4, ge=1, le=10)  # a block of more than 10 raw FOVs would be cut in two
 
 
 class EncodeConfig(Model):
-    actors: int | tuple[int, int] | Literal["auto"] = "auto"
-    gpus: float | Literal["auto"] = "auto"
-    cpus: float | Literal["auto"] = "auto"
+    actors: Actors = "auto"
+    gpus: Share | Literal["auto"] = "auto"
+    cpus: Share | Literal["auto"] = "auto"
     batch_fovs: int = Field(8, ge=1)
-    micro_batch: int | Literal["auto"] = "auto"  # RGB passes in one forward pass; part of the run's identity
+    micro_batch: Count | Literal["auto"] = "auto"  # RGB passes in one forward pass; part of the run's identity
 
 
 class WriteConfig(Model):
-    rows_per_file: int | Literal["auto"] = "auto"  # auto: a sixteenth of the run, 1 to 256
+    rows_per_file: Count | Literal["auto"] = "auto"  # auto: a sixteenth of the run, 1 to 256
 
 
 class ClusterConfig(Model):
@@ -143,7 +154,7 @@ class ScoreConfig(Model):
     null_size: int = Field(10_000, ge=100)
     threshold: float = Field(0.05, gt=0, lt=1)
     ties: Literal["average", "copairs"] = "average"
-    recall_at: tuple[int, ...] = (1, 5, 10)
+    recall_at: tuple[Count, ...] = Field((1, 5, 10), min_length=1)
 
 
 class RunConfig(Model):
@@ -194,6 +205,8 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         text = Path(path).read_text()
     except OSError as error:
         raise ConfigError(f"cannot read the run file {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read the run file {path}: it is not text") from error
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -46,29 +46,34 @@ class Lease:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        if not self.lost:
+        if not self._taken_over():
             self.storage.delete(self.uri)
 
     def check(self) -> None:
-        if self.lost:
+        if self._taken_over():
             raise RunError(f"another driver has taken over {self.uri.rpartition('/')[0]}: this one stops")
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT):
             try:
-                held = self._read()
-                if held is not None and held["token"] != self.token:
-                    self.lost = True
+                if self._taken_over():
                     return
                 self._write()
             except (OSError, StorageError):
                 continue  # a store that is away for a while: the next beat tries again
 
+    def _taken_over(self) -> bool:
+        held = self._read()
+        self.lost = self.lost or (held is not None and held["token"] != self.token)
+        return self.lost
+
     def _read(self) -> dict[str, Any] | None:
+        """The lease as it stands; None where there is none, or where what stands there is no lease."""
         try:
-            return json.loads(self.storage.read_bytes(self.uri))
-        except FileNotFoundError:
+            held = json.loads(self.storage.read_bytes(self.uri))
+        except (FileNotFoundError, ValueError):
             return None
+        return held if isinstance(held, dict) and {"token", "host", "pid", "heartbeat"} <= held.keys() else None
 
     def _write(self) -> None:
         held = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "heartbeat": time.time()}

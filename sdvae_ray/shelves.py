@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Literal
 
+from sdvae_ray.config import AutoencoderConfig, ExtractorConfig
 from sdvae_ray.errors import ConfigError, did_you_mean
 
 Shelf = Literal["autoencoders", "extractors", "metrics"]
@@ -43,8 +44,8 @@ def summary(shelf: Shelf, name: str) -> str:
 def check_options(shelf: Shelf, name: str, options: Mapping[str, Any]) -> None:
     """ConfigError for an option that the module's `load` does not take."""
     parameters = inspect.signature(find(shelf, name).load).parameters
-    allowed = [key for key, parameter in parameters.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    own = [key for key, parameter in parameters.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    shared = (AutoencoderConfig if shelf == "autoencoders" else ExtractorConfig).model_fields
     for key in options:
-        if key not in allowed:
-            hint = did_you_mean(key, allowed) if allowed else "; it takes none"
-            raise ConfigError(f"{shelf}: {name} has no option {key!r}{hint}")
+        if key not in own:
+            raise ConfigError(f"{shelf}: {name} has no option {key!r}{did_you_mean(key, [*own, *shared])}")

@@ -121,6 +121,23 @@ class Storage:
         except FileNotFoundError:
             return []
 
+    def versions(self, uri: str) -> dict[str, str]:
+        """What `list` gives, each with a mark that changes with its content: the ETag, else size and time."""
+
+        def find(fs: Any, path: str) -> dict[str, str]:
+            root = path.rstrip("/")
+            found = fs.find(root, detail=True)
+            marks = {
+                name.removeprefix(root).lstrip("/"): str(info.get("ETag") or f"{info['size']}-{info.get('mtime')}")
+                for name, info in found.items()
+            }
+            return dict(sorted(marks.items()))
+
+        try:
+            return self._call(uri, "list", find)
+        except FileNotFoundError:
+            return {}
+
     def delete(self, uri: str) -> None:
         """Deletes one object; none there is no error."""
         try:
@@ -149,8 +166,8 @@ class Storage:
             if "bucket does not exist" in str(error):
                 raise StorageError(f"cannot {verb} {uri}: the bucket does not exist") from error
             raise FileNotFoundError(f"no such object: {uri}") from error
-        except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
-            raise StorageError(f"cannot {verb} {uri}: {error.strerror or error}") from error
+        except OSError as error:
+            raise StorageError(f"cannot {verb} {uri}: {error.strerror or _one_line(error)}") from error
         except Exception as error:
             if reason := _remote_reason(error):
                 raise StorageError(f"cannot {verb} {uri}: {reason}") from error
@@ -164,7 +181,9 @@ def _remote_reason(error: Exception) -> str | None:
     if isinstance(error, botocore.exceptions.NoCredentialsError):
         return "no AWS credentials; set storage.anonymous: true for a public bucket"
     if isinstance(error, botocore.exceptions.BotoCoreError | botocore.exceptions.ClientError):
-        return " ".join(str(error).split())
-    if isinstance(error, OSError) and error.__class__.__module__ not in ("builtins",):
-        return " ".join(str(error).split()) or error.__class__.__name__
+        return _one_line(error)
     return None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -80,17 +80,15 @@ def _asset(name: str) -> Path:
 
 
 def _copied(source: str, storage: Storage) -> Path:
-    """A copy of an s3:// prefix in the cache, made once per content."""
-    names = storage.list(source)
-    if not names:
-        raise WeightsError(f"no weights at {source}: there is no object under that prefix")
+    """A copy of an s3:// prefix in the cache, made once per content and machine."""
+    versions = {name: mark for name, mark in storage.versions(source).items() if name.endswith(SUFFIXES)}
+    if not versions:
+        raise WeightsError(f"no weights at {source}: there is no object of weights ({', '.join(SUFFIXES)}) under that prefix")
     cache = Path(os.environ.get("SDVAE_RAY_CACHE", Path.home() / ".cache" / "sdvae_ray"))
-    folder = cache / hashlib.sha256(f"{storage.config.endpoint_url}|{source}".encode()).hexdigest()[:16]
-    for name in names:
-        if name.endswith(SUFFIXES):
-            local = Storage()
-            data = storage.read_bytes(join(source, name))
-            local.write_bytes(str(folder / name), data)
+    folder = cache / hashlib.sha256(f"{storage.config.endpoint_url}|{source}|{versions}".encode()).hexdigest()[:16]
+    for name in versions:
+        if not (folder / name).exists():
+            Storage().write_bytes(str(folder / name), storage.read_bytes(join(source, name)))
     return folder
 
 
@@ -98,7 +96,10 @@ def _from_torchvision(model: ShelfConfig, enum: str) -> Path:
     from torch.hub import get_dir, load_state_dict_from_url
     from torchvision.models import get_weight
 
-    url = get_weight(enum).url
+    try:
+        url = get_weight(enum).url
+    except (ValueError, KeyError, AttributeError) as error:
+        raise WeightsError(f"{model.name}: torchvision has no weights {enum!r}") from error
     file = url.rpartition("/")[2]
     try:
         load_state_dict_from_url(url, map_location="cpu", weights_only=True, check_hash=True, progress=False)
@@ -111,12 +112,21 @@ def _from_torchvision(model: ShelfConfig, enum: str) -> Path:
 
 def _from_hub(model: ShelfConfig, source: str) -> Weights:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     prefix = f"{model.subfolder}/" if model.subfolder else ""
     wanted = [f"{prefix}*{suffix}" for suffix in SUFFIXES]
     try:
         root = Path(snapshot_download(source, revision=model.revision, allow_patterns=wanted))
+    except HFValidationError as error:
+        raise WeightsError(
+            f"{model.name}: no such weights: {source} (allowed: a folder, a file, s3://..., a hub id)"
+        ) from error
     except RepositoryNotFoundError as error:
         raise WeightsError(f"{model.name}: the hub has no model {source!r}, or it is gated") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

@@ -90,7 +90,7 @@ def test_a_key_like_no_other_is_answered_with_what_is_allowed():
         ({"precision": "fp16"}, ("precision", "'float16'", "'fp16'")),
         ({"max_error_fraction": 1.5}, ("max_error_fraction", "1.5")),
         ({"image": {"crop": 1000}}, ("crop 1000 is not a multiple of patch 256",)),
-        ({"image": {"crop": 120, "patch": 60}}, ("patch 60 is not a multiple of 8",)),
+        ({"image": {"crop": 136, "patch": 68}}, ("patch 68 is not a multiple of 8",)),
         ({"image": {"crop": 0}}, ("image.crop", "0")),
         ({"image": {"stains": ["Mito", "AGP", "RNA", "ER", "DNA", "DNA"]}}, ("named twice",)),
         ({"image": {"packing": [["Mito", "AGP", "RNA"], ["RNA", "ER", "DAN"]]}}, ("'DAN'", "did you mean 'DNA'")),

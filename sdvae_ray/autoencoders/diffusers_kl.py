@@ -71,13 +71,19 @@ def load(weights: Path | None, *, architecture: str = "sd1", weights_seed: int =
             model = AutoencoderKL(**ARCHITECTURES[architecture])
     else:
         try:
-            model = AutoencoderKL.from_pretrained(
-                str(weights), torch_dtype=torch.float32, local_files_only=True, low_cpu_mem_usage=False
+            model, loading = AutoencoderKL.from_pretrained(
+                str(weights),
+                torch_dtype=torch.float32,
+                local_files_only=True,
+                low_cpu_mem_usage=False,
+                output_loading_info=True,
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise WeightsError(
                 f"diffusers_kl: cannot load an AutoencoderKL from {weights}: {_first_line(error)}"
             ) from error
+        if missing := loading["missing_keys"]:  # diffusers would fill them at random, with a warning
+            raise WeightsError(f"diffusers_kl: {weights} lacks {len(missing)} tensors, such as {sorted(missing)[0]}")
     return DiffusersKL(model.eval().requires_grad_(False))
 
 

@@ -5,8 +5,10 @@ and standard deviation, transform_input off, the classifier removed.
 """
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,6 +17,17 @@ from sdvae_ray.errors import WeightsError
 
 SOURCE = "torchvision:Inception_V3_Weights.IMAGENET1K_V1"
 SIDE = 299  # pixels
+_DAMAGE = (
+    OSError,
+    RuntimeError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    UnpicklingError,
+    SafetensorError,
+)
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's ImageNet transforms
 
 
@@ -45,15 +58,18 @@ def load(weights: Path | None, *, weights_seed: int = 0) -> InceptionV3:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights_seed)
-        # trunc-normal initialisation through scipy takes a minute: torch's own default does for random weights
+        # torchvision's own initialisation takes a minute
         model = inception_v3(weights=None, transform_input=False, init_weights=False)
+        if weights is None:  # torch's default would let the signal die out on its way
+            for layer in model.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     if weights is not None:
         try:
             model.load_state_dict(_state(weights))
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise WeightsError(
-                f"inception_v3: {weights} is not torchvision's InceptionV3: {str(error)[:200]}"
-            ) from error
+        except _DAMAGE as error:
+            problem = " ".join(str(error).split())[:200]
+            raise WeightsError(f"inception_v3: {weights} is not torchvision's InceptionV3: {problem}") from error
     model.fc = nn.Identity()
     model.AuxLogits = None
     return InceptionV3(model.eval().requires_grad_(False))

@@ -1,6 +1,7 @@
 """Bytes -> arrays: microscope TIFFs (LZW and the rest through imagecodecs) and CellProfiler's illumination functions (.npy)."""
 
 import io
+import struct
 
 import numpy as np
 import tifffile
@@ -11,7 +12,7 @@ class DecodeError(ValueError):
 
 
 # what tifffile and imagecodecs raise on damaged data
-_DAMAGE = (tifffile.TiffFileError, ValueError, TypeError, IndexError, KeyError, EOFError, RuntimeError)
+_DAMAGE = (tifffile.TiffFileError, struct.error, ValueError, TypeError, IndexError, KeyError, EOFError, RuntimeError)
 
 
 def decode_plane(data: bytes, channel: int, where: str) -> np.ndarray:
@@ -22,6 +23,7 @@ def decode_plane(data: bytes, channel: int, where: str) -> np.ndarray:
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             series = tiff.series[0]
+            colour = "S" in series.axes
             if series.ndim == 2:
                 planes = 1
                 plane = series.asarray(maxworkers=1) if channel == 0 else None
@@ -32,10 +34,16 @@ def decode_plane(data: bytes, channel: int, where: str) -> np.ndarray:
                 plane = image[channel] if channel < planes else None
     except _DAMAGE as error:
         raise DecodeError(f"truncated or corrupt: {where} ({len(data)} bytes): {_one_line(error)}") from error
+    if colour:
+        raise DecodeError(
+            f"{where} is a colour image ({' x '.join(map(str, series.shape))}); one plane per stain is wanted"
+        )
     if plane is None:
         raise DecodeError(f"{where} has {planes} planes, plane {channel} is wanted")
     if plane.dtype.kind not in "uf":
         raise DecodeError(f"{where} holds {plane.dtype} pixels; unsigned integers or floats are wanted")
+    if plane.dtype.kind == "f" and not np.isfinite(plane).all():
+        raise DecodeError(f"{where} holds pixels that are not finite")
     return np.asarray(plane)
 
 

@@ -30,4 +30,10 @@ class Packing:
 
     def unpack(self, rgb: Tensor) -> Tensor:
         """(N, T, 3, S, S) -> (N, C, S, S)."""
-        return torch.stack([rgb[:, t, planes].mean(1) for t, planes in self.sources], 1)
+        return torch.stack([_mean(rgb[:, t, planes]) for t, planes in self.sources], 1)
+
+
+def _mean(planes: Tensor) -> Tensor:
+    """Mean over axis 1, exact where the planes are equal."""
+    first = planes[:, :1]
+    return (first + (planes - first).mean(1, keepdim=True))[:, 0]

@@ -130,7 +130,7 @@ def retrieval_section(config: RunConfig, scores: Scores, rows: Sequence[Retrieva
     if not rows:
         return section("retrieval", "Retrieval", paragraph("Nothing was scored."))
     grouped = len({each.group for each in rows}) > 1
-    names = ["treated wells", "control wells", "com- pounds", "mAP ↑", "FR ↑"]
+    names = ["treated wells", "control wells", "compounds", "mAP ↑", "FR ↑"]
     names += [f"{name} ↑" for name in outcome.recall_columns(config).values()] + ["own well ↑", "FID\u00a0↓"]
     columns = [
         head("side"),

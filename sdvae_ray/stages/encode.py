@@ -64,6 +64,7 @@ class Encoder:
         self.profile = profile
         self.seconds: dict[str, float] = defaultdict(float)
         self._template: Row | None = None
+        self._shapes_only = False
         for name, autoencoder in config.autoencoders.items():
             self._check_packing(name, autoencoder)
 
@@ -115,7 +116,7 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_fov(self, image: np.ndarray, fov_id: str, micro_batch: int) -> Row:
-        """(P, C, S, S) integers -> the FOV's row of every table, keyed `<table>:<column>`."""
+        """(P, C, S, S) integers -> the FOV's row of every table, keyed `<table>:<column>`. Raises UnusableOutputError."""
         with self._clock("copy in"):
             pixels = torch.from_numpy(np.array(image)).to(self.device)
             stains = pixels.float() / self.top
@@ -155,16 +156,15 @@ class Encoder:
         stored = config.store_latents if config.store_latents is not None else autoencoder.stores_latents
         if stored:
             half = latent.half()
-            if not torch.isfinite(half).all():
-                raise UnusableOutputError(
-                    f"the latent of {side} does not fit float16 (largest {latent.abs().max().item():g})"
-                )
+            self._demand(
+                torch.isfinite(half).all(),
+                f"the latent of {side} does not fit float16 (largest {latent.abs().max().item():g})",
+            )
             tensors[column(latents_table(side), "latent")] = half.view(*rgb.shape[:2], *half.shape[1:])
             latent = half.float()
         with self._clock(f"decode {side}"), self._autocast():
             (decoded, _) = self._micro_batched(lambda z: (autoencoder.decode(z).float(), None), latent, micro_batch)
-        if not torch.isfinite(decoded).all():
-            raise UnusableOutputError(f"the reconstruction of {side} is not finite")
+        self._demand(torch.isfinite(decoded).all(), f"the reconstruction of {side} is not finite")
         recon_rgb = decoded.view(rgb.shape)
         return Reconstruction(stains, self.packing.unpack(recon_rgb), rgb, recon_rgb, posterior)
 
@@ -201,8 +201,8 @@ class Encoder:
         chosen = np.sort(generator(self.config.seed, "patches", fov_id).permutation(len(features))[:kept])
         table = embeddings_table(name, side)
         embedding, chosen_features = features.mean(0).half(), features[torch.from_numpy(chosen)].half()
-        if not (torch.isfinite(embedding).all() and torch.isfinite(chosen_features).all()):
-            raise UnusableOutputError(f"the embedding of {name} of {side} is not finite in float16")
+        finite = torch.isfinite(embedding).all() and torch.isfinite(chosen_features).all()
+        self._demand(finite, f"the embedding of {name} of {side} is not finite in float16")
         tensors[column(table, "embedding")] = embedding
         if kept:
             tensors[column(table, "patches")] = chosen_features
@@ -240,6 +240,10 @@ class Encoder:
             torch.cuda.synchronize(self.device)
         self.seconds[part] += time.perf_counter() - start
 
+    def _demand(self, usable: Tensor, problem: str) -> None:
+        if not usable and not self._shapes_only:
+            raise UnusableOutputError(problem)
+
     def _blank(self, row: Row | None) -> Row:
         """Zeros of every column's shape, from a row that was computed; from a black image while there was none."""
         if self._template is None:
@@ -247,7 +251,9 @@ class Encoder:
                 image = self.config.image
                 dtype = np.uint8 if image.scaling.bits == 8 else np.uint16
                 black = np.zeros((image.patches, len(image.stains), image.patch, image.patch), dtype)
+                self._shapes_only = True
                 row = self.encode_fov(black, "", self.micro_batch)
+                self._shapes_only = False
             self._template = {name: np.zeros_like(values) for name, values in row.items()}
         return self._template
 

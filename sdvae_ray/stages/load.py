@@ -113,7 +113,12 @@ class Loader:
     def _scaling(self, batch: Mapping[str, np.ndarray], row: int, stain: str) -> tuple[float, float]:
         if self.image.scaling.method == "divide":
             return 0.0, self.image.scaling.divisor
-        return float(batch[offset_column(stain)][row]), float(batch[divisor_column(stain)][row])
+        offset, divisor = batch[offset_column(stain)][row], batch[divisor_column(stain)][row]
+        if offset is None or divisor is None or not float(divisor) > 0:
+            raise ValueError(
+                f"{stain} has the scaling offset {offset} and divisor {divisor}; numbers are wanted, the divisor above 0"
+            )
+        return float(offset), float(divisor)
 
     def _illumination(self, uri: str) -> np.ndarray:
         return decode_illumination(self.storage.read_bytes(uri), uri)
