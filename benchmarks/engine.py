@@ -11,7 +11,10 @@ floating-point operations are counted apart, on tensors without data. The last l
 import argparse
 import datetime
 import sys
-from collections.abc import Sequence
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import harness
@@ -33,7 +36,6 @@ from sdvae_ray.storage import Storage
 
 SIDE, EXTRACTOR = "vae", "inception"
 PARTS = ("copy in", "encode", "decode", "metrics", "extract", "copy out", "other")  # of an FOV's seconds
-KINDS = ("product", "convolution")  # of reference rates
 WHOLE_FIELD = 16  # patches of 256 pixels in a field of 1,024: crops are also given as shares of such a field (FOV16)
 
 
@@ -48,6 +50,21 @@ class LaidOut:
 
     def decode(self, latent: Tensor) -> Tensor:
         return self.inner.decode(latent.contiguous(memory_format=self.layout))
+
+
+class Clocked(Encoder):
+    """The engine, whose parts are also told in seconds of processor time: those do not grow with other load."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.core_seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def _clock(self, part: str) -> Iterator[None]:
+        start = time.process_time()
+        with super()._clock(part):
+            yield
+        self.core_seconds[part] += time.process_time() - start
 
 
 def run_config(options: argparse.Namespace) -> RunConfig:
@@ -99,18 +116,6 @@ def build(config: RunConfig, device: torch.device, channels_last: bool | None) -
     return Models({SIDE: LaidOut(models.autoencoders[SIDE], layout)}, models.extractors, models.metrics)
 
 
-def references(config: RunConfig, device: torch.device, channels_last: bool | None) -> harness.Record:
-    """Rates of one large product, and of 3 x 3 convolutions at three levels of the VAE, all of the same cost."""
-    dtype, patch, on_gpu = DTYPES[config.precision], config.image.patch, device.type == "cuda"
-    size = 8192 if on_gpu else min(2048, 8 * patch)
-    rates = {f"product {size} {name}": rate for name, rate in harness.product_rates(device, dtype, size).items()}
-    for channels, side in ((128, patch), (256, patch // 2), (512, patch // 4)):
-        shape = (8 if on_gpu else 1, channels, side)
-        name = f"convolution {shape[0]}x{channels}x{side}x{side}"
-        rates[name] = harness.convolution_rate(device, dtype, shape, on_gpu if channels_last is None else channels_last)
-    return {name: vars(rate) for name, rate in rates.items()}
-
-
 def encode(encoder: Encoder, batch: Batch) -> None:
     """One call of the engine. A row that failed, or that ran at a smaller micro-batch, would be a false timing."""
     out = encoder(batch)
@@ -120,30 +125,34 @@ def encode(encoder: Encoder, batch: Batch) -> None:
         raise torch.OutOfMemoryError(f"micro-batch {encoder.micro_batch} does not fit in memory")
 
 
-def profiled(encoder: Encoder, batch: Batch, repeats: int) -> tuple[harness.Sample, dict[str, float]]:
-    """The median call, and its seconds by part (none where the engine does not profile)."""
+def profiled(encoder: Clocked, batch: Batch, repeats: int) -> tuple[harness.Sample, dict[str, float], dict[str, float]]:
+    """The median call; its seconds by part, of the clock and of the processor, where the engine profiles."""
     samples, parts = [], []
     for _ in range(repeats):
-        encoder.seconds.clear()
+        encoder.seconds, encoder.core_seconds = defaultdict(float), defaultdict(float)
         samples.append(harness.timed(lambda: encode(encoder, batch), encoder.device))
-        parts.append(dict(encoder.seconds))
+        parts.append((encoder.seconds, encoder.core_seconds))
     middle = harness.median(samples)
-    named = {name.removesuffix(f" {SIDE}").removesuffix(f" {EXTRACTOR}"): s for name, s in parts[middle].items()}
-    return samples[middle], {**named, "other": samples[middle].wall - sum(named.values())}
+    wall, core = parts[middle]
+    return samples[middle], _by_part(wall, samples[middle].wall), _by_part(core, samples[middle].cpu)
 
 
-def measure(encoder: Encoder, batch: Batch, flop: dict[str, int], warmup: int, repeats: int) -> harness.Record:
+def _by_part(seconds: Mapping[str, float], whole: float) -> dict[str, float]:
+    named = {name.removesuffix(f" {SIDE}").removesuffix(f" {EXTRACTOR}"): value for name, value in seconds.items()}
+    return {**named, "other": whole - sum(named.values())}
+
+
+def measure(encoder: Clocked, batch: Batch, flop: dict[str, int], warmup: int, repeats: int) -> harness.Record:
     """One setting. On a GPU the whole is timed without profiling, whose waiting costs overlap; the parts apart."""
     device, fovs, image = encoder.device, len(batch[FOV_ID]), encoder.config.image
     for _ in range(warmup):
         encode(encoder, batch)
     harness.reset_peak_memory(device)
     encoder.profile = True
-    whole, parts = profiled(encoder, batch, repeats)
+    whole, seconds, core_seconds = profiled(encoder, batch, repeats)
     if device.type == "cuda":
         encoder.profile = False
-        whole, _ = profiled(encoder, batch, repeats)
-    seconds = {name: value / fovs for name, value in parts.items()}
+        whole, _, _ = profiled(encoder, batch, repeats)
     patches_per_s = image.patches * fovs / whole.wall
     return {
         "micro_batch": encoder.micro_batch,
@@ -154,19 +163,11 @@ def measure(encoder: Encoder, batch: Batch, flop: dict[str, int], warmup: int, r
         "fov_per_s": fovs / whole.wall,
         "fov16_per_s": patches_per_s / WHOLE_FIELD,
         "tflops": sum(flop.values()) * fovs / whole.wall / 1e12,
-        "tflops_by_part": {name: count / seconds[name] / 1e12 for name, count in flop.items()},
-        "seconds": seconds,
+        "tflops_by_part": {name: count * fovs / seconds[name] / 1e12 for name, count in flop.items()},
+        "seconds": {name: value / fovs for name, value in seconds.items()},
+        "core_seconds": {name: value / fovs for name, value in core_seconds.items()},
         "peak_memory_bytes": harness.peak_memory(device),
     }
-
-
-def share(result: harness.Record, flop: dict[str, int], reference: harness.Record, kind: str) -> float:
-    """Of the fastest reference of its kind. On a CPU both are per second of processor time, which load blurs less."""
-    rates = [rate for name, rate in reference.items() if name.startswith(kind)]
-    if any(rate["core_tflops"] is None for rate in rates):
-        return result["tflops"] / max(rate["tflops"] for rate in rates)
-    core_seconds = result["core_seconds_per_fov"] * torch.get_num_threads()
-    return sum(flop.values()) / core_seconds / 1e12 / max(rate["core_tflops"] for rate in rates)
 
 
 def sweep(config: RunConfig, device: torch.device, options: argparse.Namespace) -> harness.Record:
@@ -174,23 +175,28 @@ def sweep(config: RunConfig, device: torch.device, options: argparse.Namespace) 
     flop, batch = flop_per_fov(config), random_fields(config.image, options.fovs)
     models = build(config, device, options.channels_last)
     passes = config.image.patches * len(config.image.packing)
-    on_gpu = device.type == "cuda"
+    on_gpu, patch = device.type == "cuda", config.image.patch
+    product, count = (8192, 8) if on_gpu else (min(2048, 8 * patch), 1)
+    convolutions = [(count, 128, patch), (count, 256, patch // 2), (count, 512, patch // 4)]  # levels of the VAE
+    channels_last = on_gpu if options.channels_last is None else options.channels_last
     sizes = options.micro_batch or [2**i for i in range(6 if on_gpu else 2)]
     left_out = [f"micro-batch {size}: a FOV has {passes} passes" for size in sizes if size > passes]
     reference, results = {}, []
     for autotune in (False, True) if on_gpu else (False,):
         name = "cudnn_benchmark" if autotune else "plain"
         with harness.cudnn_benchmark(autotune):
-            reference[name] = references(config, device, options.channels_last)
+            rates = harness.reference_rates(device, DTYPES[config.precision], product, convolutions, channels_last)
+            reference[name] = {what: vars(rate) for what, rate in rates.items()}
             for size in (size for size in sizes if size <= passes):
                 print(f"micro-batch {size}, {name} ...", file=sys.stderr, flush=True)
-                encoder = Encoder(config, models, device, config.precision, size)
+                encoder = Clocked(config, models, device, config.precision, size)
                 try:
                     result = measure(encoder, batch, flop, options.warmup, options.repeats)
                 except torch.OutOfMemoryError as error:
                     left_out.append(str(error))
                     break
-                shares = {f"share_of_{kind}": share(result, flop, reference[name], kind) for kind in KINDS}
+                spent = harness.Sample(result["seconds_per_fov"], result["core_seconds_per_fov"])
+                shares = harness.shares(sum(flop.values()), spent, rates)
                 results.append({**result, "cudnn_benchmark": autotune, **shares})
     gflop = {name: count / 1e9 for name, count in flop.items()}
     return {"gflop_per_fov": gflop, "reference": reference, "results": results, "left_out": left_out}
@@ -208,15 +214,16 @@ def show(record: harness.Record, console: Console) -> None:
     for name, reference in record["reference"].items():
         rates = ", ".join(f"{what} {rate['tflops']:.4g}" for what, rate in reference.items())
         console.print(f"TFLOP/s, {name}: {rates}")
-    table = Table(caption="\n".join(record["left_out"]) or None)
+    seconds = "seconds" if machine["device"] != "cpu" else "core_seconds"
+    table = Table(caption="\n".join([f"parts in {seconds} per FOV", *record["left_out"]]))
     speeds = ("patches_per_s", "fov_per_s", "fov16_per_s", "tflops")
-    for name in ("micro-batch", "autotune", *speeds, *(f"% of {kind}" for kind in KINDS), *PARTS, "peak GiB"):
+    for name in ("micro-batch", "autotune", *speeds, *(f"% of {kind}" for kind in harness.KINDS), *PARTS, "peak GiB"):
         table.add_column(name.replace("_per_", "/"), justify="right")
     for row in record["results"]:
         cells = [str(row["micro_batch"]), "on" if row["cudnn_benchmark"] else "off"]
         cells += [f"{row[name]:.4g}" for name in speeds]
-        cells += [f"{100 * row[f'share_of_{kind}']:.0f}" for kind in KINDS]
-        cells += [f"{row['seconds'][part]:.3g} s" for part in PARTS]
+        cells += [f"{100 * row[f'share_of_{kind}']:.0f}" for kind in harness.KINDS]
+        cells += [f"{row[seconds][part]:.2g}" for part in PARTS]
         table.add_row(*cells, f"{row['peak_memory_bytes'] / 2**30:.2f}")
     console.print(table)
 
@@ -228,7 +235,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="sd1")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=("auto", *DTYPES), default="auto")
-    parser.add_argument("--micro-batch", type=harness.positive_numbers, help="RGB passes in a forward pass: 1,2,4")
+    parser.add_argument("--micro-batch", type=harness.positive_numbers, help="RGB passes of a forward: 1,2,4")
     parser.add_argument("--fovs", type=int, default=1, help="fields of view in a timed call")
     parser.add_argument("--repeats", type=int, default=3, help="timed calls of every setting")
     parser.add_argument("--warmup", type=int, default=1, help="untimed calls of every setting")

@@ -21,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 Record = dict[str, Any]
+KINDS = ("product", "convolution")  # of reference rates
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,33 @@ def convolution_rate(
     weights = torch.randn(channels, channels, 3, 3, device=device).to(dtype).contiguous(memory_format=layout)
     flop = 2.0 * count * channels**2 * 9 * side**2
     return rate(lambda: torch.nn.functional.conv2d(images, weights, padding=1), flop, device)
+
+
+def reference_rates(
+    device: torch.device,
+    dtype: torch.dtype,
+    product: int,
+    convolutions: Sequence[tuple[int, int, int]],
+    channels_last: bool,
+) -> dict[str, Rate]:
+    """Of one large product and of convolutions (N, C, S), by name, which begins with the kind."""
+    rates = {f"product {product} {name}": rate for name, rate in product_rates(device, dtype, product).items()}
+    for shape in convolutions:
+        count, channels, side = shape
+        name = f"convolution {count}x{channels}x{side}x{side}"
+        rates[name] = convolution_rate(device, dtype, shape, channels_last)
+    return rates
+
+
+def shares(flop: float, spent: Sample, rates: dict[str, Rate]) -> dict[str, float]:
+    """Of the fastest reference of each kind. On a CPU both are per second of processor time, which load blurs less."""
+    found = {}
+    for kind in KINDS:
+        of_kind = [rate for name, rate in rates.items() if name.startswith(kind)]
+        by_core = [rate.core_tflops for rate in of_kind if rate.core_tflops is not None]
+        seconds = spent.cpu * torch.get_num_threads() if by_core else spent.wall
+        found[f"share_of_{kind}"] = flop / seconds / 1e12 / max(by_core or [rate.tflops for rate in of_kind])
+    return found
 
 
 def count_flop(call: Callable[[], object]) -> int:

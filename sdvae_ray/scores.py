@@ -15,7 +15,7 @@ from sdvae_ray.tables import data_tables, read_column, read_fovs, read_table, wr
 
 @dataclass(frozen=True)
 class Scores:
-    """Everything that `score` found, each a table in scores/.
+    """Everything that `score` found, each a table in scores/; `random_weights` in all of them.
 
     summary    extractor, side, group: wells, controls, compounds, mean_map, fraction_retrieved, replicate_recall_at_<k>,
                reconstruction_recall (its nearest original is its own), random_weights, status

@@ -6,7 +6,7 @@ write puts files of one name into every table, `fovs/` last: a file elsewhere co
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,11 +41,14 @@ class Written:
     errors: int
 
 
-def write_rows(output: str, name: str, columns: Mapping[str, np.ndarray], storage: Storage) -> Written:
+def write_rows(
+    output: str, name: str, columns: Mapping[str, np.ndarray], storage: Storage, random_models: Collection[str] = ()
+) -> Written:
     """Commits rows of every table under `<table>/<name>.parquet`.
 
     `columns`: `<table>:<column>` (n, ...) of the data tables, `row_json` the Metadata_* columns of fovs, the rest
-    as it is in fovs. Rows whose `error` is not "" go to fovs only.
+    as it is in fovs. Rows whose `error` is not "" go to fovs only. A table of one of `random_models` (names of autoencoders and
+    extractors without weights) says so in its file: key `random_weights` of the schema's metadata.
     """
     ids, errors = columns[FOV_ID], columns[ERROR]
     good = errors == ""
@@ -56,7 +59,10 @@ def write_rows(output: str, name: str, columns: Mapping[str, np.ndarray], storag
             by_table.setdefault(table, {FOV_ID: ids[good]})[column] = values[good]
     if good.any():
         for table, data in by_table.items():
-            write_table(join(output, table, f"{name}.parquet"), table_from_columns(data), storage)
+            arrow = table_from_columns(data)
+            if set(table.split("/")[1:]) & set(random_models):
+                arrow = arrow.replace_schema_metadata({"random_weights": "true"})
+            write_table(join(output, table, f"{name}.parquet"), arrow, storage)
     rows = [json.loads(text) for text in columns[ROW]]
     metadata = {name: np.array([row[name] for row in rows], object) for name in rows[0]}
     plain = {key: values for key, values in columns.items() if SEPARATOR not in key and key not in (FOV_ID, ROW)}

@@ -83,7 +83,9 @@ def _copied(source: str, storage: Storage) -> Path:
     """A copy of an s3:// prefix in the cache, made once per content and machine."""
     versions = {name: mark for name, mark in storage.versions(source).items() if name.endswith(SUFFIXES)}
     if not versions:
-        raise WeightsError(f"no weights at {source}: there is no object of weights ({', '.join(SUFFIXES)}) under that prefix")
+        raise WeightsError(
+            f"no weights at {source}: there is no object of weights ({', '.join(SUFFIXES)}) under that prefix"
+        )
     cache = Path(os.environ.get("SDVAE_RAY_CACHE", Path.home() / ".cache" / "sdvae_ray"))
     folder = cache / hashlib.sha256(f"{storage.config.endpoint_url}|{source}|{versions}".encode()).hexdigest()[:16]
     for name in versions:

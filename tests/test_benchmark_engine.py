@@ -21,7 +21,7 @@ from sdvae_ray.autoencoders import diffusers_kl
 from sdvae_ray.stages.models import pick_precision
 
 CPU, META = torch.device("cpu"), torch.device("meta")
-TINY = ["--architecture=tiny", "--patch=32", "--crop=64", "--device=cpu", "--threads=1", "--warmup=0", "--repeats=1"]
+TINY = ["--architecture=tiny", "--patch=64", "--crop=128", "--device=cpu", "--threads=1", "--warmup=0", "--repeats=1"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -70,6 +70,7 @@ def test_the_parts_sum_to_the_whole(record):
     assert set(result["seconds"]) == set(engine.PARTS)
     assert sum(result["seconds"].values()) == pytest.approx(result["seconds_per_fov"], rel=1e-3)
     assert 0 <= result["seconds"]["other"] < 0.2 * result["seconds_per_fov"]
+    assert sum(result["core_seconds"].values()) == pytest.approx(result["core_seconds_per_fov"], rel=1e-3)
 
 
 def test_rates_and_shares_follow_from_seconds_and_flop(record):
@@ -89,9 +90,9 @@ def test_padding_is_told_and_a_micro_batch_that_no_fov_fills_is_left_out(record)
 
 
 def test_an_impossible_crop_is_one_line_and_exit_code_2(capsys):
-    code, out = benchmark("--crop", "50")
+    code, out = benchmark("--crop", "100")
     assert (code, out) == (2, "")
-    assert "crop 50 is not a multiple of patch 32" in capsys.readouterr().err
+    assert "crop 100 is not a multiple of patch 64" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("device", [CPU, META])
@@ -120,7 +121,7 @@ def test_counting_without_data_equals_counting_with_it():
 
 
 def test_one_layout_or_the_other_changes_the_speed_only():
-    options = engine.parse(["--architecture", "tiny", "--patch", "32", "--crop", "32", "--precision", "float32"])
+    options = engine.parse(["--architecture", "tiny", "--patch", "64", "--crop", "64", "--precision", "float32"])
     config = engine.run_config(options)
     batch = engine.random_fields(config.image, 1)
     rows = []

@@ -13,12 +13,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.dataset as arrow_dataset
+import pyarrow.parquet as pq
 import pytest
 import ray
 from rich.console import Console
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import ConfigError, ResourceError, RunError
+from sdvae_ray.pipeline.check import check
 from sdvae_ray.pipeline.encode import encode
 from sdvae_ray.pipeline.session import ray_session
 from sdvae_ray.schema import FOV_ID, column_to_numpy
@@ -97,6 +99,11 @@ def test_a_run_with_a_failed_fov_is_read_back_by_arrow_polars_and_ray(local_ray,
     assert sum(value is None for value in fovs["Metadata_moa"].to_pylist()) == sum(1 for i in range(FOVS) if i % 3)
     bad = failed[FOV_ID][0].as_py()
 
+    said = {
+        model: pq.read_schema(next((output / "latents" / model).glob("*.parquet"))).metadata
+        for model in ("tiny", "patch_pca")
+    }
+    assert said == {"tiny": {b"random_weights": b"true"}, "patch_pca": None}
     latents = arrow_dataset.dataset(output / "latents/tiny").to_table()
     assert latents.schema.field("latent").type == pa.fixed_shape_tensor(pa.float16(), (4, 2, 4, 8, 8))
     assert column_to_numpy(latents["latent"]).shape == (FOVS - 1, 4, 2, 4, 8, 8)
@@ -160,6 +167,19 @@ def test_a_run_that_fails_too_often_is_stopped_and_keeps_what_it_wrote(local_ray
         encode(strict, SILENT)
     assert "\n" not in str(caught.value)
     assert read_fovs(config.output, Storage()).height > 0
+
+
+def test_a_check_takes_one_fov_through_every_stage_and_leaves_nothing(local_ray, config):
+    with pytest.raises(ConfigError, match="score.control: there is no column 'Metadata_control_type'"):
+        check(config, SILENT)
+    scored = config.score.model_copy(update={"control": "Metadata_broad_sample == 'BRD-1'"})
+    checked = check(config.model_copy(update={"score": scored}), SILENT)
+    assert checked.fovs == FOVS
+    assert set(checked.seconds) == {"load", "encode", "write"}
+    assert checked.columns["latents/tiny:latent"] == "float16(4, 2, 4, 8, 8)"
+    assert {"fovs", "latents/tiny", "metrics/identity", "embeddings/intensity/image"} <= set(checked.stored)
+    assert all(size > 0 for size in checked.stored.values())
+    assert not [path for path in Path(config.output).rglob("*") if path.is_file()]
 
 
 def test_a_crop_larger_than_the_image_is_refused_before_the_start(local_ray, config):

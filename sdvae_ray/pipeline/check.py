@@ -10,13 +10,13 @@ import ray
 from rich.console import Console
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.errors import RunError
+from sdvae_ray.errors import ConfigError, RunError, did_you_mean
 from sdvae_ray.pipeline.actors import EncodeActor, as_batch
 from sdvae_ray.pipeline.encode import checked_manifest, prepare_record, probe
 from sdvae_ray.pipeline.failures import unwrapped
 from sdvae_ray.pipeline.session import Pool, check_output_is_shared, plan_pools, ray_session
 from sdvae_ray.retrieval.normalise import resolve_steps
-from sdvae_ray.schema import ERROR, FOV_ID, SEPARATOR
+from sdvae_ray.schema import ERROR, FOV_ID, METADATA, SEPARATOR
 from sdvae_ray.selection import select
 from sdvae_ray.sources.rows import read_row_group, row_groups
 from sdvae_ray.stages.load import Batch, Loader
@@ -47,11 +47,7 @@ def check(config: RunConfig, console: Console, address: str | None = None) -> Ch
     check_names(config)
     storage = Storage(config.storage)
     keys = checked_manifest(config, storage)
-    resolve_steps(config.score.normalise if isinstance(config.score.normalise, str) else list(config.score.normalise))
-    _, columns = row_groups(config.manifest, storage)
-    for key in ("control", "exclude"):
-        if expression := getattr(config.score, key):
-            select(expression, columns, f"score.{key}")
+    _check_score(config, [name for name in row_groups(config.manifest, storage)[1] if name.startswith(METADATA)])
     console.print(f"manifest  {len(keys)} FOVs", highlight=False)
     resolved = resolve_weights(config, storage)
     probe(config, keys, storage)
@@ -84,6 +80,18 @@ def check(config: RunConfig, console: Console, address: str | None = None) -> Ch
         f"stored    {total / 1e6:.2f} MB per FOV, {total * len(keys) / 1e9:.2f} GB for the manifest", highlight=False
     )
     return checked
+
+
+def _check_score(config: RunConfig, metadata: list[str]) -> None:
+    """The steps, columns and expressions of the score section, against the manifest's Metadata_*."""
+    settings = config.score
+    resolve_steps(settings.normalise if isinstance(settings.normalise, str) else list(settings.normalise))
+    for key, expression in (("control", settings.control), ("exclude", settings.exclude)):
+        if expression:
+            select(expression, metadata, f"score.{key}")
+    for key, column in (("perturbation", settings.perturbation), *(("group", name) for name in settings.group)):
+        if column not in metadata:
+            raise ConfigError(f"score.{key}: there is no column {column!r}{did_you_mean(column, metadata)}")
 
 
 @ray.remote

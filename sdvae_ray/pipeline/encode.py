@@ -197,7 +197,7 @@ def _stream(
                 ray_remote_args_fn=_bounded_restarts,
             )
         )
-    sink = RunSink(config.output, config.storage, session, _rows_per_file(config, total), ledger)
+    sink = RunSink(config, session, _rows_per_file(config, total), ledger)
     with shown(console, "encode", total, lambda: ray.get(ledger.counts.remote())):
         try:
             stream.write_datasink(sink, ray_remote_args={"num_cpus": IO_CPUS})

@@ -7,7 +7,6 @@ index/<extractor>/<side>/<group>.*    a FAISS index over the normalised profiles
 scores/*.parquet                      see sdvae_ray.scores
 """
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +17,11 @@ from rich.console import Console
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.distributions.fid import frechet_distance
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean
+from sdvae_ray.pipeline.neighbours import own_well_recall, replicate_recalls, save_and_reload_index
 from sdvae_ray.pipeline.profile import GROUP, Profiles, build_profiles, sides_of_tables, with_group
 from sdvae_ray.pipeline.session import ray_session
-from sdvae_ray.retrieval import index as faiss_index
 from sdvae_ray.retrieval.activity import phenotypic_activity
 from sdvae_ray.retrieval.normalise import normalise, resolve_steps
-from sdvae_ray.retrieval.recall import reconstruction_recall, replicate_recall
 from sdvae_ray.schema import ERROR, WELL
 from sdvae_ray.scores import Scores, metric_distributions
 from sdvae_ray.selection import select
@@ -56,12 +54,13 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> Sc
             elif extractor in images:
                 fid.append(_fid(images[extractor], profiles))
             parts += _score_side(config, profiles, images.get(extractor), storage)
+    random = set(config.random_weights)
     scores = Scores(
         summary=pl.concat([part.summary for part in parts], how="diagonal_relaxed"),
         compounds=_stacked([part.compounds for part in parts]),
         wells=_stacked([part.wells for part in parts]),
-        fid=pl.concat(fid) if fid else _fid_frame([]),
-        metrics=metric_distributions(config.output, config.metrics, storage),
+        fid=_says_random(pl.concat(fid) if fid else _fid_frame([]), random),
+        metrics=_says_random(metric_distributions(config.output, config.metrics, storage), random),
     )
     scores.write(config.output, storage)
     return scores
@@ -139,10 +138,6 @@ def _profile_table(wells: pl.DataFrame, profiles: Profiles) -> pa.Table:
     return pl.concat([metadata, features], how="horizontal").to_arrow()
 
 
-def _file_name(group: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", group)
-
-
 def _stacked(frames: list[pl.DataFrame | None]) -> pl.DataFrame:
     """The frames that are there; an empty one where nothing could be scored."""
     known = [frame for frame in frames if frame is not None]
@@ -176,12 +171,12 @@ def _score_group(
         seed=config.seed,
         threshold=settings.threshold,
     )
-    index = _index_round_trip(config, label, normalised.features, wells, storage)
+    index = save_and_reload_index(config, label, normalised.features, wells, storage)
     treated = np.flatnonzero(wells[TREATED].to_numpy())
-    recalls = _replicate_recall(config, index, normalised.features, wells, treated)
+    recalls = replicate_recalls(config, index, normalised.features, wells, treated)
     nearest = None
     if image is not None and label["side"] != IMAGE_SIDE:
-        nearest = _reconstruction_recall(config, features, wells, image, treated)
+        nearest = own_well_recall(features, wells, image, treated, _steps(config))
     summary = activity.groups.drop("group").with_columns(
         **{key: pl.lit(value) for key, value in {**label, **recalls, "reconstruction_recall": nearest}.items()},
         features=pl.lit(normalised.features.shape[1]),
@@ -189,64 +184,6 @@ def _score_group(
     )
     head = {key: pl.lit(value) for key, value in label.items() if key != "group"}
     return _Part(summary, activity.compounds.with_columns(**head), activity.wells.with_columns(**head))
-
-
-def _index_round_trip(
-    config: RunConfig, label: dict[str, object], features: np.ndarray, wells: pl.DataFrame, storage: Storage
-) -> object:
-    """Builds the group's index, saves it with the wells of its ids, and returns it as read back."""
-    stem = join(config.output, "index", str(label["extractor"]), str(label["side"]), _file_name(str(label["group"])))
-    built = faiss_index.build(features, np.arange(len(features)))
-    storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(built))
-    write_table(f"{stem}.parquet", wells.drop("row").with_row_index("id").to_arrow(), storage)
-    return faiss_index.from_bytes(storage.read_bytes(f"{stem}.faiss"))
-
-
-def _replicate_recall(
-    config: RunConfig, index: object, features: np.ndarray, wells: pl.DataFrame, treated: np.ndarray
-) -> dict[str, float | None]:
-    if len(treated) == 0:
-        return {}
-    deepest = max(config.score.recall_at)
-    _, found = faiss_index.search(index, features[treated], deepest + 1)
-    recalls = {}
-    for k in config.score.recall_at:
-        result = replicate_recall(found, treated, wells["compound"].to_numpy(), wells[TREATED].to_numpy(), k)
-        recalls[f"replicate_recall_at_{k}"] = _mean(result.recall)
-    return recalls
-
-
-def _reconstruction_recall(
-    config: RunConfig, features: np.ndarray, wells: pl.DataFrame, image: Profiles, treated: np.ndarray
-) -> float | None:
-    """Share of treated wells whose reconstruction's nearest original is their own.
-
-    Both sides are normalised by the fit on the originals' controls: a space fitted on the other side would not be theirs.
-    """
-    originals = wells.select(WELL).join(
-        image.wells.select(WELL).with_row_index("at"), on=list(WELL), how="left", maintain_order="left"
-    )
-    if originals["at"].null_count() or len(treated) == 0:
-        return None
-    flat = image.features.reshape(len(image.wells), -1)[originals["at"].to_numpy()]
-    control, plate = wells[CONTROL].to_numpy(), wells["plate"].to_numpy()
-    both = normalise(
-        np.concatenate([flat, features]),
-        np.concatenate([control, np.zeros_like(control)]),
-        np.concatenate([plate, plate]),
-        _steps(config),
-    ).features
-    count = len(wells)
-    _, found = faiss_index.search(
-        faiss_index.build(both[:count]), both[count:][treated], max(config.score.recall_at) + 1
-    )
-    recall = reconstruction_recall(found, treated, wells["compound"].to_numpy(), wells[TREATED].to_numpy(), 1)
-    return _mean(recall.same_well)
-
-
-def _mean(values: np.ndarray) -> float | None:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else None
 
 
 def _fid(image: Profiles, side: Profiles) -> pl.DataFrame:
@@ -257,6 +194,12 @@ def _fid(image: Profiles, side: Profiles) -> pl.DataFrame:
             distance = frechet_distance(reference, found)
             rows.append((side.extractor, side.side, group, part, reference.n, found.n, found.sum.size, distance))
     return _fid_frame(rows)
+
+
+def _says_random(table: pl.DataFrame, random: set[str]) -> pl.DataFrame:
+    """Adds random_weights: True where the row's extractor or side was built without weights."""
+    names = [pl.col(name).is_in(list(random)) for name in ("extractor", "side") if name in table.columns]
+    return table.with_columns(pl.any_horizontal(names).alias("random_weights"))
 
 
 def _fid_frame(rows: list[tuple[str, str, str, int, int, int, int, float]]) -> pl.DataFrame:

@@ -1,0 +1,76 @@
+"""FAISS in the score stage: the index of a group, saved and read back, and what its nearest neighbours say."""
+
+import re
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sdvae_ray.config import RunConfig
+from sdvae_ray.pipeline.profile import Profiles
+from sdvae_ray.retrieval import index as faiss_index
+from sdvae_ray.retrieval.normalise import normalise
+from sdvae_ray.retrieval.recall import reconstruction_recall, replicate_recall
+from sdvae_ray.schema import WELL
+from sdvae_ray.storage import Storage, join
+from sdvae_ray.tables import write_table
+
+
+def save_and_reload_index(
+    config: RunConfig, label: dict[str, object], features: np.ndarray, wells: pl.DataFrame, storage: Storage
+) -> Any:
+    """Builds the group's index, saves it with the wells of its ids, and returns it as read back."""
+    stem = join(config.output, "index", str(label["extractor"]), str(label["side"]), _file_name(str(label["group"])))
+    built = faiss_index.build(features, np.arange(len(features)))
+    storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(built))
+    write_table(f"{stem}.parquet", wells.drop("row").with_row_index("id").to_arrow(), storage)
+    return faiss_index.from_bytes(storage.read_bytes(f"{stem}.faiss"))
+
+
+def replicate_recalls(
+    config: RunConfig, index: Any, features: np.ndarray, wells: pl.DataFrame, treated: np.ndarray
+) -> dict[str, float | None]:
+    if len(treated) == 0:
+        return {}
+    deepest = max(config.score.recall_at)
+    _, found = faiss_index.search(index, features[treated], deepest + 1)
+    recalls = {}
+    for k in config.score.recall_at:
+        result = replicate_recall(found, treated, wells["compound"].to_numpy(), wells["is_treated"].to_numpy(), k)
+        recalls[f"replicate_recall_at_{k}"] = _mean(result.recall)
+    return recalls
+
+
+def own_well_recall(
+    features: np.ndarray, wells: pl.DataFrame, image: Profiles, treated: np.ndarray, steps: Any
+) -> float | None:
+    """Share of treated wells whose reconstruction's nearest original is their own.
+
+    Both sides are normalised by the fit on the originals' controls: a space fitted on the other side would not be theirs.
+    """
+    originals = wells.select(WELL).join(
+        image.wells.select(WELL).with_row_index("at"), on=list(WELL), how="left", maintain_order="left"
+    )
+    if originals["at"].null_count() or len(treated) == 0:
+        return None
+    flat = image.features.reshape(len(image.wells), -1)[originals["at"].to_numpy()]
+    control, plate = wells["is_control"].to_numpy(), wells["plate"].to_numpy()
+    both = normalise(
+        np.concatenate([flat, features]),
+        np.concatenate([control, np.zeros_like(control)]),
+        np.concatenate([plate, plate]),
+        steps,
+    ).features
+    count = len(wells)
+    _, found = faiss_index.search(faiss_index.build(both[:count]), both[count:][treated], 2)
+    recall = reconstruction_recall(found, treated, wells["compound"].to_numpy(), wells["is_treated"].to_numpy(), 1)
+    return _mean(recall.same_well)
+
+
+def _mean(values: np.ndarray) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def _file_name(group: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", group)
