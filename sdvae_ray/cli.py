@@ -186,7 +186,9 @@ def main(arguments: list[str] | None = None) -> None:
         errors.print("stopped; the same command goes on where it left off", highlight=False)
         code = 130
     except Exception as error:
-        if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
+        if not hasattr(
+            error, "format_message"
+        ):  # a wrong option or argument: typer carries a click of its own, unnamed
             raise
         errors.print(f"error: {error.format_message()}", style="red", highlight=False, markup=False, soft_wrap=True)
         code = 2

@@ -17,7 +17,8 @@ from sdvae_ray.config import RunConfig, StorageConfig, parse_run
 from sdvae_ray.schema import FOV_ID, KEYS, fov_id, illum_column, uri_column
 from sdvae_ray.storage import Storage
 
-# both are read when their library is first imported
+# each is read when its library is first imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small images: more threads only wait for each other on a busy machine
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 

@@ -23,7 +23,7 @@ class EncodeActor:
     def __init__(self, config: RunConfig, record: Mapping[str, Any], pool: Pool, ledger: Any) -> None:
         import torch
 
-        torch.set_num_threads(max(1, int(pool.cpus)))
+        torch.set_num_threads(max(1, round(pool.cpus)))
         self.ledger = ledger
         device = pick_device(pool.gpus)
         resolved = resolve_weights(config, Storage(config.storage))

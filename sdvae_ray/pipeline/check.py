@@ -13,7 +13,7 @@ from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import ConfigError, RunError, did_you_mean
 from sdvae_ray.pipeline.actors import EncodeActor, as_batch
 from sdvae_ray.pipeline.encode import checked_manifest, prepare_record, probe
-from sdvae_ray.pipeline.failures import unwrapped
+from sdvae_ray.pipeline.failures import unwrapped_failures
 from sdvae_ray.pipeline.session import Pool, check_output_is_shared, plan_pools, ray_session
 from sdvae_ray.retrieval.normalise import resolve_steps
 from sdvae_ray.schema import ERROR, FOV_ID, METADATA, SEPARATOR
@@ -59,14 +59,9 @@ def check(config: RunConfig, console: Console, address: str | None = None) -> Ch
         for name, found in record["weights"].items():
             console.print(f"weights   {name}: {_origin(found)}", highlight=False, soft_wrap=True)
         task = _one_fov.options(num_cpus=pools.encode.cpus, num_gpus=pools.encode.gpus)
-        try:
-            checked = ray.get(
-                task.remote(config, record, pools.encode, keys.select(FOV_ID, "row_group", "row").head(1), len(keys))
-            )
-        except Exception as error:
-            if ours := unwrapped(error):
-                raise ours from error
-            raise
+        first = keys.select(FOV_ID, "row_group", "row").head(1)
+        with unwrapped_failures():
+            checked = ray.get(task.remote(config, record, pools.encode, first, len(keys)))
     console.print(
         f"device    {checked.device}; {record['precision']}; {record['micro_batch']} passes per forward",
         highlight=False,

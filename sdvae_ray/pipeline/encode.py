@@ -23,7 +23,7 @@ from sdvae_ray.errors import ConfigError, DataError, RunError, StorageError
 from sdvae_ray.images.prepare import CropError
 from sdvae_ray.lease import Lease
 from sdvae_ray.pipeline.actors import EncodeActor, LoadActor, as_batch
-from sdvae_ray.pipeline.failures import unwrapped
+from sdvae_ray.pipeline.failures import unwrapped_failures
 from sdvae_ray.pipeline.progress import shown
 from sdvae_ray.pipeline.session import IO_CPUS, Pool, check_output_is_shared, plan_pools, quiet_ray_data, ray_session
 from sdvae_ray.pipeline.sink import Ledger, RunSink
@@ -198,13 +198,8 @@ def _stream(
             )
         )
     sink = RunSink(config, session, _rows_per_file(config, total), ledger)
-    with shown(console, "encode", total, lambda: ray.get(ledger.counts.remote())):
-        try:
-            stream.write_datasink(sink, ray_remote_args={"num_cpus": IO_CPUS})
-        except Exception as error:
-            if ours := unwrapped(error):
-                raise ours from error
-            raise
+    with unwrapped_failures(), shown(console, "encode", total, lambda: ray.get(ledger.counts.remote())):
+        stream.write_datasink(sink, ray_remote_args={"num_cpus": IO_CPUS})
 
 
 def _bounded_restarts() -> dict[str, int]:

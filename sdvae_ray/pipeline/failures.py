@@ -1,9 +1,23 @@
 """Errors on their way back from workers: Ray wraps them in its own classes and adds lines to their message."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from sdvae_ray.errors import SdvaeRayError
 
 
-def unwrapped(error: BaseException) -> SdvaeRayError | None:
+@contextmanager
+def unwrapped_failures() -> Iterator[None]:
+    """Raises an error of ours that a worker raised as itself; anything else keeps its traceback."""
+    try:
+        yield
+    except Exception as error:
+        if ours := _unwrapped(error):
+            raise ours from error
+        raise
+
+
+def _unwrapped(error: BaseException) -> SdvaeRayError | None:
     """The error of ours that a worker raised, out of Ray's wrappings: those add lines to a message, ours have one."""
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]
