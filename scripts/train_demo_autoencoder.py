@@ -4,12 +4,25 @@
 
     python scripts/train_demo_autoencoder.py --evaluate-only --output sdvae_ray/assets
 
-RESULT_PLACEHOLDER
+The first command's last lines, on one core that it shared (2,086,215 parameters, 12,846 steps); PSNR in dB, higher is
+better, 48 held-out fields of 256 pixels in patches of 128, mean over patches and stains, then per stain:
+
+    |                        | mean  | Mito  | AGP   | RNA   | ER    | DNA   |
+    | demo_kl                | 36.60 | 31.97 | 34.48 | 38.29 | 37.32 | 40.96 |
+    | patch_pca              | 29.72 | 28.47 | 30.32 | 30.23 | 30.41 | 29.16 |
+    | 8x area mean + bicubic | 30.92 | 28.40 | 31.22 | 31.71 | 32.30 | 30.97 |
+
+A scattered Golgi was drawn fainter at the time (0.3 for the 0.5 in `cells`); the second command prints the scores of the
+same weights on the fields as they are drawn now, 36.55, 29.68 and 30.88. What lost, on the way (2026-11-22, three
+minutes each): random weights instead of `linear_start` were still 3 dB below bicubic after five minutes, the linear start
+3.5 dB above it after three; wider layers (16, 32, 96, 160) gained 0.5 dB less and rate 2e-3 0.2 dB less in equal time;
+crops of 64 pixels alone cost random weights 1.3 dB on patches of 128. bfloat16 autocast made a step 30 % faster.
 
 The network is an `AutoencoderKL` as diffusers builds it: 8x down, 4 latent channels, RGB in and out, its channels few
 where the images are large. It is trained to raise PSNR itself: the loss is the logarithm of the mean squared error of
-each image and channel. A third of the time goes to small crops, the rest to crops of the size that the demo uses: group
-normalisation makes the outcome depend on the image's extent. The rate follows the clock, so any run ends annealed.
+each image and channel. Half of the time goes to small crops, the rest to crops of the size that the demo uses: group
+normalisation makes the outcome depend on the image's extent. The rate follows the clock, so any run ends annealed, and
+no two runs are equal to the last bit.
 """
 
 from __future__ import annotations
