@@ -4,8 +4,8 @@
     python benchmarks/engine.py --device cuda --crop 1024        # a GPU: bfloat16, the micro-batch swept
 
 Random weights, random pixels: speed only. Every setting is warmed up and the median of its repeats given, beside the
-rates of a plain matrix product and of convolutions of the VAE's shapes in the same run, precision and thread count. The
-floating-point operations are counted apart, on tensors without data. The last line printed is one JSON object.
+rates of a plain matrix product and of convolutions of the VAE's shapes, taken before and after at the same precision
+and threads. The floating-point operations are counted apart, on tensors without data. The last line is one JSON object.
 """
 
 import argparse
@@ -170,34 +170,41 @@ def measure(encoder: Clocked, batch: Batch, flop: dict[str, int], warmup: int, r
     }
 
 
+def references(config: RunConfig, device: torch.device, options: argparse.Namespace) -> dict[str, harness.Rate]:
+    """One large product, and 3 x 3 convolutions at three levels of the VAE, all of the same cost."""
+    on_gpu, patch = device.type == "cuda", config.image.patch
+    product, count = (8192, 8) if on_gpu else (min(2048, 8 * patch), 1)
+    convolutions = [(count, 128, patch), (count, 256, patch // 2), (count, 512, patch // 4)]
+    channels_last = on_gpu if options.channels_last is None else options.channels_last
+    return harness.reference_rates(device, DTYPES[config.precision], product, convolutions, channels_last)
+
+
 def sweep(config: RunConfig, device: torch.device, options: argparse.Namespace) -> harness.Record:
     """Every micro-batch that a field of view can fill, on a GPU without and with cuDNN's autotuning."""
     flop, batch = flop_per_fov(config), random_fields(config.image, options.fovs)
     models = build(config, device, options.channels_last)
     passes = config.image.patches * len(config.image.packing)
-    on_gpu, patch = device.type == "cuda", config.image.patch
-    product, count = (8192, 8) if on_gpu else (min(2048, 8 * patch), 1)
-    convolutions = [(count, 128, patch), (count, 256, patch // 2), (count, 512, patch // 4)]  # levels of the VAE
-    channels_last = on_gpu if options.channels_last is None else options.channels_last
-    sizes = options.micro_batch or [2**i for i in range(6 if on_gpu else 2)]
+    sizes = options.micro_batch or [2**i for i in range(6 if device.type == "cuda" else 2)]
     left_out = [f"micro-batch {size}: a FOV has {passes} passes" for size in sizes if size > passes]
     reference, results = {}, []
-    for autotune in (False, True) if on_gpu else (False,):
-        name = "cudnn_benchmark" if autotune else "plain"
+    for autotune in (False, True) if device.type == "cuda" else (False,):
+        name, measured = "cudnn_benchmark" if autotune else "plain", []
         with harness.cudnn_benchmark(autotune):
-            rates = harness.reference_rates(device, DTYPES[config.precision], product, convolutions, channels_last)
-            reference[name] = {what: vars(rate) for what, rate in rates.items()}
+            before = references(config, device, options)
             for size in (size for size in sizes if size <= passes):
                 print(f"micro-batch {size}, {name} ...", file=sys.stderr, flush=True)
                 encoder = Clocked(config, models, device, config.precision, size)
                 try:
-                    result = measure(encoder, batch, flop, options.warmup, options.repeats)
+                    measured.append(measure(encoder, batch, flop, options.warmup, options.repeats))
                 except torch.OutOfMemoryError as error:
                     left_out.append(str(error))
                     break
-                spent = harness.Sample(result["seconds_per_fov"], result["core_seconds_per_fov"])
-                shares = harness.shares(sum(flop.values()), spent, rates)
-                results.append({**result, "cudnn_benchmark": autotune, **shares})
+            rates = harness.faster(before, references(config, device, options))
+        reference[name] = {what: vars(rate) for what, rate in rates.items()}
+        for result in measured:
+            spent = harness.Sample(result["seconds_per_fov"], result["core_seconds_per_fov"])
+            shares = harness.shares(sum(flop.values()), spent, rates)
+            results.append({**result, "cudnn_benchmark": autotune, **shares})
     gflop = {name: count / 1e9 for name, count in flop.items()}
     return {"gflop_per_fov": gflop, "reference": reference, "results": results, "left_out": left_out}
 

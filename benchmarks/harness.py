@@ -152,6 +152,11 @@ def reference_rates(
     return rates
 
 
+def faster(before: dict[str, Rate], after: dict[str, Rate]) -> dict[str, Rate]:
+    """What the machine reached at its better moment."""
+    return {name: max(before[name], after[name], key=lambda rate: rate.core_tflops or rate.tflops) for name in before}
+
+
 def shares(flop: float, spent: Sample, rates: dict[str, Rate]) -> dict[str, float]:
     """Of the fastest reference of each kind. On a CPU both are per second of processor time, which load blurs less."""
     found = {}

@@ -244,13 +244,14 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: the value is not YAML") from error
 
 
+_UNION_TAGS = ("function-", "tuple[", "literal[", "constrained-")  # what pydantic puts into a place beside our keys
+
+
 def _first_problem(error: ValidationError) -> str:
     """The first problem as one line: where, what, and for an unknown key the nearest allowed one."""
     problems = error.errors(include_url=False)
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    where = [
-        part for part in problem["loc"] if not (isinstance(part, str) and part.startswith(("function-", "tuple[")))
-    ]
+    where = [part for part in problem["loc"] if not (isinstance(part, str) and part.startswith(_UNION_TAGS))]
     path = ".".join(str(part) for part in where)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":

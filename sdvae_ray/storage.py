@@ -61,9 +61,10 @@ class Storage:
             client_kwargs={key: value for key, value in client.items() if value},
             config_kwargs={
                 "connect_timeout": 10,
-                "read_timeout": 60,
-                "retries": {"max_attempts": 3, "mode": "standard"},
+                "read_timeout": 30,
+                "retries": {"max_attempts": 2, "mode": "standard"},
             },
+            max_concurrency=1,  # more would ask for the size of every object before its bytes
             default_cache_type="readahead",
             use_listings_cache=False,
         )

@@ -99,7 +99,8 @@ class Loader:
     def _plane(self, batch: Mapping[str, np.ndarray], row: int, stain: str, data: bytes) -> np.ndarray:
         """One stain of one FOV, corrected, scaled and cropped: (crop, crop)."""
         where = str(batch[uri_column(stain)][row])
-        channel = int(batch[channel_column(stain)][row]) if channel_column(stain) in batch else 0
+        channels = batch.get(channel_column(stain))
+        channel = 0 if channels is None or channels[row] is None else int(channels[row])
         plane = decode_plane(data, channel, where)
         uri = batch[illum_column(stain)][row] if illum_column(stain) in batch else None
         illumination = self.illumination(str(uri)) if isinstance(uri, str) and uri else None
