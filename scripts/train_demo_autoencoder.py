@@ -42,10 +42,11 @@ import torch
 from diffusers import AutoencoderKL
 from linear_start import start_linear
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sdvae_ray.autoencoders import patch_pca
 from sdvae_ray.randomness import generator
 from sdvae_ray.sources.cells import render_field
 from sdvae_ray.sources.looks import PHENOTYPES
@@ -152,14 +153,11 @@ def train(
 
 
 def fit_pca(fields: Tensor) -> dict[str, Tensor]:
-    """`mean` (192,) and `components` (4, 192), orthonormal rows, of the 8 x 8 RGB patches of both triples in [0, 1]."""
+    """`mean` (192,) and `components` (4, 192) of `patch_pca`, of the 8 x 8 RGB patches of both triples in [0, 1]."""
     some = fields[::8]
     rows = torch.cat([some[:, list(t)].unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5) for t in TRIPLES])
-    data = rows.reshape(-1, 192).double() / 255
-    mean = data.mean(0)
-    vectors = torch.linalg.eigh((data - mean).T @ (data - mean) / len(data)).eigenvectors[:, -4:].flip(1).T
-    sign = torch.sign(vectors.gather(1, vectors.abs().argmax(1, keepdim=True)))
-    return {"mean": mean.float().contiguous(), "components": (vectors * sign).float().contiguous()}
+    fitted = patch_pca.fit(rows.reshape(-1, 192).double() / 255)
+    return {"mean": fitted.mean.contiguous(), "components": fitted.components.contiguous()}
 
 
 def bicubic(x: Tensor) -> Tensor:
@@ -168,15 +166,9 @@ def bicubic(x: Tensor) -> Tensor:
     return functional.interpolate(small, size=x.shape[-2:], mode="bicubic", align_corners=False).clamp(0, 1)
 
 
-def pca(basis: dict[str, Tensor]) -> Roundtrip:
+def pca(model: patch_pca.PatchPCA) -> Roundtrip:
     """Projection of every 8 x 8 patch on the four components."""
-
-    def roundtrip(x: Tensor) -> Tensor:
-        rows = functional.unfold(x, 8, stride=8).transpose(1, 2) - basis["mean"]
-        rows = rows @ basis["components"].T @ basis["components"] + basis["mean"]
-        return functional.fold(rows.transpose(1, 2), x.shape[-2:], 8, stride=8).clamp(0, 1)
-
-    return roundtrip
+    return lambda x: model.decode(model.encode(x).mean)
 
 
 def network(model: AutoencoderKL) -> Roundtrip:
@@ -224,7 +216,7 @@ def table(output: Path, count: int) -> str:
     """Markdown: PSNR on held-out seeds of the packaged weights and of the baseline."""
     held = render(HELD_OUT_SEED, count)
     model = load(output / "demo_kl")
-    basis = load_file(output / "patch_pca" / "patch_pca.safetensors")
+    basis = patch_pca.load(output / "patch_pca")
     rows = {"demo_kl": network(model), "patch_pca": pca(basis), "8x area mean + bicubic": bicubic}
     scores = {name: evaluate(held, roundtrip) for name, roundtrip in rows.items()}
     head = ["", "mean", *STAINS, "stains pooled per patch", "all pooled"]
