@@ -10,6 +10,7 @@ from sdvae_ray.contracts import Reconstruction
 
 UNIT = "nats"
 HIGHER_IS_BETTER = None  # a description of the latent, not a score
+NEEDS_POSTERIOR = True
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:

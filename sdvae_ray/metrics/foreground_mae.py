@@ -1,0 +1,20 @@
+"""Mean absolute error per stain over the foreground of the original, on [0, 1]; NaN where there is none.
+
+The error of a patch is mostly that of its empty background; this is the part that carries cells. `_foreground.py` says which
+pixels are foreground.
+"""
+
+from torch import Tensor
+
+from sdvae_ray.contracts import Reconstruction
+from sdvae_ray.metrics._foreground import foreground
+
+UNIT = "fraction of full scale"
+HIGHER_IS_BETTER = False
+
+
+def compute(reconstruction: Reconstruction) -> Tensor:
+    """(N, C) float32; NaN where the original's patch is blank."""
+    mask = foreground(reconstruction.image)
+    error = (reconstruction.image - reconstruction.recon).abs()
+    return (error * mask).sum((2, 3)) / mask.sum((2, 3))

@@ -1,0 +1,22 @@
+"""Structural similarity per stain over windows centred on the foreground of the original; NaN where there is none.
+
+The map of ssim, averaged where `_foreground.py` finds foreground. A window reaches 5 pixels beyond its centre, so the rim of a cell
+counts too.
+"""
+
+from torch import Tensor
+
+from sdvae_ray.contracts import Reconstruction
+from sdvae_ray.metrics._foreground import foreground
+from sdvae_ray.metrics._ssim_map import WINDOW, ssim_maps
+
+UNIT = ""
+HIGHER_IS_BETTER = True
+
+
+def compute(reconstruction: Reconstruction) -> Tensor:
+    """(N, C) float32; NaN where no window is centred on foreground."""
+    margin = WINDOW // 2
+    mask = foreground(reconstruction.image)[:, :, margin:-margin, margin:-margin]
+    luminance, structure = ssim_maps(reconstruction.image, reconstruction.recon)
+    return (luminance * structure * mask).sum((2, 3)) / mask.sum((2, 3))

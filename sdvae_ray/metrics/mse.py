@@ -1,0 +1,13 @@
+"""Mean squared error per stain on [0, 1]."""
+
+from torch import Tensor
+
+from sdvae_ray.contracts import Reconstruction
+
+UNIT = "fraction of full scale, squared"
+HIGHER_IS_BETTER = False
+
+
+def compute(reconstruction: Reconstruction) -> Tensor:
+    """(N, C) float32."""
+    return (reconstruction.image - reconstruction.recon).square().mean((2, 3))

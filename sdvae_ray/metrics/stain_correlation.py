@@ -1,0 +1,33 @@
+"""Error of the correlations between stains, per stain: mean over the others of |r original - r reconstruction|, in [0, 2].
+
+Pearson's r over the pixels of a patch. A stain that is constant in the original correlates with nothing: NaN for itself, and left
+out of the others' means. One that is constant in the reconstruction only has lost its correlations: its r counts as 0.
+"""
+
+import torch
+from torch import Tensor
+
+from sdvae_ray.contracts import Reconstruction
+
+UNIT = ""
+HIGHER_IS_BETTER = False
+
+
+def compute(reconstruction: Reconstruction) -> Tensor:
+    """(N, C) float32; NaN where the stain, or every other one, is constant in the original, and with fewer than two stains."""
+    before, varies = _correlations(reconstruction.image)
+    after, _ = _correlations(reconstruction.recon)
+    counts = varies[:, :, None] & varies[:, None, :]
+    counts &= ~torch.eye(counts.shape[1], dtype=torch.bool, device=counts.device)
+    return (((before - after).abs() * counts).sum(2) / counts.sum(2)).float()
+
+
+def _correlations(planes: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, C, S, S) -> r (N, C, C) float64, 0 for a constant stain, and which stains vary (N, C)."""
+    values = planes.flatten(2).double()
+    low, high = values.aminmax(dim=2)
+    varies = high > low
+    centred = (values - values.mean(2, keepdim=True)) * varies.unsqueeze(2)
+    length = centred.square().sum(2, keepdim=True).sqrt()
+    unit = centred / torch.where(varies.unsqueeze(2), length, 1.0)
+    return (unit @ unit.mT).clamp(-1, 1), varies
