@@ -5,13 +5,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdvae_ray.contracts import Posterior
+from sdvae_ray.contracts import Checkpoint, Posterior
+
+CHECKPOINTS = (
+    Checkpoint(source=None, licence="Apache-2.0", input="RGB, any side", output="3 x S x S, not stored", parameters=0),
+)
+
+STORES_LATENTS = False
+HAS_POSTERIOR = False
 
 
 class Identity:
     """The latent is the image, (M, 3, S, S); no posterior."""
-
-    stores_latents = False
 
     def to(self, device: torch.device) -> "Identity":
         return self

@@ -11,17 +11,26 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from sdvae_ray.contracts import Posterior
+from sdvae_ray.contracts import Checkpoint, Posterior
 from sdvae_ray.errors import WeightsError
 
 SOURCE = "asset:patch_pca"
 SIDE = 8  # pixels
+HAS_POSTERIOR = False
+CHECKPOINTS = (
+    Checkpoint(
+        SOURCE,
+        "Apache-2.0",
+        "RGB, sides multiples of 8",
+        "4 x S/8 x S/8",
+        960,
+        note="fitted on synthetic images only",
+    ),
+)
 
 
 class PatchPCA:
     """mean (192,), components (Z, 192) with orthonormal rows, both of patches flattened as (3, 8, 8) in [0, 1]."""
-
-    stores_latents = True
 
     def __init__(self, mean: Tensor, components: Tensor) -> None:
         self.mean, self.components = mean, components

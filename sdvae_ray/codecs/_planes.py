@@ -1,0 +1,78 @@
+"""What the codecs share: the loop over planes, the change of bit depth, the checks of their options."""
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
+
+from sdvae_ray.errors import ConfigError, did_you_mean
+
+DEPTHS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
+
+
+class PlaneCodec(Protocol):
+    def encode(self, plane: np.ndarray) -> bytes:
+        """(S, S) uint8 or uint16 -> the whole file."""
+        ...
+
+    def decode(self, data: bytes, dtype: np.dtype) -> np.ndarray:
+        """The file -> (S, S) of the dtype that was encoded."""
+        ...
+
+
+def roundtrip(codec: PlaneCodec, stains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, C, S, S) uint8 or uint16 -> (the same shape and dtype, (N, C) int64 bytes); TypeError or ValueError for anything else."""
+    depth(stains.dtype)
+    if stains.ndim != 4:
+        raise ValueError(f"a codec takes (N, C, S, S), not {stains.shape}")
+    recon, sizes = np.empty(stains.shape, stains.dtype), np.empty(stains.shape[:2], np.int64)
+    for index in np.ndindex(*sizes.shape):
+        data = codec.encode(np.ascontiguousarray(stains[index]))
+        recon[index], sizes[index] = codec.decode(data, stains.dtype), len(data)
+    return recon, sizes
+
+
+def depth(dtype: np.dtype) -> int:
+    """Bits of uint8 and uint16; TypeError for any other dtype."""
+    if dtype not in DEPTHS:
+        raise TypeError(f"a codec takes uint8 or uint16, not {dtype}")
+    return DEPTHS[dtype]
+
+
+def rescale(plane: np.ndarray, bits_in: int, bits_out: int) -> np.ndarray:
+    """Integers of `bits_in` bits -> of `bits_out`, rounded to nearest, half up; 0 stays 0 and full scale full scale.
+
+    From fewer bits to more and back is the identity. uint8 for 8 bits, else uint16.
+    """
+    top_in, top_out = 2**bits_in - 1, 2**bits_out - 1
+    values = (plane.astype(np.uint32) * top_out + top_in // 2) // top_in  # 65535 squared fits
+    return values.astype(np.uint8 if bits_out <= 8 else np.uint16)
+
+
+def require(codec: str, library: str) -> None:
+    """ConfigError where imagecodecs was built without the library."""
+    import imagecodecs
+
+    if not getattr(imagecodecs, library).available:
+        raise ConfigError(f"{codec}: the installed imagecodecs was built without {library}")
+
+
+def whole(codec: str, option: str, value: Any, low: int, high: int) -> int:
+    """`value`, an integer from `low` to `high`; ConfigError for any other."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ConfigError(f"{codec}: {option} is {value!r} (allowed: whole numbers from {low} to {high})")
+    return value
+
+
+def number(codec: str, option: str, value: Any, above: float, high: float) -> float:
+    """`value`, a number over `above` and up to `high`; ConfigError for any other."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= high:
+        raise ConfigError(f"{codec}: {option} is {value!r} (allowed: numbers over {above:g}, up to {high:g})")
+    return float(value)
+
+
+def choice(codec: str, option: str, value: Any, allowed: Iterable[str]) -> str:
+    names = list(allowed)
+    if value not in names:
+        raise ConfigError(f"{codec}: no {option} {value!r}{did_you_mean(str(value), names)}")
+    return str(value)
