@@ -5,13 +5,17 @@ local            a folder or a file
 s3:// prefix     copied to a cache folder once
 asset:<name>     what the package ships
 torchvision:<W>  torchvision's published file of a weights enum, through torch.hub and its cache
+
+A model's files are its tensors and what describes them: torch's formats only where there is no safetensors file beside them, and
+Python code only where the model's options say `remote_code: true`. What is no such file is neither brought here nor hashed.
 """
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sdvae_ray.config import ShelfConfig
@@ -20,7 +24,9 @@ from sdvae_ray.storage import Storage, is_remote, join
 
 ASSET = "asset:"
 TORCHVISION = "torchvision:"
-SUFFIXES = (".json", ".safetensors", ".bin", ".pth", ".pt", ".txt")
+SAFETENSORS, CODE = ".safetensors", ".py"
+TORCH_SUFFIXES = (".bin", ".pth", ".pt")
+SUFFIXES = (".json", SAFETENSORS, *TORCH_SUFFIXES, ".txt")
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ def resolve(model: ShelfConfig, default_source: str | None, storage: Storage) ->
     elif source.startswith(TORCHVISION):
         root = _from_torchvision(model, source.removeprefix(TORCHVISION))
     elif is_remote(source):
-        root = _copied(source, storage)
+        root = _copied(source, storage, _with_code(model))
     elif Path(source).expanduser().exists():
         root = Path(source).expanduser().absolute()
     elif source.startswith(("/", ".", "~")) or source.count("/") != 1:
@@ -68,20 +74,57 @@ def resolve(model: ShelfConfig, default_source: str | None, storage: Storage) ->
     path = root / model.subfolder if model.subfolder else root
     if not path.exists():
         raise WeightsError(f"{model.name}: {source} has no subfolder {model.subfolder}")
-    return Weights(source, str(path), model.revision, _hashes(path))
+    return Weights(source, str(path), model.revision, _hashes(path, _with_code(model)))
+
+
+def at_hand(model_source: str, subfolder: str | None = None, revision: str | None = None) -> bool:
+    """Whether a source is on this machine, as far as can be told without a network: False for every s3:// prefix.
+
+    A hub id is at hand where its snapshot in the hub's cache has a file of tensors in `subfolder`.
+    """
+    try:
+        if model_source.startswith(ASSET):
+            root = _asset_path(model_source.removeprefix(ASSET))
+        elif model_source.startswith(TORCHVISION):
+            root = _torchvision_file(model_source.removeprefix(TORCHVISION))[1]
+        elif is_remote(model_source):
+            return False
+        elif not (root := Path(model_source).expanduser()).exists():
+            folder = _snapshot_at_hand(model_source, revision) / (subfolder or "")
+            return any(file.name.endswith((SAFETENSORS, *TORCH_SUFFIXES)) for file in folder.glob("*"))
+    except (ValueError, KeyError, AttributeError, OSError):  # no such enum, no such id, no such snapshot
+        return False
+    return (root / (subfolder or "")).exists()
+
+
+def _with_code(model: ShelfConfig) -> bool:
+    return model.options.get("remote_code") is True
+
+
+def _model_files(names: Iterable[str], with_code: bool) -> list[str]:
+    """Those of `names` (relative, slashes) that are a model's files, sorted."""
+    suffixes = (*SUFFIXES, CODE) if with_code else SUFFIXES
+    known = sorted(name for name in names if name.endswith(suffixes))
+    safe = {PurePosixPath(name).parent for name in known if name.endswith(SAFETENSORS)}
+    return [name for name in known if not (name.endswith(TORCH_SUFFIXES) and PurePosixPath(name).parent in safe)]
+
+
+def _asset_path(name: str) -> Path:
+    return Path(str(files("sdvae_ray") / "assets" / name))
 
 
 def _asset(name: str) -> Path:
-    path = Path(str(files("sdvae_ray") / "assets" / name))
+    path = _asset_path(name)
     if not path.exists():
         shipped = sorted(p.name for p in path.parent.iterdir() if p.is_dir())
         raise WeightsError(f"no asset {name!r} in the package (allowed: {', '.join(shipped)})")
     return path
 
 
-def _copied(source: str, storage: Storage) -> Path:
+def _copied(source: str, storage: Storage, with_code: bool) -> Path:
     """A copy of an s3:// prefix in the cache, made once per content and machine."""
-    versions = {name: mark for name, mark in storage.versions(source).items() if name.endswith(SUFFIXES)}
+    found = storage.versions(source)
+    versions = {name: found[name] for name in _model_files(found, with_code)}
     if not versions:
         raise WeightsError(
             f"no weights at {source}: there is no object of weights ({', '.join(SUFFIXES)}) under that prefix"
@@ -94,22 +137,29 @@ def _copied(source: str, storage: Storage) -> Path:
     return folder
 
 
-def _from_torchvision(model: ShelfConfig, enum: str) -> Path:
-    from torch.hub import get_dir, load_state_dict_from_url
+def _torchvision_file(enum: str) -> tuple[str, Path]:
+    """URL, and the path in torch.hub's cache. Raises ValueError, KeyError or AttributeError where there is no such enum."""
+    from torch.hub import get_dir
     from torchvision.models import get_weight
 
+    url = get_weight(enum).url
+    return url, Path(get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
+def _from_torchvision(model: ShelfConfig, enum: str) -> Path:
+    from torch.hub import load_state_dict_from_url
+
     try:
-        url = get_weight(enum).url
+        url, file = _torchvision_file(enum)
     except (ValueError, KeyError, AttributeError) as error:
         raise WeightsError(f"{model.name}: torchvision has no weights {enum!r}") from error
-    file = url.rpartition("/")[2]
     try:
         load_state_dict_from_url(url, map_location="cpu", weights_only=True, check_hash=True, progress=False)
     except (OSError, RuntimeError) as error:
         raise WeightsError(
-            f"{model.name}: cannot fetch {file} (torchvision's {enum}); place that file on this machine and set source to it"
+            f"{model.name}: cannot fetch {file.name} (torchvision's {enum}); place that file on this machine and set source to it"
         ) from error
-    return Path(get_dir()) / "checkpoints" / file
+    return file
 
 
 def _from_hub(model: ShelfConfig, source: str) -> Weights:
@@ -122,27 +172,49 @@ def _from_hub(model: ShelfConfig, source: str) -> Weights:
     )
 
     prefix = f"{model.subfolder}/" if model.subfolder else ""
-    wanted = [f"{prefix}*{suffix}" for suffix in SUFFIXES]
+    first = [".json", ".txt", SAFETENSORS, *([CODE] if _with_code(model) else [])]
+
+    def snapshot(suffixes: Iterable[str]) -> Path:
+        wanted = [f"{prefix}*{suffix}" for suffix in suffixes]
+        return Path(snapshot_download(source, revision=model.revision, allow_patterns=wanted))
+
     try:
-        root = Path(snapshot_download(source, revision=model.revision, allow_patterns=wanted))
+        root = snapshot(first)
+        if not any((root / prefix).glob(f"*{SAFETENSORS}")):
+            root = snapshot([*first, *TORCH_SUFFIXES])
     except HFValidationError as error:
         raise WeightsError(
             f"{model.name}: no such weights: {source} (allowed: a folder, a file, s3://..., a hub id)"
         ) from error
     except RepositoryNotFoundError as error:
-        raise WeightsError(f"{model.name}: the hub has no model {source!r}, or it is gated") from error
+        raise WeightsError(
+            f"{model.name}: the hub has no model {source!r}, or it is gated (accept its licence there, then: hf auth login)"
+        ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise WeightsError(
             f"{model.name}: cannot reach the hub for {source} (wanted {prefix}config.json and its weights); "
             f"place them in a folder and set source to it, or copy them to an s3:// prefix"
         ) from error
     path = root / model.subfolder if model.subfolder else root
-    return Weights(source, str(path), root.name, _hashes(path))
+    return Weights(source, str(path), root.name, _hashes(path, _with_code(model)))
 
 
-def _hashes(path: Path) -> dict[str, str]:
-    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in SUFFIXES)
-    return {str(p.relative_to(path)) if p != path else p.name: _sha256(p) for p in found}
+def _snapshot_at_hand(source: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, revision=revision, local_files_only=True))
+    except OSError as error:  # a snapshot of chosen files, as we make them, counts as one that lacks the others
+        if partial := getattr(error, "snapshot_path", None):
+            return Path(partial)
+        raise
+
+
+def _hashes(path: Path, with_code: bool) -> dict[str, str]:
+    if path.is_file():
+        return {path.name: _sha256(path)}
+    present = (p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+    return {name: _sha256(path / name) for name in _model_files(present, with_code)}
 
 
 def _sha256(path: Path) -> str:

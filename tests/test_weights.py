@@ -371,3 +371,169 @@ def test_a_file_that_is_gone_from_an_s3_prefix_is_gone_from_the_copy(s3):
     resolve(s3.storage, source=f"{s3.prefix}/model")
     s3.storage.delete(f"{s3.prefix}/model/older.safetensors")
     assert list(resolve(s3.storage, source=f"{s3.prefix}/model").files) == ["weights.safetensors"]
+
+
+# Which files are a model's
+
+SHIPPED = {
+    "config.json": b"{}",
+    "model.safetensors": b"safe",
+    "pytorch_model.bin": b"torch",
+    "model.fp16.pt": b"torch too",
+    "modeling.py": b"raise SystemExit('this code must not run')",
+    "README.md": b"words",
+    "older/weights.pth": b"another folder has no safetensors file",
+}
+SAFE = {"config.json", "model.safetensors", "older/weights.pth"}
+
+
+def place(folder: Path, names: Any = SHIPPED) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(SHIPPED[name])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "code"), [({}, set()), ({"remote_code": False}, set()), ({"remote_code": True}, {"modeling.py"})]
+)
+def test_a_folders_files_are_safetensors_before_torch_and_code_only_where_asked(tmp_path, options, code):
+    assert set(resolve(source=str(place(tmp_path / "model")), **options).files) == SAFE | code
+
+
+@pytest.mark.parametrize(("options", "code"), [({}, set()), ({"remote_code": True}, {"modeling.py"})])
+def test_only_those_files_are_copied_from_s3(s3, options, code):
+    for name, data in SHIPPED.items():
+        s3.storage.write_bytes(f"{s3.prefix}/model/{name}", data)
+    found = resolve(s3.storage, source=f"{s3.prefix}/model", **options)
+    assert set(found.files) == SAFE | code
+    assert set(hashes(Path(str(found.path)))) == SAFE | code
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Callable[..., list[list[str]]]:
+    """hub(names) -> a list that fills with the patterns of every request; the hub has the model `someone/model` of those files."""
+    from fnmatch import fnmatch
+
+    def serve(*names: str) -> list[list[str]]:
+        requests: list[list[str]] = []
+        snapshot = tmp_path / "snapshots" / ("a" * 40)
+        snapshot.mkdir(parents=True)
+
+        def snapshot_download(repo: str, revision: str | None = None, allow_patterns: Any = None) -> str:
+            assert repo == "someone/model"
+            requests.append(allow_patterns)
+            place(snapshot, [name for name in names if any(fnmatch(name, pattern) for pattern in allow_patterns)])
+            return str(snapshot)
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+        return requests
+
+    return serve
+
+
+@pytest.mark.parametrize(("options", "code"), [({}, set()), ({"remote_code": True}, {"modeling.py"})])
+def test_torchs_duplicates_are_not_fetched_from_the_hub(hub, options, code):
+    requests = hub("config.json", "model.safetensors", "pytorch_model.bin", "modeling.py", "README.md")
+    found = resolve(source="someone/model", **options)
+    assert set(hashes(Path(str(found.path)))) == {"config.json", "model.safetensors"} | code
+    assert set(found.files) == {"config.json", "model.safetensors"} | code
+    assert len(requests) == 1
+
+
+def test_torchs_format_is_fetched_from_the_hub_where_there_is_no_other(hub):
+    hub("config.json", "pytorch_model.bin", "modeling.py")
+    found = resolve(source="someone/model")
+    assert set(hashes(Path(str(found.path)))) == {"config.json", "pytorch_model.bin"}
+    assert found.revision == "a" * 40
+
+
+def test_a_cached_snapshot_of_some_files_still_serves_without_the_hub(tmp_path, monkeypatch):
+    """The hub's cache knows that the repository has more; what we left out on purpose must not be missed."""
+    snapshot, tree = cached_snapshot(tmp_path, monkeypatch)
+    place(snapshot, ["config.json", "model.safetensors"])
+    write_tree(tree, ["config.json", "model.safetensors", "pytorch_model.bin", "README.md"])
+    found = resolve(source="someone/model", revision=snapshot.name)
+    assert set(found.files) == {"config.json", "model.safetensors"}
+
+
+def cached_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """(the snapshot's folder, the hub's own note of what the repository has), in an empty cache; no network."""
+    root = tmp_path / "hub" / "models--someone--model"
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    (root / "snapshots" / revision).mkdir(parents=True)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text(revision)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return root / "snapshots" / revision, root / "trees" / f"{revision}.json"
+
+
+def write_tree(file: Path, names: list[str]) -> None:
+    tree_cache = pytest.importorskip("huggingface_hub._tree_cache")
+    entry = {"size": 1, "blob_id": "b", "lfs_sha256": None, "lfs_size": None, "xet_hash": None}
+    entries = {name: tree_cache.TreeCacheEntry(**entry) for name in names}
+    tree_cache.write_tree_cache(str(file.parent.parent), file.stem, entries)
+    assert file.exists()
+
+
+# What is on this machine already
+
+
+def test_a_hub_id_is_at_hand_where_its_snapshot_has_tensors(tmp_path, monkeypatch):
+    assert not weights.at_hand("someone/model", None)
+    snapshot, _ = cached_snapshot(tmp_path, monkeypatch)
+    assert not weights.at_hand("someone/model", None)
+    place(snapshot, ["config.json"])
+    assert not weights.at_hand("someone/model", None)
+    place(snapshot, ["older/weights.pth"])
+    assert not weights.at_hand("someone/model", None)
+    assert weights.at_hand("someone/model", "older")
+    place(snapshot, ["model.safetensors"])
+    assert weights.at_hand("someone/model", None)
+    assert weights.at_hand("someone/model", None, revision=snapshot.name)
+    assert not weights.at_hand("someone/model", None, revision="f" * 40)
+    assert not weights.at_hand("someone/other", None)
+
+
+def test_a_snapshot_of_some_files_is_at_hand(tmp_path, monkeypatch):
+    snapshot, tree = cached_snapshot(tmp_path, monkeypatch)
+    place(snapshot, ["config.json", "model.safetensors"])
+    write_tree(tree, ["config.json", "model.safetensors", "pytorch_model.bin", "README.md"])
+    assert weights.at_hand("someone/model", None)
+
+
+def test_a_path_or_an_asset_is_at_hand_where_it_exists(folder, tmp_path):
+    assert weights.at_hand(str(folder), "vae")
+    assert not weights.at_hand(str(folder), "unet")
+    assert weights.at_hand("asset:patch_pca", None)
+    assert not weights.at_hand("asset:patch_pcb", None)
+    for source in (
+        "/no/such/folder",
+        "./weights",
+        "a/b/c",
+        "weights.safetensors",
+        "s3://bucket/model",
+        "my models/vae",
+    ):
+        assert not weights.at_hand(source, None)
+
+
+def test_torchvisions_file_is_at_hand_where_torch_hub_has_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert not weights.at_hand(inception_v3.SOURCE, None)
+    file = tmp_path / "hub" / "checkpoints" / "inception_v3_google-0cc3c7bd.pth"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert weights.at_hand(inception_v3.SOURCE, None)
+    assert not weights.at_hand("torchvision:Inception_V3_Weights.IMAGENET", None)
+
+
+def test_nothing_at_hand_is_asked_of_a_network(monkeypatch):
+    def no_network(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr("socket.socket.connect", no_network)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for source in ("someone/model", "s3://bucket/model", inception_v3.SOURCE, "asset:patch_pca"):
+        weights.at_hand(source, None)

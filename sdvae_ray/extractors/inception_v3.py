@@ -5,29 +5,26 @@ and standard deviation, transform_input off, the classifier removed.
 """
 
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sdvae_ray.contracts import Takes
-from sdvae_ray.errors import WeightsError
+from sdvae_ray.contracts import Checkpoint, Takes
+from sdvae_ray.extractors._state import fill
 
 SOURCE = "torchvision:Inception_V3_Weights.IMAGENET1K_V1"
-SIDE = 299  # pixels
-_DAMAGE = (
-    OSError,
-    RuntimeError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    UnpicklingError,
-    SafetensorError,
+CHECKPOINTS = (
+    Checkpoint(
+        source=SOURCE,
+        licence="BSD-3-Clause",
+        input="RGB pass, resized to 299 x 299",
+        output="2048 per pass",
+        parameters=21_785_568,
+        note="ImageNet; the published features; without the two classifiers",
+    ),
 )
+SIDE = 299  # pixels
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's ImageNet transforms
 
 
@@ -65,25 +62,7 @@ def load(weights: Path | None, *, weights_seed: int = 0) -> InceptionV3:
                 if isinstance(layer, nn.Conv2d):
                     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     if weights is not None:
-        try:
-            model.load_state_dict(_state(weights))
-        except _DAMAGE as error:
-            problem = " ".join(str(error).split())[:200]
-            raise WeightsError(f"inception_v3: {weights} is not torchvision's InceptionV3: {problem}") from error
+        fill(model, weights, "inception_v3", "torchvision's InceptionV3", "inception_v3_google-0cc3c7bd.pth")
     model.fc = nn.Identity()
     model.AuxLogits = None
     return InceptionV3(model.eval().requires_grad_(False))
-
-
-def _state(weights: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    file = weights
-    if weights.is_dir():
-        found = sorted(weights.glob("*.safetensors")) + sorted(weights.glob("*.pth")) + sorted(weights.glob("*.bin"))
-        if not found:
-            raise WeightsError(f"inception_v3: no .safetensors, .pth or .bin file in {weights}")
-        file = found[0]
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    return torch.load(file, map_location="cpu", weights_only=True)

@@ -1,0 +1,86 @@
+"""Any vision model of transformers, by id or folder: class token, mean of patches or its own pooling, per RGB pass or stain.
+
+Image size, mean, standard deviation and interpolation are those of the folder's preprocessor_config.json where it has one, else
+the model's image_size, ImageNet's and bicubic; each can be set. Of CLIP and SigLIP the image's half is used.
+Remote code is never run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sdvae_ray.contracts import Checkpoint
+from sdvae_ray.extractors._transformers import (
+    Preparation,
+    Vision,
+    load_model,
+    pick,
+    published_preparation,
+    random_model,
+)
+
+CHECKPOINTS = (
+    Checkpoint(
+        source="google/vit-base-patch16-224-in21k",
+        licence="Apache-2.0",
+        input="RGB pass or stain, 224 x 224",
+        output="768 per pass or stain",
+        parameters=86_389_248,
+        note="one of many: any id or folder that transformers' AutoModel loads",
+    ),
+    Checkpoint(
+        source="microsoft/resnet-50",
+        licence="Apache-2.0",
+        input="RGB pass or stain, 224 x 224",
+        output="2048 per pass or stain",
+        parameters=23_508_032,
+        note="pooling: mean",
+    ),
+)
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 64,
+        "initializer_range": 0.2,  # a narrow network's signal needs larger weights
+    },
+}
+
+
+def load(
+    weights: Path | None,
+    *,
+    pooling: str = "cls",
+    per: str = "pass",
+    size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    interpolation: str | None = None,
+    architecture: str = "tiny",
+    weights_seed: int = 0,
+) -> Vision:
+    """From a folder of config.json and weights; None is a random ViT of `architecture`.
+
+    pooling        cls, mean, pooler, or projection (CLIP)
+    per            pass, or stain: each stain as a grey image
+    size           pixels
+    mean, std      of the three channels, on [0, 1]
+    interpolation  bicubic or bilinear, antialias
+    """
+    if weights is None:
+        from transformers import ViTConfig, ViTModel
+
+        settings = pick("hf_vision", architecture, ARCHITECTURES)
+        model = random_model(lambda: ViTModel(ViTConfig(**settings)), weights_seed)
+        preparation = Preparation(size or settings["image_size"], interpolation=interpolation or "bicubic")
+    else:
+        model = load_model("hf_vision", weights, pooling)
+        preparation = published_preparation("hf_vision", weights, model, size, interpolation)
+    if mean is not None:
+        preparation = replace(preparation, mean=mean)
+    if std is not None:
+        preparation = replace(preparation, std=std)
+    return Vision("hf_vision", model, preparation, pooling, per)

@@ -1,0 +1,154 @@
+"""OpenPhenom, a channel-agnostic masked autoencoder for microscopy: 384 features per stain from all stains at once.
+
+Stains of 256 x 256 (other sizes are resized, bilinear, antialias), at most 11. Its own input layer divides by 255 and normalises
+each image of a stain to mean 0 and variance 1 (eps 1e-5), so it is given 0 to 255; `published_range: true` gives it [0, 1], as the
+paper did, where eps outweighs the variance and brightness is not normalised away. Its weights are not for commercial use.
+
+The model is Python code of its own repository, which runs here only where the run file says `remote_code: true`; that code wants
+the package timm. The random form is a network of the same shape only, our own, and says nothing of OpenPhenom.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sdvae_ray.contracts import Checkpoint, Takes
+from sdvae_ray.errors import ConfigError, WeightsError, did_you_mean
+from sdvae_ray.extractors._state import DAMAGE, one_line
+
+SOURCE = "recursionpharma/OpenPhenom"
+CHECKPOINTS = (
+    Checkpoint(
+        source=SOURCE,
+        licence="non-commercial (see its card)",
+        input="all stains of a patch, 256 x 256, at most 11",
+        output="384 per stain",
+        note="remote_code: true; trained on images of JUMP, so not blind to them",
+    ),
+)
+SIDE, PATCH, MOST_STAINS = 256, 16, 11
+ARCHITECTURES = {"small": (384, 12, 6), "tiny": (32, 2, 2)}  # width, blocks, heads
+
+
+class OpenPhenom:
+    takes: Takes = "stains"
+
+    def __init__(self, model: Any, published_range: bool) -> None:
+        self.model = model
+        self.top = 1.0 if published_range else 255.0
+
+    def to(self, device: torch.device) -> "OpenPhenom":
+        self.model = self.model.to(device)
+        return self
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """(N, C, S, S) in [0, 1] -> (N, C, D) float32; D is 384."""
+        count, stains = batch.shape[:2]
+        if stains > MOST_STAINS:
+            raise ConfigError(f"openphenom: {stains} stains (allowed: at most {MOST_STAINS})")
+        images = batch.float()
+        if images.shape[-2:] != (SIDE, SIDE):
+            images = functional.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True)
+        return self.model.predict(images * self.top).float().view(count, stains, -1)
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before_attention, self.before_mlp = (nn.LayerNorm(width, eps=1e-6) for _ in range(2))
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(N, L, width) -> (N, L, width)."""
+        qkv = self.qkv(self.before_attention(tokens)).unflatten(2, (3, self.heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value)
+        tokens = tokens + self.out(mixed.transpose(1, 2).flatten(2))
+        return tokens + self.mlp(self.before_mlp(tokens))
+
+
+class ChannelAgnosticViT(nn.Module):
+    """One patch embedding for every stain, the same positions for each, one class token, attention over all stains' tokens."""
+
+    positions: Tensor
+
+    def __init__(self, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(1, width, PATCH, PATCH)
+        self.class_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.register_buffer("positions", sincos(SIDE // PATCH, width), persistent=False)
+        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """(N, C, 256, 256) in 0..255 -> (N, C * width), the mean over each stain's tokens."""
+        count, stains = images.shape[:2]
+        normal = functional.instance_norm(images / 255, eps=1e-5)
+        tokens = self.embed(normal.flatten(0, 1).unsqueeze(1)).flatten(2).transpose(1, 2) + self.positions
+        tokens = tokens.reshape(count, -1, tokens.shape[2])
+        tokens = torch.cat([self.class_token.expand(count, -1, -1), tokens], 1)
+        tokens = self.norm(self.blocks(tokens))[:, 1:]
+        return tokens.unflatten(1, (stains, -1)).mean(2).flatten(1)
+
+
+def sincos(side: int, width: int) -> Tensor:
+    """(side^2, width): sine and cosine of row and column at width / 4 wavelengths from 2 pi to 10,000 times that (Vaswani et al.,
+    2017, for two axes)."""
+    rates = 10_000.0 ** -(torch.arange(width // 4) / (width // 4))
+    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    angles = [axis.flatten()[:, None] * rates for axis in (row, column)]
+    return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], 1)
+
+
+def load(
+    weights: Path | None,
+    *,
+    remote_code: bool = False,
+    published_range: bool = False,
+    architecture: str = "small",
+    weights_seed: int = 0,
+) -> OpenPhenom:
+    """From a folder of OpenPhenom's files; None is a random network of the same shape, small or tiny.
+
+    remote_code      True: the Python code in the folder may run on every node
+    published_range  True: give it [0, 1] instead of 0..255
+    """
+    if weights is None:
+        if architecture not in ARCHITECTURES:
+            raise ConfigError(
+                f"openphenom: no architecture {architecture!r}{did_you_mean(architecture, ARCHITECTURES)}"
+            )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(weights_seed)
+            model: Any = ChannelAgnosticViT(*ARCHITECTURES[architecture])
+    elif remote_code is not True:
+        raise ConfigError(
+            "openphenom: the model is Python code of its own repository: set remote_code: true to let it run, or random: true"
+        )
+    else:
+        model = _remote(weights)
+    return OpenPhenom(model.eval().requires_grad_(False), published_range)
+
+
+def _remote(weights: Path) -> Any:
+    from transformers import AutoModel
+
+    try:
+        found = AutoModel.from_pretrained(
+            str(weights), local_files_only=True, trust_remote_code=True, output_loading_info=True
+        )
+    except (*DAMAGE, ImportError) as error:
+        raise WeightsError(f"openphenom: cannot load {weights}: {one_line(error)}") from error
+    # a class with a from_pretrained of its own may answer without the report, having checked the tensors itself
+    model, report = found if isinstance(found, tuple) else (found, {"missing_keys": []})
+    if missing := sorted(report["missing_keys"]):
+        raise WeightsError(f"openphenom: {weights} lacks {len(missing)} tensors, such as {missing[0]}")
+    if not hasattr(model, "predict"):
+        raise WeightsError(f"openphenom: {weights} has a {type(model).__name__}, which has no predict")
+    model.return_channelwise_embeddings = True
+    return model
