@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 from scipy.linalg import sqrtm
+from test_distributions import field_features
 
 from sdvae_ray.distributions.fid import (
     frechet_distance,
@@ -33,6 +34,30 @@ def test_the_distance_equals_the_formula_with_a_matrix_square_root(d):
     expected = textbook(x, y)
     assert frechet_distance(moments(x), moments(y)) == pytest.approx(expected, rel=1e-6)
     assert frechet_distance_from_samples(x, y) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["random", "field"])
+def test_the_distance_equals_torchmetrics_and_scipy(kind, request):
+    reference = pytest.importorskip("torchmetrics.image.fid")
+    import torch
+
+    if kind == "random":
+        x, y = samples(500, 24, 0), samples(400, 24, 1, offset=0.2)
+    else:
+        x, y = field_features(request.getfixturevalue("real_field"), 500, 400, 24)
+    assert max(np.linalg.cond(np.cov(side.T)) for side in (x, y)) < 1e5  # their roots lose half the digits otherwise
+    statistics = [torch.from_numpy(part) for side in (x, y) for part in (side.mean(0), np.cov(side.T))]
+    theirs = float(reference._compute_fid(*statistics))
+    for found in (frechet_distance(moments(x), moments(y)), frechet_distance_from_samples(x, y)):
+        assert found == pytest.approx(theirs, rel=1e-6)
+        assert found == pytest.approx(textbook(x, y), rel=1e-6)
+
+
+def test_a_field_with_fewer_patches_than_features_has_a_finite_distance(real_field):
+    x, y = field_features(real_field, 20, 15, 64)
+    found = frechet_distance(moments(x), moments(y))
+    assert found > 0
+    assert found == pytest.approx(frechet_distance_from_samples(x, y), rel=1e-6)
 
 
 def test_one_feature_gives_the_closed_form():

@@ -1,0 +1,94 @@
+"""A subsample of vectors chosen by a hash of their keys: it merges in any order, and takes the same keys on every side.
+
+Kept are the rows of smallest hash ("bottom-k"; Cohen & Kaplan 2007), a uniform choice without replacement that depends on
+nothing but the seed and the set of keys: not on order, worker, machine or Python's hash seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sdvae_ray.errors import DataError
+
+_SEPARATOR = "\x1f"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The `size` rows of smallest hash among n rows seen, or all of them where n <= size.
+
+    Two sides whose `hashes` are equal hold the same keys, row by row.
+    """
+
+    size: int
+    seed: int
+    n: int
+    hashes: NDArray[np.uint64]  # (k,) ascending, k = min(n, size)
+    values: NDArray[np.float32]  # (k, D)
+
+
+def patch_keys(fov_ids: Sequence[str], patches: int) -> list[str]:
+    """The n * patches keys of the stored patches of n FOVs, patch fastest."""
+    return [f"{fov_id}{_SEPARATOR}{patch}" for fov_id in fov_ids for patch in range(patches)]
+
+
+def hash_keys(keys: Sequence[str], seed: int) -> NDArray[np.uint64]:
+    """(n,): the first 8 bytes, little-endian, of BLAKE2b (digest size 8) over seed, U+001F and key, in UTF-8."""
+    start = hashlib.blake2b(f"{seed}{_SEPARATOR}".encode(), digest_size=8)
+    digests = []
+    for key in keys:
+        digest = start.copy()
+        digest.update(key.encode())
+        digests.append(digest.digest())
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+
+
+def sample(keys: Sequence[str], values: ArrayLike, size: int, seed: int) -> Sample:
+    """Choose among n rows. values: (n, D) numbers, kept as float32.
+
+    A key names one row: a key given twice counts as two rows. Raises DataError for size < 1, for another number of
+    keys than rows, and for values that are not finite in float32.
+    """
+    with np.errstate(over="ignore"):  # refused below
+        rows = np.asarray(values, dtype=np.float32)
+    if size < 1:
+        raise DataError(f"a sample needs a size of at least 1, not {size}")
+    if rows.ndim != 2 or len(rows) != len(keys):
+        raise DataError(f"{len(keys)} keys do not fit values of shape {rows.shape}; one key per row is needed")
+    bad = ~np.isfinite(rows).all(axis=1)
+    if bad.any():
+        raise DataError(f"{int(bad.sum())} vectors have features that are not finite in float32")
+    return Sample(size, seed, len(rows), *_smallest(hash_keys(keys, seed), rows, size))
+
+
+def merge(a: Sample, b: Sample) -> Sample:
+    """Return the sample of both sets together: exactly that of one call on all rows, in whatever order.
+
+    Raises DataError if their sizes, seeds or widths differ.
+    """
+    if (a.size, a.seed) != (b.size, b.seed):
+        raise DataError(
+            f"samples of size {a.size} and seed {a.seed}, and of size {b.size} and seed {b.seed}, cannot be merged"
+        )
+    if a.values.shape[1] != b.values.shape[1]:
+        raise DataError(f"samples of {a.values.shape[1]} and {b.values.shape[1]} features cannot be merged")
+    both = np.concatenate([a.hashes, b.hashes]), np.concatenate([a.values, b.values])
+    return Sample(a.size, a.seed, a.n + b.n, *_smallest(*both, a.size))
+
+
+def _smallest(
+    hashes: NDArray[np.uint64], values: NDArray[np.float32], size: int
+) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:
+    if len(hashes) > size:
+        kept = np.flatnonzero(hashes <= np.partition(hashes, size - 1)[size - 1])
+        hashes, values = hashes[kept], values[kept]
+    order = np.argsort(hashes, kind="stable")
+    if (np.diff(hashes[order]) == 0).any():  # equal hashes: by the bytes of the row, so that no order of arrival shows
+        order = np.array(sorted(order.tolist(), key=lambda row: (hashes[row], values[row].astype(">f4").tobytes())))
+    order = order[:size]
+    return hashes[order], values[order]
