@@ -17,7 +17,12 @@ ERROR = "error"  # text; null in fovs where the FOV is usable, "" between stages
 ROW = "row_json"  # between stages: the Metadata_* of a row as one JSON text, so that nulls keep their meaning in every block
 NODE_COLUMNS = ("load_node", "encode_node", "device")
 
+PIXELS = "pixels"  # manifest: one encoded file with the planes of all the stains, where its bytes came along; else null
+COLOUR = "colour"  # manifest: true where the file is a photograph, of which channels 0, 1 and 2 are red, green and blue
+
 SEPARATOR = ":"  # between table and column
+
+BITS, ENTROPY = "bits", "bits_entropy"  # per patch and stain, of every side, beside its metrics
 
 FOVS = "fovs"
 LATENTS = "latents"

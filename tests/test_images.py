@@ -11,10 +11,11 @@ import tifffile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from sdvae_ray.images.decode import DecodeError, decode_illumination, decode_plane
+from sdvae_ray.images.decode import DecodeError, decode_colours, decode_illumination, decode_plane, decode_planes
 from sdvae_ray.images.packing import Packing
-from sdvae_ray.images.prepare import CropError, centre_crop, check_same_size, correct, scale, tile, untile
+from sdvae_ray.images.prepare import CropError, centre_crop, check_same_size, correct, resize, scale, tile, untile
 
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
 PUBLISHED = (("Mito", "AGP", "RNA"), ("RNA", "ER", "DNA"))
@@ -299,3 +300,212 @@ def test_floats_that_are_not_finite_are_refused():
     pixels = noise(16, 16, top=100, dtype=np.float32)
     pixels[3, 4] = np.nan
     refusal(tiff(pixels, compression=None))
+
+
+def test_several_channels_of_a_file_are_what_each_alone_is():
+    stack = noise(5, 32, 24)
+    for plane, channel in zip(decode_planes(tiff(stack), [4, 0, 4], "x"), [4, 0, 4], strict=True):
+        np.testing.assert_array_equal(plane, stack[channel])
+    np.testing.assert_array_equal(decode_planes(tiff(stack[0]), [0], "x")[0], stack[0])
+    with pytest.raises(DecodeError, match="x has 1 planes, plane 2 is wanted"):
+        decode_planes(tiff(stack[0]), [0, 2], "x")
+
+
+# Photographs
+
+
+def photograph(height: int = 24, width: int = 17) -> np.ndarray:
+    """(height, width, 3) uint8, smooth, with three different planes."""
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    return np.stack([255 * y, 255 * x, 255 * (1 - y) * x], -1).astype(np.uint8)
+
+
+def encoded(image: Image.Image | np.ndarray, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def colours(data: bytes) -> np.ndarray:
+    """(height, width, 3)."""
+    return np.stack(decode_colours(data, [0, 1, 2], "x"), -1)
+
+
+def no_photograph(data: bytes) -> str:
+    with pytest.raises(DecodeError) as caught:
+        decode_colours(data, [0, 1, 2], "s3://photographs/church/1.jpg")
+    message = str(caught.value)
+    assert "s3://photographs/church/1.jpg" in message
+    assert "\n" not in message
+    assert "0x" not in message  # an address in memory
+    return message
+
+
+KINDS = {
+    "png": ("PNG", {}),
+    "bmp": ("BMP", {}),
+    "tiff": ("TIFF", {}),
+    "tiff-lzw": ("TIFF", {"compression": "tiff_lzw"}),
+    "webp": ("WEBP", {"lossless": True}),
+    "jpeg": ("JPEG", {}),
+}
+LOSSLESS = [name for name in KINDS if name != "jpeg"]
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_a_photograph_comes_back_as_red_green_and_blue(kind):
+    pixels = photograph()
+    name, options = KINDS[kind]
+    np.testing.assert_array_equal(colours(encoded(pixels, name, **options)), pixels)
+
+
+def test_a_tiff_of_three_planes_marked_as_colour_is_a_photograph_too():
+    pixels = photograph()
+    data = tiff(np.moveaxis(pixels, -1, 0), photometric="rgb", planarconfig="separate", compression=None)
+    np.testing.assert_array_equal(colours(data), pixels)
+
+
+@pytest.mark.parametrize("name", ["astronaut.png", "rocket.jpg"])
+def test_a_real_photograph_decodes_as_another_decoder_has_it(shared, name):
+    data = (shared / "data/natural" / name).read_bytes()
+    if name.endswith("png"):
+        np.testing.assert_array_equal(colours(data), imagecodecs.png_decode(data)[..., :3])
+    else:  # two builds of libjpeg-turbo
+        other = imagecodecs.jpeg8_decode(data).astype(int)
+        assert np.abs(colours(data).astype(int) - other).max() <= 1
+
+
+def test_grey_palette_alpha_and_cmyk_are_made_rgb():
+    pixels = photograph()
+    image = Image.fromarray(pixels)
+    grey = np.asarray(image.convert("L"))
+    np.testing.assert_array_equal(colours(encoded(grey, "PNG")), np.stack([grey] * 3, -1))
+    alpha = np.dstack([pixels, pixels[..., :1]])  # the alpha differs from pixel to pixel, and does not darken any
+    np.testing.assert_array_equal(colours(encoded(alpha, "PNG")), pixels)
+    np.testing.assert_array_equal(colours(encoded(alpha[..., [0, 3]], "PNG")), np.stack([pixels[..., 0]] * 3, -1))
+    palette = image.quantize(16)
+    np.testing.assert_array_equal(colours(encoded(palette, "PNG")), np.asarray(palette.convert("RGB")))
+    ink = Image.fromarray(np.dstack([255 - pixels, np.zeros_like(pixels[..., :1])]), "CMYK")
+    found = colours(encoded(ink, "JPEG", quality=100, subsampling=0)).astype(int)
+    assert np.abs(found - pixels).max() <= 4  # JPEG's own loss at its highest quality
+    two = image.convert("1")
+    np.testing.assert_array_equal(colours(encoded(two, "PNG")), 255 * np.stack([np.asarray(two)] * 3, -1))
+
+
+def test_the_orientation_that_a_camera_noted_is_not_applied():
+    image = Image.fromarray(photograph())
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be shown turned by 90 degrees
+    assert colours(encoded(image, "PNG", exif=turned)).shape == (24, 17, 3)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_a_file_of_several_frames_is_refused(kind):
+    first, *others = (Image.fromarray(np.roll(photograph(), step, 0)) for step in (0, 5, 9))
+    assert "has 3 frames" in no_photograph(encoded(first, kind, save_all=True, append_images=others))
+
+
+def test_the_first_picture_of_a_multi_picture_jpeg_is_its_photograph():
+    first, second = Image.fromarray(photograph()), Image.fromarray(photograph()[::-1])
+    both = colours(encoded(first, "MPO", save_all=True, append_images=[second]))
+    np.testing.assert_array_equal(both, colours(encoded(first, "JPEG")))
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 3), (8, 8, 4), (8, 8, 2)])
+def test_sixteen_bits_per_colour_are_refused(shape):
+    assert "more than 8 bits" in no_photograph(imagecodecs.png_encode(noise(*shape)))
+    if shape[-1] == 3:
+        assert "more than 8 bits" in no_photograph(tiff(noise(*shape), photometric="rgb"))
+        assert "more than 8 bits" in no_photograph(tiff(noise(*shape), photometric="rgb", compression=None))
+    if len(shape) == 2:
+        assert "more than 8 bits" in no_photograph(tiff(noise(*shape)))
+        assert "more than 8 bits" in no_photograph(tiff(noise(*shape, dtype=np.float32), compression=None))
+
+
+@pytest.mark.parametrize("data", [b"", bytes(4096), b"<html>404</html>", b"\xff\xd8\xff", b"RIFF\x00\x00\x00\x00WEBP"])
+def test_bytes_that_are_no_photograph_are_refused(data):
+    assert f"{len(data)} bytes" in no_photograph(data)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow says on the way what it finds odd
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.9])
+def test_a_truncated_photograph_is_refused(kind, share):
+    data = encoded(noise(64, 48, 3, top=256, dtype=np.uint8), KINDS[kind][0], **KINDS[kind][1])
+    no_photograph(data[: int(share * len(data))])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow says on the way what it finds odd
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_is_done_to_its_bytes_a_photograph_is_decoded_or_refused(kind):
+    data = encoded(photograph(), KINDS[kind][0], **KINDS[kind][1])
+    random, refused = np.random.default_rng(0), 0
+    for _ in range(200):
+        damaged = bytearray(data)
+        for place in random.integers(0, len(data), random.integers(1, 5)):
+            damaged[place] = random.integers(256)
+        try:
+            found = colours(bytes(damaged))
+        except DecodeError:
+            refused += 1
+        else:
+            assert found.dtype == np.uint8
+            assert found.shape[2] == 3
+    assert 0 < refused < 200
+
+
+def test_a_channel_that_a_photograph_does_not_have_is_named():
+    with pytest.raises(DecodeError, match="x has 3 colours, channel 3 is wanted"):
+        decode_colours(encoded(photograph(), "PNG"), [0, 3], "x")
+
+
+# Resizing
+
+
+def triangle(length: int, side: int) -> np.ndarray:
+    """(side, length) weights of a bilinear filter that widens where it shrinks (antialias), each row of sum 1."""
+    step = length / side
+    width = max(step, 1.0)
+    weights = np.zeros((side, length))
+    for out, source in itertools.product(range(side), range(length)):
+        weights[out, source] = max(0.0, 1 - abs((source + 0.5) - (out + 0.5) * step) / width)
+    return weights / weights.sum(1, keepdims=True)
+
+
+SHAPES = [(24, 17), (60, 200), (7, 9), (1, 1), (32, 32)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.dtype(">u2"), np.float32])
+def test_resizing_is_the_weighted_mean_of_a_triangle_per_axis(shape, dtype):
+    plane = noise(*shape, top=256 if dtype == np.uint8 else 65536).astype(dtype)
+    small = resize(plane, 32)
+    expected = triangle(shape[0], 32) @ plane.astype(np.float64) @ triangle(shape[1], 32).T
+    assert small.shape == (32, 32)
+    assert small.dtype == np.dtype(dtype).newbyteorder("=")
+    # integers are rounded after each axis, by at most a half each; float32 has 24 bits
+    bound = 65536 * 2**-22 if small.dtype == np.float32 else 1.01
+    assert np.abs(small - expected).max() <= bound
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_photograph_is_resized_as_pillow_and_torchvision_do(shape):
+    transforms = pytest.importorskip("torchvision.transforms")
+    image = Image.fromarray(noise(*shape, 3, top=256, dtype=np.uint8))
+    mine = np.stack([resize(plane, 32) for plane in decode_colours(encoded(image, "PNG"), [0, 1, 2], "x")], -1)
+    np.testing.assert_array_equal(mine, np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)))
+    np.testing.assert_array_equal(mine, np.asarray(transforms.Resize((32, 32))(image)))
+    tensor = torch.from_numpy(np.array(image)).movedim(-1, 0)
+    theirs = transforms.Resize((32, 32), antialias=True)(tensor).movedim(0, -1).numpy()
+    assert np.abs(mine.astype(int) - theirs).max() <= 1  # its own fixed point
+
+
+def test_a_real_photograph_is_resized_as_pillow_does(shared):
+    image = Image.open(shared / "data/natural/coffee.png").convert("RGB")
+    mine = np.stack([resize(plane, 256) for plane in np.moveaxis(np.asarray(image), -1, 0)], -1)
+    np.testing.assert_array_equal(mine, np.asarray(image.resize((256, 256), Image.Resampling.BILINEAR)))
+
+
+def test_a_plane_of_the_wanted_size_is_left_as_it_is():
+    plane = noise(32, 32)
+    np.testing.assert_array_equal(resize(plane, 32), plane)

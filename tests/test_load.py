@@ -1,5 +1,6 @@
 """The load stage: rows of a manifest in, patches out; whatever is wrong with a FOV stays its own affair."""
 
+import io
 import json
 import shutil
 import warnings
@@ -10,15 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from sdvae_ray.config import ImageConfig, StorageConfig
 from sdvae_ray.errors import StorageError
 from sdvae_ray.images.decode import DecodeError
-from sdvae_ray.images.prepare import CropError, untile
+from sdvae_ray.images.prepare import CropError, tile, untile
 from sdvae_ray.schema import (
+    COLOUR,
     ERROR,
     FOV_ID,
     METADATA,
+    PIXELS,
     ROW,
     channel_column,
     divisor_column,
@@ -26,7 +30,9 @@ from sdvae_ray.schema import (
     offset_column,
     uri_column,
 )
+from sdvae_ray.stages import load as load_stage
 from sdvae_ray.stages.load import IMAGE, QC_COLUMNS, Batch, Loader
+from sdvae_ray.storage import Storage
 
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
 SMALL = ImageConfig(crop=128, patch=64)
@@ -400,3 +406,190 @@ def test_a_scaling_constant_that_is_null_or_zero_costs_its_own_row_only(write_fi
         warnings.simplefilter("ignore", RuntimeWarning)
         loaded = load(batch)
     assert_only_this_row_failed(loaded, sound, 1, "ER")
+
+
+# Files that several stains share, and photographs
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """The URIs that were read, and the files that were decoded."""
+    seen: dict[str, list[str]] = {"read": [], "decoded": []}
+    read_bytes = Storage.read_bytes
+
+    def read(self: Storage, uri: str) -> bytes:
+        seen["read"].append(uri)
+        return read_bytes(self, uri)
+
+    monkeypatch.setattr(Storage, "read_bytes", read)
+
+    def counting(decode: Callable) -> Callable:
+        def counted(data: bytes, channels: list[int], where: str) -> list[np.ndarray]:
+            seen["decoded"].append(where)
+            return decode(data, channels, where)
+
+        return counted
+
+    for name in ("decode_planes", "decode_colours"):
+        monkeypatch.setattr(load_stage, name, counting(getattr(load_stage, name)))
+    return seen
+
+
+def picture(number: int = 0, height: int = 150, width: int = 140) -> np.ndarray:
+    """(height, width, 3) uint8 of noise."""
+    return np.random.default_rng(number).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def photographs(*uris: str, pixels: list[bytes | None] | None = None, colour: bool | None = True) -> Batch:
+    """Rows as `sources.photographs` makes them."""
+    rows = [np.array([f"photographs/set/-/-/{number}" for number in range(len(uris))], object)]
+    batch = {FOV_ID: rows[0], COLOUR: np.array([colour] * len(uris), object)}
+    for channel, stain in enumerate("RGB"):
+        batch |= {
+            uri_column(stain): np.array(uris, object),
+            channel_column(stain): np.array([channel] * len(uris), object),
+        }
+    return batch | ({} if pixels is None else {PIXELS: np.array(pixels, object)})
+
+
+def photograph_loader(storage: StorageConfig | None = None, **image: Any) -> Loader:
+    kind = {"stains": ("R", "G", "B"), "packing": [["R", "G", "B"]], "scaling": {"divisor": 1}, "patch": 128}
+    return loader(storage, **{**kind, **image})
+
+
+def saved(path: Path, pixels: np.ndarray) -> str:
+    Image.fromarray(pixels).save(path)
+    return str(path)
+
+
+def test_a_file_that_all_stains_share_is_read_and_decoded_once(tmp_path, write_fields, write_tiff, counted):
+    batch = write_fields(2)
+    expected = loader()(batch)
+    stack = np.stack([tifffile.imread(batch[uri_column(stain)][1]) for stain in STAINS])
+    path = write_tiff(tmp_path / "stack.tif", stack, photometric="minisblack")
+    for channel, stain in enumerate(STAINS):
+        batch[uri_column(stain)][1] = path
+        batch[channel_column(stain)] = np.array([None, channel], object)
+    for names in counted.values():
+        names.clear()
+    same_rows(loader()(batch), expected)
+    assert counted["read"].count(path) == counted["decoded"].count(path) == 1
+    assert len(counted["read"]) == len(counted["decoded"]) == 6
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+def test_a_photograph_is_three_stains_of_one_file_read_once(tmp_path, suffix, counted):
+    path = saved(tmp_path / f"a.{suffix}", picture())
+    loaded = photograph_loader()(photographs(path))
+    assert loaded[ERROR].tolist() == [""]
+    assert loaded[IMAGE].shape == (1, 1, 3, 128, 128)
+    np.testing.assert_array_equal(loaded[IMAGE][0, 0], np.moveaxis(picture()[11:139, 6:134], -1, 0))
+    assert counted == {"read": [path], "decoded": [path]}
+
+
+def test_the_order_of_the_stains_is_that_of_the_run(tmp_path):
+    batch = photographs(saved(tmp_path / "a.png", picture()))
+    straight = photograph_loader()(batch)[IMAGE]
+    turned = photograph_loader(stains=("B", "R", "G"), packing=[["R", "G", "B"]])(batch)[IMAGE]
+    np.testing.assert_array_equal(turned, straight[:, :, [2, 0, 1]])
+
+
+def test_pixels_that_came_along_are_used_and_nothing_is_fetched(tmp_path, counted):
+    paths = [Path(saved(tmp_path / f"{number}.png", picture(number))) for number in range(2)]
+    files = photographs(*map(str, paths))
+    expected = photograph_loader()(files)
+    counted["read"].clear()
+    carried = photographs("s3://b/1.tar#0.png", str(paths[1]), pixels=[paths[0].read_bytes(), None])
+    same_rows(photograph_loader()(carried), expected)
+    assert counted["read"] == [str(paths[1])]  # the row without
+
+
+@pytest.mark.parametrize("colour", [None, False, float("nan")])
+def test_a_colour_file_is_refused_as_a_file_of_stains_also_where_three_stains_share_it(tmp_path, colour):
+    path = saved(tmp_path / "rgb.tif", picture())
+    loaded = photograph_loader()(photographs(path, colour=colour))
+    assert "is a colour image (150 x 140 x 3); one plane per stain is wanted" in loaded[ERROR][0]
+    batch = photographs(path)
+    del batch[COLOUR]
+    assert "is a colour image" in photograph_loader()(batch)[ERROR][0]
+
+
+def test_a_field_is_resized_before_it_is_corrected_and_cropped(write_fields, write_illumination):
+    batch = write_fields(1, illumination=True)
+    function = np.random.default_rng(0).uniform(0.5, 2, (160, 160))
+    for stain in STAINS:
+        write_illumination(Path(batch[illum_column(stain)][0]), function)
+    resized = []
+    for stain in STAINS:
+        plane = tifffile.imread(batch[uri_column(stain)][0])
+        resized.append(np.asarray(Image.fromarray(plane).resize((160, 160), Image.Resampling.BILINEAR)))
+    expected = np.clip(np.stack(resized) / function / 256, 0, 255).astype(np.uint8)[:, 16:144, 16:144]
+    np.testing.assert_array_equal(field(loader(resize=160)(batch)), expected)
+
+
+def test_photographs_of_any_size_become_one_size(tmp_path):
+    sizes = [(200, 90), (90, 200), (128, 128), (1, 1)]
+    pictures = [picture(0, *size) for size in sizes]
+    paths = [saved(tmp_path / f"{number}.png", pixels) for number, pixels in enumerate(pictures)]
+    loaded = photograph_loader(resize=128)(photographs(*paths))
+    assert not any(loaded[ERROR])
+    for row, pixels in enumerate(pictures):
+        small = np.asarray(Image.fromarray(pixels).resize((128, 128), Image.Resampling.BILINEAR))
+        np.testing.assert_array_equal(loaded[IMAGE][row, 0], np.moveaxis(small, -1, 0))
+
+
+def test_transposing_swaps_the_axes_of_each_patch_and_keeps_their_order(write_fields):
+    batch = write_fields(2)
+    straight, swapped = loader()(batch), loader(transpose=True)(batch)
+    for row in range(2):
+        patches = tile(straight_line(batch, row, 128), 64)
+        for number in range(4):
+            for stain in range(5):
+                np.testing.assert_array_equal(swapped[IMAGE][row, number, stain], patches[number, stain].T)
+    assert not np.array_equal(straight[IMAGE], swapped[IMAGE])
+    same_rows({**swapped, IMAGE: straight[IMAGE]}, straight)
+
+
+def test_a_transposed_patch_is_what_monai_reads_of_its_png(tmp_path, write_fields):
+    transforms = pytest.importorskip("monai.transforms")
+    batch = write_fields(1)
+    loaded = loader(transpose=True)(batch)[IMAGE][0]
+    for number, patch in enumerate(tile(straight_line(batch, 0, 128), 64)):
+        saved(tmp_path / "patch.png", patch[4])
+        read = transforms.LoadImage(reader="PILReader", image_only=True)(tmp_path / "patch.png")
+        np.testing.assert_array_equal(loaded[number, 4], np.asarray(read))
+
+
+def cut_short(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def two_frames(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture()).save(buffer, "WEBP", save_all=True, append_images=[Image.fromarray(picture(1))])
+    return buffer.getvalue()
+
+
+def one_pixel(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture(0, 1, 1)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [cut_short, two_frames, one_pixel, lambda data: b"", lambda data: b"<html>", lambda data: bytes(len(data))],
+    ids=["truncated", "animated", "one pixel", "empty", "no image", "zeros"],
+)
+@pytest.mark.parametrize("carried", [False, True])
+def test_a_photograph_that_cannot_be_used_costs_its_own_row_only(tmp_path, damage, carried):
+    paths = [tmp_path / f"{number}.jpg" for number in range(3)]
+    for number, path in enumerate(paths):
+        Image.fromarray(picture(number)).save(path)
+
+    def rows() -> Batch:
+        return photographs(*map(str, paths), pixels=[path.read_bytes() for path in paths] if carried else None)
+
+    sound = photograph_loader()(rows())
+    paths[1].write_bytes(damage(paths[1].read_bytes()))
+    assert_only_this_row_failed(photograph_loader()(rows()), sound, 1, "1.jpg")

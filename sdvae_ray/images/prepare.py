@@ -1,10 +1,21 @@
-"""One stain's raw plane -> scaled integers, and five planes -> patches. Numpy only; the published order of steps."""
+"""One stain's raw plane -> scaled integers, and the stains' planes -> patches; the published order of steps."""
 
 import numpy as np
+from PIL import Image
 
 
 class CropError(ValueError):
     """The crop is larger than the image: no FOV of its size can be read with this run's settings."""
+
+
+def resize(plane: np.ndarray, side: int) -> np.ndarray:
+    """(height, width) -> (side, side), both axes stretched or shrunk to fit: `PIL.Image.resize`, bilinear with antialias.
+
+    uint8 and uint16 stay what they are, rounded to the nearest as Pillow does after each axis; other types become float32.
+    """
+    native = plane.dtype.newbyteorder("=")
+    pixels = np.ascontiguousarray(plane, native if native in (np.uint8, np.uint16) else np.float32)
+    return np.array(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
 
 
 def check_same_size(plane: np.ndarray, illumination: np.ndarray, where: str, function: str) -> None:

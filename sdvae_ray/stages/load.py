@@ -7,19 +7,21 @@ import functools
 import json
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
 from sdvae_ray.config import ImageConfig, StorageConfig
 from sdvae_ray.errors import StorageError
-from sdvae_ray.images.decode import decode_illumination, decode_plane
-from sdvae_ray.images.prepare import centre_crop, check_same_size, correct, scale, tile
+from sdvae_ray.images.decode import decode_colours, decode_illumination, decode_planes
+from sdvae_ray.images.prepare import centre_crop, check_same_size, correct, resize, scale, tile
 from sdvae_ray.schema import (
+    COLOUR,
     ERROR,
     FOV_ID,
     METADATA,
+    PIXELS,
     ROW,
     channel_column,
     divisor_column,
@@ -75,7 +77,8 @@ class Loader:
                 except (OSError, ValueError, StorageError) as error:
                     errors[row] = " ".join(str(error).split())
                 else:
-                    pixels[row] = tile(field, patch)
+                    tiles = tile(field, patch)
+                    pixels[row] = tiles.swapaxes(2, 3) if self.image.transpose else tiles
                     for name, values in zip(QC_COLUMNS, _qc(field), strict=True):
                         qc[name][row] = values
                 seconds[row] = time.perf_counter() - start
@@ -87,21 +90,41 @@ class Loader:
         with ThreadPoolExecutor(_READERS) as readers:
             self._field(batch, 0, self._fetch(batch, 0, readers))
 
-    def _fetch(self, batch: Mapping[str, np.ndarray], row: int, readers: ThreadPoolExecutor) -> list[Future[bytes]]:
-        uris = [str(batch[uri_column(stain)][row]) for stain in self.image.stains]
-        return [readers.submit(self.storage.read_bytes, uri) for uri in uris]
+    def _fetch(
+        self, batch: Mapping[str, np.ndarray], row: int, readers: ThreadPoolExecutor
+    ) -> dict[str, Future[bytes]]:
+        """The bytes behind each URI of a row: read once for all stains that share it, or those that came along."""
+        carried = batch[PIXELS][row] if PIXELS in batch else None
+        uris = dict.fromkeys(str(batch[uri_column(stain)][row]) for stain in self.image.stains)
+        if isinstance(carried, bytes):
+            return {uri: readers.submit(bytes, carried) for uri in uris}
+        return {uri: readers.submit(self.storage.read_bytes, uri) for uri in uris}
 
-    def _field(self, batch: Mapping[str, np.ndarray], row: int, fetched: Sequence[Future[bytes]]) -> np.ndarray:
+    def _field(self, batch: Mapping[str, np.ndarray], row: int, fetched: Mapping[str, Future[bytes]]) -> np.ndarray:
         """One FOV, scaled: (C, crop, crop)."""
-        stains = zip(self.image.stains, fetched, strict=True)
-        return np.stack([self._plane(batch, row, stain, data.result()) for stain, data in stains])
+        decoded = functools.cache(lambda uri: self._decoded(batch, row, uri, fetched[uri].result()))
+        return np.stack([self._plane(batch, row, stain, decoded) for stain in self.image.stains])
 
-    def _plane(self, batch: Mapping[str, np.ndarray], row: int, stain: str, data: bytes) -> np.ndarray:
+    def _decoded(self, batch: Mapping[str, np.ndarray], row: int, uri: str, data: bytes) -> dict[int, np.ndarray]:
+        """Channel -> plane, resized, of the channels that the row's stains want of one file."""
+        sharing = [stain for stain in self.image.stains if str(batch[uri_column(stain)][row]) == uri]
+        channels = list(dict.fromkeys(_channel(batch, row, stain) for stain in sharing))
+        colour = COLOUR in batch and batch[COLOUR][row] in (True,)  # null and NaN are not
+        planes = (decode_colours if colour else decode_planes)(data, channels, uri)
+        if (side := self.image.resize) is not None:
+            planes = [resize(plane, side) for plane in planes]
+        return dict(zip(channels, planes, strict=True))
+
+    def _plane(
+        self,
+        batch: Mapping[str, np.ndarray],
+        row: int,
+        stain: str,
+        decoded: Callable[[str], Mapping[int, np.ndarray]],
+    ) -> np.ndarray:
         """One stain of one FOV, corrected, scaled and cropped: (crop, crop)."""
         where = str(batch[uri_column(stain)][row])
-        channels = batch.get(channel_column(stain))
-        channel = 0 if channels is None or channels[row] is None else int(channels[row])
-        plane = decode_plane(data, channel, where)
+        plane = decoded(where)[_channel(batch, row, stain)]
         uri = batch[illum_column(stain)][row] if illum_column(stain) in batch else None
         illumination = self.illumination(str(uri)) if isinstance(uri, str) and uri else None
         if illumination is not None:
@@ -123,6 +146,11 @@ class Loader:
 
     def _illumination(self, uri: str) -> np.ndarray:
         return decode_illumination(self.storage.read_bytes(uri), uri)
+
+
+def _channel(batch: Mapping[str, np.ndarray], row: int, stain: str) -> int:
+    channels = batch.get(channel_column(stain))
+    return 0 if channels is None or channels[row] is None else int(channels[row])
 
 
 def _qc(field: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
