@@ -25,13 +25,15 @@ from rich.table import Table
 from torch import Tensor
 
 from sdvae_ray.autoencoders.diffusers_kl import ARCHITECTURES
-from sdvae_ray.config import ImageConfig, RunConfig, parse_run
+from sdvae_ray.config import ImageConfig, RunConfig
 from sdvae_ray.contracts import Autoencoder, Posterior
 from sdvae_ray.errors import ConfigError, UserError
+from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, FOV_ID
 from sdvae_ray.stages.encode import Encoder
+from sdvae_ray.stages.forward import DTYPES, Forward
 from sdvae_ray.stages.load import IMAGE, Batch
-from sdvae_ray.stages.models import DTYPES, Models, load_models, pick_device, pick_precision, resolve_weights
+from sdvae_ray.stages.models import Models, load_models, pick_device, pick_precision, resolve_weights
 from sdvae_ray.storage import Storage
 
 SIDE, EXTRACTOR = "vae", "inception"
@@ -43,7 +45,7 @@ class LaidOut:
     """An autoencoder given its images in a memory layout of ours, not of the engine."""
 
     def __init__(self, inner: Autoencoder, layout: torch.memory_format) -> None:
-        self.inner, self.layout, self.stores_latents = inner, layout, inner.stores_latents
+        self.inner, self.layout = inner, layout
 
     def encode(self, rgb: Tensor) -> Posterior:
         return self.inner.encode(rgb.contiguous(memory_format=self.layout))
@@ -52,17 +54,17 @@ class LaidOut:
         return self.inner.decode(latent.contiguous(memory_format=self.layout))
 
 
-class Clocked(Encoder):
-    """The engine, whose parts are also told in seconds of processor time: those do not grow with other load."""
+class Clocked(Forward):
+    """Forward passes whose parts are also told in seconds of processor time: those do not grow with other load."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.core_seconds: dict[str, float] = defaultdict(float)
 
     @contextmanager
-    def _clock(self, part: str) -> Iterator[None]:
+    def clock(self, part: str) -> Iterator[None]:
         start = time.process_time()
-        with super()._clock(part):
+        with super().clock(part):
             yield
         self.core_seconds[part] += time.process_time() - start
 
@@ -96,7 +98,7 @@ def flop_per_fov(config: RunConfig) -> dict[str, int]:
     rgb = torch.empty(1, 3, config.image.patch, config.image.patch, device="meta")
     with torch.inference_mode():
         latent = autoencoder.encode(rgb).mean
-    passes = config.image.patches * len(config.image.packing)
+    passes = config.image.patches * len(config.image.triples)
     return {
         "encode": passes * harness.count_flop(lambda: autoencoder.encode(rgb)),
         "decode": passes * harness.count_flop(lambda: autoencoder.decode(latent)),
@@ -125,13 +127,15 @@ def encode(encoder: Encoder, batch: Batch) -> None:
         raise torch.OutOfMemoryError(f"micro-batch {encoder.micro_batch} does not fit in memory")
 
 
-def profiled(encoder: Clocked, batch: Batch, repeats: int) -> tuple[harness.Sample, dict[str, float], dict[str, float]]:
-    """The median call; its seconds by part, of the clock and of the processor, where the engine profiles."""
+def profiled(
+    encoder: Encoder, clocked: Clocked, batch: Batch, repeats: int
+) -> tuple[harness.Sample, dict[str, float], dict[str, float]]:
+    """The median call; its seconds by part, of the clock and of the processor."""
     samples, parts = [], []
     for _ in range(repeats):
-        encoder.seconds, encoder.core_seconds = defaultdict(float), defaultdict(float)
+        clocked.seconds, clocked.core_seconds = defaultdict(float), defaultdict(float)
         samples.append(harness.timed(lambda: encode(encoder, batch), encoder.device))
-        parts.append((encoder.seconds, encoder.core_seconds))
+        parts.append((clocked.seconds, clocked.core_seconds))
     middle = harness.median(samples)
     wall, core = parts[middle]
     return samples[middle], _by_part(wall, samples[middle].wall), _by_part(core, samples[middle].cpu)
@@ -142,21 +146,23 @@ def _by_part(seconds: Mapping[str, float], whole: float) -> dict[str, float]:
     return {**named, "other": whole - sum(named.values())}
 
 
-def measure(encoder: Clocked, batch: Batch, flop: dict[str, int], warmup: int, repeats: int) -> harness.Record:
+def measure(
+    encoder: Encoder, clocked: Clocked, batch: Batch, flop: dict[str, int], warmup: int, repeats: int
+) -> harness.Record:
     """One setting. On a GPU the whole is timed without profiling, whose waiting costs overlap; the parts apart."""
     device, fovs, image = encoder.device, len(batch[FOV_ID]), encoder.config.image
     for _ in range(warmup):
         encode(encoder, batch)
     harness.reset_peak_memory(device)
-    encoder.profile = True
-    whole, seconds, core_seconds = profiled(encoder, batch, repeats)
+    clocked.profile = True
+    whole, seconds, core_seconds = profiled(encoder, clocked, batch, repeats)
     if device.type == "cuda":
-        encoder.profile = False
-        whole, _, _ = profiled(encoder, batch, repeats)
+        clocked.profile = False
+        whole, _, _ = profiled(encoder, clocked, batch, repeats)
     patches_per_s = image.patches * fovs / whole.wall
     return {
         "micro_batch": encoder.micro_batch,
-        "padded_passes": -image.patches * encoder.packing.passes % encoder.micro_batch,
+        "padded_passes": -image.patches * len(image.triples) % encoder.micro_batch,
         "seconds_per_fov": whole.wall / fovs,
         "core_seconds_per_fov": whole.cpu / fovs,
         "patches_per_s": patches_per_s,
@@ -183,7 +189,7 @@ def sweep(config: RunConfig, device: torch.device, options: argparse.Namespace) 
     """Every micro-batch that a field of view can fill, on a GPU without and with cuDNN's autotuning."""
     flop, batch = flop_per_fov(config), random_fields(config.image, options.fovs)
     models = build(config, device, options.channels_last)
-    passes = config.image.patches * len(config.image.packing)
+    passes = config.image.patches * len(config.image.triples)
     sizes = options.micro_batch or [2**i for i in range(6 if device.type == "cuda" else 2)]
     left_out = [f"micro-batch {size}: a FOV has {passes} passes" for size in sizes if size > passes]
     reference, results = {}, []
@@ -193,9 +199,10 @@ def sweep(config: RunConfig, device: torch.device, options: argparse.Namespace) 
             before = references(config, device, options)
             for size in (size for size in sizes if size <= passes):
                 print(f"micro-batch {size}, {name} ...", file=sys.stderr, flush=True)
-                encoder = Clocked(config, models, device, config.precision, size)
+                clocked = Clocked(device, config.precision)
+                encoder = Encoder(config, models, clocked, size)
                 try:
-                    measured.append(measure(encoder, batch, flop, options.warmup, options.repeats))
+                    measured.append(measure(encoder, clocked, batch, flop, options.warmup, options.repeats))
                 except torch.OutOfMemoryError as error:
                     left_out.append(str(error))
                     break

@@ -110,6 +110,43 @@ def manifest(
 
 
 @app.command()
+def photographs(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...", help="Folders, WebDataset tars, Parquet files, or folders of an LSUN LMDB."
+        ),
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="Where to write the manifest (Parquet).")],
+    name: Annotated[str, typer.Option(help="Name of the set: Metadata_Batch.")] = "photographs",
+    limit: Annotated[int | None, typer.Option(min=1, help="Photographs per class, chosen by hash.")] = None,
+    column: Annotated[str | None, typer.Option(help="Parquet: the column of the encoded images.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Parquet: the column of the class.")] = None,
+    anonymous: Annotated[bool, typer.Option(help="Unsigned S3 requests.")] = False,
+    endpoint_url: Annotated[str | None, typer.Option(help="An S3 server other than AWS.")] = None,
+    region: Annotated[str | None, typer.Option(help="AWS region.")] = None,
+) -> None:
+    """Photographs -> a manifest of a contrast set, for a run file like jobs/configs/photographs.yaml."""
+    from sdvae_ray.config import StorageConfig
+    from sdvae_ray.sources.photographs import build_photographs, write_photographs
+    from sdvae_ray.storage import Storage, absolute
+
+    storage = Storage(StorageConfig(anonymous=anonymous, endpoint_url=endpoint_url, region=region))
+    built = build_photographs(
+        sources, name=name, storage=storage, limit=limit, column=column, label_column=label_column
+    )
+    for note in built.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    write_photographs(built, output, storage)
+    classes = built.table["Metadata_Plate"].n_unique()
+    console.print(
+        f"manifest: {built.table.height} photographs, {classes} classes -> {absolute(output)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
 def check(run_file: RunFile, set: Set = None, address: Address = None) -> None:
     """Validate config, storage, models and resources, and take one FOV through every stage."""
     from sdvae_ray import commands
@@ -118,11 +155,18 @@ def check(run_file: RunFile, set: Set = None, address: Address = None) -> None:
 
 
 @app.command()
-def encode(run_file: RunFile, set: Set = None, address: Address = None) -> None:
+def encode(
+    run_file: RunFile,
+    set: Set = None,
+    address: Address = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Add the run file's new autoencoders, codecs, extractors and metrics.")
+    ] = False,
+) -> None:
     """Images -> latents, embeddings and metrics. Resumes: only FOVs without a usable row are computed."""
     from sdvae_ray import commands
 
-    commands.encode(commands.read_run(run_file, set or []), console, address)
+    commands.encode(commands.read_run(run_file, set or []), console, address, extend)
 
 
 @app.command()

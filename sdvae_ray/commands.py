@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from sdvae_ray.config import RunConfig, load_run
+from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import ConfigError
+from sdvae_ray.runfile import load_run
 from sdvae_ray.storage import Storage, absolute, is_remote, join
 
 if TYPE_CHECKING:
@@ -38,11 +39,11 @@ def prepare(config: RunConfig, console: Console) -> None:
     make_screen(config.synthetic, config.manifest, console)
 
 
-def encode(config: RunConfig, console: Console, address: str | None = None) -> None:
+def encode(config: RunConfig, console: Console, address: str | None = None, extend: bool = False) -> None:
     from sdvae_ray.pipeline.encode import encode as stream
 
     prepare(config, console)
-    done = stream(config, console, address)
+    done = stream(config, console, address, extend)
     rate = f", {done.computed / done.seconds:.2f} FOV/s" if done.computed and done.seconds else ""
     failed = f"; {done.errors} failed, each with its reason in fovs/" if done.errors else ""
     console.print(

@@ -1,18 +1,15 @@
 """The run file: one YAML that describes a run. Frozen pydantic models; an unknown key is refused with its nearest match.
 
-Nothing here looks at a disk beyond the YAML itself. What depends on weights, storage or the cluster is checked by `check`.
+Nothing here looks at a disk: sdvae_ray.runfile reads the YAML, and `check` tries what depends on weights, storage or the cluster.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from sdvae_ray.errors import ConfigError, did_you_mean
+from sdvae_ray.errors import did_you_mean
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Count = Annotated[int, Field(ge=1)]
@@ -26,7 +23,14 @@ def _least_first(actors: Any) -> Any:
 
 
 Actors = Annotated[Count | tuple[Count, Count] | Literal["auto"], AfterValidator(_least_first)]
-IMAGE_SIDE = "image"  # the side of the originals; every other side is the name of an autoencoder
+IMAGE_SIDE = "image"  # the side of the originals; every other side is the name of an autoencoder or a codec
+
+WHOLE = "all"  # the part of what is one number per patch
+SETTINGS = ("seed", "image", "precision")  # keys of a run that touch every number
+SHELVED = ("autoencoders", "codecs", "extractors", "metrics")  # keys to which a finished run may be extended
+
+Triples = tuple[tuple[str, str, str], ...]
+PUBLISHED_TRIPLES: Triples = (("Mito", "AGP", "RNA"), ("RNA", "ER", "DNA"))
 
 
 class Model(BaseModel):
@@ -63,11 +67,19 @@ class ScalingConfig(Model):
 
 
 class ImageConfig(Model):
+    """`packing`: RGB passes as a list of triples, or by name
+
+    published   (Mito, AGP, RNA) and (RNA, ER, DNA)
+    grey        every stain alone, on all three planes
+    """
+
     stains: tuple[Name, ...] = Field(("Mito", "AGP", "RNA", "ER", "DNA"), min_length=1)
+    resize: int | None = Field(None, gt=0)  # pixels, both sides, before the crop; for photographs
     crop: int = Field(1024, gt=0)  # pixels, centre
     patch: int = Field(256, ge=64)  # pixels; windows and pyramids need some room
+    transpose: bool = False  # True: the two axes of every patch are swapped, as published
     scaling: ScalingConfig = ScalingConfig()
-    packing: tuple[tuple[str, str, str], ...] = (("Mito", "AGP", "RNA"), ("RNA", "ER", "DNA"))
+    packing: Literal["published", "grey"] | Triples = "published"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -75,9 +87,11 @@ class ImageConfig(Model):
             raise ValueError(f"crop {self.crop} is not a multiple of patch {self.patch}")
         if self.patch % 8:
             raise ValueError(f"patch {self.patch} is not a multiple of 8")
+        if self.resize is not None and self.resize < self.crop:
+            raise ValueError(f"resize {self.resize} leaves less than the crop of {self.crop}")
         if len(set(self.stains)) != len(self.stains):
             raise ValueError(f"stains are named twice: {', '.join(self.stains)}")
-        packed = {stain for triple in self.packing for stain in triple}
+        packed = {stain for triple in self.triples for stain in triple}
         if unknown := packed - set(self.stains):
             name = sorted(unknown)[0]
             raise ValueError(f"packing names a stain that is not in stains: {name!r}{did_you_mean(name, self.stains)}")
@@ -89,6 +103,25 @@ class ImageConfig(Model):
     def patches(self) -> int:
         """P, patches of a field of view."""
         return (self.crop // self.patch) ** 2
+
+    @property
+    def triples(self) -> Triples:
+        """The stains of each of the T RGB passes."""
+        if self.packing == "published":
+            return PUBLISHED_TRIPLES
+        if self.packing == "grey":
+            return tuple((stain, stain, stain) for stain in self.stains)
+        return self.packing
+
+    @property
+    def passes(self) -> list[str]:
+        """Names of the RGB passes: Mito+AGP+RNA, or the stain where a pass holds one."""
+        return ["+".join(dict.fromkeys(triple)) for triple in self.triples]
+
+    def parts(self, count: int) -> list[str]:
+        """What `count` numbers of a patch are of: the stains, the RGB passes, or the whole patch."""
+        names = {len(self.passes): self.passes, len(self.stains): list(self.stains), 1: [WHOLE]}
+        return names.get(count, [str(part) for part in range(count)])
 
 
 class ShelfConfig(BaseModel):
@@ -109,11 +142,40 @@ class ShelfConfig(BaseModel):
 
 class AutoencoderConfig(ShelfConfig):
     latent: Literal["mean", "sample"] = "mean"
+    latent_bits: int | None = Field(None, ge=1, le=12)  # uniform quantisation of each channel before decoding
     store_latents: bool | None = None  # None: as the model says
 
 
 class ExtractorConfig(ShelfConfig):
     keep_patches: int = Field(16, ge=0)  # patch embeddings kept per FOV, chosen by hash
+    half_mean: bool = False  # True: features are rounded to float16 and averaged in it, as published
+
+
+class MetricConfig(ShelfConfig):
+    pass
+
+
+class CodecConfig(BaseModel):
+    """A codec from its shelf; any further key is an option of that file's `load`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+def _named(metrics: Any) -> Any:
+    """[kld, {lpips: {source: ...}}] -> {kld: {name: kld}, lpips: {name: lpips, source: ...}}."""
+    given: dict[Any, Any] = {}
+    for each in metrics if isinstance(metrics, list | tuple) else [metrics]:
+        for name, settings in (each if isinstance(each, dict) else {each: {}}).items():
+            if name in given:
+                raise ValueError(f"{name} is there twice")
+            given[name] = {"name": name, **settings} if isinstance(settings, dict) else settings
+    return given
 
 
 class LoadConfig(Model):
@@ -142,19 +204,30 @@ class ClusterConfig(Model):
 Step = str | dict[str, dict[str, Any]]
 
 
+class DistributionConfig(Model):
+    """Distances between the originals' patches and a side's, per extractor and part (RGB pass or stain)."""
+
+    metrics: tuple[Literal["fid", "kid", "cmmd", "prdc"], ...] = ("fid", "kid", "cmmd", "prdc")
+    by: tuple[str, ...] = ()  # also of these slices, such as Metadata_Plate, beside the groups of score.group
+    samples: int = Field(2000, ge=10)  # patches per slice and side where moments do not do, chosen by hash
+    neighbours: Count = 5  # of precision, recall, density and coverage
+
+
 class ScoreConfig(Model):
-    perturbation: str = "Metadata_broad_sample"
+    perturbation: str | None = "Metadata_broad_sample"  # None: no retrieval, distances and metrics alone
     control: str = "Metadata_control_type == 'negcon'"
     exclude: str | None = None  # e.g. "Metadata_control_type == 'poscon'"
     group: tuple[str, ...] = ()
     aggregate: Literal["mean", "median"] = "mean"
     normalise: str | tuple[Step, ...] = "published"
+    fit: Literal["controls", "half"] = "controls"  # half: fit on one half of the controls, negatives are the other half
     negatives: Literal["plate", "group"] = "plate"
     null: Literal["exchange", "copairs"] = "exchange"
     null_size: int = Field(10_000, ge=100)
     threshold: float = Field(0.05, gt=0, lt=1)
     ties: Literal["average", "copairs"] = "average"
     recall_at: tuple[Count, ...] = Field((1, 5, 10), min_length=1)
+    distributions: DistributionConfig = DistributionConfig()
 
 
 class RunConfig(Model):
@@ -164,10 +237,13 @@ class RunConfig(Model):
     storage: StorageConfig = StorageConfig()
     synthetic: SyntheticConfig | None = None
     image: ImageConfig = ImageConfig()
-    autoencoders: dict[Name, AutoencoderConfig] = Field(min_length=1)
+    autoencoders: dict[Name, AutoencoderConfig] = {}
+    codecs: dict[Name, CodecConfig] = {}
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     extractors: dict[Name, ExtractorConfig] = Field(min_length=1)
-    metrics: tuple[Name, ...] = ("kld", "mae", "ssim", "emd", "psnr")
+    metrics: Annotated[dict[Name, MetricConfig], BeforeValidator(_named)] = Field(
+        default=["kld", "mae", "ssim", "emd", "psnr"], validate_default=True
+    )
     load: LoadConfig = LoadConfig()
     encode: EncodeConfig = EncodeConfig()
     write: WriteConfig = WriteConfig()
@@ -177,98 +253,30 @@ class RunConfig(Model):
 
     @model_validator(mode="after")
     def _sides(self) -> Self:
-        if IMAGE_SIDE in self.autoencoders:
-            raise ValueError(f"an autoencoder may not be called {IMAGE_SIDE!r}: that is the side of the originals")
+        if not self.autoencoders and not self.codecs:
+            raise ValueError("autoencoders: at least one is wanted, or one of codecs")
+        if IMAGE_SIDE in self.sides:
+            raise ValueError(f"nothing may be called {IMAGE_SIDE!r}: that is the side of the originals")
+        if both := self.autoencoders.keys() & self.codecs.keys():
+            raise ValueError(f"{sorted(both)[0]} is both an autoencoder and a codec: each is a side of its own name")
         return self
 
     @property
+    def sides(self) -> list[str]:
+        """Every side but the originals: autoencoders, then codecs."""
+        return [*self.autoencoders, *self.codecs]
+
+    @property
     def random_weights(self) -> list[str]:
-        """Names of the autoencoders and extractors that have random weights."""
-        return [name for name, model in {**self.autoencoders, **self.extractors}.items() if model.random]
+        """Names of the autoencoders, extractors and metrics that have random weights."""
+        models = [*self.autoencoders.items(), *self.extractors.items(), *self.metrics.items()]
+        return [name for name, model in models if model.random]
 
     def identity(self) -> dict[str, Any]:
         """What the rows of the tables depend on: two runs may share an output only where this is equal."""
         whole = self.model_dump(mode="json")
-        keys = ("seed", "image", "autoencoders", "extractors", "metrics", "precision")
-        return {key: whole[key] for key in keys}
+        whole["image"]["packing"] = self.image.triples
+        return {key: whole[key] for key in (*SETTINGS, *SHELVED)}
 
     def digest(self) -> str:
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The run file at `path` with `--set key.key=value` overrides (values are YAML).
-
-    Raises ConfigError, one line, for a file that cannot be read, an unknown key or a value that is not allowed.
-    """
-    try:
-        text = Path(path).read_text()
-    except OSError as error:
-        raise ConfigError(f"cannot read the run file {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"cannot read the run file {path}: it is not text") from error
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(
-            f"{path} is not a run file: a YAML mapping with manifest, output, autoencoders, ... is wanted"
-        )
-    for override in overrides:
-        _override(raw, override)
-    return parse_run(raw, where=str(path))
-
-
-def parse_run(raw: dict[str, Any], where: str = "run file") -> RunConfig:
-    try:
-        return RunConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {_first_problem(error)}") from error
-
-
-def _override(raw: dict[str, Any], override: str) -> None:
-    key, separator, value = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"--set {override}: key=value is wanted, such as encode.batch_fovs=16")
-    *parents, last = key.split(".")
-    node = raw
-    for parent in parents:
-        child = node.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {override}: {parent} is a value, not a section")
-        node = child
-    try:
-        node[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not YAML") from error
-
-
-_UNION_TAGS = ("function-", "tuple[", "literal[", "constrained-")  # what pydantic puts into a place beside our keys
-
-
-def _first_problem(error: ValidationError) -> str:
-    """The first problem as one line: where, what, and for an unknown key the nearest allowed one."""
-    problems = error.errors(include_url=False)
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    where = [part for part in problem["loc"] if not (isinstance(part, str) and part.startswith(_UNION_TAGS))]
-    path = ".".join(str(part) for part in where)
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {path!r}{did_you_mean(str(where[-1]), _allowed_keys(where[:-1]))}{more}"
-    if problem["type"] == "missing":
-        return f"{path} is missing{more}"
-    message = problem["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(problem["input"], dict) or not path else f", got {problem['input']!r}"
-    return f"{path + ': ' if path else ''}{message}{given}{more}"
-
-
-def _allowed_keys(path: Sequence[Any]) -> list[str]:
-    model: Any = RunConfig
-    for part in path:
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            break
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        candidates = getattr(annotation, "__args__", (annotation,))
-        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
-    return list(model.model_fields)

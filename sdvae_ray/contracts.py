@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 Takes = Literal["rgb", "stains", "posterior"]
@@ -31,7 +32,7 @@ class Reconstruction:
 
     image, recon          (N, C, S, S), stains unpacked
     image_rgb, recon_rgb  (N, T, 3, S, S), what the autoencoder saw and gave
-    posterior             of the N * T passes, pass fastest; None for a codec
+    posterior             of the N * T passes, pass fastest; None for a codec, and where it was not computed again
     """
 
     image: "Tensor"
@@ -41,14 +42,24 @@ class Reconstruction:
     posterior: Posterior | None
 
 
-class Autoencoder(Protocol):
-    """Encodes and decodes RGB images in [0, 1]; owns its own normalisation.
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a shelf offers under one name, for `sdvae-ray models`: facts of a public card, used in no computation.
 
-    stores_latents  False where a latent is no smaller than the image (the identity control): it is then not written, and not
-                    rounded to float16 before it is decoded
+    A module of a shelf of models lists them in `CHECKPOINTS`; `source` is None where no weights are needed.
     """
 
-    stores_latents: bool
+    source: str | None  # as in a run file
+    licence: str
+    input: str  # what it sees
+    output: str  # values per what it sees
+    parameters: int | None = None
+    subfolder: str | None = None
+    note: str = ""
+
+
+class Autoencoder(Protocol):
+    """Encodes and decodes RGB images in [0, 1]; owns its own normalisation."""
 
     def encode(self, rgb: "Tensor") -> Posterior:
         """(M, 3, S, S) in [0, 1] -> Posterior."""
@@ -56,6 +67,14 @@ class Autoencoder(Protocol):
 
     def decode(self, latent: "Tensor") -> "Tensor":
         """(M, Z, s, s) -> (M, 3, S, S) float32, clamped to [0, 1]."""
+        ...
+
+
+class Codec(Protocol):
+    """Compresses single-stain images on the CPU and gives them back, with the bytes that it took."""
+
+    def roundtrip(self, stains: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
+        """(N, C, S, S) uint8 or uint16 -> (the same shape and dtype, (N, C) int64 bytes)."""
         ...
 
 
@@ -73,6 +92,9 @@ class Extractor(Protocol):
 
 
 class Metric(Protocol):
-    """Reconstruction -> (N,), (N, C) per stain or (N, T) per RGB pass, float32; NaN where the metric does not apply."""
+    """Reconstruction -> (N,), (N, C) per stain or (N, T) per RGB pass, float32; NaN where the metric does not apply.
+
+    A module with `BANDS` gives (N, C, len(BANDS)).
+    """
 
     def __call__(self, reconstruction: Reconstruction) -> "Tensor": ...

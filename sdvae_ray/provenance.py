@@ -8,7 +8,7 @@ import platform
 import sys
 from typing import Any
 
-from sdvae_ray.config import RunConfig
+from sdvae_ray.config import SHELVED, RunConfig
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.storage import Storage, join
 from sdvae_ray.version import VERSION
@@ -31,7 +31,12 @@ Record = dict[str, Any]
 
 
 def new_record(
-    config: RunConfig, manifest: dict[str, Any], weights: dict[str, Record], micro_batch: int, precision: str
+    config: RunConfig,
+    manifest: dict[str, Any],
+    weights: dict[str, Record],
+    micro_batch: int,
+    precision: str,
+    latent_scaling: dict[str, dict[str, float]] | None = None,
 ) -> Record:
     return {
         "sdvae_ray": VERSION,
@@ -40,6 +45,7 @@ def new_record(
         "random_weights": config.random_weights,
         "manifest": manifest,
         "weights": weights,
+        "latent_scaling": latent_scaling or {},
         "micro_batch": micro_batch,
         "precision": precision,
         "python": sys.version.split()[0],
@@ -60,24 +66,54 @@ def write_record(output: str, record: Record, storage: Storage) -> None:
     storage.write_bytes(join(output, FILE), json.dumps(record, indent=1, sort_keys=False).encode() + b"\n")
 
 
-def check_same_run(record: Record, config: RunConfig, manifest: dict[str, Any]) -> None:
-    """ConfigError, naming the first key that differs, where `record` is of another run than this one."""
+def check_same_run(record: Record, config: RunConfig, manifest: dict[str, Any], extend: bool = False) -> list[str]:
+    """What this run adds to that of `record`, such as `codecs.jxl`: nothing unless `extend`.
+
+    ConfigError, naming the first key that differs, where `record` is of another run than this one.
+    """
     if record["manifest"]["sha256"] != manifest["sha256"]:
         raise ConfigError(
             f"{config.output} holds a run of another manifest ({record['manifest']['uri']}, {record['manifest']['fovs']} FOVs); "
             f"choose another output"
         )
-    if record["digest"] == config.digest():
-        return
     before = RunConfig.model_validate(record["config"]).identity()
-    for key, value in _flat(config.identity()).items():
+    now = config.identity()
+    added = [f"{shelf}.{name}" for shelf in SHELVED for name in now[shelf] if name not in before[shelf]]
+    gone = [f"{shelf}.{name}" for shelf in SHELVED for name in before[shelf] if name not in now[shelf]]
+    new = tuple(f"{name}." for name in added)
+    for key, value in _flat(now).items():
         was = _flat(before).get(key)
-        if was != value:
+        if was != value and not key.startswith(new):
             raise ConfigError(
                 f"{config.output} holds a run with {key} = {was!r}, this one has {value!r}; choose another output"
             )
-    gone = sorted(set(_flat(before)) - set(_flat(config.identity())))
-    raise ConfigError(f"{config.output} holds a run that also has {', '.join(gone)}; choose another output")
+    if gone:
+        raise ConfigError(f"{config.output} holds a run that also has {', '.join(gone)}; choose another output")
+    if added and not extend:
+        raise ConfigError(
+            f"{config.output} holds a run without {', '.join(added)}; `encode --extend` adds that to it, or choose another output"
+        )
+    return added
+
+
+def extended(
+    record: Record,
+    config: RunConfig,
+    weights: dict[str, Record],
+    added: list[str],
+    latent_scaling: dict[str, dict[str, float]],
+) -> Record:
+    """The record with what is added, and when."""
+    extensions = [*record.get("extensions", []), {"added": added, "started": now()}]
+    return {
+        **record,
+        "digest": config.digest(),
+        "config": config.model_dump(mode="json"),
+        "random_weights": config.random_weights,
+        "weights": {**weights, **record["weights"]},
+        "latent_scaling": latent_scaling,
+        "extensions": extensions,
+    }
 
 
 def describe_manifest(uri: str, fovs: int, storage: Storage) -> dict[str, Any]:

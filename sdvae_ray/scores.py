@@ -1,14 +1,15 @@
-"""What `score` found: five tables under scores/, written by the pipeline, read by the report and by `compare`."""
+"""What `score` found: tables under scores/, written by the pipeline, read by the report and by `compare`."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 import polars as pl
 
+from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import DataError
-from sdvae_ray.schema import ERROR, METRICS, metrics_table
+from sdvae_ray.schema import BITS, ENTROPY, ERROR, METRICS, metrics_table
 from sdvae_ray.storage import Storage, join
 from sdvae_ray.tables import data_tables, read_column, read_fovs, read_table, write_table
 
@@ -21,15 +22,21 @@ class Scores:
                reconstruction_recall (its nearest original is its own), random_weights, status
     compounds  and per compound: replicates, map, normalised_map, p, p_corrected, retrieved, status
     wells      and per treated well: ap, normalised_ap, n_positives, n_negatives, status
-    fid        extractor, side, group, part (index of the RGB pass or stain), n_image, n_side, fid
-    metrics    side, metric, part (stain or RGB pass): patches, mean, sd, median, q05, q95 over patches
+    distributions  extractor, side, by (group or slice), slice, part (RGB pass or stain): n_image, n_side, dimensions, sampled, and
+                   fid, kid, kid_paired, cmmd, precision, recall, density, coverage; null with a `reason`
+    metrics    side, metric, part (stain or RGB pass), band (null where the metric has none): patches, mean, sd, median, q05, q95
+               over patches; `bits` and `bits_entropy` per patch are among them
+    latents    side, group: passes, channels, units, active_units, effective_rank of the stored latents
+    latent_channels  side, group, channel: mean, sd, skewness, kurtosis, min, max
     """
 
     summary: pl.DataFrame
     compounds: pl.DataFrame
     wells: pl.DataFrame
-    fid: pl.DataFrame
+    distributions: pl.DataFrame
     metrics: pl.DataFrame
+    latents: pl.DataFrame
+    latent_channels: pl.DataFrame
 
     def write(self, output: str, storage: Storage) -> None:
         for field in fields(self):
@@ -45,22 +52,28 @@ def read_scores(output: str, storage: Storage) -> Scores:
     return Scores(**{name: pl.DataFrame(table) for name, table in found.items()})
 
 
-def metric_distributions(output: str, metrics: Sequence[str], storage: Storage) -> pl.DataFrame:
-    """The distribution of every metric over patches, per side and part (stain or RGB pass); null where it does not apply."""
+def metric_distributions(config: RunConfig, bands: Mapping[str, Sequence[str]], storage: Storage) -> pl.DataFrame:
+    """The distribution of every metric over patches, per side, part and band; null where it does not apply."""
+    output = config.output
     usable = read_fovs(output, storage, []).filter(pl.col(ERROR).is_null())
     sides = [table.split("/")[1] for table in data_tables(output, storage) if table.startswith(f"{METRICS}/")]
     rows = []
-    for side, metric in itertools.product(sides, metrics):
-        values = metric_values(output, side, metric, usable, storage)
-        for part in range(values.shape[2]):
-            rows.append((side, metric, part, *_distribution(values[:, :, part])))
-    names = {"side": pl.String, "metric": pl.String, "part": pl.Int64, "patches": pl.Int64}
+    for side, metric in itertools.product(sides, (*config.metrics, BITS, ENTROPY)):
+        try:
+            values = metric_values(output, side, metric, usable, storage)
+        except KeyError:  # of a run that is being extended
+            continue
+        of_bands = bands.get(metric, (None,))
+        parts = config.image.parts(values.shape[2] // len(of_bands)) if values.shape[2] else []
+        for index, (part, band) in enumerate(itertools.product(parts, of_bands)):
+            rows.append((side, metric, part, band, *_distribution(values[:, :, index])))
+    names = {"side": pl.String, "metric": pl.String, "part": pl.String, "band": pl.String, "patches": pl.Int64}
     numbers = dict.fromkeys(("mean", "sd", "median", "q05", "q95"), pl.Float64)
     return pl.DataFrame(rows, schema={**names, **numbers}, orient="row")
 
 
 def metric_values(output: str, side: str, metric: str, fovs: pl.DataFrame, storage: Storage) -> np.ndarray:
-    """(FOVs, P, parts) of one metric of the FOVs in `fovs` (fov_id, file)."""
+    """(FOVs, P, parts) of one metric of the FOVs in `fovs` (fov_id, files); bands of a part beside each other."""
     _, values = read_column(output, metrics_table(side), metric, fovs, storage)
     return values.reshape(*values.shape[:2], -1) if values.ndim > 1 else np.empty((0, 0, 0))
 

@@ -1,7 +1,12 @@
-"""The folder is the registry: a model, extractor or metric is one file on its shelf, and the file's name is its name everywhere.
+"""The folder is the registry: a model, codec, extractor or metric is one file on its shelf; its file's name is its name everywhere.
 
-A shelf's module offers `load(weights, **options)` (autoencoders, extractors) or `compute(reconstruction)` (metrics), and may set
-`SOURCE`, where its weights come from when the run names none.
+A shelf's module offers `load(weights, **options)` (autoencoders, extractors, and metrics that have weights), `load(**options)`
+(codecs) or `compute(reconstruction)` (metrics). It may set `SOURCE`, where its weights come from when the run names none. Models
+and codecs list their `CHECKPOINTS`. What differs from the rule is a constant:
+
+autoencoders  HAS_POSTERIOR = False; STORES_LATENTS = False where the latent is no smaller than the image
+extractors    TAKES_POSTERIOR = True
+metrics       UNIT, HIGHER_IS_BETTER; BANDS, the names of a last axis; NEEDS_POSTERIOR = True where a stored latent does not do
 """
 
 import importlib
@@ -11,11 +16,19 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Literal
 
-from sdvae_ray.config import AutoencoderConfig, ExtractorConfig
+from pydantic import BaseModel
+
+from sdvae_ray.config import AutoencoderConfig, CodecConfig, ExtractorConfig, MetricConfig
 from sdvae_ray.errors import ConfigError, did_you_mean
 
-Shelf = Literal["autoencoders", "extractors", "metrics"]
-SHELVES: tuple[Shelf, ...] = ("autoencoders", "extractors", "metrics")
+Shelf = Literal["autoencoders", "codecs", "extractors", "metrics"]
+SHELVES: tuple[Shelf, ...] = ("autoencoders", "codecs", "extractors", "metrics")
+_SETTINGS: dict[Shelf, type[BaseModel]] = {
+    "autoencoders": AutoencoderConfig,
+    "codecs": CodecConfig,
+    "extractors": ExtractorConfig,
+    "metrics": MetricConfig,
+}
 
 
 def names(shelf: Shelf) -> list[str]:
@@ -41,11 +54,16 @@ def summary(shelf: Shelf, name: str) -> str:
     return (find(shelf, name).__doc__ or "").strip().partition("\n")[0]
 
 
-def check_options(shelf: Shelf, name: str, options: Mapping[str, Any]) -> None:
+def options(shelf: Shelf, name: str) -> list[str]:
+    """Names of the options that the module's `load` takes; none where it has no `load`."""
+    load = getattr(find(shelf, name), "load", None)
+    parameters = inspect.signature(load).parameters if load else {}
+    return [key for key, parameter in parameters.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
+def check_options(shelf: Shelf, name: str, given: Mapping[str, Any]) -> None:
     """ConfigError for an option that the module's `load` does not take."""
-    parameters = inspect.signature(find(shelf, name).load).parameters
-    own = [key for key, parameter in parameters.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-    shared = (AutoencoderConfig if shelf == "autoencoders" else ExtractorConfig).model_fields
-    for key in options:
+    own, shared = options(shelf, name), _SETTINGS[shelf].model_fields
+    for key in given:
         if key not in own:
             raise ConfigError(f"{shelf}: {name} has no option {key!r}{did_you_mean(key, [*own, *shared])}")

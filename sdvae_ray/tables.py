@@ -1,18 +1,20 @@
 """The tables of a run on storage: how one write becomes one file per table, and which rows of them count.
 
-Layout under the run's output: `fovs/`, `latents/<autoencoder>/`, `metrics/<autoencoder>/`, `embeddings/<extractor>/<side>/`. One
-write puts files of one name into every table, `fovs/` last: a file elsewhere counts only if its namesake stands in `fovs/`.
+Layout under the run's output: `fovs/`, `latents/<autoencoder>/`, `metrics/<side>/`, `embeddings/<extractor>/<side>/`. One
+write puts files of one name into every table, `fovs/` last: a file elsewhere counts only if its namesake stands in `fovs/`,
+whose schema says which columns it commits (key `commits`). A run that is extended commits a FOV again, under another name, with
+what was added.
 """
 
 import io
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sdvae_ray.schema import (
@@ -31,6 +33,8 @@ from sdvae_ray.storage import Storage, join
 
 _ROWS_PER_GROUP = 64
 _DATA_TABLES = (LATENTS, METRICS, EMBEDDINGS)
+_COMMITS = "commits"
+_READERS = 16  # threads: files are many and small, and object storage answers each after a while
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ def write_rows(
     metadata = {name: np.array([row[name] for row in rows], object) for name in rows[0]}
     plain = {key: values for key, values in columns.items() if SEPARATOR not in key and key not in (FOV_ID, ROW)}
     fovs = table_from_columns({FOV_ID: ids, **metadata, **plain, ERROR: [error or None for error in errors]})
+    committed = sorted(key for key in columns if SEPARATOR in key)
+    fovs = fovs.replace_schema_metadata({_COMMITS: json.dumps(committed)})
     write_table(join(output, FOVS, f"{name}.parquet"), fovs, storage)
     return Written(rows=len(ids), errors=int((~good).sum()))
 
@@ -78,8 +84,9 @@ def write_table(uri: str, table: pa.Table, storage: Storage) -> None:
 
 
 def read_table(uri: str, storage: Storage, columns: Sequence[str] | None = None) -> pa.Table:
+    """A whole Parquet file, or those of `columns` that it has."""
     with storage.open(uri) as file:
-        return pq.read_table(file, columns=None if columns is None else list(columns))
+        return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
 
 
 def committed_files(output: str, storage: Storage) -> list[str]:
@@ -88,42 +95,81 @@ def committed_files(output: str, storage: Storage) -> list[str]:
 
 
 def read_fovs(output: str, storage: Storage, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """One row per FOV that was tried: the row without error, and the error's where there is none. Adds `file`.
+    """One row per FOV that was tried: the first row without error, and the error's where there is none.
 
-    Tensor columns (QC) are left out; `columns` None is every other one. Empty where nothing is committed.
+    Adds `files`, the names of all files that commit the FOV. Tensor columns (QC) are left out; `columns` None is every other one.
+    Empty where nothing is committed.
     """
-    frames = []
-    for name in committed_files(output, storage):
+    return read_commits(output, storage, columns)[0]
+
+
+def read_commits(
+    output: str, storage: Storage, columns: Sequence[str] | None = None
+) -> tuple[pl.DataFrame, dict[str, frozenset[str]]]:
+    """read_fovs, and the columns `<table>:<column>` that each of its files commits."""
+
+    def read(name: str) -> tuple[pl.DataFrame, frozenset[str]]:
         with storage.open(join(output, FOVS, name)) as file:
             reader = pq.ParquetFile(file)
             plain = [f.name for f in reader.schema_arrow if not isinstance(f.type, pa.BaseExtensionType)]
             wanted = plain if columns is None else [c for c in plain if c in {FOV_ID, ERROR, *columns}]
-            frames.append(pl.DataFrame(reader.read(columns=wanted)).with_columns(file=pl.lit(name)))
-    if not frames:
-        return pl.DataFrame(schema={FOV_ID: pl.String, ERROR: pl.String, "file": pl.String})
-    whole = pl.concat(frames, how="diagonal_relaxed").with_columns(pl.col(ERROR).cast(pl.String))
-    return whole.sort(pl.col(ERROR).is_not_null(), maintain_order=True).unique(
-        FOV_ID, keep="first", maintain_order=True
-    )
+            frame = pl.DataFrame(reader.read(columns=wanted)).with_columns(_file=pl.lit(name))
+            commits = (reader.schema_arrow.metadata or {}).get(_COMMITS.encode(), b"[]")
+            return frame, frozenset(json.loads(commits))
+
+    names = committed_files(output, storage)
+    if not names:
+        return pl.DataFrame(schema={FOV_ID: pl.String, ERROR: pl.String, "files": pl.List(pl.String)}), {}
+    with ThreadPoolExecutor(_READERS) as readers:
+        found = list(readers.map(read, names))
+    whole = pl.concat([frame for frame, _ in found], how="diagonal_relaxed").with_columns(pl.col(ERROR).cast(pl.String))
+    whole = whole.sort(pl.col(ERROR).is_not_null(), maintain_order=True)
+    first = whole.unique(FOV_ID, keep="first", maintain_order=True).drop("_file")
+    failed = first.filter(pl.col(ERROR).is_not_null())[FOV_ID]
+    counting = whole.filter(pl.col(ERROR).is_null() | pl.col(FOV_ID).is_in(failed.implode()))
+    files = counting.group_by(FOV_ID, maintain_order=True).agg(files=pl.col("_file"))
+    joined = first.join(files, on=FOV_ID, how="left", maintain_order="left")
+    return joined, {name: commits for name, (_, commits) in zip(names, found, strict=True)}
+
+
+def read_file_column(output: str, table: str, column: str, file: str, storage: Storage) -> tuple[list[str], np.ndarray]:
+    """(fov_ids, (n, ...) values) of one file of a data table. FileNotFoundError without the file, KeyError without the column."""
+    data = read_table(join(output, table, file), storage, [FOV_ID, column])
+    if column not in data.column_names:
+        raise KeyError(f"{table} has no column {column}")
+    return data[FOV_ID].to_pylist(), column_to_numpy(data[column])
 
 
 def read_column(
     output: str, table: str, column: str, wanted: pl.DataFrame, storage: Storage
 ) -> tuple[list[str], np.ndarray]:
-    """(fov_ids, (n, ...) values) of one data table's column, for the FOVs of `wanted` (fov_id, file) that have it.
+    """(fov_ids, (n, ...) values) of one data table's column, for the FOVs of `wanted` (fov_id, files) that have it.
 
-    Only the file that fovs names for a FOV is read, so a row written twice counts once.
+    Only files that fovs names for a FOV are read, and a row written twice counts once: the first that has the column.
+    Raises KeyError where the table is there and no file has the column.
     """
     ids: list[str] = []
     parts: list[np.ndarray] = []
-    for (file,), group in wanted.group_by("file", maintain_order=True):
+    seen: set[str] = set()
+    lacking = False
+    for (file,), group in wanted.select(FOV_ID, "files").explode("files").group_by("files", maintain_order=True):
+        asked = [fov for fov in group[FOV_ID].to_list() if fov not in seen]
+        if not asked:
+            continue
         try:
-            data = read_table(join(output, table, str(file)), storage, [FOV_ID, column])
+            present, values = read_file_column(output, table, column, str(file), storage)
         except FileNotFoundError:
             continue
-        data = data.filter(pc.is_in(data[FOV_ID], pa.array(group[FOV_ID].to_list(), pa.string())))
-        ids += data[FOV_ID].to_pylist()
-        parts.append(column_to_numpy(data[column]))
+        except KeyError:
+            lacking = True
+            continue
+        rows = np.flatnonzero(np.isin(present, asked))
+        found = [present[row] for row in rows]
+        ids += found
+        seen.update(found)
+        parts.append(values[rows])
+    if lacking and not parts:
+        raise KeyError(f"{table} has no column {column}")
     return ids, np.concatenate(parts) if parts else np.empty((0,))
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdvae_ray.config import RunConfig, StorageConfig, parse_run
+from sdvae_ray.config import RunConfig, StorageConfig
+from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import FOV_ID, KEYS, fov_id, illum_column, uri_column
 from sdvae_ray.storage import Storage
 

@@ -127,7 +127,7 @@ def test_one_layout_or_the_other_changes_the_speed_only():
     rows = []
     for channels_last in (None, True, False):
         models = engine.build(config, CPU, channels_last)
-        rows.append(engine.Encoder(config, models, CPU, "float32", 2)(batch))
+        rows.append(engine.Encoder(config, models, engine.Forward(CPU, "float32"), 2)(batch))
     for name in ("latents/vae:latent", "embeddings/inception/vae:embedding"):
         for row in rows[1:]:
             np.testing.assert_allclose(row[name], rows[0][name], rtol=1e-2, atol=1e-2)

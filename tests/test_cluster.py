@@ -31,7 +31,7 @@ from ray.autoscaler.tags import TAG_RAY_LAUNCH_CONFIG, TAG_RAY_NODE_KIND, TAG_RA
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.scripts.scripts import cli
 
-from sdvae_ray.config import load_run
+from sdvae_ray.runfile import load_run
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "cluster.yaml").read_text()

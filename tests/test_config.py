@@ -1,5 +1,6 @@
 """The run file: what is refused and how it is said, overrides, and which keys make another run of it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ from conftest import merged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdvae_ray.config import RunConfig, load_run, parse_run
+from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import ConfigError, UserError
+from sdvae_ray.retrieval.normalise import resolve_steps
+from sdvae_ray.runfile import _with_null_keys, load_run, parse_run
+from sdvae_ray.stages.models import check_names
 
 MINIMAL: dict[str, Any] = {
     "manifest": "s3://plates/manifest.parquet",
@@ -37,11 +41,11 @@ def refusal(**changes: Any) -> str:
 def test_the_least_run_file_is_the_published_protocol():
     config = run()
     assert config.image.stains == ("Mito", "AGP", "RNA", "ER", "DNA")
-    assert config.image.packing == (("Mito", "AGP", "RNA"), ("RNA", "ER", "DNA"))
+    assert config.image.triples == (("Mito", "AGP", "RNA"), ("RNA", "ER", "DNA"))
     assert (config.image.crop, config.image.patch, config.image.patches) == (1024, 256, 16)
     assert (config.image.scaling.divisor, config.image.scaling.bits) == (256, 8)
     assert config.autoencoders["sd"].latent == "mean"
-    assert config.metrics == ("kld", "mae", "ssim", "emd", "psnr")
+    assert list(config.metrics) == ["kld", "mae", "ssim", "emd", "psnr"]
 
 
 @pytest.mark.parametrize(
@@ -76,8 +80,8 @@ def test_a_key_like_no_other_is_answered_with_what_is_allowed():
     ("changes", "words"),
     [
         ({"manifest": None}, ("manifest is missing",)),
-        ({"autoencoders": None}, ("autoencoders is missing",)),
-        ({"autoencoders": {"sd": None}}, ("autoencoders", "at least 1")),
+        ({"autoencoders": None}, ("autoencoders: at least one is wanted",)),
+        ({"autoencoders": {"sd": None}}, ("autoencoders", "at least one")),
         ({"extractors": {"latent": None}}, ("extractors", "at least 1")),
         ({"autoencoders": {"x": {"source": "y"}}}, ("autoencoders.x.name is missing",)),
         ({"autoencoders": {"image": {"name": "identity"}}}, ("'image'", "originals")),
@@ -302,3 +306,104 @@ def test_a_file_that_is_no_text_is_refused_with_its_name(tmp_path):
     path.write_bytes(b"PAR1\xff\xfe\x00\x80")
     with pytest.raises(ConfigError, match=r"run\.parquet"):
         load_run(path)
+
+
+# Packings, codecs, metrics
+
+
+def test_packings_have_names_or_are_lists():
+    named, listed = (
+        run(image={"packing": "published"}),
+        run(image={"packing": [["Mito", "AGP", "RNA"], ["RNA", "ER", "DNA"]]}),
+    )
+    assert named.image.triples == listed.image.triples
+    assert named.digest() == listed.digest()  # the same numbers come of both
+    assert named.image.passes == ["Mito+AGP+RNA", "RNA+ER+DNA"]
+    grey = run(image={"packing": "grey"}).image
+    assert grey.triples == tuple((stain,) * 3 for stain in grey.stains)
+    assert grey.passes == list(grey.stains)
+    assert "'published' or 'grey'" in refusal(image={"packing": "gray"})
+
+
+def test_parts_are_named_by_their_number():
+    image = run().image
+    assert image.parts(5) == list(image.stains)
+    assert image.parts(2) == image.passes
+    assert image.parts(1) == ["all"]
+    assert image.parts(3) == ["0", "1", "2"]
+    photograph = run(image={"stains": ["R", "G", "B"], "packing": [["R", "G", "B"]]}).image
+    assert photograph.parts(1) == ["all"]
+    assert photograph.parts(3) == ["R", "G", "B"]
+
+
+def test_metrics_are_names_or_carry_settings():
+    config = run(metrics=["mae", {"lpips": {"source": "weights", "weights_seed": 1}}])
+    assert list(config.metrics) == ["mae", "lpips"]
+    lpips = config.metrics["lpips"]
+    assert (lpips.name, lpips.source, lpips.options) == ("lpips", "weights", {"weights_seed": 1})
+    assert parse_run(config.model_dump(mode="json")) == config
+    assert "mae is there twice" in refusal(metrics=["mae", "mae"])
+    assert run(metrics=[{"lpips": {"random": True}}]).random_weights == ["lpips"]
+
+
+def test_a_codec_is_a_side_of_its_own_name():
+    config = run(codecs={"small": {"name": "jpeg", "quality": 10}})
+    assert config.sides == ["sd", "small"]
+    assert config.codecs["small"].options == {"quality": 10}
+    assert config.digest() != run().digest()
+    assert "sd is both an autoencoder and a codec" in refusal(codecs={"sd": {"name": "jpeg"}})
+    assert "nothing may be called 'image'" in refusal(codecs={"image": {"name": "jpeg"}})
+    alone = parse_run({**{k: v for k, v in MINIMAL.items() if k != "autoencoders"}, "codecs": {"j": {"name": "jpeg"}}})
+    assert alone.sides == ["j"]
+
+
+# Run files that are shipped
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs/configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_shipped_run_file_can_be_run(path):
+    config = load_run(path)
+    check_names(config)
+    resolve_steps(config.score.normalise if isinstance(config.score.normalise, str) else list(config.score.normalise))
+
+
+def test_the_run_file_of_the_readme_is_one():
+    """As a user copies it: `null:` is a key there, and nothing to YAML."""
+    text = (ROOT / "README.md").read_text()
+    (block,) = [each for each in re.findall(r"```yaml\n(.*?)```", text, re.S) if "manifest: s3://" in each]
+    config = parse_run(_with_null_keys(yaml.safe_load(block)))
+    assert config.score.null == "exchange"
+    check_names(config)
+    written = {key for key, value in yaml.safe_load(block).items()}
+    assert written == set(RunConfig.model_fields)  # every key is documented
+
+
+def test_the_published_run_file_follows_the_published_protocol():
+    config = load_run(ROOT / "jobs/configs/cpjump1-published.yaml")
+    image, score = config.image, config.score
+    assert (image.crop, image.patch, image.patches, image.transpose) == (1024, 256, 16, True)
+    assert (image.scaling.method, image.scaling.divisor, image.scaling.bits) == ("divide", 256, 8)
+    assert image.triples == (("Mito", "AGP", "RNA"), ("RNA", "ER", "DNA"))
+    (side,) = config.autoencoders.values()
+    assert (side.source, side.subfolder, side.latent) == ("CompVis/stable-diffusion-v1-4", "vae", "sample")
+    assert config.precision == "float16"
+    assert all(extractor.half_mean for extractor in config.extractors.values())
+    assert config.extractors["openphenom"].options == {"remote_code": True, "published_range": True}
+    assert (score.aggregate, score.normalise, score.fit) == ("mean", "published", "controls")
+    assert (score.negatives, score.null, score.ties) == ("group", "copairs", "copairs")
+    assert (score.null_size, score.threshold) == (1_000_000, 0.05)
+    assert score.group == ("Metadata_Cell_type", "Metadata_Time")
+
+
+def test_the_corrected_run_file_mends_what_the_published_one_has():
+    published, config = (load_run(ROOT / f"jobs/configs/cpjump1-{name}.yaml") for name in ("published", "corrected"))
+    assert config.image == published.image.model_copy(update={"transpose": False})
+    assert config.autoencoders["sd14"].latent == "mean"
+    assert not any(extractor.half_mean for extractor in config.extractors.values())
+    assert "published_range" not in config.extractors["openphenom"].options
+    assert (config.score.fit, config.score.negatives, config.score.null) == ("half", "plate", "exchange")
+    assert config.manifest == published.manifest
+    assert config.output != published.output

@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 
 from sdvae_ray import provenance
-from sdvae_ray.config import RunConfig, parse_run
+from sdvae_ray.config import RunConfig
 from sdvae_ray.report import figures, findings, outcome
 from sdvae_ray.report.choice import choose
 from sdvae_ray.report.examples import load_examples
@@ -26,9 +26,11 @@ from sdvae_ray.report.figures import Dumbbell, Point, Strip
 from sdvae_ray.report.page import write_report
 from sdvae_ray.report.pictures import HIGH, LOW
 from sdvae_ray.report.summary import print_summary
+from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS, fov_id, illum_column, uri_column
 from sdvae_ray.scores import Scores, metric_distributions
 from sdvae_ray.stages.encode import Encoder
+from sdvae_ray.stages.forward import Forward
 from sdvae_ray.stages.load import IMAGE, Loader
 from sdvae_ray.stages.models import load_models, resolve_weights
 from sdvae_ray.storage import Storage
@@ -78,7 +80,7 @@ def write_run(folder: Path, config: RunConfig) -> None:
     pl.DataFrame(rows).write_parquet(config.manifest)
     resolved = resolve_weights(config, STORAGE)
     cpu = torch.device("cpu")
-    encoder = Encoder(config, load_models(config, resolved, cpu), cpu, "float32", 8)
+    encoder = Encoder(config, load_models(config, resolved, cpu), Forward(cpu, "float32"), 8)
     batch = {name: np.array([row[name] for row in rows], object) for name in rows[0]}
     loader = Loader(config.image, config.storage)
     for start in (0, 4):
@@ -417,7 +419,7 @@ def test_time_is_bounded(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 0.0), (0.0, 1.0), (35.2, 44.9), (1e-7, 3e-7), (-3.0, 2e5), (5.0, 5.0)])
 def test_ticks_enclose_the_values(low: float, high: float) -> None:
-    ticks = figures._ticks(low, high)
+    ticks = figures.ticks_around(low, high)
     assert ticks[0] <= low + 1e-12
     assert ticks[-1] >= high - 1e-6 * abs(high)
     assert 2 <= len(ticks) <= 8

@@ -1,6 +1,7 @@
 """The second stage on embeddings made here, whose answer is known: profiles, indices and scores."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import faiss
@@ -11,7 +12,10 @@ from rich.console import Console
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.distributions.fid import frechet_distance_from_samples
+from sdvae_ray.distributions.kernel import cmmd, kid
+from sdvae_ray.distributions.prdc import prdc
 from sdvae_ray.errors import ConfigError, DataError
+from sdvae_ray.pipeline.roles import fit_and_negatives
 from sdvae_ray.pipeline.score import score
 from sdvae_ray.pipeline.session import ray_session
 from sdvae_ray.retrieval.activity import phenotypic_activity
@@ -128,10 +132,86 @@ def test_profiles_are_means_of_fovs_and_the_scores_are_the_libraries(local_ray, 
     ours = scores.compounds.filter(pl.col("side") == "other").sort("compound")
     assert ours["map"].to_list() == pytest.approx(direct.compounds.sort("compound")["map"].to_list())
 
-    flat = [values.astype(np.float16).astype(np.float64)[:, :, 1].reshape(-1, DEPTH) for values in (patches, other)]
-    part = scores.fid.filter(pl.col("part") == 1).row(0, named=True)
-    assert part["fid"] == pytest.approx(frechet_distance_from_samples(*flat), rel=1e-6)
-    assert part["n_image"] == len(flat[0])
+
+def second_pass(rows: list[dict[str, str | None]], *sides: np.ndarray, plate: str | None = None) -> list[np.ndarray]:
+    """Stored patches (n, D) of the second RGB pass, of all plates or of one."""
+    on = [plate in (None, row["Metadata_Plate"]) for row in rows]
+    return [values[on].astype(np.float16).astype(np.float64)[:, :, 1].reshape(-1, DEPTH) for values in sides]
+
+
+def test_distances_between_sides_are_those_of_their_patches_in_every_slice(local_ray, config):
+    """From moments and samples merged over plates, against the functions on all patches at once; the sample holds all of them."""
+    rows, patches = embeddings(0)
+    other = patches + np.random.default_rng(2).normal(0, 0.3, patches.shape)
+    store(config, {"image": patches, "same": patches, "other": other}, rows)
+    distributions = config.score.distributions.model_copy(update={"by": ("Metadata_Plate",)})
+    scores = score(
+        config.model_copy(update={"score": config.score.model_copy(update={"distributions": distributions})}), SILENT
+    )
+    found = {(row["side"], row["slice"]): row for row in scores.distributions.rows(named=True) if "ER" in row["part"]}
+    assert found.keys() == {(side, name) for side in ("same", "other") for name in ("all", *PLATES)}
+    for name, plate in (("all", None), ("P2", "P2")):
+        row, flat = found["other", name], second_pass(rows, patches, other, plate=plate)
+        assert (row["part"], row["by"]) == ("RNA+ER+DNA", "slice" if plate else "group")
+        assert (row["n_image"], row["sampled"], row["dimensions"]) == (len(flat[0]), len(flat[1]), DEPTH)
+        assert row["fid"] == pytest.approx(frechet_distance_from_samples(*flat), rel=1e-6)
+        assert row["kid"] == pytest.approx(kid(*flat), rel=1e-6)
+        assert row["kid_paired"] == pytest.approx(kid(*flat, paired=True), rel=1e-6)
+        assert row["cmmd"] == pytest.approx(cmmd(*flat), rel=1e-5)
+        for what, value in asdict(prdc(*flat)).items():
+            assert row[what] == pytest.approx(value, rel=1e-9)
+        assert row["reason"] is None
+    same = found["same", "all"]
+    assert [same[name] for name in ("kid_paired", "cmmd", "precision", "recall", "coverage")] == [0, 0, 1, 1, 1]
+    assert same["fid"] == pytest.approx(0, abs=1e-12)
+
+
+def test_a_distance_that_cannot_be_had_is_null_with_its_reason(local_ray, config):
+    rows, patches = embeddings(0)
+    store(config, {"image": patches[:3, :1], "other": patches[:3, :1] + 1}, rows[:3])
+    row = score(config, SILENT).distributions.row(0, named=True)
+    assert row["precision"] is None
+    assert row["fid"] is not None
+    assert "precision" in row["reason"] or "neighbour" in row["reason"]
+
+
+def test_a_subsample_is_the_same_patches_on_both_sides(local_ray, config):
+    rows, patches = embeddings(0)
+    store(config, {"image": patches, "same": patches}, rows)
+    distributions = config.score.distributions.model_copy(update={"samples": 50})
+    scored = config.model_copy(update={"score": config.score.model_copy(update={"distributions": distributions})})
+    row = score(scored, SILENT).distributions.row(0, named=True)
+    assert (row["sampled"], row["n_side"]) == (50, len(rows) * KEPT)
+    assert (row["kid_paired"], row["cmmd"]) == (0, 0)
+
+
+def test_without_a_perturbation_there_are_distances_and_no_retrieval(local_ray, config):
+    rows, patches = embeddings(0)
+    for row in rows:
+        del row["Metadata_broad_sample"], row["Metadata_control_type"]
+    store(config, {"image": patches, "other": patches + 1}, rows)
+    scores = score(config.model_copy(update={"score": config.score.model_copy(update={"perturbation": None})}), SILENT)
+    assert scores.summary["status"].unique().to_list() == ["not scored: score.perturbation is null"]
+    assert scores.compounds.height == 0
+    assert (scores.distributions["fid"] > 1).all()
+
+
+def test_half_of_the_controls_fit_and_the_other_half_are_the_negatives(config):
+    table = pl.DataFrame(wells()).with_columns(
+        is_control=(pl.col("Metadata_control_type") == "negcon").fill_null(False), plate=pl.col("Metadata_Plate")
+    )
+    half = config.model_copy(update={"score": config.score.model_copy(update={"fit": "half"})})
+    fit, negatives = fit_and_negatives(half, table)
+    assert fit.sum() == negatives["is_control"].sum() == CONTROLS * len(PLATES) / 2
+    assert not (fit & negatives["is_control"].to_numpy()).any()
+    positions = [set(table.filter(pl.Series(rows))["Metadata_Well"]) for rows in (fit, negatives["is_control"])]
+    assert not positions[0] & positions[1]
+    other = fit_and_negatives(half.model_copy(update={"seed": 1}), table)[0]
+    assert (other != fit).any()
+    whole, same = fit_and_negatives(config, table)
+    assert whole.tolist() == same["is_control"].to_list() == table["is_control"].to_list()
+    with pytest.raises(DataError, match="2 positions at least"):
+        fit_and_negatives(half, table.filter(pl.col("Metadata_Well").is_in(["A01"]) | ~pl.col("is_control")))
 
 
 def test_an_index_is_read_back_by_faiss_with_its_wells(local_ray, config):

@@ -1,36 +1,38 @@
 """Everything on the shelves keeps the promises of contracts.py; a new file there is tested the moment it exists."""
 
-import inspect
+import dataclasses
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from sdvae_ray import shelves
+from sdvae_ray.autoencoders.identity import Identity
 from sdvae_ray.config import AutoencoderConfig
-from sdvae_ray.contracts import Autoencoder, Extractor, Posterior, Reconstruction
+from sdvae_ray.contracts import Autoencoder, Checkpoint, Codec, Extractor, Posterior, Reconstruction
 from sdvae_ray.errors import ConfigError, WeightsError
 from sdvae_ray.shelves import SHELVES, check_name, check_options, find, names, summary
 from sdvae_ray.storage import Storage
 from sdvae_ray.weights import resolve
 
 PACKAGE = Path(str(files("sdvae_ray")))
-AUTOENCODERS, EXTRACTORS, METRICS = names("autoencoders"), names("extractors"), names("metrics")
+AUTOENCODERS, CODECS, EXTRACTORS, METRICS = (names(shelf) for shelf in SHELVES)
 SIDE = 64  # pixels
 CPU = torch.device("cpu")
 
 
 def options(shelf: shelves.Shelf, name: str) -> dict[str, Any]:
     """The smallest form of a model that can be built without a download."""
-    parameters = inspect.signature(find(shelf, name).load).parameters
-    return {"architecture": "tiny"} if "architecture" in parameters else {}
+    return {"architecture": "tiny"} if "architecture" in shelves.options(shelf, name) else {}
 
 
 def has_random_form(shelf: shelves.Shelf, name: str) -> bool:
-    return "weights_seed" in inspect.signature(find(shelf, name).load).parameters
+    return "weights_seed" in shelves.options(shelf, name)
 
 
 def build(shelf: shelves.Shelf, name: str, **more: Any) -> Any:
@@ -54,14 +56,25 @@ def assets_with_a_network() -> list[str]:
     return sorted(path.parent.name for path in (PACKAGE / "assets").glob("*/config.json"))
 
 
-ALL_AUTOENCODERS = [*AUTOENCODERS, *(f"asset:{name}" for name in assets_with_a_network())]
+def architectures(name: str) -> list[Any]:
+    """`<name>/<architecture>` of every form that is built from a config; those of full size are for the slow suite."""
+    known = getattr(find("autoencoders", name), "ARCHITECTURES", {})
+    forms = [f"{name}/{form}" for form in known]
+    return [pytest.param(form, marks=() if "/tiny" in form else pytest.mark.slow) for form in forms] or [name]
+
+
+ALL_AUTOENCODERS = [form for name in AUTOENCODERS for form in architectures(name)]
+ALL_AUTOENCODERS += [f"asset:{name}" for name in assets_with_a_network()]
 
 
 @pytest.fixture(scope="module", params=ALL_AUTOENCODERS)
 def autoencoder(request) -> Autoencoder:
     if request.param.startswith("asset:"):
         return find("autoencoders", "diffusers_kl").load(packaged("diffusers_kl", request.param)).to(CPU)
-    return build("autoencoders", request.param)
+    name, _, architecture = request.param.partition("/")
+    if architecture:
+        return find("autoencoders", name).load(None, architecture=architecture).to(CPU)
+    return build("autoencoders", name)
 
 
 @pytest.fixture(scope="module", params=EXTRACTORS)
@@ -109,6 +122,7 @@ def test_everything_on_a_shelf_says_what_it_is_in_one_line(shelf, name):
         ("extractors", "inception_v4", "inception_v3"),
         ("extractors", "latents", "latent"),
         ("metrics", "ssmi", "ssim"),
+        ("codecs", "jpegxll", "jpegxl"),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_nearest_right_one(shelf, wrong, right):
@@ -150,8 +164,7 @@ def test_an_autoencoder_encodes_to_float32_and_decodes_to_an_image(autoencoder):
         assert (posterior.logvar.shape, posterior.logvar.dtype) == (posterior.mean.shape, torch.float32)
     recon = autoencoder.decode(posterior.mean)
     assert (recon.shape, recon.dtype) == (rgb.shape, torch.float32)
-    assert isinstance(autoencoder.stores_latents, bool)
-    if autoencoder.stores_latents:
+    if not isinstance(autoencoder, Identity):
         assert posterior.mean[0].numel() < rgb[0].numel()
 
 
@@ -159,7 +172,7 @@ def test_an_autoencoder_encodes_to_float32_and_decodes_to_an_image(autoencoder):
 def test_an_autoencoder_gives_values_in_the_unit_range_whatever_it_sees(autoencoder, level):
     for rgb in (torch.full((1, 3, SIDE, SIDE), level), images(2, 3, SIDE, SIDE).round()):
         mean = autoencoder.encode(rgb).mean
-        recon = autoencoder.decode(mean if not autoencoder.stores_latents else mean * 50)
+        recon = autoencoder.decode(mean if isinstance(autoencoder, Identity) else mean * 50)
         assert recon.min() >= 0
         assert recon.max() <= 1
 
@@ -205,8 +218,10 @@ def test_random_weights_leave_the_random_state_of_the_process_alone():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    build("autoencoders", "diffusers_kl")
-    build("extractors", "inception_v3")
+    for shelf in SHELVES:
+        for name in names(shelf):
+            if has_random_form(shelf, name):
+                build(shelf, name)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -302,8 +317,6 @@ def test_the_latent_extractor_gives_the_moments_of_its_channels():
 
 
 def test_the_intensity_extractor_gives_numbers_that_numpy_gives():
-    import numpy as np
-
     batch = images(1, 5, SIDE, SIDE)
     features = build("extractors", "intensity")(batch)[0].numpy()
     pixels = batch[0].flatten(1).double().numpy()
@@ -343,12 +356,53 @@ def test_inception_features_are_those_of_torchvisions_own_preprocessing():
     assert (features[:, 0] - model.model(rgb)).abs().max() > 0.1  # neither resized nor normalised
 
 
+# Codecs
+
+
+@pytest.fixture(scope="module", params=CODECS)
+def codec(request) -> Codec:
+    return find("codecs", request.param).load()
+
+
+def planes(count: int, dtype: type) -> np.ndarray:
+    return (images(count, 2, SIDE, SIDE).numpy() * np.iinfo(dtype).max).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_codec_gives_back_images_and_their_bytes(codec, dtype):
+    given = planes(3, dtype)
+    before = given.copy()
+    recon, sizes = codec.roundtrip(given)
+    assert (recon.shape, recon.dtype) == (given.shape, given.dtype)
+    assert (sizes.shape, sizes.dtype) == ((3, 2), np.int64)
+    assert (sizes > 0).all()
+    assert (sizes < given[0, 0].nbytes * 1.1).all()
+    np.testing.assert_array_equal(given, before)
+    again, same = codec.roundtrip(given)
+    np.testing.assert_array_equal(again, recon)
+    np.testing.assert_array_equal(same, sizes)
+
+
+def test_a_codec_sees_each_plane_by_itself(codec):
+    given = planes(4, np.uint8)
+    recon, sizes = codec.roundtrip(given)
+    order = [2, 0, 3, 1]
+    turned, turned_sizes = codec.roundtrip(given[order][:, ::-1])
+    np.testing.assert_array_equal(turned, recon[order][:, ::-1])
+    np.testing.assert_array_equal(turned_sizes, sizes[order][:, ::-1])
+
+
 # Metrics
 
 
 def reconstruction(count: int, error: float) -> Reconstruction:
+    """Discs over a dim ground, so that there is a foreground, in patches large enough for every scale."""
     random = torch.Generator().manual_seed(1)
-    image = images(count, 5, 32, 32)
+    y, x = torch.meshgrid(torch.arange(176.0), torch.arange(176.0), indexing="ij")
+    centres = torch.rand(count, 5, 6, 2, 1, 1, generator=random) * 176
+    distance = torch.hypot(y - centres[:, :, :, 0], x - centres[:, :, :, 1])
+    ground = 0.1 + 0.02 * torch.randn(count, 5, 176, 176, generator=random)
+    image = (ground + 0.2 * torch.sigmoid(14 - distance).sum(2)).clamp(0, 1)
     recon = (image + error * torch.randn(image.shape, generator=random)).clamp(0, 1)
     passes = [[0, 1, 2], [2, 3, 4]]
     moments = torch.randn(2, 2 * count, 4, 4, 4, generator=random)
@@ -364,18 +418,24 @@ def part(whole: Reconstruction, row: int) -> Reconstruction:
     return Reconstruction(*(values[row : row + 1] for values in fields), Posterior(mean, logvar))
 
 
+def metric(name: str) -> Callable[[Reconstruction], Tensor]:
+    module = find("metrics", name)
+    return module.load(None).to(CPU) if hasattr(module, "load") else module.compute
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_gives_one_number_per_patch_or_stain_or_pass(name):
-    values = find("metrics", name).compute(reconstruction(3, 0.1))
+    values = metric(name)(reconstruction(3, 0.1))
+    bands = getattr(find("metrics", name), "BANDS", ())
     assert values.dtype == torch.float32
-    assert values.shape in ((3,), (3, 5), (3, 2))
+    assert tuple(values.shape) in ([(3, 5, len(bands))] if bands else [(3,), (3, 5), (3, 2)])
     assert torch.isfinite(values).all()
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_a_metric_sees_each_patch_by_itself(name):
-    compute, whole = find("metrics", name).compute, reconstruction(4, 0.1)
-    alone = torch.cat([compute(part(whole, row)) for row in range(4)])
+    compute, whole = metric(name), reconstruction(3, 0.1)
+    alone = torch.cat([compute(part(whole, row)) for row in range(3)])
     torch.testing.assert_close(alone, compute(whole), atol=1e-5, rtol=1e-5)
 
 
@@ -384,11 +444,48 @@ def test_a_metric_says_its_unit_and_its_better_direction_and_means_it(name):
     module = find("metrics", name)
     assert isinstance(module.UNIT, str)
     assert module.HIGHER_IS_BETTER in (True, False, None)
-    good, bad = (module.compute(reconstruction(3, error)) for error in (0.01, 0.2))
-    if module.HIGHER_IS_BETTER is None:
+    good, bad = (metric(name)(reconstruction(3, error)) for error in (0.01, 0.2))
+    if module.HIGHER_IS_BETTER is not None:
+        assert ((good > bad) if module.HIGHER_IS_BETTER else (good < bad)).all()
+    elif getattr(module, "NEEDS_POSTERIOR", False):
         assert torch.equal(good, bad)  # a description of the latent: the pixels do not matter
     else:
-        assert ((good > bad) if module.HIGHER_IS_BETTER else (good < bad)).all()
+        assert ((good - 1).abs().mean() < (bad - 1).abs().mean()).all()  # best at 1
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_that_needs_the_posterior_says_so(name):
+    """An extension decodes stored latents where it may: such a metric would silently be NaN."""
+    whole = reconstruction(2, 0.1)
+    without = dataclasses.replace(whole, posterior=None)
+    same = torch.equal(metric(name)(whole).nan_to_num(-1), metric(name)(without).nan_to_num(-1))
+    assert same != getattr(find("metrics", name), "NEEDS_POSTERIOR", False)
+
+
+# What modules say of themselves, which plans a run before a model is there
+
+
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_an_autoencoder_has_a_posterior_and_a_small_latent_unless_it_says_otherwise(name):
+    module, rgb = find("autoencoders", name), images(1, 3, SIDE, SIDE)
+    posterior = build("autoencoders", name).encode(rgb)
+    assert (posterior.logvar is not None) == getattr(module, "HAS_POSTERIOR", True)
+    assert (posterior.mean.numel() < rgb.numel()) == getattr(module, "STORES_LATENTS", True)
+
+
+@pytest.mark.parametrize("name", EXTRACTORS)
+def test_an_extractor_that_takes_the_posterior_says_so(name):
+    takes = build("extractors", name).takes
+    assert (takes == "posterior") == getattr(find("extractors", name), "TAKES_POSTERIOR", False)
+
+
+@pytest.mark.parametrize(
+    ("shelf", "name"), [(shelf, name) for shelf in ("autoencoders", "codecs", "extractors") for name in names(shelf)]
+)
+def test_every_model_lists_what_it_offers(shelf, name):
+    checkpoints = find(shelf, name).CHECKPOINTS
+    assert checkpoints
+    assert all(isinstance(each, Checkpoint) and each.licence and each.input and each.output for each in checkpoints)
 
 
 # Options that belong to the run file's own keys
@@ -402,6 +499,9 @@ def test_a_metric_says_its_unit_and_its_better_direction_and_means_it(name):
         ("autoencoders", "diffusers_kl", "store_latent", "store_latents"),
         ("extractors", "latent", "sorce", "source"),
         ("autoencoders", "identity", "revison", "revision"),
+        ("codecs", "jpeg", "qualty", "quality"),
+        ("metrics", "lpips", "sourc", "source"),
+        ("metrics", "mae", "sourc", "source"),
     ],
 )
 def test_a_misspelt_key_of_a_model_is_answered_with_the_nearest_right_one(shelf, name, wrong, right):

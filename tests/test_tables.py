@@ -198,13 +198,13 @@ def test_the_rows_of_a_run_come_back_by_their_key(room):
 
 def test_only_the_columns_that_are_asked_for_are_read(output):
     fill(output, STORAGE)
-    assert set(read_fovs(output, STORAGE, ["Metadata_Well"]).columns) == {FOV_ID, ERROR, "Metadata_Well", "file"}
-    assert set(read_fovs(output, STORAGE, []).columns) == {FOV_ID, ERROR, "file"}
+    assert set(read_fovs(output, STORAGE, ["Metadata_Well"]).columns) == {FOV_ID, ERROR, "Metadata_Well", "files"}
+    assert set(read_fovs(output, STORAGE, []).columns) == {FOV_ID, ERROR, "files"}
 
 
 def test_an_output_without_rows_is_empty_and_no_error(output):
     assert read_fovs(output, STORAGE).height == 0
-    assert {FOV_ID, ERROR, "file"} <= set(read_fovs(output, STORAGE).columns)
+    assert {FOV_ID, ERROR, "files"} <= set(read_fovs(output, STORAGE).columns)
     assert data_tables(output, STORAGE) == []
     assert sweep(output, STORAGE) == 0
     ids, _ = read_column(output, "metrics/sd", "mae", read_fovs(output, STORAGE), STORAGE)
@@ -219,7 +219,7 @@ def test_a_row_without_error_is_preferred_whichever_was_written_first(output, na
     assert sorted(fovs[FOV_ID]) == [fov(1), fov(2), fov(3)]
     assert fovs[ERROR].null_count() == 3
     healed = fovs.filter(pl.col(FOV_ID) == fov(2))
-    assert healed["file"].to_list() == [f"{names[1]}.parquet"]
+    assert healed["files"].to_list() == [[f"{names[1]}.parquet"]]
     ids, read = read_column(output, "metrics/sd", "mae", fovs, STORAGE)
     assert sorted(ids) == [fov(1), fov(2), fov(3)]
     np.testing.assert_array_equal(read[ids.index(fov(2))], values("metrics/sd:mae", 2))

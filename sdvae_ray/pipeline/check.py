@@ -81,11 +81,14 @@ def _check_score(config: RunConfig, metadata: list[str]) -> None:
     """The steps, columns and expressions of the score section, against the manifest's Metadata_*."""
     settings = config.score
     resolve_steps(settings.normalise if isinstance(settings.normalise, str) else list(settings.normalise))
+    retrieval = settings.perturbation is not None
     for key, expression in (("control", settings.control), ("exclude", settings.exclude)):
-        if expression:
+        if expression and retrieval:
             select(expression, metadata, f"score.{key}")
-    for key, column in (("perturbation", settings.perturbation), *(("group", name) for name in settings.group)):
-        if column not in metadata:
+    columns = [("perturbation", settings.perturbation), *(("group", name) for name in settings.group)]
+    columns += [("distributions.by", name) for name in settings.distributions.by]
+    for key, column in columns:
+        if column is not None and column not in metadata:
             raise ConfigError(f"score.{key}: there is no column {column!r}{did_you_mean(column, metadata)}")
 
 

@@ -3,6 +3,7 @@
 The driver reads one column of the manifest, subtracts what is committed, and hands out row groups; pixels never pass through it.
 """
 
+import json
 import time
 import uuid
 import warnings
@@ -22,8 +23,9 @@ from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import ConfigError, DataError, RunError, StorageError
 from sdvae_ray.images.prepare import CropError
 from sdvae_ray.lease import Lease
-from sdvae_ray.pipeline.actors import EncodeActor, LoadActor, as_batch
+from sdvae_ray.pipeline.actors import FILES, EncodeActor, LoadActor, as_batch
 from sdvae_ray.pipeline.failures import unwrapped_failures
+from sdvae_ray.pipeline.pending import Work, pending
 from sdvae_ray.pipeline.progress import shown
 from sdvae_ray.pipeline.session import IO_CPUS, Pool, check_output_is_shared, plan_pools, quiet_ray_data, ray_session
 from sdvae_ray.pipeline.sink import Ledger, RunSink
@@ -34,6 +36,7 @@ from sdvae_ray.stages.load import Loader
 from sdvae_ray.stages.models import (
     check_names,
     check_same_weights,
+    latent_scaling,
     pick_device,
     pick_precision,
     resolve_weights,
@@ -57,8 +60,8 @@ class Encoded:
     seconds: float
 
 
-def encode(config: RunConfig, console: Console, address: str | None = None) -> Encoded:
-    """Computes every FOV of the manifest that has no usable row yet.
+def encode(config: RunConfig, console: Console, address: str | None = None, extend: bool = False) -> Encoded:
+    """Computes every FOV of the manifest that has no usable row yet; with `extend` also what a finished run lacks.
 
     Raises ConfigError, DataError, StorageError, WeightsError or ResourceError before anything is computed, RunError where the run
     had to be stopped or is incomplete. Whatever was committed stays.
@@ -68,16 +71,17 @@ def encode(config: RunConfig, console: Console, address: str | None = None) -> E
     keys = checked_manifest(config, storage)
     resolved = resolve_weights(config, storage)
     with Lease(config.output, storage) as lease:
-        fovs = read_fovs(config.output, storage, [])
-        pending = ~keys[FOV_ID].is_in(fovs.filter(pl.col(ERROR).is_null())[FOV_ID].implode()).to_numpy()
-        total = int(pending.sum())
-        if total:
-            probe(config, keys.filter(pending), storage)
+        works = pending(config, keys, storage)
+        total = sum(work.keys.height for work in works)
+        if works:
+            probe(config, works[0].keys, storage)
         with ray_session(address):
             check_output_is_shared(config)
             pools = plan_pools(config)
-            record = prepare_record(config, len(keys), resolved, pools.encode, storage)
+            record = prepare_record(config, len(keys), resolved, pools.encode, storage, extend)
             before = len(keys) - total
+            if extend and record.get("extensions"):
+                console.print(f"extended by {', '.join(record['extensions'][-1]['added'])}", highlight=False)
             console.print(
                 f"encode: {total} of {len(keys)} FOVs to do"
                 + (f" ({before} done before)" if before else "")
@@ -90,8 +94,9 @@ def encode(config: RunConfig, console: Console, address: str | None = None) -> E
                 session = uuid.uuid4().hex[:8]
                 record["sessions"].append({"session": session, "started": provenance.now(), "fovs": total})
                 provenance.write_record(config.output, record, storage)
-                _stream(config, keys, pending, pools.load, pools.encode, record, session, console)
-                lease.check()
+                for number, work in enumerate(works):
+                    _stream(config, work, pools.load, pools.encode, record, f"{session}{number or ''}", console)
+                    lease.check()
         sweep(config.output, storage)
         seconds = time.monotonic() - start
         result = _summary(config, keys, before, total, seconds, storage)
@@ -102,20 +107,23 @@ def encode(config: RunConfig, console: Console, address: str | None = None) -> E
 
 
 def prepare_record(
-    config: RunConfig, fovs: int, resolved: Mapping[str, Weights], pool: Pool, storage: Storage
+    config: RunConfig, fovs: int, resolved: Mapping[str, Weights], pool: Pool, storage: Storage, extend: bool = False
 ) -> provenance.Record:
-    """The run's record: the one it was started with, checked to be of this run, or a new one."""
+    """The run's record: the one it was started with, checked to be of this run and with `extend` added to, or a new one."""
     manifest = provenance.describe_manifest(config.manifest, fovs, storage)
     record = provenance.read_record(config.output, storage)
     if record is not None:
-        provenance.check_same_run(record, config, manifest)
+        added = provenance.check_same_run(record, config, manifest, extend)
         check_same_weights(resolved, record["weights"])
+        if added:
+            weights = {name: found.record() for name, found in resolved.items()}
+            return provenance.extended(record, config, weights, added, latent_scaling(config, resolved))
         return record
     micro_batch = config.encode.micro_batch
     size = auto_micro_batch(config, on_gpu=pool.gpus > 0) if micro_batch == "auto" else micro_batch
     precision = _precision_on_node(config, pool)
     weights = {name: found.record() for name, found in resolved.items()}
-    return provenance.new_record(config, manifest, weights, size, precision)
+    return provenance.new_record(config, manifest, weights, size, precision, latent_scaling(config, resolved))
 
 
 def _precision_on_node(config: RunConfig, pool: Pool) -> str:
@@ -161,8 +169,7 @@ def checked_manifest(config: RunConfig, storage: Storage) -> pl.DataFrame:
 
 def _stream(
     config: RunConfig,
-    keys: pl.DataFrame,
-    pending: np.ndarray,
+    work: Work,
     load: Pool,
     encoders: Pool,
     record: provenance.Record,
@@ -170,13 +177,13 @@ def _stream(
     console: Console,
 ) -> None:
     quiet_ray_data()
-    total = int(pending.sum())
+    total = work.keys.height
     ledger = ray.remote(Ledger).options(num_cpus=0).remote(_allowed_errors(config, total))
-    work = _pieces(keys.filter(pending), load.least)
+    pieces = _pieces(work.keys, load.least)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # 2.60 has no other way to bound restarts
         stream = (
-            ray.data.from_items(work, override_num_blocks=len(work))
+            ray.data.from_items(pieces, override_num_blocks=len(pieces))
             .map_batches(
                 LoadActor,
                 fn_constructor_args=(config,),
@@ -188,7 +195,7 @@ def _stream(
             )
             .map_batches(
                 EncodeActor,
-                fn_constructor_args=(config, record, encoders, ledger),
+                fn_constructor_args=(config, record, encoders, ledger, work.wanted),
                 batch_size=config.encode.batch_fovs,
                 batch_format="numpy",
                 compute=ActorPoolStrategy(min_size=encoders.least, max_size=encoders.most),
@@ -211,11 +218,11 @@ def _pieces(pending: pl.DataFrame, loaders: int) -> list[dict[str, Any]]:
     size = min(_FOVS_PER_PIECE, max(1, pending.height // (loaders * 8)))
     pieces = []
     for (group,), rows in pending.group_by("row_group", maintain_order=True):
-        numbers = rows["row"].to_numpy().astype(np.int32)
-        pieces += [
-            {"row_group": group, "rows": numbers[start : start + size].tobytes()}
-            for start in range(0, len(numbers), size)
-        ]
+        for part in rows.iter_slices(size):
+            piece = {"row_group": group, "rows": part["row"].to_numpy().astype(np.int32).tobytes()}
+            if part["files"].null_count() < part.height:
+                piece[FILES] = json.dumps([files or [] for files in part["files"].to_list()])
+            pieces.append(piece)
     return pieces
 
 
@@ -228,12 +235,13 @@ def _summary(
         raise RunError(
             f"{missing.height} FOVs have no row after the run, the first of them {missing[FOV_ID][0]}; run again"
         )
-    failed = fovs.filter(pl.col(ERROR).is_not_null())
-    result = Encoded(len(keys), before, total, failed.height, seconds)
-    if failed.height > _allowed_errors(config, len(keys)):
+    lacking = sum(work.keys.height for work in pending(config, keys, storage))
+    result = Encoded(len(keys), before, total, lacking, seconds)
+    if lacking > _allowed_errors(config, len(keys)):
+        failed = fovs.filter(pl.col(ERROR).is_not_null())[ERROR].to_list()
+        why = f"the first: {failed[0]}" if failed else "they lack what was added: run again"
         raise RunError(
-            f"{failed.height} of {len(keys)} FOVs failed, more than max_error_fraction {config.max_error_fraction:g} allows; "
-            f"the first: {failed[ERROR][0]}"
+            f"{lacking} of {len(keys)} FOVs failed, more than max_error_fraction {config.max_error_fraction:g} allows; {why}"
         )
     return result
 

@@ -42,11 +42,11 @@ def replicate_recalls(
 
 
 def own_well_recall(
-    features: np.ndarray, wells: pl.DataFrame, image: Profiles, treated: np.ndarray, steps: Any
+    features: np.ndarray, wells: pl.DataFrame, fit: np.ndarray, image: Profiles, treated: np.ndarray, steps: Any
 ) -> float | None:
     """Share of treated wells whose reconstruction's nearest original is their own.
 
-    Both sides are normalised by the fit on the originals' controls: a space fitted on the other side would not be theirs.
+    Both sides are normalised by the fit on the originals' controls (`fit`): a space fitted on the other side would not be theirs.
     """
     originals = wells.select(WELL).join(
         image.wells.select(WELL).with_row_index("at"), on=list(WELL), how="left", maintain_order="left"
@@ -54,10 +54,10 @@ def own_well_recall(
     if originals["at"].null_count() or len(treated) == 0:
         return None
     flat = image.features.reshape(len(image.wells), -1)[originals["at"].to_numpy()]
-    control, plate = wells["is_control"].to_numpy(), wells["plate"].to_numpy()
+    plate = wells["plate"].to_numpy()
     both = normalise(
         np.concatenate([flat, features]),
-        np.concatenate([control, np.zeros_like(control)]),
+        np.concatenate([fit, np.zeros_like(fit)]),
         np.concatenate([plate, plate]),
         steps,
     ).features

@@ -34,31 +34,30 @@ class Chart:
 
 def series(config: RunConfig, side: str) -> int:
     """Number of a side's colour: 0 for the originals."""
-    return (
-        0 if side == IMAGE_SIDE else 1 + list(config.autoencoders).index(side) % 7 if side in config.autoencoders else 7
-    )
+    return 0 if side == IMAGE_SIDE else 1 + config.sides.index(side) % 7 if side in config.sides else 7
 
 
 def sampled(config: RunConfig, usable: pl.DataFrame) -> pl.DataFrame:
     """FOVs of whole files, chosen by hash, enough for the distributions of a large run."""
-    counts = dict(usable.group_by("file").len().rows())
+    counts = dict(usable.group_by(pl.col("files").list.first()).len().rows())
     names = sorted(counts)
     total, kept = 0, []
     for at in generator(config.seed, "files").permutation(len(names)):
         if total < SAMPLE:
             kept.append(names[at])
             total += counts[names[at]]
-    return usable.filter(pl.col("file").is_in(kept))
+    return usable.filter(pl.col("files").list.first().is_in(kept))
 
 
-def metric_charts(config: RunConfig, usable: pl.DataFrame, storage: Storage) -> list[Chart]:
+def metric_charts(config: RunConfig, scores: Scores, usable: pl.DataFrame, storage: Storage) -> list[Chart]:
     """One chart per metric: the distribution over patches, per stain (or pass) and side."""
     found = [table.split("/")[1] for table in data_tables(config.output, storage) if table.startswith(f"{METRICS}/")]
     if usable.height == 0 or not found:
         return []
     fovs = sampled(config, usable)
     sides = findings.sides(config, found)
-    return [_metric_chart(config, name, sides, fovs, storage) for name in config.metrics]
+    names = [head.name for head in findings.metric_heads(config, scores.metrics)]
+    return [_metric_chart(config, name, sides, fovs, storage) for name in names]
 
 
 def _metric_chart(config: RunConfig, name: str, sides: Sequence[str], fovs: pl.DataFrame, storage: Storage) -> Chart:
@@ -66,7 +65,7 @@ def _metric_chart(config: RunConfig, name: str, sides: Sequence[str], fovs: pl.D
     known = {side: each for side, each in values.items() if not np.isnan(each).all()}
     parts = max((each.shape[2] for each in values.values()), default=0)
     rows = []
-    for part, part_name in enumerate(findings.part_names(config, parts)):
+    for part, part_name in enumerate(config.image.parts(parts)):
         strips = []
         for side, each in known.items():
             quantiles = _quantiles(each[:, :, part])
@@ -74,7 +73,7 @@ def _metric_chart(config: RunConfig, name: str, sides: Sequence[str], fovs: pl.D
                 strips.append(Strip(label(config, side), series(config, side), quantiles))
         rows.append((part_name, strips))
     absent = ", ".join(label(config, side) for side in sides if side not in known)
-    head = findings.metric_head(name)
+    head = findings.metric_head(config, name)
     title = f"{name}{f', {head.unit}' if head.unit else ''}"
     return Chart(
         title,

@@ -32,9 +32,9 @@ def choose(config: RunConfig, scores: Scores, fovs: pl.DataFrame, count: int = E
     """
     if fovs.height == 0:
         return []
-    control = fovs.filter(select(config.score.control, fovs.columns, "score.control"))
+    compound = config.score.perturbation or ""
+    control = fovs.filter(select(config.score.control, fovs.columns, "score.control")) if compound else fovs.head(0)
     chosen = [Choice(_by_hash(config, control), "control", "a control well")] if control.height else []
-    compound = config.score.perturbation
     treated = (
         fovs.filter(pl.col(compound).is_not_null() & (pl.col(compound) != "")) if compound in fovs.columns else fovs
     )

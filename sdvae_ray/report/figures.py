@@ -70,8 +70,8 @@ def strips(title: str, axis: str, rows: Sequence[tuple[str, Sequence[Strip]]]) -
     left, top, width, row_height = min(max(46, labels + 14), 180), 8, 460, 13
     infinite = len(finite) < len(values)
     right = width - (44 if infinite else 18)
-    ticks = _ticks(min(finite), max(finite)) if finite else [0.0, 1.0]
-    scale = _Scale(ticks[0], ticks[-1], left, right)
+    ticks = ticks_around(min(finite), max(finite)) if finite else [0.0, 1.0]
+    scale = Scale(ticks[0], ticks[-1], left, right)
     bands: list[str] = []
     drawn: list[str] = []
     y = float(top)
@@ -79,20 +79,21 @@ def strips(title: str, axis: str, rows: Sequence[tuple[str, Sequence[Strip]]]) -
         height = row_height * len(part) + 9
         if number % 2 == 0:
             bands.append(f'<rect class="band" x="0" y="{y:.1f}" width="{width}" height="{height}"/>')
-        drawn.append(_text(left - 8, y + height / 2 + 4, _short(name, 23), "end", "lab", name))
+        drawn.append(svg_text(left - 8, y + height / 2 + 4, _short(name, 23), "end", "lab", name))
         for place, strip in enumerate(part):
             drawn.append(_strip(strip, scale, y + 4.5 + row_height * (place + 0.5), name, width - 22))
         y += height
     axes = _x_axis(scale, ticks, top, y, axis)
     if infinite:
-        axes += _text(width - 22, y + 14, "∞", "middle", "tick")
-    return _svg(width, y + 38, title, f"{title}: {_said(rows)}", "".join(bands) + axes + "".join(drawn))
+        axes += svg_text(width - 22, y + 14, "∞", "middle", "tick")
+    return framed(width, y + 38, title, f"{title}: {_said(rows)}", "".join(bands) + axes + "".join(drawn))
 
 
-def _strip(strip: Strip, scale: "_Scale", y: float, part: str, infinity: float) -> str:
+def _strip(strip: Strip, scale: "Scale", y: float, part: str, infinity: float) -> str:
     low, first, middle, third, high = (scale(value) if math.isfinite(value) else infinity for value in strip.quantiles)
     words = ", ".join(
-        f"{name} {_tick(value)}" for name, value in zip(("5 %", "median", "95 %"), strip.quantiles[::2], strict=True)
+        f"{name} {tick_text(value)}"
+        for name, value in zip(("5 %", "median", "95 %"), strip.quantiles[::2], strict=True)
     )
     return (
         f'<g class="s{strip.series}"><title>{escape(f"{strip.side}, {part}: {words}")}</title>'
@@ -103,14 +104,14 @@ def _strip(strip: Strip, scale: "_Scale", y: float, part: str, infinity: float) 
 
 
 def _said(rows: Sequence[tuple[str, Sequence[Strip]]]) -> str:
-    medians = [f"{s.side} {name} median {_tick(s.quantiles[2])}" for name, part in rows for s in part]
+    medians = [f"{s.side} {name} median {tick_text(s.quantiles[2])}" for name, part in rows for s in part]
     return "; ".join(medians) or "no values"
 
 
 def dumbbells(title: str, axis: str, rows: Sequence[Dumbbell]) -> str:
     """Per extractor, group and side a line from the originals' fraction (ring) to the reconstruction's (dot), with counts."""
     left, right, width, top, step = 340, 700, 960, 8, 26
-    scale = _Scale(0.0, 1.0, left, right)
+    scale = Scale(0.0, 1.0, left, right)
     drawn: list[str] = []
     y, least, before = float(top), 0.0, ("", "")
     for number, row in enumerate(rows):
@@ -118,21 +119,21 @@ def dumbbells(title: str, axis: str, rows: Sequence[Dumbbell]) -> str:
             if number:
                 y = max(y, least) + 6
                 drawn.append(f'<line class="grid" x1="0" x2="{width}" y1="{y - 3:.1f}" y2="{y - 3:.1f}"/>')
-            drawn.append(_text(4, y + 17, _short(row.extractor, 27), "start", "lab strong", row.extractor))
-            drawn.append(_text(4, y + 33, _short(row.group, 27), "start", "tick", row.group))
+            drawn.append(svg_text(4, y + 17, _short(row.extractor, 27), "start", "lab strong", row.extractor))
+            drawn.append(svg_text(4, y + 33, _short(row.group, 27), "start", "tick", row.group))
             least = y + 38  # room for the two lines
         before = (row.extractor, row.group)
-        drawn.append(_text(left - 14, y + 17, _short(row.side, 26), "end", "lab", row.side))
+        drawn.append(svg_text(left - 14, y + 17, _short(row.side, 26), "end", "lab", row.side))
         drawn.append(_dumbbell(row, scale, y + 13))
-        drawn.append(_text(right + 22, y + 17, row.counts, "start", "lab"))
+        drawn.append(svg_text(right + 22, y + 17, row.counts, "start", "lab"))
         y += step
     y = max(y, least)
     said = "; ".join(f"{row.extractor}, {row.group}, {row.side}: {row.counts}" for row in rows)
     ticks = [0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    return _svg(width, y + 38, title, f"{title}: {said}", _x_axis(scale, ticks, top, y, axis) + "".join(drawn))
+    return framed(width, y + 38, title, f"{title}: {said}", _x_axis(scale, ticks, top, y, axis) + "".join(drawn))
 
 
-def _dumbbell(row: Dumbbell, scale: "_Scale", y: float) -> str:
+def _dumbbell(row: Dumbbell, scale: "Scale", y: float) -> str:
     parts = []
     if row.image is not None and row.recon is not None:
         a, b = scale(row.image), scale(row.recon)
@@ -147,12 +148,12 @@ def _dumbbell(row: Dumbbell, scale: "_Scale", y: float) -> str:
 def scatter(title: str, x_axis: str, y_axis: str, points: Sequence[Point]) -> str:
     """Compounds, 0 to 1 on both axes, with the diagonal; the mark says from which side a compound was retrieved."""
     left, top, size = 58, 10, 250
-    across, down = _Scale(0.0, 1.0, left, left + size), _Scale(0.0, 1.0, top + size, top)
+    across, down = Scale(0.0, 1.0, left, left + size), Scale(0.0, 1.0, top + size, top)
     ticks = [0, 0.25, 0.5, 0.75, 1.0]
     drawn = [_x_axis(across, ticks, top, top + size, x_axis)]
     for tick in ticks:
         drawn.append(f'<line class="grid" x1="{left}" x2="{left + size}" y1="{down(tick):.1f}" y2="{down(tick):.1f}"/>')
-        drawn.append(_text(left - 6, down(tick) + 4, _tick(tick), "end", "tick"))
+        drawn.append(svg_text(left - 6, down(tick) + 4, tick_text(tick), "end", "tick"))
     middle = top + size / 2
     drawn.append(
         f'<text class="axis" transform="translate(12 {middle}) rotate(-90)" text-anchor="middle">{escape(y_axis)}</text>'
@@ -162,7 +163,7 @@ def scatter(title: str, x_axis: str, y_axis: str, points: Sequence[Point]) -> st
         drawn.append(_mark(point, across(point.x), down(point.y)))
     counts = {kind: sum(point.kind == kind for point in points) for kind in KINDS}
     said = ", ".join(f"{number} {KINDS[kind]}" for kind, number in counts.items())
-    return _svg(left + size + 14, top + size + 38, title, f"{title}: {said}", "".join(drawn))
+    return framed(left + size + 14, top + size + 38, title, f"{title}: {said}", "".join(drawn))
 
 
 def _mark(point: Point, x: float, y: float) -> str:
@@ -187,7 +188,7 @@ def key(kind: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
     """Values first..last on pixels low..high."""
 
     first: float
@@ -199,7 +200,7 @@ class _Scale:
         return self.low + (value - self.first) / (self.last - self.first) * (self.high - self.low)
 
 
-def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+def ticks_around(low: float, high: float, wanted: int = 5) -> list[float]:
     """Round numbers that enclose low..high."""
     spread = high - low or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(spread / wanted))
@@ -208,7 +209,7 @@ def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     return [number * step for number in range(first, max(last, first + 1) + 1)]
 
 
-def _tick(value: float) -> str:
+def tick_text(value: float) -> str:
     if math.isinf(value):
         return "∞"
     size = abs(value)
@@ -217,17 +218,17 @@ def _tick(value: float) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".") if 1e-4 <= size < 1 else f"{value:.5g}"
 
 
-def _x_axis(scale: _Scale, ticks: Sequence[float], top: float, bottom: float, words: str) -> str:
+def _x_axis(scale: Scale, ticks: Sequence[float], top: float, bottom: float, words: str) -> str:
     parts = []
     for tick in ticks:
         x = scale(tick)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom:.1f}"/>')
-        parts.append(_text(x, bottom + 14, _tick(tick), "middle", "tick"))
+        parts.append(svg_text(x, bottom + 14, tick_text(tick), "middle", "tick"))
     middle = (scale.low + scale.high) / 2
-    return "".join(parts) + _text(middle, bottom + 31, words, "middle", "axis")
+    return "".join(parts) + svg_text(middle, bottom + 31, words, "middle", "axis")
 
 
-def _text(x: float, y: float, words: str, anchor: str, kind: str, whole: str | None = None) -> str:
+def svg_text(x: float, y: float, words: str, anchor: str, kind: str, whole: str | None = None) -> str:
     more = f"<title>{escape(whole)}</title>" if whole is not None and whole != words else ""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}{more}</text>'
 
@@ -240,7 +241,7 @@ def _width(words: str) -> float:
     return min(len(words), 23) * _CHAR
 
 
-def _svg(width: float, height: float, title: str, said: str, body: str) -> str:
+def framed(width: float, height: float, title: str, said: str, body: str) -> str:
     return (
         f'<svg class="chart" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}" '
         f'style="max-width:{width:.0f}px"><desc>{escape(said[:2000])}</desc>{body}</svg>'

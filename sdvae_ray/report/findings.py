@@ -8,7 +8,7 @@ import polars as pl
 
 from sdvae_ray import shelves
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
-from sdvae_ray.schema import ERROR, FOV_ID, latents_table
+from sdvae_ray.schema import BITS, ENTROPY, ERROR, FOV_ID, latents_table
 from sdvae_ray.storage import Storage
 from sdvae_ray.tables import read_column
 
@@ -36,7 +36,7 @@ def label(config: RunConfig, name: str) -> str:
 
 def sides(config: RunConfig, found: Iterable[str]) -> list[str]:
     """Distinct names, the originals first, then as the run file has them, then what it does not know."""
-    return _ordered(found, [IMAGE_SIDE, *config.autoencoders])
+    return _ordered(found, [IMAGE_SIDE, *config.sides])
 
 
 def extractors(config: RunConfig, found: Iterable[str]) -> list[str]:
@@ -79,24 +79,37 @@ def count(value: float | None) -> str:
 # --- metrics -----------------------------------------------------------------------------------------------------------------
 
 
-def metric_head(name: str) -> MetricHead:
+def metric_head(config: RunConfig, name: str) -> MetricHead:
     """Unit and direction, as the metric's own module says."""
-    module = shelves.find("metrics", name) if name in shelves.names("metrics") else None
+    shelved = config.metrics[name].name if name in config.metrics else name
+    module = shelves.find("metrics", shelved) if shelved in shelves.names("metrics") else None
     better = {True: "higher", False: "lower"}.get(getattr(module, "HIGHER_IS_BETTER", None), "")  # type: ignore[arg-type]
     return MetricHead(name, getattr(module, "UNIT", ""), better)
 
 
+def plain_metrics(metrics: pl.DataFrame) -> pl.DataFrame:
+    """Rows of the metrics that are one number per part: neither rates nor spectra."""
+    return metrics.filter(pl.col("band").is_null() & ~pl.col("metric").is_in([BITS, ENTROPY]))
+
+
 def metric_heads(config: RunConfig, metrics: pl.DataFrame) -> list[MetricHead]:
-    return [metric_head(name) for name in _ordered(metrics["metric"], list(config.metrics))] if metrics.height else []
+    names = _ordered(plain_metrics(metrics)["metric"], list(config.metrics))
+    return [metric_head(config, name) for name in names]
 
 
 def metric_cells(config: RunConfig, metrics: pl.DataFrame) -> dict[str, dict[str, str]]:
     """side -> metric -> the mean over parts (stains or RGB passes) of the mean over patches."""
-    cells: dict[str, dict[str, str]] = {side: {} for side in sides(config, metrics["side"])} if metrics.height else {}
-    for (side, metric), rows in metrics.group_by("side", "metric") if metrics.height else ():
-        means = [value for value in rows["mean"] if value is not None]
-        cells[str(side)][str(metric)] = number(sum(means) / len(means) if means else None) + _median_beside(rows)
+    plain = plain_metrics(metrics)
+    cells: dict[str, dict[str, str]] = {side: {} for side in sides(config, plain["side"])}
+    for (side, metric), rows in plain.group_by("side", "metric"):
+        cells[str(side)][str(metric)] = number(mean_of(plain, str(side), str(metric))) + _median_beside(rows)
     return cells
+
+
+def mean_of(metrics: pl.DataFrame, side: str, metric: str) -> float | None:
+    """Mean over parts of the mean over patches; None where the metric does not apply."""
+    means = metrics.filter((pl.col("side") == side) & (pl.col("metric") == metric))["mean"].drop_nulls().to_list()
+    return sum(means) / len(means) if means else None
 
 
 def _median_beside(rows: pl.DataFrame) -> str:
@@ -105,14 +118,6 @@ def _median_beside(rows: pl.DataFrame) -> str:
     if not middle or not any(math.isinf(value) for value in rows["mean"]) or any(math.isinf(value) for value in middle):
         return ""
     return f" (median {number(sum(middle) / len(middle))})"
-
-
-def part_names(config: RunConfig, parts: int) -> list[str]:
-    """What a metric's parts are: stains, RGB passes (Mito+AGP+RNA), or the whole patch."""
-    passes = ["+".join(dict.fromkeys(triple)) for triple in config.image.packing]
-    if parts == len(config.image.stains):
-        return list(config.image.stains)
-    return passes if parts == len(passes) else ["all"] if parts == 1 else [str(part) for part in range(parts)]
 
 
 # --- failures ----------------------------------------------------------------------------------------------------------------
@@ -139,7 +144,7 @@ class LatentSize:
 
 
 def latent_sizes(config: RunConfig, usable: pl.DataFrame, storage: Storage) -> list[LatentSize]:
-    """One row per autoencoder, from the latent of one FOV; `usable`: fov_id and file."""
+    """One row per autoencoder, from the latent of one FOV; `usable`: fov_id and files."""
     image = config.image
     raw = image.patches * len(image.stains) * image.patch**2 * image.scaling.bits
     sizes = []

@@ -82,7 +82,7 @@ def retrieval_rows(config: RunConfig, scores: Scores) -> list[Retrieval]:
     """Every row of the summary, by extractor, group and side."""
     if scores.summary.height == 0:
         return []
-    fid = {(e, s, g): value for e, s, g, value in _mean_fid(scores.fid)}
+    fid = {(e, s, g): value for e, s, g, value in mean_distances(scores, "fid")}
     rows = [_retrieval(config, row, fid) for row in scores.summary.to_dicts()]
     by_extractor = extractors(config, (row.extractor for row in rows))
     by_side = sides(config, (row.side for row in rows))
@@ -106,10 +106,12 @@ def _retrieval(config: RunConfig, row: Mapping[str, Any], fid: Mapping[tuple[str
     return Retrieval(*key, numbers, row.get("fraction_retrieved"), *counts, status)
 
 
-def _mean_fid(fid: pl.DataFrame) -> list[tuple[str, str, str, float]]:
-    if fid.height == 0:
+def mean_distances(scores: Scores, name: str) -> list[tuple[str, str, str, float]]:
+    """(extractor, side, group, mean over parts) of one of the distances between the originals and a side."""
+    table = scores.distributions
+    if name not in table.columns:
         return []
-    return fid.group_by("extractor", "side", "group").agg(pl.col("fid").mean()).rows()
+    return table.filter(pl.col("by") == "group").group_by("extractor", "side", "slice").agg(pl.col(name).mean()).rows()
 
 
 def reasons(config: RunConfig, rows: Sequence[Retrieval]) -> list[str]:
@@ -148,7 +150,12 @@ def truth_rows(config: RunConfig, scores: Scores, fovs: pl.DataFrame) -> list[Tr
     Strong before weak, and compounds without a phenotype last.
     """
     compound, compounds = config.score.perturbation, scores.compounds
-    if compounds.height == 0 or compound not in fovs.columns or not {PHENOTYPE, TRUTH} & set(fovs.columns):
+    if (
+        compound is None
+        or compounds.height == 0
+        or compound not in fovs.columns
+        or not {PHENOTYPE, TRUTH} & set(fovs.columns)
+    ):
         return []
     phenotype = PHENOTYPE if PHENOTYPE in fovs.columns else TRUTH
     strength = pl.col(STRENGTH) if STRENGTH in fovs.columns else pl.lit("")

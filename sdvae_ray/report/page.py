@@ -12,7 +12,7 @@ from sdvae_ray import provenance
 from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import SdvaeRayError
 from sdvae_ray.provenance import Record
-from sdvae_ray.report import charts, findings, outcome, sections, views
+from sdvae_ray.report import charts, compression, fidelity, findings, outcome, sections, views
 from sdvae_ray.report.choice import choose
 from sdvae_ray.report.examples import Examples, load_examples
 from sdvae_ray.report.findings import NONE, label
@@ -36,7 +36,7 @@ def write_report(config: RunConfig, scores: Scores, storage: Storage, console: C
 
     record = provenance.read_record(config.output, storage)
     asked = re.findall(r"\w+", config.score.control)  # the columns of the expression are among its words
-    columns = [PLATE_COLUMN, config.score.perturbation, *outcome.TRUTH_COLUMNS, *asked]
+    columns = [PLATE_COLUMN, config.score.perturbation or PLATE_COLUMN, *outcome.TRUTH_COLUMNS, *asked]
     fovs = read_fovs(config.output, storage, columns)
     examples = _examples(config, scores, record, fovs.filter(pl.col(ERROR).is_null()), storage, say)
     page = render(config, scores, record, fovs, examples, storage)
@@ -64,28 +64,32 @@ def _examples(
 def render(
     config: RunConfig, scores: Scores, record: Record | None, fovs: pl.DataFrame, examples: Examples, storage: Storage
 ) -> str:
-    """The whole page as text. `fovs`: one row per FOV that was tried, with `error` and `file`."""
+    """The whole page as text. `fovs`: one row per FOV that was tried, with `error` and `files`."""
     usable = fovs.filter(pl.col(ERROR).is_null())
     failed = findings.failures(fovs)
     rows = outcome.retrieval_rows(config, scores)
     truth = outcome.truth_rows(config, scores, fovs)
-    distributions = charts.metric_charts(config, usable, storage)
+    distributions = charts.metric_charts(config, scores, usable, storage)
     parts = [
         _header(config, record, fovs, len(failed)),
         sections.short_section(config, scores, rows, truth, len(failed)),
         views.examples_section(config, examples),
+        compression.rates_section(config, scores),
         sections.metrics_section(config, scores),
+        fidelity.spectra_section(config, scores),
         sections.retrieval_section(config, scores, rows),
         views.comparison_section(config, scores, rows),
         sections.truth_section(config, truth),
-        views.distributions_section(config, usable, distributions, list(config.autoencoders)),
-        sections.sizes_section(config, usable, storage),
+        views.distributions_section(config, usable, distributions, config.sides),
+        fidelity.distances_section(config, scores),
+        compression.sizes_section(config, usable, storage),
+        compression.latents_section(config, scores),
         sections.failures_section(failed, fovs.height),
         _how_to_read(config),
         _provenance(config, record),
         _again(config),
     ]
-    title = f"{', '.join(label(config, side) for side in config.autoencoders)}: does the phenotype survive?"
+    title = f"{', '.join(label(config, side) for side in config.sides)}: does the phenotype survive?"
     style = (files("sdvae_ray.report") / "page.css").read_text()
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -98,7 +102,7 @@ def render(
 
 
 def _header(config: RunConfig, record: Record | None, fovs: pl.DataFrame, failed: int) -> str:
-    sides = _listed([label(config, side) for side in config.autoencoders])
+    sides = _listed([label(config, side) for side in config.sides])
     synthetic = "synthetic " if config.synthetic else ""
     used, total = fovs.height - failed, record["manifest"]["fovs"] if record else fovs.height
     lead = (
@@ -126,6 +130,7 @@ def _navigation() -> str:
     names = {
         "short": "In short",
         "examples": "Pictures",
+        "rates": "Rate and phenotype",
         "metrics": "Quality",
         "retrieval": "Retrieval",
         "fr": "Comparison",
@@ -171,7 +176,7 @@ def _how_to_read(config: RunConfig) -> str:
 
 def _provenance(config: RunConfig, record: Record | None) -> str:
     score, image = config.score, config.image
-    passes = ", ".join("+".join(triple) for triple in image.packing)
+    passes = ", ".join(image.passes)
     pairs = [
         ("output", config.output),
         ("manifest", config.manifest),

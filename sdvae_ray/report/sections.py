@@ -24,7 +24,6 @@ from sdvae_ray.report.markup import (
 )
 from sdvae_ray.report.outcome import OK, Retrieval, TruthRow
 from sdvae_ray.scores import Scores
-from sdvae_ray.storage import Storage
 
 FAILURES = 200  # rows of the table of failed FOVs
 _SENTENCES = 12
@@ -154,8 +153,8 @@ def retrieval_section(config: RunConfig, scores: Scores, rows: Sequence[Retrieva
 
 
 def _fid_note(scores: Scores, extractor: str) -> str:
-    here = scores.fid.filter(pl.col("extractor") == extractor) if scores.fid.height else scores.fid
-    if here.height == 0:
+    here = scores.distributions.filter(pl.col("extractor") == extractor)
+    if here.height == 0 or "fid" not in here.columns:
         return "FID: there are no patch features of the originals in this space."
     patches, features = min(here["n_image"].to_list()), max(here["dimensions"].to_list())
     few = " Fewer patches than features: it is then far too large." if patches <= features else ""
@@ -195,35 +194,7 @@ def _truth_cells(each: TruthRow, side: str) -> list[str]:
     return [cell(number(found.normalised_map, 2), NUMBER), cell(found.verdict, "yes" if found.retrieved else "no")]
 
 
-# --- costs and failures ------------------------------------------------------------------------------------------------------
-
-
-def sizes_section(config: RunConfig, usable: pl.DataFrame, storage: Storage) -> str:
-    if usable.height == 0:
-        return ""
-    rows = []
-    for size in findings.latent_sizes(config, usable, storage):
-        cells = [cell(f"{size.raw_bits:,}", NUMBER)]
-        if size.shape is None:
-            cells.append(f'<td class="{WHY}" colspan="4">no latent is stored</td>')
-        else:
-            shape, fewer = " × ".join(str(n) for n in size.shape[2:]), f"{size.fewer_numbers:.3g} ×"
-            texts = [shape, fewer, f"{size.latent_bits:,}", f"{size.raw_bits / size.latent_bits:.3g} ×"]
-            cells += [cell(text, NUMBER) for text in texts]
-        rows.append(row([row_head(named(config, size.side)), *cells]))
-    image = config.image
-    columns = [
-        head("side"),
-        head(
-            "pixels, bits", NUMBER, f"{image.crop} × {image.crop}, {len(image.stains)} stains, {image.scaling.bits} bit"
-        ),
-        head("latent per pass", NUMBER, "channels × height × width"),
-        head("fewer numbers", NUMBER, "per RGB pass"),
-        head("latents, bits", NUMBER, "float16, uncompressed"),
-        head("fewer bits", NUMBER, "per field of view"),
-    ]
-    what = f"Per field of view: {image.patches} patches of {len(image.packing)} RGB passes each."
-    return section("sizes", "Size of the latents", paragraph(what), table("", columns, rows))
+# --- failures ----------------------------------------------------------------------------------------------------------------
 
 
 def failures_section(failed: Sequence[tuple[str, str]], tried: int) -> str:

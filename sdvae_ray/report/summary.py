@@ -12,16 +12,22 @@ from sdvae_ray.provenance import Record
 from sdvae_ray.report import findings, outcome
 from sdvae_ray.report.findings import NONE, label, number
 from sdvae_ray.report.outcome import Retrieval, TruthRow
+from sdvae_ray.report.rates import distortion_heads, rate_text, rates, shown_extractors
+from sdvae_ray.schema import FOV_ID
 from sdvae_ray.scores import Scores
 from sdvae_ray.storage import Storage
 from sdvae_ray.tables import read_fovs
 
 _REASONS = 3  # failed FOVs that are named
+_METRICS_ABREAST = 6
+_SIDES_ABREAST = 6
+_NAME = 9  # characters of an extractor over two columns
 
 
 def print_summary(config: RunConfig, scores: Scores, record: Record | None, console: Console) -> None:
     """Metrics per side, retrieval per extractor, the truth where the metadata holds it, and what failed."""
-    fovs = read_fovs(config.output, Storage(config.storage), [config.score.perturbation, *outcome.TRUTH_COLUMNS])
+    columns = [config.score.perturbation or FOV_ID, *outcome.TRUTH_COLUMNS]
+    fovs = read_fovs(config.output, Storage(config.storage), columns)
     failed = findings.failures(fovs)
     _say(console, _headline(config, record, fovs.height, len(failed)), style="bold")
     if config.random_weights:
@@ -32,6 +38,7 @@ def print_summary(config: RunConfig, scores: Scores, record: Record | None, cons
             style="yellow",
         )
     _metrics(config, scores, console)
+    _rates(config, scores, console)
     _retrieval(config, scores, console)
     _truth(config, outcome.truth_rows(config, scores, fovs), console)
     if failed:
@@ -53,19 +60,45 @@ def _metrics(config: RunConfig, scores: Scores, console: Console) -> None:
     if not cells:
         _say(console, "No metrics: no side has a usable FOV.")
         return
-    table = _table("Metrics, mean over patches and stains" + (" of synthetic images" if config.synthetic else ""))
-    _text_column(table, "side")
+    title = "Metrics, mean over patches and stains" + (" of synthetic images" if config.synthetic else "")
     heads = findings.metric_heads(config, scores.metrics)
-    for head in heads:
-        _number_column(table, f"{head.name} {head.arrow}".strip() + f"\n{_short(head.unit)}")
-    for side, row in cells.items():
-        table.add_row(escape(label(config, side)), *(row.get(head.name, NONE).replace(" (", "\n(") for head in heads))
-    console.print(table)
+    for start in range(0, len(heads), _METRICS_ABREAST):
+        table = _table(title if start == 0 else "")
+        _text_column(table, "side")
+        shown = heads[start : start + _METRICS_ABREAST]
+        for head in shown:
+            _number_column(table, f"{head.name} {head.arrow}".strip() + f"\n{_short(head.unit)}")
+        for side, row in cells.items():
+            table.add_row(escape(label(config, side)), *(row.get(h.name, NONE).replace(" (", "\n(") for h in shown))
+        console.print(table)
     _say(
         console,
         "↑ higher is better, ↓ lower is better, – does not apply. ssim is SSIM, not 1 - SSIM.",
         style="dim",
     )
+
+
+def _rates(config: RunConfig, scores: Scores, console: Console) -> None:
+    found, heads, extractors = rates(config, scores), distortion_heads(config), shown_extractors(config, scores)
+    table = _table(
+        "Rate, distortion, phenotype; bits per pixel and stain" + (", synthetic" if config.synthetic else "")
+    )
+    _text_column(table, "side")
+    for heading in ("bits\nstored", "bits\nentropy", *(f"{h.name} {h.arrow}\n{_short(h.unit)}" for h in heads)):
+        _number_column(table, heading)
+    for name in extractors:
+        for what in ("FR ↑", "FID ↓"):
+            _number_column(table, f"{what}\n{_cut(name)}")
+    for rate in found:
+        texts = [rate_text(rate.bits), rate_text(rate.entropy), *(number(rate.distortion.get(h.name)) for h in heads)]
+        for name in extractors:
+            texts += [number(rate.phenotype[name].fraction, 3), number(rate.phenotype[name].fid)]
+        table.add_row(escape(label(config, rate.side)), *texts)
+    console.print(table)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
 
 
 def _short(unit: str) -> str:
@@ -109,23 +142,31 @@ def _group(row: Retrieval) -> str:
 
 def _truth(config: RunConfig, rows: Sequence[TruthRow], console: Console) -> None:
     kind = "Synthetic truth" if config.synthetic else "Known truth"
-    grouped = len({row.group for row in rows}) > 1
     for extractor in findings.extractors(config, (row.extractor for row in rows)):
         here = [row for row in rows if row.extractor == extractor]
         names = findings.sides(config, (side for row in here for side in row.cells))
-        table = _table(f"{kind} by {label(config, extractor)}: normalised mAP and, beside it, retrieved")
-        _text_column(table, "phenotype")
-        if grouped:
-            _text_column(table, "group")
-        _number_column(table, "strength")
-        for side in names:
-            table.add_column(escape(label(config, side)), justify="right", overflow="fold", min_width=9)
-        for row in here:
-            cells = (row.cells.get(side) for side in names)
-            shown = [NONE if cell is None else f"{number(cell.normalised_map, 2)} {cell.verdict:>4}" for cell in cells]
-            group = [escape(row.group)] if grouped else []
-            table.add_row(escape(row.phenotype), *group, escape(row.strength) or NONE, *shown)
-        console.print(table)
+        for start in range(0, len(names), _SIDES_ABREAST):
+            title = f"{kind} by {label(config, extractor)}: normalised mAP and, beside it, retrieved"
+            _truth_table(config, title if start == 0 else "", here, names[start : start + _SIDES_ABREAST], console)
+
+
+def _truth_table(
+    config: RunConfig, title: str, rows: Sequence[TruthRow], names: Sequence[str], console: Console
+) -> None:
+    grouped = len({row.group for row in rows}) > 1
+    table = _table(title)
+    _text_column(table, "phenotype")
+    if grouped:
+        _text_column(table, "group")
+    _number_column(table, "strength")
+    for side in names:
+        table.add_column(escape(label(config, side)), justify="right", overflow="fold", min_width=9)
+    for row in rows:
+        cells = (row.cells.get(side) for side in names)
+        shown = [NONE if cell is None else f"{number(cell.normalised_map, 2)} {cell.verdict:>4}" for cell in cells]
+        group = [escape(row.group)] if grouped else []
+        table.add_row(escape(row.phenotype), *group, escape(row.strength) or NONE, *shown)
+    console.print(table)
 
 
 def _table(title: str) -> Table:

@@ -82,7 +82,7 @@ def comparison_section(config: RunConfig, scores: Scores, rows: Sequence[Retriev
     fractions = charts.fraction_chart(config, rows)
     if not fractions:
         return section("fr", title, paragraph("No compound was scored, so there is nothing to compare."))
-    names = "".join(f"<li>{named(config, side)}</li>" for side in config.autoencoders)
+    names = "".join(f"<li>{named(config, side)}</li>" for side in config.sides)
     parts = [
         f'<ul class="legend"><li>{swatch(0)}originals</li>{names}</ul>',
         f'<figure><div class="scroll">{fractions}</div></figure>',
@@ -95,7 +95,7 @@ def comparison_section(config: RunConfig, scores: Scores, rows: Sequence[Retriev
             "<h3>Compound by compound</h3>",
             paragraph(what),
             f'<ul class="legend">{kinds}</ul>',
-            _grid(found, "small"),
+            chart_grid(found, "small"),
         ]
     return section("fr", title, *parts)
 
@@ -107,10 +107,10 @@ def distributions_section(config: RunConfig, usable: pl.DataFrame, drawn: Sequen
     of = f" of {usable.height:,}" if shown < usable.height else ""
     what = f"Every patch of {shown:,}{of} usable fields: dot, the median; thick bar, the middle half; thin line, 5 to 95\u00a0%."
     legend = f'<ul class="legend">{"".join(f"<li>{named(config, side)}</li>" for side in sides)}</ul>'
-    return section("distributions", "Metrics per stain", paragraph(what), legend, _grid(drawn))
+    return section("distributions", "Metrics per stain", paragraph(what), legend, chart_grid(drawn))
 
 
-def _grid(drawn: Sequence[Chart], kind: str = "") -> str:
+def chart_grid(drawn: Sequence[Chart], kind: str = "") -> str:
     body = "".join(
         f"<figure><figcaption>{esc(each.title)} <span>{esc(each.more)}</span></figcaption>{each.svg}</figure>"
         for each in drawn

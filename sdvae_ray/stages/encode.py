@@ -1,38 +1,46 @@
 """Stage two, the engine: patches in; latents, metrics and embeddings of every side out. Knows nothing of Ray.
 
 One FOV at a time goes to the device and stays there until its numbers come back. Forward passes have one shape (the last of a
-FOV is padded), and never mix FOVs, so that no result depends on the batch, the worker or the order.
+FOV is padded), and never mix FOVs, so that no result depends on the batch, the worker or the order. Codecs run beside the
+device, on threads of the process.
 """
 
 import socket
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sdvae_ray.config import IMAGE_SIDE, AutoencoderConfig, RunConfig
-from sdvae_ray.contracts import Autoencoder, Extractor, Posterior, Reconstruction
+from sdvae_ray.config import IMAGE_SIDE, RunConfig
+from sdvae_ray.contracts import Extractor, Reconstruction
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.randomness import generator
-from sdvae_ray.schema import ERROR, FOV_ID, column, embeddings_table, latents_table, metrics_table
+from sdvae_ray.schema import BITS, ENTROPY, ERROR, FOV_ID, column, embeddings_table, latents_table, metrics_table
+from sdvae_ray.stages.columns import (
+    EMBEDDING,
+    LATENT,
+    PATCHES,
+    embedding_columns,
+    needs_posterior,
+    run_columns,
+    side_columns,
+)
+from sdvae_ray.stages.forward import Forward
 from sdvae_ray.stages.load import IMAGE, Batch
-from sdvae_ray.stages.models import DTYPES, Models
+from sdvae_ray.stages.models import Models
+from sdvae_ray.stages.sides import CodecOutput, Field, Sides, UnusableOutputError
 
 Row = dict[str, np.ndarray]
-
-
-class UnusableOutputError(ValueError):
-    """A model gave numbers that must not be stored: not finite, or outside of the stored type's range."""
+Latents = Mapping[str, np.ndarray]  # side -> (P, T, Z, s, s) float16
 
 
 def auto_micro_batch(config: RunConfig, on_gpu: bool) -> int:
     """RGB passes per forward pass: a whole FOV on a GPU, the pixels of two 256 x 256 passes on a CPU."""
-    passes = config.image.patches * len(config.image.packing)
+    passes = config.image.patches * len(config.image.triples)
     return passes if on_gpu else max(1, min(passes, 2 * 256**2 // config.image.patch**2))
 
 
@@ -45,47 +53,53 @@ class Encoder:
     micro_batch     (n,) int32, as used: lower than the run's where memory ran out
 
     A row with `error` is passed through with zeros; a row whose numbers cannot be stored gets an `error` here.
+    `wanted`: the columns to compute, all of the run's where None.
     """
 
     def __init__(
         self,
         config: RunConfig,
         models: Models,
-        device: torch.device,
-        precision: str,
+        forward: Forward,
         micro_batch: int,
-        profile: bool = False,
+        wanted: Collection[str] | None = None,
     ) -> None:
-        self.config, self.models, self.device = config, models, device
-        self.dtype = DTYPES[precision]
-        self.micro_batch = micro_batch
-        self.packing = Packing(config.image.stains, config.image.packing)
+        self.config, self.models, self.forward, self.micro_batch = config, models, forward, micro_batch
+        self.device = forward.device
+        self.wanted = run_columns(config) if wanted is None else frozenset(wanted)
+        self.packing = Packing(config.image.stains, config.image.triples)
+        self.sides = Sides(config, self.packing, forward)
         self.top = 2**config.image.scaling.bits - 1
-        self.profile = profile
-        self.seconds: dict[str, float] = defaultdict(float)
+        self._codec_threads = ThreadPoolExecutor(max(1, torch.get_num_threads()))
         self._template: Row | None = None
-        self._shapes_only = False
-        for name, autoencoder in config.autoencoders.items():
-            self._check_packing(name, autoencoder)
+        for name, autoencoder in models.autoencoders.items():
+            factor = getattr(autoencoder, "side_factor", 1)
+            if config.image.patch % factor:
+                raise ConfigError(
+                    f"autoencoders.{name} takes sides that are multiples of {factor}; image.patch is {config.image.patch}"
+                )
 
-    def _check_packing(self, name: str, autoencoder: AutoencoderConfig) -> None:
-        if autoencoder.latent == "sample" and autoencoder.name in ("patch_pca", "identity"):
-            raise ConfigError(
-                f"autoencoders.{name}: {autoencoder.name} has no posterior to sample from (use latent: mean)"
-            )
+    @property
+    def decodes_only(self) -> list[str]:
+        """Autoencoders whose stored latent serves for all that is wanted of them."""
+        sides = [side for side in self.config.autoencoders if self._of(side)]
+        return [side for side in sides if not needs_posterior(self.config, side, self.wanted)]
 
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> Batch:
+    def __call__(self, batch: Mapping[str, np.ndarray], latents: Mapping[str, Latents] | None = None) -> Batch:
+        """`latents`: fov_id -> stored latents, for the sides of `decodes_only`; those that are not there are encoded again."""
         count = len(batch[FOV_ID])
         out: Batch = {key: np.asarray(values) for key, values in batch.items() if key != IMAGE}
         errors = np.array(batch[ERROR], object)
         seconds, micro_batches = np.zeros(count, np.float32), np.full(count, self.micro_batch, np.int32)
         rows: list[Row | None] = [None] * count
+        codecs = [{} if errors[row] else self._start_codecs(batch[IMAGE][row]) for row in range(count)]
         for row in range(count):
             if errors[row]:
                 continue
-            start = time.perf_counter()
+            start, fov_id = time.perf_counter(), str(batch[FOV_ID][row])
             try:
-                rows[row], micro_batches[row] = self._with_less_memory(batch[IMAGE][row], str(batch[FOV_ID][row]))
+                stored = (latents or {}).get(fov_id, {})
+                rows[row], micro_batches[row] = self._with_less_memory(batch[IMAGE][row], fov_id, stored, codecs[row])
             except UnusableOutputError as error:
                 errors[row] = str(error)
             seconds[row] = time.perf_counter() - start
@@ -102,12 +116,21 @@ class Encoder:
             "micro_batch": micro_batches,
         }
 
-    def _with_less_memory(self, image: np.ndarray, fov_id: str) -> tuple[Row, int]:
+    def _start_codecs(self, image: np.ndarray) -> dict[str, Future[CodecOutput]]:
+        return {
+            side: self._codec_threads.submit(codec.roundtrip, np.array(image))
+            for side, codec in self.models.codecs.items()
+            if self._of(side)
+        }
+
+    def _with_less_memory(
+        self, image: np.ndarray, fov_id: str, latents: Latents, codecs: Mapping[str, Future[CodecOutput]]
+    ) -> tuple[Row, int]:
         """The FOV's row and the micro-batch that it was done at: halved until it fits the device's memory."""
         size = self.micro_batch
         while True:
             try:
-                return self.encode_fov(image, fov_id, size), size
+                return self.encode_fov(image, fov_id, size, latents, codecs), size
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
@@ -115,73 +138,65 @@ class Encoder:
                 size = max(1, size // 2)
 
     @torch.inference_mode()
-    def encode_fov(self, image: np.ndarray, fov_id: str, micro_batch: int) -> Row:
+    def encode_fov(
+        self,
+        image: np.ndarray,
+        fov_id: str,
+        micro_batch: int,
+        latents: Latents | None = None,
+        codecs: Mapping[str, Future[CodecOutput]] | None = None,
+    ) -> Row:
         """(P, C, S, S) integers -> the FOV's row of every table, keyed `<table>:<column>`. Raises UnusableOutputError."""
-        with self._clock("copy in"):
-            pixels = torch.from_numpy(np.array(image)).to(self.device)
-            stains = pixels.float() / self.top
-            rgb = self.packing.pack(stains)
+        with self.forward.clock("copy in"):
+            stains = torch.from_numpy(np.array(image)).to(self.device).float() / self.top
+            field = Field(fov_id, stains, self.packing.pack(stains))
         tensors: dict[str, Tensor] = {}
         for name, extractor in self.models.extractors.items():
-            if extractor.takes != "posterior":
-                given = rgb if extractor.takes == "rgb" else stains
-                self._embed(tensors, name, IMAGE_SIDE, extractor, given, fov_id, micro_batch)
+            given = field.rgb if extractor.takes == "rgb" else field.stains
+            self._embed(tensors, name, IMAGE_SIDE, extractor, given, fov_id, micro_batch)
+        decodes_only = self.decodes_only
         for side, autoencoder in self.models.autoencoders.items():
-            result = self._reconstruct(tensors, side, autoencoder, stains, rgb, fov_id, micro_batch)
-            with self._clock("metrics"):
-                for name, metric in self.models.metrics.items():
-                    tensors[column(metrics_table(side), name)] = metric(result)
-            for name, extractor in self.models.extractors.items():
-                given = self._given(extractor, result)
-                self._embed(tensors, name, side, extractor, given, fov_id, micro_batch)
-        with self._clock("copy out"):
+            if self._of(side):
+                stored = (latents or {}).get(side) if side in decodes_only else None
+                tensor = None if stored is None else torch.from_numpy(np.array(stored))
+                made = self.sides.by_autoencoder(side, autoencoder, field, micro_batch, tensor)
+                self._measure(tensors, side, made.result, {BITS: made.bits, ENTROPY: made.entropy}, fov_id, micro_batch)
+                if made.latent is not None:
+                    self._add(tensors, column(latents_table(side), LATENT), made.latent)
+        for side, codec in self.models.codecs.items():
+            if self._of(side):
+                done = codecs[side].result() if codecs else None
+                made = self.sides.by_codec(codec, field, np.asarray(image), done)
+                self._measure(tensors, side, made.result, {BITS: made.bits, ENTROPY: made.entropy}, fov_id, micro_batch)
+        with self.forward.clock("copy out"):
             return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
-    def _reconstruct(
+    def _of(self, side: str) -> frozenset[str]:
+        return self.wanted & side_columns(self.config, side)
+
+    def _add(self, tensors: dict[str, Tensor], name: str, values: Tensor) -> None:
+        if name in self.wanted:
+            tensors[name] = values
+
+    def _measure(
         self,
         tensors: dict[str, Tensor],
         side: str,
-        autoencoder: Autoencoder,
-        stains: Tensor,
-        rgb: Tensor,
+        result: Reconstruction,
+        rates: Mapping[str, Tensor],
         fov_id: str,
         micro_batch: int,
-    ) -> Reconstruction:
-        config = self.config.autoencoders[side]
-        passes = rgb.flatten(0, 1)
-        with self._clock(f"encode {side}"), self._autocast():
-            mean, logvar = self._micro_batched(lambda x: _pair(autoencoder.encode(x)), passes, micro_batch)
-        posterior = Posterior(mean, logvar)
-        latent = self._sample(posterior, side, fov_id) if config.latent == "sample" else mean
-        stored = config.store_latents if config.store_latents is not None else autoencoder.stores_latents
-        if stored:
-            half = latent.half()
-            self._demand(
-                torch.isfinite(half).all(),
-                f"the latent of {side} does not fit float16 (largest {latent.abs().max().item():g})",
-            )
-            tensors[column(latents_table(side), "latent")] = half.view(*rgb.shape[:2], *half.shape[1:])
-            latent = half.float()
-        with self._clock(f"decode {side}"), self._autocast():
-            (decoded, _) = self._micro_batched(lambda z: (autoencoder.decode(z).float(), None), latent, micro_batch)
-        self._demand(torch.isfinite(decoded).all(), f"the reconstruction of {side} is not finite")
-        recon_rgb = decoded.view(rgb.shape)
-        return Reconstruction(stains, self.packing.unpack(recon_rgb), rgb, recon_rgb, posterior)
-
-    def _sample(self, posterior: Posterior, side: str, fov_id: str) -> Tensor:
-        """mean + std * noise; the noise is a function of (seed, FOV, side), drawn on the CPU, so that any device gives the same."""
-        if posterior.logvar is None:
-            raise ConfigError(f"autoencoders.{side}: there is no posterior to sample from (use latent: mean)")
-        noise = generator(self.config.seed, "posterior", fov_id, side).standard_normal(posterior.mean.shape, np.float32)
-        return posterior.mean + (0.5 * posterior.logvar).exp() * torch.from_numpy(noise).to(self.device)
-
-    def _given(self, extractor: Extractor, result: Reconstruction) -> Tensor:
-        if extractor.takes == "rgb":
-            return result.recon_rgb
-        if extractor.takes == "stains":
-            return result.recon
-        assert result.posterior is not None
-        return result.posterior.mean.view(*result.image_rgb.shape[:2], *result.posterior.mean.shape[1:])
+    ) -> None:
+        """Metrics, bits and embeddings of one reconstruction, as far as they are wanted."""
+        for name, values in rates.items():
+            self._add(tensors, column(metrics_table(side), name), values)
+        with self.forward.clock("metrics"):
+            for name, metric in self.models.metrics.items():
+                if column(metrics_table(side), name) in self.wanted:
+                    tensors[column(metrics_table(side), name)] = metric(result)
+        for name, extractor in self.models.extractors.items():
+            if (given := _given(extractor, result)) is not None:
+                self._embed(tensors, name, side, extractor, given, fov_id, micro_batch)
 
     def _embed(
         self,
@@ -194,55 +209,20 @@ class Encoder:
         micro_batch: int,
     ) -> None:
         """Adds `embedding` (G, D), the mean over patches, and `patches` (k, G, D), a hashed choice of them; float16."""
-        patches = max(1, micro_batch // given.shape[1])  # patches per forward pass
-        with self._clock(f"extract {name}"), self._autocast():
-            features, _ = self._micro_batched(lambda x: (extractor(x).float(), None), given, patches)
-        kept = min(self.config.extractors[name].keep_patches, len(features))
-        chosen = np.sort(generator(self.config.seed, "patches", fov_id).permutation(len(features))[:kept])
-        table = embeddings_table(name, side)
-        embedding, chosen_features = features.mean(0).half(), features[torch.from_numpy(chosen)].half()
-        finite = torch.isfinite(embedding).all() and torch.isfinite(chosen_features).all()
-        self._demand(finite, f"the embedding of {name} of {side} is not finite in float16")
-        tensors[column(table, "embedding")] = embedding
-        if kept:
-            tensors[column(table, "patches")] = chosen_features
-
-    def _micro_batched(
-        self, forward: Callable[[Tensor], tuple[Tensor, Tensor | None]], inputs: Tensor, size: int
-    ) -> tuple[Tensor, Tensor | None]:
-        """`forward` over slices of exactly `size`, the last padded with zeros; its outputs joined and trimmed."""
-        firsts, seconds = [], []
-        for start in range(0, len(inputs), size):
-            part = inputs[start : start + size]
-            real = len(part)
-            if real < size:
-                part = torch.cat([part, part.new_zeros(size - real, *part.shape[1:])])
-            if part.ndim == 4 and self.device.type == "cuda":
-                part = part.contiguous(memory_format=torch.channels_last)
-            first, second = forward(part)
-            firsts.append(first[:real])
-            if second is not None:
-                seconds.append(second[:real])
-        return torch.cat(firsts), torch.cat(seconds) if seconds else None
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
-
-    @contextmanager
-    def _clock(self, part: str) -> Iterator[None]:
-        """Seconds per part, the device synchronised; only when profiling, since waiting costs overlap."""
-        if not self.profile:
-            yield
+        table, settings = embeddings_table(name, side), self.config.extractors[name]
+        if not self.wanted & embedding_columns(self.config, side) & {column(table, EMBEDDING), column(table, PATCHES)}:
             return
-        start = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.seconds[part] += time.perf_counter() - start
-
-    def _demand(self, usable: Tensor, problem: str) -> None:
-        if not usable and not self._shapes_only:
-            raise UnusableOutputError(problem)
+        patches = max(1, micro_batch // given.shape[1])  # patches per forward pass
+        with self.forward.clock(f"extract {name}"), self.forward.autocast():
+            features, _ = self.forward.batched(lambda x: (extractor(x).float(), None), given, patches)
+        kept = min(settings.keep_patches, len(features))
+        chosen = np.sort(generator(self.config.seed, "patches", fov_id).permutation(len(features))[:kept])
+        mean = features.half().mean(0) if settings.half_mean else features.mean(0).half()
+        chosen_features = features[torch.from_numpy(chosen)].half()
+        finite = torch.isfinite(mean).all() and torch.isfinite(chosen_features).all()
+        self.sides.demand(finite, f"the embedding of {name} of {side} is not finite in float16")
+        self._add(tensors, column(table, EMBEDDING), mean)
+        self._add(tensors, column(table, PATCHES), chosen_features)
 
     def _blank(self, row: Row | None) -> Row:
         """Zeros of every column's shape, from a row that was computed; from a black image while there was none."""
@@ -251,12 +231,19 @@ class Encoder:
                 image = self.config.image
                 dtype = np.uint8 if image.scaling.bits == 8 else np.uint16
                 black = np.zeros((image.patches, len(image.stains), image.patch, image.patch), dtype)
-                self._shapes_only = True
+                self.sides.strict = False
                 row = self.encode_fov(black, "", self.micro_batch)
-                self._shapes_only = False
+                self.sides.strict = True
             self._template = {name: np.zeros_like(values) for name, values in row.items()}
         return self._template
 
 
-def _pair(posterior: Posterior) -> tuple[Tensor, Tensor | None]:
-    return posterior.mean, posterior.logvar
+def _given(extractor: Extractor, result: Reconstruction) -> Tensor | None:
+    """What the extractor is given of a reconstruction; None where that is not there."""
+    if extractor.takes == "rgb":
+        return result.recon_rgb
+    if extractor.takes == "stains":
+        return result.recon
+    if result.posterior is None:
+        return None
+    return result.posterior.mean.view(*result.image_rgb.shape[:2], *result.posterior.mean.shape[1:])

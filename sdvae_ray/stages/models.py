@@ -1,21 +1,19 @@
 """From the run file to loaded models: names looked up on the shelves, weights resolved, everything checked before it is used."""
 
-import inspect
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sdvae_ray import shelves, weights
-from sdvae_ray.config import RunConfig, ShelfConfig
-from sdvae_ray.contracts import Autoencoder, Extractor, Metric
+from sdvae_ray.config import CodecConfig, RunConfig, ShelfConfig
+from sdvae_ray.contracts import Autoencoder, Codec, Extractor, Metric
 from sdvae_ray.errors import ConfigError, WeightsError
 from sdvae_ray.shelves import Shelf
 from sdvae_ray.storage import Storage
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -25,44 +23,79 @@ class Models:
     autoencoders: dict[str, Autoencoder]
     extractors: dict[str, Extractor]
     metrics: dict[str, Metric]
+    codecs: dict[str, Codec] = field(default_factory=dict)
 
 
 def check_names(config: RunConfig) -> None:
-    """Every model, option and metric of the run is on a shelf; ConfigError with the nearest match where one is not."""
+    """Every model, codec, metric and option of the run is on a shelf; ConfigError with the nearest match where one is not."""
     for shelf, models in _shelves(config):
         for name, model in models.items():
             shelves.check_name(shelf, model.name)
             shelves.check_options(shelf, model.name, model.options)
-            if model.random and "weights_seed" not in _options(shelf, model.name):
+            if model.random and "weights_seed" not in shelves.options(shelf, model.name):
                 raise ConfigError(f"{shelf}.{name}: {model.name} has no weights that could be random")
-    for metric in config.metrics:
-        shelves.check_name("metrics", metric)
+            if model.source and shelf == "metrics" and not _has_weights(shelf, model.name):
+                raise ConfigError(f"{shelf}.{name}: {model.name} takes no source: it has no weights")
+    for name, autoencoder in config.autoencoders.items():
+        has_posterior = getattr(shelves.find("autoencoders", autoencoder.name), "HAS_POSTERIOR", True)
+        if autoencoder.latent == "sample" and not has_posterior:
+            raise ConfigError(
+                f"autoencoders.{name}: {autoencoder.name} has no posterior to sample from (use latent: mean)"
+            )
+    for name, codec in config.codecs.items():
+        shelves.check_name("codecs", codec.name)
+        shelves.check_options("codecs", codec.name, codec.options)
+        _load_codec(name, codec)
 
 
 def resolve_weights(config: RunConfig, storage: Storage) -> dict[str, weights.Weights]:
-    """Brings the weights of every autoencoder and extractor to this machine; keyed `<shelf>.<name>`."""
+    """Brings the weights of every autoencoder, extractor and metric to this machine; keyed `<shelf>.<name>`."""
     return {
         f"{shelf}.{name}": weights.resolve(model, getattr(shelves.find(shelf, model.name), "SOURCE", None), storage)
         for shelf, models in _shelves(config)
         for name, model in models.items()
+        if _has_weights(shelf, model.name)
     }
+
+
+def latent_scaling(config: RunConfig, resolved: Mapping[str, weights.Weights]) -> dict[str, dict[str, float]]:
+    """The factors that the models' own configs have for their latents, which are stored without: (latent - shift) * scaling."""
+    found: dict[str, dict[str, float]] = {}
+    for name in config.autoencoders:
+        path = resolved[f"autoencoders.{name}"].path
+        file = Path(path) / "config.json" if path else None
+        if file and file.is_file():
+            settings = json.loads(file.read_text())
+            keys = ("scaling_factor", "shift_factor")
+            found[name] = {key: settings[key] for key in keys if settings.get(key) is not None}
+    return found
 
 
 def load_models(config: RunConfig, resolved: Mapping[str, weights.Weights], device: torch.device) -> Models:
     """Builds every model on `device`, in eval mode, without gradients."""
-    loaded: dict[str, dict[str, Any]] = {"autoencoders": {}, "extractors": {}}
+    loaded: dict[str, dict[str, Any]] = {"autoencoders": {}, "extractors": {}, "metrics": {}}
     for shelf, models in _shelves(config):
         for name, model in models.items():
-            found = resolved[f"{shelf}.{name}"]
             module = shelves.find(shelf, model.name)
+            if not _has_weights(shelf, model.name):
+                loaded[shelf][name] = module.compute
+                continue
+            found = resolved[f"{shelf}.{name}"]
             path = Path(found.path) if found.path else None
-            if path is None and not found.random and "weights_seed" in _options(shelf, model.name):
+            if path is None and not found.random and "weights_seed" in shelves.options(shelf, model.name):
                 raise WeightsError(
                     f"{shelf}.{name}: {model.name} needs a source (a folder, s3://..., a hub id), or random: true"
                 )
             loaded[shelf][name] = module.load(path, **model.options).to(device)
-    metrics = {name: shelves.find("metrics", name).compute for name in config.metrics}
-    return Models(loaded["autoencoders"], loaded["extractors"], metrics)
+    codecs = {name: _load_codec(name, codec) for name, codec in config.codecs.items()}
+    return Models(loaded["autoencoders"], loaded["extractors"], loaded["metrics"], codecs)
+
+
+def _load_codec(name: str, codec: CodecConfig) -> Codec:
+    try:
+        return shelves.find("codecs", codec.name).load(**codec.options)
+    except ConfigError as error:
+        raise ConfigError(f"codecs.{name}: {error}") from error
 
 
 def check_same_weights(resolved: Mapping[str, weights.Weights], recorded: Mapping[str, dict[str, Any]]) -> None:
@@ -84,8 +117,13 @@ def pick_precision(precision: str, device: torch.device) -> str:
 
 
 def _shelves(config: RunConfig) -> list[tuple[Shelf, dict[str, ShelfConfig]]]:
-    return [("autoencoders", dict(config.autoencoders)), ("extractors", dict(config.extractors))]
+    return [
+        ("autoencoders", dict(config.autoencoders)),
+        ("extractors", dict(config.extractors)),
+        ("metrics", dict(config.metrics)),
+    ]
 
 
-def _options(shelf: Shelf, name: str) -> set[str]:
-    return set(inspect.signature(shelves.find(shelf, name).load).parameters)
+def _has_weights(shelf: Shelf, name: str) -> bool:
+    """Most metrics are a formula."""
+    return shelf != "metrics" or hasattr(shelves.find(shelf, name), "load")

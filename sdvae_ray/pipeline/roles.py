@@ -1,0 +1,61 @@
+"""Which wells are treated, which are negative controls, and which controls the normalisation is fitted on."""
+
+import numpy as np
+import polars as pl
+
+from sdvae_ray.config import RunConfig
+from sdvae_ray.errors import ConfigError, DataError, did_you_mean
+from sdvae_ray.randomness import generator
+from sdvae_ray.schema import WELL
+from sdvae_ray.selection import select
+
+CONTROL, TREATED = "is_control", "is_treated"
+_POSITION = WELL[-1]
+
+
+def known_columns(columns: tuple[str, ...], fovs: pl.DataFrame, where: str) -> None:
+    """ConfigError, with the nearest match, for a column that is not there."""
+    for name in columns:
+        if name not in fovs.columns:
+            metadata = [column for column in fovs.columns if column.startswith("Metadata_")]
+            raise ConfigError(f"{where}: there is no column {name!r}{did_you_mean(name, metadata)}")
+
+
+def with_roles(config: RunConfig, fovs: pl.DataFrame) -> pl.DataFrame:
+    """Adds is_control and is_treated: a well without a perturbation that is no control, or that is excluded, is neither."""
+    settings = config.score
+    if settings.perturbation is None:
+        return fovs.with_columns(pl.lit(False).alias(CONTROL), pl.lit(False).alias(TREATED))
+    known_columns((settings.perturbation,), fovs, "score.perturbation")
+    control = select(settings.control, fovs.columns, "score.control")
+    excluded = select(settings.exclude, fovs.columns, "score.exclude") if settings.exclude else pl.lit(False)
+    named = pl.col(settings.perturbation).is_not_null() & (pl.col(settings.perturbation) != "")
+    return fovs.with_columns((control & ~excluded).alias(CONTROL)).with_columns(
+        (~pl.col(CONTROL) & named & ~excluded).alias(TREATED)
+    )
+
+
+def well_roles(config: RunConfig, wells: pl.DataFrame) -> pl.DataFrame:
+    """Adds what retrieval asks for: compound, plate, is_control, is_treated."""
+    compound = pl.lit("") if config.score.perturbation is None else pl.col(config.score.perturbation).fill_null("")
+    return with_roles(config, wells).with_columns(
+        compound.alias("compound"), pl.concat_str(pl.col(WELL[:3]), separator="/").alias("plate")
+    )
+
+
+def fit_and_negatives(config: RunConfig, wells: pl.DataFrame) -> tuple[np.ndarray, pl.DataFrame]:
+    """(controls to fit the normalisation on, the wells with is_control for the negatives alone).
+
+    score.fit half: the controls' positions are halved by a hash of the seed; one half is for the fit, the other are the negatives,
+    so that no negative has had a part in the space that it is compared in.
+    """
+    control = wells[CONTROL].to_numpy()
+    if config.score.fit == "controls":
+        return control, wells
+    positions = sorted(set(wells.filter(pl.col(CONTROL))[_POSITION].to_list()))
+    if len(positions) < 2:
+        raise DataError(f"score.fit half needs controls at 2 positions at least, and they are at {len(positions)}")
+    order = generator(config.seed, "control halves").permutation(len(positions))
+    fitted = {positions[at] for at in order[: len(positions) // 2]}
+    fit = control & wells[_POSITION].is_in(fitted).to_numpy()
+    return fit, wells.with_columns(pl.Series(CONTROL, control & ~fit))

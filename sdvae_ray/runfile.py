@@ -1,0 +1,105 @@
+"""From a YAML file and `--set` overrides to a RunConfig; every mistake is one line: where, what, and the nearest allowed name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from sdvae_ray.config import RunConfig
+from sdvae_ray.errors import ConfigError, did_you_mean
+
+
+def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run file at `path` with `--set key.key=value` overrides (values are YAML).
+
+    Raises ConfigError, one line, for a file that cannot be read, an unknown key or a value that is not allowed.
+    """
+    try:
+        text = Path(path).read_text()
+    except OSError as error:
+        raise ConfigError(f"cannot read the run file {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read the run file {path}: it is not text") from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(
+            f"{path} is not a run file: a YAML mapping with manifest, output, autoencoders, ... is wanted"
+        )
+    raw = _with_null_keys(raw)
+    for override in overrides:
+        _override(raw, override)
+    return parse_run(raw, where=str(path))
+
+
+def parse_run(raw: dict[str, Any], where: str = "run file") -> RunConfig:
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_problem(error)}") from error
+
+
+def _with_null_keys(node: Any) -> Any:
+    """To YAML the key in `null: exchange` is no text, but nothing."""
+    if isinstance(node, dict):
+        return {"null" if key is None else key: _with_null_keys(value) for key, value in node.items()}
+    return [_with_null_keys(value) for value in node] if isinstance(node, list) else node
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, separator, value = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {override}: key=value is wanted, such as encode.batch_fovs=16")
+    *parents, last = key.split(".")
+    node = raw
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override}: {parent} is a value, not a section")
+        node = child
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML") from error
+
+
+_UNION_TAGS = ("function-", "tuple[", "literal[", "constrained-")  # what pydantic puts into a place beside our keys
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The first problem as one line: where, what, and for an unknown key the nearest allowed one."""
+    problems = error.errors(include_url=False)
+    first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    start = _place(first)
+    branches = [p for p in problems if _place(p)[: len(start)] == start]  # of a union: the one that got furthest
+    problem = max(branches, key=lambda p: len(_place(p)))
+    where = _place(problem)
+    path = ".".join(str(part) for part in where)
+    others = len({tuple(_place(p)) for p in problems} - {tuple(_place(p)) for p in branches})
+    more = f" (and {others} more)" if others else ""
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {path!r}{did_you_mean(str(where[-1]), _allowed_keys(where[:-1]))}{more}"
+    if problem["type"] == "missing":
+        return f"{path} is missing{more}"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(problem["input"], dict) or not path else f", got {problem['input']!r}"
+    return f"{path + ': ' if path else ''}{message}{given}{more}"
+
+
+def _place(problem: Any) -> list[Any]:
+    return [part for part in problem["loc"] if not (isinstance(part, str) and part.startswith(_UNION_TAGS))]
+
+
+def _allowed_keys(path: Sequence[Any]) -> list[str]:
+    model: Any = RunConfig
+    for part in path:
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            break
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        candidates = getattr(annotation, "__args__", (annotation,))
+        model = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), model)
+    return list(model.model_fields)

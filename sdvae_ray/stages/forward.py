@@ -1,0 +1,51 @@
+"""Forward passes of one fixed shape, at one precision, with a clock: what every model in the engine runs through."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Forward:
+    """`seconds`: per part of the work, the device synchronised; only when profiling, since waiting costs overlap."""
+
+    def __init__(self, device: torch.device, precision: str, profile: bool = False) -> None:
+        self.device, self.dtype, self.profile = device, DTYPES[precision], profile
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def batched(
+        self, function: Callable[[Tensor], tuple[Tensor, Tensor | None]], inputs: Tensor, size: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """`function` over slices of exactly `size`, the last padded with zeros; its outputs joined and trimmed."""
+        firsts, seconds = [], []
+        for start in range(0, len(inputs), size):
+            part = inputs[start : start + size]
+            real = len(part)
+            if real < size:
+                part = torch.cat([part, part.new_zeros(size - real, *part.shape[1:])])
+            if part.ndim == 4 and self.device.type == "cuda":
+                part = part.contiguous(memory_format=torch.channels_last)
+            first, second = function(part)
+            firsts.append(first[:real])
+            if second is not None:
+                seconds.append(second[:real])
+        return torch.cat(firsts), torch.cat(seconds) if seconds else None
+
+    def autocast(self) -> AbstractContextManager[object]:
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
+
+    @contextmanager
+    def clock(self, part: str) -> Iterator[None]:
+        if not self.profile:
+            yield
+            return
+        start = time.perf_counter()
+        yield
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.seconds[part] += time.perf_counter() - start
