@@ -31,6 +31,10 @@ Set = Annotated[
 Address = Annotated[
     str | None, typer.Option(help="A Ray cluster to connect to; default: the job's own, else this machine.")
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object in place of tables.")]
+Anonymous = Annotated[bool, typer.Option(help="Unsigned S3 requests.")]
+EndpointUrl = Annotated[str | None, typer.Option(help="An S3 server other than AWS.")]
+Region = Annotated[str | None, typer.Option(help="AWS region.")]
 
 
 def _version(wanted: bool) -> None:
@@ -76,9 +80,9 @@ def manifest(
     source: Annotated[str | None, typer.Option(help="Metadata_Source where load_data has none.")] = None,
     batch: Annotated[str | None, typer.Option(help="Metadata_Batch where load_data has none.")] = None,
     drop_unmapped_wells: Annotated[bool, typer.Option(help="Drop wells that are not on their platemap.")] = False,
-    anonymous: Annotated[bool, typer.Option(help="Unsigned S3 requests.")] = False,
-    endpoint_url: Annotated[str | None, typer.Option(help="An S3 server other than AWS.")] = None,
-    region: Annotated[str | None, typer.Option(help="AWS region.")] = None,
+    anonymous: Anonymous = False,
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
 ) -> None:
     """load_data files, platemaps and metadata tables -> a checked manifest, one row per field of view."""
     from sdvae_ray.config import StorageConfig
@@ -122,9 +126,9 @@ def photographs(
     limit: Annotated[int | None, typer.Option(min=1, help="Photographs per class, chosen by hash.")] = None,
     column: Annotated[str | None, typer.Option(help="Parquet: the column of the encoded images.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Parquet: the column of the class.")] = None,
-    anonymous: Annotated[bool, typer.Option(help="Unsigned S3 requests.")] = False,
-    endpoint_url: Annotated[str | None, typer.Option(help="An S3 server other than AWS.")] = None,
-    region: Annotated[str | None, typer.Option(help="AWS region.")] = None,
+    anonymous: Anonymous = False,
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
 ) -> None:
     """Photographs -> a manifest of a contrast set, for a run file like jobs/configs/photographs.yaml."""
     from sdvae_ray.config import StorageConfig
@@ -194,11 +198,42 @@ def run(run_file: RunFile, set: Set = None, address: Address = None) -> None:
 
 
 @app.command()
-def models() -> None:
-    """What is on the shelves: autoencoders, extractors and metrics."""
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="The output of a run, or its run file (.yaml).")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other; differences are B - A.")],
+    as_json: AsJson = False,
+    anonymous: Anonymous = False,
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
+) -> None:
+    """Two scored runs side by side: settings, retrieval, metrics, distances; with the paper's printed figures where they apply."""
+    from sdvae_ray import commands
+    from sdvae_ray.config import StorageConfig
+
+    storage = StorageConfig(anonymous=anonymous, endpoint_url=endpoint_url, region=region)
+    commands.compare(a, b, storage, console, as_json)
+
+
+@app.command()
+def decode(
+    run_file: RunFile,
+    fov: Annotated[str, typer.Option(help="fov_id: source/batch/plate/well/site.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Where to write the OME-TIFF.")],
+    side: Annotated[str | None, typer.Option(help="Which autoencoder, where the run has several.")] = None,
+    set: Set = None,
+) -> None:
+    """The stored latents of one field of view -> its stains, as an OME-TIFF."""
     from sdvae_ray import commands
 
-    commands.list_models(console)
+    commands.decode(commands.read_run(run_file, set or []), fov, side, output, console)
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """What is on the shelves: autoencoders, codecs, extractors and metrics; size, licence, and whether weights are at hand."""
+    from sdvae_ray import commands
+
+    commands.list_models(console, as_json)
 
 
 def _rewrite(rule: str) -> tuple[str, str]:

@@ -1,20 +1,19 @@
 """What the commands do, in order; the command line and the jobs call these. Nothing heavy is imported until one runs."""
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from sdvae_ray.config import RunConfig
+from sdvae_ray.config import RunConfig, StorageConfig
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.runfile import load_run
 from sdvae_ray.storage import Storage, absolute, is_remote, join
 
 if TYPE_CHECKING:
     from sdvae_ray.scores import Scores
-
-_NAME_WIDTH = 16
 
 
 def read_run(path: str, overrides: list[str]) -> RunConfig:
@@ -100,10 +99,35 @@ def demo_config(output: str, overrides: list[str]) -> RunConfig:
     return read_run(str(run_file), [f"{key}={join(folder, name)}" for key, name in places.items()] + overrides)
 
 
-def list_models(console: Console) -> None:
-    from sdvae_ray import shelves
+def list_models(console: Console, as_json: bool = False) -> None:
+    from sdvae_ray.report.catalogue import catalogue, print_catalogue
 
-    for shelf in shelves.SHELVES:
-        console.print(shelf, style="bold")
-        for name in shelves.names(shelf):
-            console.print(f"  {name:{_NAME_WIDTH}}{shelves.summary(shelf, name)}", highlight=False, soft_wrap=True)
+    if as_json:
+        console.print_json(json.dumps(catalogue()))
+    else:
+        print_catalogue(console)
+
+
+def compare(a: str, b: str, storage: StorageConfig, console: Console, as_json: bool = False) -> None:
+    from sdvae_ray.report.compare import comparison
+    from sdvae_ray.report.side_by_side import print_comparison
+
+    found = comparison(a, b, storage)
+    if as_json:
+        console.print_json(json.dumps(found, allow_nan=False))
+    else:
+        print_comparison(found, console)
+
+
+def decode(config: RunConfig, fov_id: str, side: str | None, output: str, console: Console) -> None:
+    from sdvae_ray.stages.decode import decode_fov, ome_tiff
+
+    storage = Storage(config.storage)
+    stains, facts = decode_fov(config, fov_id, side, storage)
+    uri = absolute(output)
+    storage.write_bytes(uri, ome_tiff(stains, config.image.stains, facts))
+    random = ", random weights" if facts["random_weights"] else ""
+    shape = " x ".join(str(size) for size in stains.shape)
+    console.print(
+        f"decode: {fov_id} by {facts['side']}{random}, {shape} {stains.dtype} -> {uri}", highlight=False, soft_wrap=True
+    )

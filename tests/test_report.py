@@ -1,5 +1,6 @@
 """The report and the summary: what they say is what the tables hold, nothing is fetched, and nothing missing stops them."""
 
+import dataclasses
 import io
 import json
 import math
@@ -19,7 +20,8 @@ from rich.console import Console
 
 from sdvae_ray import provenance
 from sdvae_ray.config import RunConfig
-from sdvae_ray.report import figures, findings, outcome
+from sdvae_ray.metrics import radial_power
+from sdvae_ray.report import figures, findings, outcome, rates
 from sdvae_ray.report.choice import choose
 from sdvae_ray.report.examples import load_examples
 from sdvae_ray.report.figures import Dumbbell, Point, Strip
@@ -54,7 +56,9 @@ def run_config(folder: Path, **changes: object) -> RunConfig:
             "tiny": {"name": "diffusers_kl", "random": True, "architecture": "tiny"},
             "identity": {"name": "identity"},
         },
+        "codecs": {"jpeg": {"name": "jpeg", "quality": 30}},
         "extractors": {"latent": {"name": "latent"}, "intensity": {"name": "intensity"}},
+        "metrics": ["kld", "mae", "ssim", "emd", "psnr", "radial_power"],
     }
     return parse_run({**raw, **changes})
 
@@ -116,11 +120,24 @@ def scores_of(config: RunConfig, sides: tuple[str, ...] = ("image", "pca", "tiny
                 compounds.append({**head, **found, "status": "ok"})
             if extractor == "intensity" and side != "image":
                 counts = {"n_image": 28, "n_side": 28, "dimensions": 17}
-                fid += [{**head, "part": part, **counts, "fid": 4.0 + part} for part in range(5)]
-    metrics = metric_distributions(config.output, config.metrics, STORAGE)
-    if metrics.height:
-        metrics = metrics.filter(pl.col("side").is_in(sides))
-    return Scores(pl.DataFrame(summary), pl.DataFrame(compounds), pl.DataFrame(), pl.DataFrame(fid), metrics)
+                where = {"extractor": extractor, "side": side, "by": "group", "slice": "U2OS / 48"}
+                parts = enumerate(config.image.stains)
+                fid += [{**where, "part": name, **counts, "sampled": 28, "fid": 4.0 + at} for at, name in parts]
+    bands = {"radial_power": radial_power.BANDS}
+    metrics = metric_distributions(config, bands, STORAGE).filter(pl.col("side").is_in(sides))
+    latents, channels = latents_of("pca" in sides)
+    distributions = pl.DataFrame(fid, schema=None if fid else {"extractor": pl.String, "by": pl.String})
+    return Scores(
+        pl.DataFrame(summary), pl.DataFrame(compounds), pl.DataFrame(), distributions, metrics, latents, channels
+    )
+
+
+def latents_of(there: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What `latent_space` gives of the side pca: two channels, one of them without a unit that varies."""
+    where = {"side": "pca", "group": "U2OS / 48", "passes": 56}
+    whole = pl.DataFrame([{**where, "channels": 2, "units": 128, "active_units": 64, "effective_rank": 1.25}])
+    channels = pl.DataFrame([{**where, "channel": at, "sd": sd} for at, sd in enumerate((0.5, 3.25))])
+    return (whole, channels) if there else (whole.head(0), channels.head(0))
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +281,7 @@ def test_other_weights_than_the_runs_hide_that_side_alone(run: RunConfig) -> Non
     Path(run.output, "run.json").write_text(json.dumps(record))
     text = page_of(run, scores_of(run))
     assert "its weights cannot be had now: autoencoders.pca" in Page(text).text
-    assert text.count("<img") == 4 * (6 + 11)  # originals; tiny with its differences; identity is said to be the same
+    assert text.count("<img") == 4 * (6 + 11 + 11)  # originals; tiny and jpeg with differences; identity is the same
 
 
 def test_a_run_of_failures_alone_is_reported(run: RunConfig) -> None:
@@ -276,8 +293,8 @@ def test_a_run_of_failures_alone_is_reported(run: RunConfig) -> None:
         ERROR: np.array([f"truncated: {n}.tiff <b>" for n in range(count)], object),
     }
     write_rows(run.output, "all", columns, STORAGE)
-    empty = pl.DataFrame()
-    scores = Scores(empty, empty, empty, empty, metric_distributions(run.output, run.metrics, STORAGE))
+    empty = pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})  # as `score` leaves it
+    scores = dataclasses.replace(scores_of(run, ()), summary=empty, compounds=empty, distributions=empty)
     page = Page(page_of(run, scores))
     assert f"{count} of {count} could not be used" in page.text
     assert page.text.count("truncated: ") == 200
@@ -316,8 +333,50 @@ def test_infinite_and_absent_metrics_are_words(run: RunConfig) -> None:
 
 def test_one_exact_patch_does_not_hide_the_others_behind_infinity(run: RunConfig) -> None:
     row = {"side": "pca", "metric": "psnr", "patches": 9, "sd": None, "q05": 20.0, "q95": math.inf}
-    rows = [{**row, "part": part, "mean": math.inf, "median": 30.0 + part} for part in range(5)]
+    rows = [{**row, "band": None, "part": str(part), "mean": math.inf, "median": 30.0 + part} for part in range(5)]
     assert findings.metric_cells(run, pl.DataFrame(rows))["pca"]["psnr"] == "inf (median 32.00)"
+
+
+def test_rates_frequencies_distances_and_the_latent_space_are_reported(run: RunConfig) -> None:
+    scores = scores_of(run, ("image", "pca", "tiny", "identity", "jpeg"))
+    text = Page(page_of(run, scores)).text
+    for title in ("Rate, distortion and phenotype", "Which frequencies are lost", "Distances between patches"):
+        assert title in text
+    assert "The latent space" in text
+    assert "64 of 128" in text
+    assert "0.5000 to 3.25" in text
+    assert "radial_power, ER" in text
+    assert "16-32 px" in text
+    assert scores.metrics.filter(pl.col("band") == "32-64 px")["mean"].null_count() == 5 * 4  # patches are too small
+    rows = {row.side: row for row in rates.rates(run, scores)}
+    assert rows["image"].bits == 8
+    assert rows["identity"].bits == 8
+    assert rows["pca"].bits == pytest.approx(
+        2 * 4 * 16 / 64 / 5
+    )  # two passes of four float16 values per 8 x 8 pixels, five stains
+    assert 0 < rows["pca"].entropy < rows["pca"].bits / 2
+    assert rows["jpeg"].entropy is None
+    jpeg = read_column(run.output, "metrics/jpeg", "bits", read_fovs(run.output, STORAGE), STORAGE)[1]
+    assert rows["jpeg"].bits == pytest.approx(jpeg.mean() / 64**2)
+    first, *others = rates.rates(run, scores)
+    assert first.side == "image"
+    assert [row.bits for row in others] == sorted((row.bits for row in others), reverse=True)
+    summary = summary_of(run, scores)
+    assert "Rate, distortion, phenotype" in summary
+    assert "radial_power" not in summary  # its numbers are curves
+
+
+def test_without_a_perturbation_the_page_and_the_summary_speak_of_pixels_alone(run: RunConfig) -> None:
+    config = run.model_copy(update={"score": run.score.model_copy(update={"perturbation": None})})
+    scores = scores_of(run)
+    nothing = scores.summary.select("extractor", "side", "group", "random_weights").with_columns(
+        status=pl.lit("not scored: score.perturbation is null")
+    )
+    scores = dataclasses.replace(scores, summary=nothing, compounds=scores.compounds.head(0))
+    assert "No retrieval: score.perturbation is null." in summary_of(config, scores)
+    text = Page(page_of(config, scores)).text
+    assert "there are no compounds in this run" in text
+    assert "Distances between patches" in text
 
 
 def test_the_summary_fits_100_columns_and_cuts_no_number(run: RunConfig) -> None:

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 from rich.console import Console
 
-from sdvae_ray import shelves
+from sdvae_ray import provenance, shelves
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.errors import DataError
 from sdvae_ray.pipeline.distances import GROUP, distances, near_the_mean, with_slices
@@ -73,6 +73,10 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> Sc
         latent_channels=_says_random(channels, random),
     )
     scores.write(config.output, storage)
+    record = provenance.read_record(config.output, storage)
+    if record is not None:  # as it was scored: `score` may be run again with other settings
+        record["config"]["score"] = config.model_dump(mode="json")["score"]
+        provenance.write_record(config.output, record, storage)
     return scores
 
 

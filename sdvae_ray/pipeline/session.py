@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ def quiet_ray_data() -> None:
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []  # their advice on memory= repeats every 30 s
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")  # of a run of few FOVs
 
 
 def plan_pools(config: RunConfig) -> Pools:

@@ -6,16 +6,16 @@ One patch of each, chosen by hash and not by looks. What cannot be had now (weig
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch import Tensor
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.contracts import Autoencoder
+from sdvae_ray.contracts import Autoencoder, Codec
 from sdvae_ray.errors import SdvaeRayError
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.provenance import Record
@@ -24,8 +24,12 @@ from sdvae_ray.report.choice import Choice
 from sdvae_ray.report.pictures import Pictures, Pixels, crop_of, draw
 from sdvae_ray.schema import ERROR, FOV_ID, latents_table, metrics_table
 from sdvae_ray.sources.rows import read_row_group, read_text_column, row_groups
+from sdvae_ray.stages.columns import LATENT
+from sdvae_ray.stages.decode import load_autoencoder
+from sdvae_ray.stages.forward import Forward
 from sdvae_ray.stages.load import IMAGE, Batch, Loader
-from sdvae_ray.stages.models import check_same_weights, load_models, pick_device, resolve_weights
+from sdvae_ray.stages.models import load_models, pick_device
+from sdvae_ray.stages.sides import Field, Sides, UnusableOutputError
 from sdvae_ray.storage import Storage
 from sdvae_ray.tables import read_column
 
@@ -60,7 +64,7 @@ def load_examples(
     storage: Storage,
     say: Callable[[str], None] = lambda _: None,
 ) -> Examples:
-    """Pictures of the chosen FOVs on every side, in about a minute at most. `fovs`: fov_id and file of the usable FOVs."""
+    """Pictures of the chosen FOVs on every side, in about a minute at most. `fovs`: fov_id and files of the usable FOVs."""
     start = time.monotonic()
     crop = crop_of(config, len(choices))
     try:
@@ -68,7 +72,9 @@ def load_examples(
     except (SdvaeRayError, OSError) as error:
         return Examples([], crop, [f"No pictures: the pixels cannot be read now: {error}"])
     say(f"{len(pixels)} of {len(choices)} fields loaded in {time.monotonic() - start:.0f} s")
-    decoders, reasons = _decoders(config, record, storage) if pixels else ({}, {})
+    device = pick_device(1)
+    models, reasons = _models(config, record, device, storage) if pixels else ({}, {})
+    made = Sides(config, Packing(config.image.stains, config.image.triples), Forward(device, "float32"))
     start = time.monotonic()
     shown: list[Example] = []
     for choice in choices:
@@ -81,23 +87,24 @@ def load_examples(
             )
             break
         patch = int(generator(config.seed, "example patch", choice.fov_id).integers(config.image.patches))
-        image = pixels[choice.fov_id][patch]
+        integers = pixels[choice.fov_id][patch]
+        image = _unit(config, integers)
         wanted = fovs.filter(pl.col(FOV_ID) == choice.fov_id)
         sides: dict[str, Pictures | str] = {}
-        for side in config.autoencoders:
+        for side in config.sides:
             if side in reasons:
                 sides[side] = reasons[side]
             elif time.monotonic() - start > SECONDS:
                 sides[side] = f"not decoded: the limit of {SECONDS:.0f} s was reached"
             else:
-                sides[side] = _side(config, side, decoders[side], image, wanted, patch, crop, storage)
+                sides[side] = _side(made, side, models[side], integers, wanted, patch, crop, storage)
         say(f"{choice.fov_id} decoded, {time.monotonic() - start:.0f} s")
         shown.append(Example(choice, patch, draw(config, image, image, crop), sides))
     return Examples(shown, crop, notes)
 
 
-def _load_pixels(config: RunConfig, ids: Sequence[str], storage: Storage) -> tuple[dict[str, Pixels], list[str]]:
-    """fov_id -> (P, C, S, S) in [0, 1], of the manifest's rows of these FOVs; and why others have none."""
+def _load_pixels(config: RunConfig, ids: Sequence[str], storage: Storage) -> tuple[dict[str, np.ndarray], list[str]]:
+    """fov_id -> (P, C, S, S) integers, of the manifest's rows of these FOVs; and why others have none."""
     if not ids:
         return {}, []
     keys = read_text_column(config.manifest, FOV_ID, storage)
@@ -107,7 +114,7 @@ def _load_pixels(config: RunConfig, ids: Sequence[str], storage: Storage) -> tup
     at = {str(keys[int(row)]): int(row) for row in rows}
     notes = [f"{name} is not shown: it is not in {config.manifest}" for name in ids if name not in at]
     loader = Loader(config.image, config.storage)
-    pixels: dict[str, Pixels] = {}
+    pixels: dict[str, np.ndarray] = {}
     for name, row in at.items():
         group = int(np.searchsorted(starts, row, side="right")) - 1
         table = read_row_group(config.manifest, group, storage).slice(row - int(starts[group]), 1)
@@ -115,67 +122,64 @@ def _load_pixels(config: RunConfig, ids: Sequence[str], storage: Storage) -> tup
         if loaded[ERROR][0]:
             notes.append(f"{name} is not shown: {loaded[ERROR][0]}")
         else:
-            pixels[name] = loaded[IMAGE][0].astype(np.float32) / np.float32(2**config.image.scaling.bits - 1)
+            pixels[name] = loaded[IMAGE][0]
     return pixels, notes
 
 
-def _decoders(
-    config: RunConfig, record: Record | None, storage: Storage
-) -> tuple[dict[str, Autoencoder], dict[str, str]]:
-    """The run's autoencoders, and the reason for each that cannot be loaded now or has other weights than the run had."""
-    found, reasons = {}, {}
-    device = pick_device(1)
-    for side, model in config.autoencoders.items():
-        alone = config.model_copy(update={"autoencoders": {side: model}, "extractors": {}, "metrics": ()})
+def _models(
+    config: RunConfig, record: Record | None, device: torch.device, storage: Storage
+) -> tuple[dict[str, Autoencoder | Codec], dict[str, str]]:
+    """The run's sides, and the reason for each that cannot be loaded now or has other weights than the run had."""
+    codecs = config.model_copy(update={"autoencoders": {}, "extractors": {}, "metrics": {}})
+    found: dict[str, Autoencoder | Codec] = dict(load_models(codecs, {}, device).codecs)
+    reasons = {}
+    for side in config.autoencoders:
         try:
-            resolved = resolve_weights(alone, storage)
-            check_same_weights(resolved, record["weights"] if record else {})
-            found[side] = load_models(alone, resolved, device).autoencoders[side]
+            found[side] = load_autoencoder(config, record, side, device, storage)
         except (SdvaeRayError, OSError) as error:
             reasons[side] = f"its weights cannot be had now: {error}"
     return found, reasons
 
 
+@torch.inference_mode()
 def _side(
-    config: RunConfig,
+    sides: Sides,
     side: str,
-    autoencoder: Autoencoder,
-    image: Pixels,
+    model: Autoencoder | Codec,
+    integers: np.ndarray,
     wanted: pl.DataFrame,
     patch: int,
     crop: int,
     storage: Storage,
 ) -> Pictures | str:
-    """One patch (C, S, S) through one autoencoder: from its stored latent where the run stored it, else encoded again."""
+    """One patch (C, S, S) on one side: from its stored latent where the run stored it, else made again.
+
+    In float32 and one pass at a time, so that a full-size model stays small in memory.
+    """
+    config, image = sides.config, _unit(sides.config, integers)
     try:
-        _, stored = read_column(config.output, latents_table(side), "latent", wanted, storage)
+        _, stored = read_column(config.output, latents_table(side), LATENT, wanted, storage)
         captions = _captions(config, side, wanted, patch, storage)
     except (SdvaeRayError, OSError) as error:
         return f"its tables cannot be read: {error}"
-    packing = Packing(config.image.stains, config.image.packing)
-    latent = torch.from_numpy(np.array(stored[0, patch])) if len(stored) else None
-    recon_rgb = _decode(autoencoder, packing.pack(torch.from_numpy(image)[None])[0], latent)
-    recon = packing.unpack(recon_rgb[None])[0].numpy()
-    how = (
-        "decoded from the stored latent"
-        if latent is not None
-        else "encoded and decoded again: its latents are not stored"
-    )
-    return draw(config, image, recon, crop, captions, how)
-
-
-@torch.inference_mode()
-def _decode(autoencoder: Autoencoder, rgb: Tensor, latent: Tensor | None) -> Tensor:
-    """(T, 3, S, S), one pass at a time, so that a full-size model stays small in memory; float32."""
-    device = pick_device(1)
-    passes = []
-    for number in range(len(rgb)):
-        if latent is not None:
-            given = latent[number : number + 1].float().to(device)
+    stains = torch.from_numpy(image[None]).to(sides.forward.device)
+    field = Field(str(wanted[FOV_ID][0]), stains, sides.packing.pack(stains))
+    latent = torch.from_numpy(np.array(stored[0, patch])[None]) if len(stored) else None
+    try:
+        if side in config.codecs:
+            made = sides.by_codec(cast(Codec, model), field, integers[None], None)
+            how = "compressed and decompressed again: its files are not stored"
         else:
-            given = autoencoder.encode(rgb[number : number + 1].to(device)).mean
-        passes.append(autoencoder.decode(given).float().cpu())
-    return torch.cat(passes)
+            made = sides.by_autoencoder(side, cast(Autoencoder, model), field, 1, latent)
+            again = "encoded and decoded again: its latents are not stored"
+            how = again if latent is None else "decoded from the stored latent"
+    except UnusableOutputError as error:
+        return f"not decoded: {error}"
+    return draw(config, image, made.result.recon[0].cpu().numpy(), crop, captions, how)
+
+
+def _unit(config: RunConfig, integers: np.ndarray) -> Pixels:
+    return integers.astype(np.float32) / np.float32(2**config.image.scaling.bits - 1)
 
 
 def _captions(

@@ -10,20 +10,10 @@ from sdvae_ray.report.charts import Chart
 from sdvae_ray.report.curves import Curve, curves
 from sdvae_ray.report.findings import label, number
 from sdvae_ray.report.markup import NUMBER, cell, head, note, paragraph, row, row_head, section, swatch, table
+from sdvae_ray.report.outcome import DISTANCES
 from sdvae_ray.report.sections import by, named
 from sdvae_ray.report.views import chart_grid
 from sdvae_ray.scores import Scores
-
-DISTANCES = {
-    "fid": "FID ↓",
-    "kid": "KID ↓",
-    "kid_paired": "KID, paired ↓",
-    "cmmd": "CMMD ↓",
-    "precision": "precision ↑",
-    "recall": "recall ↑",
-    "density": "density",
-    "coverage": "coverage ↑",
-}
 
 
 def spectra_section(config: RunConfig, scores: Scores) -> str:

@@ -13,6 +13,16 @@ from sdvae_ray.scores import Scores
 OK = "ok"
 PHENOTYPE, STRENGTH, TRUTH = "Metadata_phenotype", "Metadata_strength", "Metadata_truth"
 TRUTH_COLUMNS = (PHENOTYPE, STRENGTH, TRUTH)
+DISTANCES = {
+    "fid": "FID ↓",
+    "kid": "KID ↓",
+    "kid_paired": "KID, paired ↓",
+    "cmmd": "CMMD ↓",
+    "precision": "precision ↑",
+    "recall": "recall ↑",
+    "density": "density",
+    "coverage": "coverage ↑",
+}
 
 
 @dataclass(frozen=True)

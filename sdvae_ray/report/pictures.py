@@ -18,6 +18,9 @@ _COLOURS = {
     "RNA": (0.0, 0.3, 0.3),
     "AGP": (0.5, 0.2, 0.0),
     "Mito": (0.9, 0.1, 0.3),
+    "R": (1.0, 0.0, 0.0),
+    "G": (0.0, 1.0, 0.0),
+    "B": (0.0, 0.0, 1.0),
 }
 _OTHER_COLOURS = ((0.9, 0.1, 0.3), (0.0, 0.6, 0.2), (0.2, 0.35, 1.0), (0.5, 0.25, 0.0), (0.0, 0.3, 0.3))
 
@@ -42,7 +45,8 @@ class Pictures:
 def crop_of(config: RunConfig, examples: int) -> int:
     """Side of the square that is shown: the whole patch, or less where the page would grow too large."""
     stains = len(config.image.stains)
-    sides = sum(model.name != "identity" for model in config.autoencoders.values())  # an exact copy is not shown again
+    names = [model.name for model in config.autoencoders.values()] + [codec.name for codec in config.codecs.values()]
+    sides = sum(name not in ("identity", "lossless") for name in names)  # an exact copy is not shown again
     bytes_per_pixel = 0.7 * stains * (1 + sides) + 1.6 * (1 + sides) + 0.5 * stains * sides
     most = (_PICTURE_BYTES / max(1, examples) / bytes_per_pixel) ** 0.5
     return min(config.image.patch, max(64, int(most) // 8 * 8))

@@ -41,7 +41,8 @@ def distortion_heads(config: RunConfig) -> list[MetricHead]:
 
 
 def shown_extractors(config: RunConfig, scores: Scores) -> list[str]:
-    return findings.extractors(config, scores.summary["extractor"])[:_MOST_EXTRACTORS]
+    found = scores.summary["extractor"] if scores.summary.height else []
+    return findings.extractors(config, found)[:_MOST_EXTRACTORS]
 
 
 def rates(config: RunConfig, scores: Scores) -> list[Rate]:

@@ -126,8 +126,8 @@ def metrics_section(config: RunConfig, scores: Scores) -> str:
 
 
 def retrieval_section(config: RunConfig, scores: Scores, rows: Sequence[Retrieval]) -> str:
-    if not rows:
-        return section("retrieval", "Retrieval", paragraph("Nothing was scored."))
+    if not rows or config.score.perturbation is None:
+        return section("retrieval", "Retrieval", paragraph("Nothing was scored: there are no compounds in this run."))
     grouped = len({each.group for each in rows}) > 1
     names = ["treated wells", "control wells", "compounds", "mAP ↑", "FR ↑"]
     names += [f"{name} ↑" for name in outcome.recall_columns(config).values()] + ["own well ↑", "FID\u00a0↓"]

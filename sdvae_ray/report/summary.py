@@ -2,10 +2,8 @@
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.provenance import Record
@@ -13,6 +11,7 @@ from sdvae_ray.report import findings, outcome
 from sdvae_ray.report.findings import NONE, label, number
 from sdvae_ray.report.outcome import Retrieval, TruthRow
 from sdvae_ray.report.rates import distortion_heads, rate_text, rates, shown_extractors
+from sdvae_ray.report.terminal import number_column, plain_table, say, text_column
 from sdvae_ray.schema import FOV_ID
 from sdvae_ray.scores import Scores
 from sdvae_ray.storage import Storage
@@ -29,10 +28,10 @@ def print_summary(config: RunConfig, scores: Scores, record: Record | None, cons
     columns = [config.score.perturbation or FOV_ID, *outcome.TRUTH_COLUMNS]
     fovs = read_fovs(config.output, Storage(config.storage), columns)
     failed = findings.failures(fovs)
-    _say(console, _headline(config, record, fovs.height, len(failed)), style="bold")
+    say(console, _headline(config, record, fovs.height, len(failed)), style="bold")
     if config.random_weights:
         names = ", ".join(config.random_weights)
-        _say(
+        say(
             console,
             f"Random weights: {names}. Their numbers test the machinery and say nothing about images.",
             style="yellow",
@@ -42,11 +41,11 @@ def print_summary(config: RunConfig, scores: Scores, record: Record | None, cons
     _retrieval(config, scores, console)
     _truth(config, outcome.truth_rows(config, scores, fovs), console)
     if failed:
-        _say(console, f"{len(failed)} of {fovs.height} FOVs failed and are left out:", style="yellow")
+        say(console, f"{len(failed)} of {fovs.height} FOVs failed and are left out:", style="yellow")
         for fov, why in failed[:_REASONS]:
-            _say(console, f"  {fov}: {why}")
+            say(console, f"  {fov}: {why}")
         if len(failed) > _REASONS:
-            _say(console, f"  and {len(failed) - _REASONS} more: see the report, or the column `error` of fovs/")
+            say(console, f"  and {len(failed) - _REASONS} more: see the report, or the column `error` of fovs/")
 
 
 def _headline(config: RunConfig, record: Record | None, tried: int, failed: int) -> str:
@@ -58,20 +57,20 @@ def _headline(config: RunConfig, record: Record | None, tried: int, failed: int)
 def _metrics(config: RunConfig, scores: Scores, console: Console) -> None:
     cells = findings.metric_cells(config, scores.metrics)
     if not cells:
-        _say(console, "No metrics: no side has a usable FOV.")
+        say(console, "No metrics: no side has a usable FOV.")
         return
     title = "Metrics, mean over patches and stains" + (" of synthetic images" if config.synthetic else "")
     heads = findings.metric_heads(config, scores.metrics)
     for start in range(0, len(heads), _METRICS_ABREAST):
-        table = _table(title if start == 0 else "")
-        _text_column(table, "side")
+        table = plain_table(title if start == 0 else "")
+        text_column(table, "side")
         shown = heads[start : start + _METRICS_ABREAST]
         for head in shown:
-            _number_column(table, f"{head.name} {head.arrow}".strip() + f"\n{_short(head.unit)}")
+            number_column(table, f"{head.name} {head.arrow}".strip() + f"\n{_short(head.unit)}")
         for side, row in cells.items():
             table.add_row(escape(label(config, side)), *(row.get(h.name, NONE).replace(" (", "\n(") for h in shown))
         console.print(table)
-    _say(
+    say(
         console,
         "↑ higher is better, ↓ lower is better, – does not apply. ssim is SSIM, not 1 - SSIM.",
         style="dim",
@@ -80,15 +79,15 @@ def _metrics(config: RunConfig, scores: Scores, console: Console) -> None:
 
 def _rates(config: RunConfig, scores: Scores, console: Console) -> None:
     found, heads, extractors = rates(config, scores), distortion_heads(config), shown_extractors(config, scores)
-    table = _table(
+    table = plain_table(
         "Rate, distortion, phenotype; bits per pixel and stain" + (", synthetic" if config.synthetic else "")
     )
-    _text_column(table, "side")
+    text_column(table, "side")
     for heading in ("bits\nstored", "bits\nentropy", *(f"{h.name} {h.arrow}\n{_short(h.unit)}" for h in heads)):
-        _number_column(table, heading)
+        number_column(table, heading)
     for name in extractors:
         for what in ("FR ↑", "FID ↓"):
-            _number_column(table, f"{what}\n{_cut(name)}")
+            number_column(table, f"{what}\n{_cut(name)}")
     for rate in found:
         texts = [rate_text(rate.bits), rate_text(rate.entropy), *(number(rate.distortion.get(h.name)) for h in heads)]
         for name in extractors:
@@ -108,26 +107,29 @@ def _short(unit: str) -> str:
 def _retrieval(config: RunConfig, scores: Scores, console: Console) -> None:
     rows = outcome.retrieval_rows(config, scores)
     if not rows:
-        _say(console, "No retrieval: nothing was scored.")
+        say(console, "No retrieval: nothing was scored.")
+    if config.score.perturbation is None:
+        say(console, "No retrieval: score.perturbation is null.")
+        return
     recalls = outcome.recall_columns(config)
     grouped = len({row.group for row in rows}) > 1
     for extractor in findings.extractors(config, (row.extractor for row in rows)):
         here = [row for row in rows if row.extractor == extractor]
-        table = _table(f"Retrieval by {label(config, extractor)}" + ("" if grouped else f", {_group(here[0])}"))
-        _text_column(table, "side")
+        table = plain_table(f"Retrieval by {label(config, extractor)}" + ("" if grouped else f", {_group(here[0])}"))
+        text_column(table, "side")
         if grouped:
-            _text_column(table, "group")
+            text_column(table, "group")
         numbers = ["treated\nwells", "control\nwells", "com-\npounds", "mAP ↑", "FR ↑"]
         for heading in [*numbers, *(f"{name} ↑" for name in recalls.values()), "own\nwell ↑", "FID ↓"]:
-            _number_column(table, heading)
+            number_column(table, heading)
         for row in here:
             names = [label(config, row.side), *([row.group] if grouped else [])]
             table.add_row(*(escape(name) for name in names), *row.numbers.values())
         console.print(table)
     for line in outcome.reasons(config, rows):
-        _say(console, line, style="yellow")
+        say(console, line, style="yellow")
     if rows:
-        _say(
+        say(
             console,
             "FR: share of compounds told from controls. R@k: share of a well's replicates among its k nearest wells (at "
             "most k / replicates). own well: a reconstruction's nearest original is its own. FID: mean over stains or passes, "
@@ -154,11 +156,11 @@ def _truth_table(
     config: RunConfig, title: str, rows: Sequence[TruthRow], names: Sequence[str], console: Console
 ) -> None:
     grouped = len({row.group for row in rows}) > 1
-    table = _table(title)
-    _text_column(table, "phenotype")
+    table = plain_table(title)
+    text_column(table, "phenotype")
     if grouped:
-        _text_column(table, "group")
-    _number_column(table, "strength")
+        text_column(table, "group")
+    number_column(table, "strength")
     for side in names:
         table.add_column(escape(label(config, side)), justify="right", overflow="fold", min_width=9)
     for row in rows:
@@ -167,28 +169,3 @@ def _truth_table(
         group = [escape(row.group)] if grouped else []
         table.add_row(escape(row.phenotype), *group, escape(row.strength) or NONE, *shown)
     console.print(table)
-
-
-def _table(title: str) -> Table:
-    return Table(
-        title="\n" + escape(title),
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-        collapse_padding=True,
-        pad_edge=False,
-    )
-
-
-def _text_column(table: Table, name: str) -> None:
-    table.add_column(name, overflow="fold", min_width=9)
-
-
-def _number_column(table: Table, name: str) -> None:
-    table.add_column(name, justify="right", no_wrap=True)
-
-
-def _say(console: Console, text: str, style: str = "") -> None:
-    console.print(text, style=style, markup=False, highlight=False)

@@ -34,6 +34,11 @@ def check_names(config: RunConfig) -> None:
             shelves.check_options(shelf, model.name, model.options)
             if model.random and "weights_seed" not in shelves.options(shelf, model.name):
                 raise ConfigError(f"{shelf}.{name}: {model.name} has no weights that could be random")
+            asks = "remote_code" in shelves.options(shelf, model.name)
+            if asks and not model.random and model.options.get("remote_code") is not True:
+                raise ConfigError(
+                    f"{shelf}.{name}: {model.name} is Python code that comes with its weights; remote_code: true lets it run"
+                )
             if model.source and shelf == "metrics" and not _has_weights(shelf, model.name):
                 raise ConfigError(f"{shelf}.{name}: {model.name} takes no source: it has no weights")
     for name, autoencoder in config.autoencoders.items():
@@ -83,8 +88,10 @@ def load_models(config: RunConfig, resolved: Mapping[str, weights.Weights], devi
             found = resolved[f"{shelf}.{name}"]
             path = Path(found.path) if found.path else None
             if path is None and not found.random and "weights_seed" in shelves.options(shelf, model.name):
+                notes = [each.note for each in getattr(module, "CHECKPOINTS", ()) if each.note][:1]
+                known = f" ({notes[0]})" if notes else ""
                 raise WeightsError(
-                    f"{shelf}.{name}: {model.name} needs a source (a folder, s3://..., a hub id), or random: true"
+                    f"{shelf}.{name}: {model.name} needs a source (a folder, s3://..., a hub id), or random: true{known}"
                 )
             loaded[shelf][name] = module.load(path, **model.options).to(device)
     codecs = {name: _load_codec(name, codec) for name, codec in config.codecs.items()}
