@@ -20,6 +20,7 @@ from sdvae_ray.tables import data_tables
 
 SAMPLE = 20_000  # FOVs whose patches make the distributions
 POINTS = 1_500  # compounds of one scatter plot
+COLOURS = 11  # of the style sheet, beside that of the originals
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -34,7 +35,9 @@ class Chart:
 
 def series(config: RunConfig, side: str) -> int:
     """Number of a side's colour: 0 for the originals."""
-    return 0 if side == IMAGE_SIDE else 1 + config.sides.index(side) % 7 if side in config.sides else 7
+    if side == IMAGE_SIDE:
+        return 0
+    return 1 + config.sides.index(side) % COLOURS if side in config.sides else COLOURS
 
 
 def sampled(config: RunConfig, usable: pl.DataFrame) -> pl.DataFrame:

@@ -8,6 +8,8 @@ from html import escape
 from sdvae_ray.report.figures import Scale, framed, svg_text, tick_text, ticks_around
 
 _LEFT, _TOP, _WIDTH, _HEIGHT = 58, 10, 330, 210
+_RATIOS = (-6, 4)  # powers of 2 at the edges of a chart of ratios, at most
+_LINE = 12  # pixels between labels
 
 
 @dataclass(frozen=True)
@@ -29,25 +31,33 @@ class RatePoint:
     value: float
 
 
-def curves(title: str, x_axis: str, y_axis: str, bands: Sequence[str], drawn: Sequence[Curve], reference: float) -> str:
-    """A line per side over the named bands; dashed at `reference`, where nothing is changed."""
-    known = [value for curve in drawn for value in curve.values if value is not None and math.isfinite(value)]
-    ticks = ticks_around(min([0.0, *known]), max([reference, *known]))
-    down = Scale(ticks[0], ticks[-1], _TOP + _HEIGHT, _TOP)
+def curves(title: str, x_axis: str, y_axis: str, bands: Sequence[str], drawn: Sequence[Curve]) -> str:
+    """Ratios over the named bands, a line per side, on a logarithmic axis; dashed at 1. What lies outside of it is on its edge."""
+    known = [value for curve in drawn for value in curve.values if value is not None and value > 0]
+    low, high = (math.floor(math.log2(min([0.5, *known]))), math.ceil(math.log2(max([2.0, *known]))))
+    low, high = max(low, _RATIOS[0]), min(high, _RATIOS[1])
+    down = Scale(low, high, _TOP + _HEIGHT, _TOP)
     across = [_LEFT + _WIDTH * (number + 0.5) / len(bands) for number in range(len(bands))]
-    body = _y_axis(down, ticks, y_axis)
+    step = 1 if high - low <= 5 else 2
+    ticks = [power for power in range(low, high + 1) if power % step == 0]
+    body = _y_axis(down, ticks, y_axis, [f"1/{2**-power}" if power < 0 else f"{2**power}" for power in ticks])
     body += [svg_text(x, _TOP + _HEIGHT + 14, band, "middle", "tick") for x, band in zip(across, bands, strict=True)]
     body.append(svg_text(_LEFT + _WIDTH / 2, _TOP + _HEIGHT + 31, x_axis, "middle", "axis"))
-    level = f"{down(reference):.1f}"
+    level = f"{down(0):.1f}"
     body.append(f'<line class="diagonal" x1="{_LEFT}" x2="{_LEFT + _WIDTH}" y1="{level}" y2="{level}"/>')
     for curve in drawn:
-        at = [(x, down(y)) for x, y in zip(across, curve.values, strict=True) if y is not None and math.isfinite(y)]
+        pairs = zip(across, curve.values, strict=True)
+        at = [(x, down(_power(value, low, high))) for x, value in pairs if value is not None and not math.isnan(value)]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
         dots = "".join(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in at)
         words = f"<title>{escape(_said(curve, bands))}</title>"
         body.append(f'<g class="s{curve.series}">{words}<polyline class="thin" fill="none" points="{line}"/>{dots}</g>')
     said = "; ".join(_said(curve, bands) for curve in drawn)
     return framed(_LEFT + _WIDTH + 14, _TOP + _HEIGHT + 38, title, f"{title}: {said}", "".join(body))
+
+
+def _power(value: float, low: int, high: int) -> float:
+    return low if value <= 2.0**low else min(math.log2(value), high)
 
 
 def rate_points(title: str, y_axis: str, points: Sequence[RatePoint], reference: float | None) -> str:
@@ -66,12 +76,15 @@ def rate_points(title: str, y_axis: str, points: Sequence[RatePoint], reference:
     for power in powers:
         x = across(power)
         body.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{_TOP + _HEIGHT}"/>')
-        body.append(svg_text(x, _TOP + _HEIGHT + 14, tick_text(2.0**power), "middle", "tick"))
+        body.append(
+            svg_text(x, _TOP + _HEIGHT + 14, f"1/{2**-power}" if power < 0 else f"{2**power}", "middle", "tick")
+        )
     body.append(svg_text(_LEFT + _WIDTH / 2, _TOP + _HEIGHT + 31, "bits per pixel and stain", "middle", "axis"))
     if reference is not None:
         y = f"{down(reference):.1f}"
         body.append(f'<line class="diagonal" x1="{_LEFT}" x2="{_LEFT + _WIDTH}" y1="{y}" y2="{y}"/>')
-    for point in finite:
+    taken: list[tuple[float, float, float]] = []
+    for point in sorted(finite, key=lambda point: -point.value):
         x, y_at = across(math.log2(point.bits)), down(point.value)
         words = f"{point.side}: {tick_text(round(point.bits, 3))} bits, {tick_text(round(point.value, 4))}"
         right = x > _LEFT + 0.62 * _WIDTH
@@ -79,17 +92,35 @@ def rate_points(title: str, y_axis: str, points: Sequence[RatePoint], reference:
             f'<g class="s{point.series}"><title>{escape(words)}</title>'
             f'<circle class="dot" cx="{x:.1f}" cy="{y_at:.1f}" r="5"/></g>'
         )
-        body.append(svg_text(x + (-9 if right else 9), y_at + 4, point.side, "end" if right else "start", "tick"))
+        body.append(
+            svg_text(
+                x + (-9 if right else 9),
+                _free(taken, x, y_at, right, point.side) + 4,
+                point.side,
+                "end" if right else "start",
+                "tick",
+            )
+        )
     said = "; ".join(f"{point.side} {point.value:.4g} at {point.bits:.3g} bits" for point in finite)
     return framed(_LEFT + _WIDTH + 14, _TOP + _HEIGHT + 38, title, f"{title}: {said}", "".join(body))
 
 
-def _y_axis(down: Scale, ticks: Sequence[float], words: str) -> list[str]:
+def _free(taken: list[tuple[float, float, float]], x: float, y: float, right: bool, words: str) -> float:
+    """The y nearest below `y` where a label at x meets none of `taken` (left, right, y), which it joins."""
+    width = 9 + 6.2 * len(words)
+    left, end = (x - width, x) if right else (x, x + width)
+    while any(left < other_end and other_left < end and abs(y - at) < _LINE for other_left, other_end, at in taken):
+        y += 1
+    taken.append((left, end, y))
+    return y
+
+
+def _y_axis(down: Scale, ticks: Sequence[float], words: str, names: Sequence[str] = ()) -> list[str]:
     drawn = []
-    for tick in ticks:
+    for tick, name in zip(ticks, names or [tick_text(tick) for tick in ticks], strict=True):
         y = f"{down(tick):.1f}"
         drawn.append(f'<line class="grid" x1="{_LEFT}" x2="{_LEFT + _WIDTH}" y1="{y}" y2="{y}"/>')
-        drawn.append(svg_text(_LEFT - 6, down(tick) + 4, tick_text(tick), "end", "tick"))
+        drawn.append(svg_text(_LEFT - 6, down(tick) + 4, name, "end", "tick"))
     turned = f"translate(12 {_TOP + _HEIGHT / 2}) rotate(-90)"
     drawn.append(f'<text class="axis" transform="{turned}" text-anchor="middle">{escape(words)}</text>')
     return drawn

@@ -46,7 +46,7 @@ def _spectrum(config: RunConfig, metric: str, part: str, here: pl.DataFrame) -> 
         curve = tuple(values.get(band) for band in bands)
         lines.append(Curve(label(config, side), charts.series(config, side), curve))
     title = f"{metric}, {part}"
-    return Chart(title, "", curves(title, "wavelength", "reconstruction / original", bands, lines, 1.0))
+    return Chart(title, "", curves(title, "wavelength", "reconstruction / original", bands, lines))
 
 
 def distances_section(config: RunConfig, scores: Scores) -> str:

@@ -25,6 +25,7 @@ from sdvae_ray.tables import read_fovs
 
 FILE = "report/index.html"
 PLATE_COLUMN = KEYS[2]
+_NAMED = 3  # sides that the heading names
 
 
 def write_report(config: RunConfig, scores: Scores, storage: Storage, console: Console | None = None) -> str:
@@ -89,7 +90,7 @@ def render(
         _provenance(config, record),
         _again(config),
     ]
-    title = f"{', '.join(label(config, side) for side in config.sides)}: does the phenotype survive?"
+    title = f"{_sides(config)}: does the phenotype survive?"
     style = (files("sdvae_ray.report") / "page.css").read_text()
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -102,7 +103,7 @@ def render(
 
 
 def _header(config: RunConfig, record: Record | None, fovs: pl.DataFrame, failed: int) -> str:
-    sides = _listed([label(config, side) for side in config.sides])
+    sides = _sides(config)
     synthetic = "synthetic " if config.synthetic else ""
     used, total = fovs.height - failed, record["manifest"]["fovs"] if record else fovs.height
     lead = (
@@ -118,12 +119,21 @@ def _header(config: RunConfig, record: Record | None, fovs: pl.DataFrame, failed
         if column in fovs.columns:
             known = fovs.filter(pl.col(column).is_not_null() & (pl.col(column) != ""))
             tiles.append((f"{known[column].n_unique():,}", name))
-    tiles.append((f"{len(config.autoencoders)}", "autoencoders" if len(config.autoencoders) > 1 else "autoencoder"))
+    for shelf, kind in ((config.autoencoders, "autoencoder"), (config.codecs, "codec")):
+        if shelf:
+            tiles.append((f"{len(shelf)}", kind if len(shelf) == 1 else f"{kind}s"))
     body = "".join(f'<div class="tile"><b>{esc(value)}</b><span>{esc(name)}</span></div>' for value, name in tiles)
     return (
         f'<p class="kicker">sdvae_ray report</p><h1>Does the phenotype survive {esc(sides)}?</h1>'
         f'<p class="lead">{esc(lead)}</p>{_banners(config)}<div class="tiles">{body}</div>{_navigation()}'
     )
+
+
+def _sides(config: RunConfig) -> str:
+    if len(config.sides) <= _NAMED:
+        return _listed([label(config, side) for side in config.sides])
+    shelves = ((config.autoencoders, "autoencoders"), (config.codecs, "codecs"))
+    return _listed([f"{len(shelf)} {kind if len(shelf) > 1 else kind[:-1]}" for shelf, kind in shelves if shelf])
 
 
 def _navigation() -> str:

@@ -41,8 +41,8 @@ def distortion_heads(config: RunConfig) -> list[MetricHead]:
 
 
 def shown_extractors(config: RunConfig, scores: Scores) -> list[str]:
-    found = scores.summary["extractor"] if scores.summary.height else []
-    return findings.extractors(config, found)[:_MOST_EXTRACTORS]
+    names: list[str] = scores.summary["extractor"].to_list() if scores.summary.height else []
+    return findings.extractors(config, names)[:_MOST_EXTRACTORS]
 
 
 def rates(config: RunConfig, scores: Scores) -> list[Rate]:
