@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from sdvae_ray.codecs import jpeg
 from sdvae_ray.config import RunConfig
 from sdvae_ray.contracts import Posterior
+from sdvae_ray.distributions.fid import frechet_distance, moments
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.schema import ERROR, FOV_ID, column, embeddings_table, latents_table, metrics_table
 from sdvae_ray.stages.encode import Encoder, auto_micro_batch
@@ -404,3 +406,96 @@ def test_a_patch_that_is_too_small_for_a_model_or_metric_is_refused_or_works(sma
     else:
         message = "patch" if out[ERROR].tolist() == [""] else "an error row"
     assert "patch" in message
+
+
+# Codecs and bits
+
+
+def test_the_lossless_codec_and_the_identity_change_nothing_and_the_distance_is_zero(small_run_config):
+    config = small_run_config(autoencoders={"tiny": None}, codecs={"lossless": {"name": "lossless"}})
+    out = encoder(config)(fovs(config, 6))
+    for side in ("lossless", "identity"):
+        assert not out[f"metrics/{side}:mae"].any()
+        assert (out[f"metrics/{side}:ssim"] == 1).all()
+        table = f"embeddings/intensity/{side}"
+        np.testing.assert_array_equal(out[f"{table}:patches"], out["embeddings/intensity/image:patches"])
+        original, found = (
+            moments(out[f"embeddings/intensity/{name}:patches"][:, :, 0].reshape(-1, 17).astype(np.float64))
+            for name in ("image", side)
+        )
+        assert frechet_distance(original, found) == pytest.approx(0, abs=1e-9)
+    assert not [name for name in results(out) if name.startswith(("latents/lossless", "embeddings/latent/lossless"))]
+
+
+def test_a_codecs_numbers_are_those_of_its_bytes(small_run_config):
+    config = small_run_config(
+        autoencoders={"tiny": None, "identity": None}, codecs={"j": {"name": "jpeg", "quality": 20}}
+    )
+    batch = fovs(config, 2)
+    out = encoder(config)(batch)
+    recon, sizes = jpeg.load(quality=20).roundtrip(batch[IMAGE][1])
+    np.testing.assert_array_equal(out["metrics/j:bits"][1], sizes * 8)
+    error = np.abs(recon.astype(np.float64) - batch[IMAGE][1]).mean((2, 3)) / 255
+    np.testing.assert_allclose(out["metrics/j:mae"][1], error, atol=1e-6)
+    assert np.isnan(out["metrics/j:bits_entropy"]).all()
+    assert np.isnan(out["metrics/j:kld"]).all()
+
+
+def test_bits_of_a_latent_are_those_that_are_stored_and_shared_by_planes(small_run_config):
+    config = small_run_config()
+    out = encoder(config)(fovs(config, 1))
+    stored = out["latents/tiny:latent"][0]  # (P, T, Z, s, s)
+    bits = out["metrics/tiny:bits"][0]
+    np.testing.assert_allclose(bits.sum(1), stored[0].size * 16)
+    np.testing.assert_allclose(bits[:, 2], 2 * bits[:, 0])  # RNA lies in both passes
+    np.testing.assert_array_equal(out["metrics/identity:bits"][0], np.full((4, 5), 64**2 * 8))
+    entropy = out["metrics/tiny:bits_entropy"][0]
+    expected = 0.0
+    for channel in range(4):  # the slow way: levels counted over the FOV, channel by channel
+        values = stored[:, :, channel].astype(np.float32)
+        levels = np.rint((values - values.min()) / ((values.max() - values.min()) / 255))
+        counts = np.unique(levels, return_counts=True)[1]
+        expected += -(counts * np.log2(counts / counts.sum())).sum() + 32
+    assert entropy.sum() == pytest.approx(expected, rel=1e-5)
+    assert entropy.sum() < bits.sum() / 1.5
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_a_quantised_latent_has_so_many_levels_and_is_what_is_decoded(small_run_config, bits):
+    config = small_run_config(autoencoders={"tiny": {"latent_bits": bits}, "identity": None})
+    models, batch = models_of(config), fovs(config, 1)
+    out = encoder(config, models)(batch)
+    stored = out["latents/tiny:latent"][0]
+    for channel in range(4):
+        assert len(np.unique(stored[:, :, channel])) <= 2**bits
+    with torch.inference_mode():
+        decoded = (
+            models.autoencoders["tiny"].decode(torch.from_numpy(stored).float().flatten(0, 1)).view(4, 2, 3, 64, 64)
+        )
+    mito = torch.from_numpy(batch[IMAGE][0][:, 0]).float() / 255
+    np.testing.assert_allclose(
+        out["metrics/tiny:mae"][0][:, 0], (decoded[:, 0, 0] - mito).abs().mean((1, 2)), rtol=1e-4
+    )
+    assert out["metrics/tiny:bits_entropy"][0].sum() <= bits * stored.size + 32 * 4 + 1
+
+
+def test_grey_passes_hold_one_stain_each(small_run_config):
+    config = small_run_config(image={"packing": "grey"})
+    out = encoder(config)(fovs(config, 1))
+    assert out["latents/tiny:latent"].shape == (1, 4, 5, 4, 8, 8)
+    assert out["metrics/tiny:kld"].shape == (1, 4, 5)
+    assert not out["metrics/identity:mae"].any()
+    np.testing.assert_allclose(out["metrics/tiny:bits"][0], np.full((4, 5), 4 * 64 * 16))
+
+
+def test_means_of_half_features_are_those_of_the_published_pipeline(small_run_config):
+    whole = small_run_config(autoencoders={"tiny": None})
+    half = small_run_config(autoencoders={"tiny": None}, extractors={"intensity": {"half_mean": True}})
+    batch = fovs(whole, 1)
+    one, other = (encoder(config)(batch)["embeddings/intensity/image:embedding"][0] for config in (whole, half))
+    models = models_of(whole)
+    with torch.inference_mode():
+        features = models.extractors["intensity"](torch.from_numpy(batch[IMAGE][0]).float() / 255)
+    np.testing.assert_array_equal(one, features.mean(0).half())
+    np.testing.assert_array_equal(other, features.half().mean(0))
+    assert (one != other).any()

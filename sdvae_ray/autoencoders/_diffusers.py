@@ -53,8 +53,10 @@ class DiffusersAutoencoder:
         """Autocast switched off where it would be to float16 and the model must not. bfloat16 has float32's range and stays,
         as in diffusers' own pipelines, which upcast a float16 model only."""
         device = values.device.type
+        if not self.force_upcast or device == "meta":  # no data, no precision: for counting operations
+            return nullcontext()
         half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
-        return torch.autocast(device, enabled=False) if half and self.force_upcast else nullcontext()
+        return torch.autocast(device, enabled=False) if half else nullcontext()
 
 
 def build(

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from sdvae_ray.contracts import Reconstruction
+from sdvae_ray.contracts import Checkpoint, Reconstruction
 from sdvae_ray.errors import WeightsError
 from sdvae_ray.metrics._precision import float32_convolutions
 
@@ -20,6 +20,16 @@ HIGHER_IS_BETTER = False
 SMALLEST = 31  # pixels: below, AlexNet's last layers see nothing
 _BACKBONE = "torchvision's AlexNet, AlexNet_Weights.IMAGENET1K_V1, published as alexnet-owt-7be5be79.pth"
 _LINEAR = "the linear layers, weights/v0.1/alex.pth of the lpips package"
+CHECKPOINTS = (
+    Checkpoint(
+        source=None,
+        licence="BSD-3-Clause (torchvision), BSD-2-Clause (lpips)",
+        input="RGB pass",
+        output="1 per pass",
+        parameters=2_470_848,
+        note=f"a folder with both {_BACKBONE}, and {_LINEAR}",
+    ),
+)
 _CHANNELS = (64, 192, 384, 256, 256)  # of the five layers compared
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's mean and standard deviation on [-1, 1]
 _DAMAGE = (
