@@ -224,6 +224,7 @@ class ScoreConfig(Model):
     negatives: Literal["plate", "group"] = "plate"
     null: Literal["exchange", "copairs"] = "exchange"
     null_size: int = Field(10_000, ge=100)
+    strict: bool = False  # True: p counts draws above the observed mAP only, as copairs does; else those that reach it too
     threshold: float = Field(0.05, gt=0, lt=1)
     ties: Literal["average", "copairs"] = "average"
     recall_at: tuple[Count, ...] = Field((1, 5, 10), min_length=1)

@@ -394,7 +394,7 @@ def test_the_published_run_file_follows_the_published_protocol():
     assert config.extractors["openphenom"].options == {"remote_code": True, "published_range": True}
     assert (score.aggregate, score.normalise, score.fit) == ("mean", "published", "controls")
     assert (score.negatives, score.null, score.ties) == ("group", "copairs", "copairs")
-    assert (score.null_size, score.threshold) == (1_000_000, 0.05)
+    assert (score.null_size, score.strict, score.threshold) == (1_000_000, True, 0.05)
     assert score.group == ("Metadata_Cell_type", "Metadata_Time")
 
 

@@ -165,6 +165,7 @@ def _score_group(
         ties=settings.ties,
         null=settings.null,
         null_size=settings.null_size,
+        strict=settings.strict,
         seed=config.seed,
         threshold=settings.threshold,
     )
