@@ -198,6 +198,71 @@ def run(run_file: RunFile, set: Set = None, address: Address = None) -> None:
 
 
 @app.command()
+def retrieve(
+    profiles: Annotated[list[str], typer.Argument(metavar="PROFILES...", help="CSV, CSV.gz or Parquet; stacked.")],
+    pos_sameby: Annotated[str, typer.Option(metavar="A,B", help="Columns that positives share.")],
+    pos_diffby: Annotated[str, typer.Option(metavar="A,B", help="Columns in which positives differ.")] = "",
+    neg_sameby: Annotated[str, typer.Option(metavar="A,B", help="Columns that negatives share.")] = "",
+    neg_diffby: Annotated[str, typer.Option(metavar="A,B", help="Columns in which negatives differ.")] = "",
+    reference: Annotated[str | None, typer.Option(help="Which wells are the negatives' references.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Wells to leave out, such as positive controls.")] = None,
+    multilabel: Annotated[str | None, typer.Option(help="A column of --pos-sameby with labels joined by |.")] = None,
+    features: Annotated[
+        list[str] | None, typer.Option(metavar="PREFIX", help="Only these features; repeatable.")
+    ] = None,
+    drop_features: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Features to leave out; repeatable.")
+    ] = None,
+    normalise: Annotated[
+        str, typer.Option(help="A preset of normalisation first; none: as the profiles are.")
+    ] = "none",
+    null: Annotated[str | None, typer.Option(help="exchange or copairs; default: exchange where it applies.")] = None,
+    ties: Annotated[str, typer.Option(help="average or copairs.")] = "average",
+    distance: Annotated[str, typer.Option(help="cosine, abs_cosine, correlation or euclidean.")] = "cosine",
+    strict: Annotated[bool, typer.Option("--strict", help="p counts draws above the observed mAP only.")] = False,
+    null_size: Annotated[int, typer.Option(min=100, help="Draws of the null.")] = 10_000,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Of the corrected p.")] = 0.05,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Folder for the tables.")] = None,
+    as_json: AsJson = False,
+    anonymous: Anonymous = False,
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
+) -> None:
+    """Score any table of profiles by copairs' four lists: average precision, p-values, intervals and floors."""
+    from sdvae_ray import commands
+    from sdvae_ray.config import StorageConfig
+
+    lists = [
+        tuple(name for name in given.split(",") if name) for given in (pos_sameby, pos_diffby, neg_sameby, neg_diffby)
+    ]
+    chosen = {
+        "null": null,
+        "ties": ties,
+        "distance": distance,
+        "strict": strict,
+        "null_size": null_size,
+        "threshold": threshold,
+        "normalise": normalise,
+        "seed": seed,
+    }
+    storage = StorageConfig(anonymous=anonymous, endpoint_url=endpoint_url, region=region)
+    commands.retrieve(
+        profiles,
+        lists,
+        multilabel,
+        reference,
+        exclude,
+        (features or [], drop_features or []),
+        chosen,
+        output,
+        storage,
+        console,
+        as_json,
+    )
+
+
+@app.command()
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="The output of a run, or its run file (.yaml).")],
     b: Annotated[str, typer.Argument(metavar="B", help="The other; differences are B - A.")],

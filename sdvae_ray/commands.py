@@ -2,8 +2,9 @@
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -106,6 +107,41 @@ def list_models(console: Console, as_json: bool = False) -> None:
         console.print_json(json.dumps(catalogue()))
     else:
         print_catalogue(console)
+
+
+def retrieve(
+    profiles: Sequence[str],
+    lists: Sequence[tuple[str, ...]],
+    multilabel: str | None,
+    reference: str | None,
+    exclude: str | None,
+    features: tuple[Sequence[str], Sequence[str]],
+    chosen: Mapping[str, Any],
+    output: str | None,
+    storage_config: StorageConfig,
+    console: Console,
+    as_json: bool = False,
+) -> None:
+    """`features`: prefixes to keep and globs to drop; `chosen`: the fields of stages.retrieve.Settings."""
+    from sdvae_ray.report.retrieval_summary import print_retrieved
+    from sdvae_ray.sources.profiles import read_profiles
+    from sdvae_ray.stages.retrieve import Lists, checked_settings
+    from sdvae_ray.stages.retrieve import retrieve as score_table
+    from sdvae_ray.tables import write_table
+
+    storage, settings = Storage(storage_config), checked_settings(chosen)
+    table = read_profiles(profiles, storage, *features)
+    found = score_table(table, Lists(lists[0], lists[1], lists[2], lists[3], multilabel), reference, exclude, settings)
+    if output is not None:
+        for name, frame in (("groups", found.groups), ("wells", found.wells), ("floors", found.floors)):
+            if frame is not None:
+                write_table(join(absolute(output), f"{name}.parquet"), frame.to_arrow(), storage)
+        text = json.dumps({"profiles": list(profiles), **found.summary}, indent=1)
+        storage.write_bytes(join(absolute(output), "retrieve.json"), text.encode() + b"\n")
+    if as_json:
+        console.print_json(json.dumps({"profiles": list(profiles), **found.summary}))
+    else:
+        print_retrieved(found, console)
 
 
 def compare(a: str, b: str, storage: StorageConfig, console: Console, as_json: bool = False) -> None:

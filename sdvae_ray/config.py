@@ -227,6 +227,7 @@ class ScoreConfig(Model):
     strict: bool = False  # True: p counts draws above the observed mAP only, as copairs does; else those that reach it too
     threshold: float = Field(0.05, gt=0, lt=1)
     ties: Literal["average", "copairs"] = "average"
+    floor_repeats: Count = 3  # splits of the controls and permutations of labels, of each floor beside a score
     recall_at: tuple[Count, ...] = Field((1, 5, 10), min_length=1)
     distributions: DistributionConfig = DistributionConfig()
 

@@ -22,6 +22,9 @@ class Scores:
                reconstruction_recall (its nearest original is its own), random_weights, status
     compounds  and per compound: replicates, map, normalised_map, p, p_corrected, retrieved, status
     wells      and per treated well: ap, normalised_ap, n_positives, n_negatives, status
+    floors     extractor, side, group, quantity (retrieval.floors): fraction_retrieved, mean_map, ..., status
+    differences  extractor, side, group, quantity: estimate, low, high over compounds; and the side's minus the originals' over the
+               same compounds, with its interval
     distributions  extractor, side, by (group or slice), slice, part (RGB pass or stain): n_image, n_side, dimensions, sampled, and
                    fid, kid, kid_paired, cmmd, precision, recall, density, coverage; null with a `reason`
     metrics    side, metric, part (stain or RGB pass), band (null where the metric has none): patches, mean, sd, median, q05, q95
@@ -33,6 +36,8 @@ class Scores:
     summary: pl.DataFrame
     compounds: pl.DataFrame
     wells: pl.DataFrame
+    floors: pl.DataFrame
+    differences: pl.DataFrame
     distributions: pl.DataFrame
     metrics: pl.DataFrame
     latents: pl.DataFrame

@@ -20,7 +20,7 @@ from sdvae_ray.report.compare import comparison
 from sdvae_ray.report.side_by_side import compare_runs
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, FOV_ID
-from sdvae_ray.scores import Scores
+from sdvae_ray.scores import Scores, read_scores
 from sdvae_ray.storage import Storage
 from sdvae_ray.tables import write_table
 
@@ -85,7 +85,17 @@ def scores_of(config: RunConfig, shift: float = 0.0, **means: float | None) -> S
     tables = (pl.DataFrame(rows, infer_schema_length=None) for rows in (summary, distributions, metrics))
     summary_table, distances, means_table = tables
     means_table = means_table.with_columns(pl.col("band").cast(pl.String))
-    return Scores(summary_table, empty, empty, distances, means_table, empty, empty)
+    return Scores(
+        summary=summary_table,
+        compounds=empty,
+        wells=empty,
+        floors=empty,
+        differences=empty,
+        distributions=distances,
+        metrics=means_table,
+        latents=empty,
+        latent_channels=empty,
+    )
 
 
 def write_run(config: RunConfig, scores: Scores | None = None, sha: str = "0" * 64, batch: str = "CPJUMP1") -> str:
@@ -176,7 +186,7 @@ def test_numbers_are_those_of_the_tables_and_the_difference_is_b_less_a(tmp_path
 def test_the_dictionary_is_json_and_holds_what_is_printed(tmp_path: Path) -> None:
     a, b = two(tmp_path)
     found = comparison(a, b)
-    assert list(found) == ["a", "b", "settings", "retrieval", "metrics", "distances"]
+    assert list(found) == ["a", "b", "settings", "retrieval", "floors", "metrics", "distances"]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
@@ -540,3 +550,25 @@ def test_departures_from_the_published_protocol(tmp_path: Path) -> None:
         "autoencoders.sd1.4.latent mean (published: sample)",
         "image.packing grey (published: published)",
     ]
+
+
+def test_fr_is_printed_with_its_floors_and_its_difference_from_the_originals(tmp_path: Path) -> None:
+    a, b = two(tmp_path)
+    scores = read_scores(a, STORAGE)
+    key = scores.summary.filter(pl.col("side") != "image").row(0, named=True)
+    where = {name: key[name] for name in ("extractor", "side", "group")}
+    difference = {"difference": -0.0625, "difference_low": -0.125, "difference_high": 0.0}
+    ends = {"quantity": "fraction_retrieved", "estimate": 0.4375, "low": 0.25, "high": 0.5}
+    floor = {"quantity": "half_other", "fraction_retrieved": 0.3125, "status": "ok"}
+    replace(
+        scores, differences=pl.DataFrame([{**where, **ends, **difference}]), floors=pl.DataFrame([{**where, **floor}])
+    ).write(a, STORAGE)
+    (row,) = comparison(a, b)["floors"]
+    assert row["a"]["half_other"] == 0.3125
+    assert row["a"]["difference_low"] == -0.125
+    assert row["b"] is None
+    console = Console(width=140, record=True, file=io.StringIO())
+    compare_runs(a, b, console)
+    text = console.export_text()
+    for words in ("0.438 0.25 to 0.50", "-0.062 -0.12 to 0.00", "0.312"):
+        assert words in text

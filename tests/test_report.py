@@ -128,8 +128,36 @@ def scores_of(config: RunConfig, sides: tuple[str, ...] = ("image", "pca", "tiny
     latents, channels = latents_of("pca" in sides)
     distributions = pl.DataFrame(fid, schema=None if fid else {"extractor": pl.String, "by": pl.String})
     return Scores(
-        pl.DataFrame(summary), pl.DataFrame(compounds), pl.DataFrame(), distributions, metrics, latents, channels
+        summary=pl.DataFrame(summary),
+        compounds=pl.DataFrame(compounds),
+        wells=pl.DataFrame(),
+        floors=floors_of_sides(sides),
+        differences=differences_of_sides(sides),
+        distributions=distributions,
+        metrics=metrics,
+        latents=latents,
+        latent_channels=channels,
     )
+
+
+def floors_of_sides(sides: tuple[str, ...]) -> pl.DataFrame:
+    """Half fits have numbers, posing controls are too few."""
+    rows = []
+    for side in sides:
+        where = {"extractor": "intensity", "side": side, "group": "U2OS / 48"}
+        rows.append({**where, "quantity": "half_other", "fraction_retrieved": 0.271, "status": "ok"})
+        rows.append({**where, "quantity": "posing_position", "fraction_retrieved": None, "status": "too_few_controls"})
+    return pl.DataFrame(rows, schema=None if rows else {"extractor": pl.String, "side": pl.String})
+
+
+def differences_of_sides(sides: tuple[str, ...]) -> pl.DataFrame:
+    rows = []
+    for side in sides:
+        where = {"extractor": "intensity", "side": side, "group": "U2OS / 48", "quantity": "fraction_retrieved"}
+        apart = None if side == "image" else -0.125
+        ends = {"difference": apart, "difference_low": -0.25, "difference_high": 0.0}
+        rows.append({**where, "estimate": 1 / 3, "low": 0.2, "high": 0.5, **ends})
+    return pl.DataFrame(rows, schema=None if rows else {"extractor": pl.String, "side": pl.String})
 
 
 def latents_of(there: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -364,6 +392,19 @@ def test_rates_frequencies_distances_and_the_latent_space_are_reported(run: RunC
     summary = summary_of(run, scores)
     assert "Rate, distortion, phenotype" in summary
     assert "radial_power" not in summary  # its numbers are curves
+
+
+def test_fr_stands_beside_its_interval_its_difference_and_its_floors(run: RunConfig) -> None:
+    scores = scores_of(run)
+    for text in (Page(page_of(run, scores)).text, summary_of(run, scores)):
+        for words in (
+            "0.20 to 0.50",
+            "-0.125",
+            "-0.25 to 0.00",
+            "0.271",
+            "posing_position: too few controls, on 4 sides",
+        ):
+            assert words in text
 
 
 def test_without_a_perturbation_the_page_and_the_summary_speak_of_pixels_alone(run: RunConfig) -> None:

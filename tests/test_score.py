@@ -99,6 +99,17 @@ def test_the_strong_compound_is_retrieved_and_the_inactive_ones_are_not(local_ra
     assert summary["noise"]["fraction_retrieved"] == 0
     for name in ("mean_map", "fraction_retrieved", "replicate_recall_at_1"):
         assert summary["same"][name] == summary["image"][name]
+    floors = {(row["side"], row["quantity"]): row for row in scores.floors.rows(named=True)}
+    assert floors["image", "full"]["fraction_retrieved"] == summary["image"]["fraction_retrieved"]
+    assert floors["image", "full"]["mean_map"] == pytest.approx(summary["image"]["mean_map"])
+    assert floors["image", "half_other"]["fraction_retrieved"] > 0
+    assert floors["image", "labels_within_all"]["fraction_retrieved"] < 0.25
+    assert {side for side, _ in floors} == {"image", "same", "noise"}
+    apart = {row["side"]: row for row in scores.differences.rows(named=True) if row["quantity"] == "fraction_retrieved"}
+    assert apart["image"]["difference"] is None
+    assert (apart["same"]["difference"], apart["same"]["difference_low"], apart["same"]["difference_high"]) == (0, 0, 0)
+    assert (apart["noise"]["difference"], apart["noise"]["lost"], apart["noise"]["gained"]) == (-0.25, 1, 0)
+    assert apart["image"]["low"] <= 0.25 <= apart["image"]["high"]
 
 
 def test_profiles_are_means_of_fovs_and_the_scores_are_the_libraries(local_ray, config):

@@ -9,6 +9,7 @@ scores/*.parquet                      see sdvae_ray.scores
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,7 @@ from sdvae_ray import provenance, shelves
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.errors import DataError
 from sdvae_ray.pipeline.distances import GROUP, distances, near_the_mean, with_slices
+from sdvae_ray.pipeline.floors import differences, floors_of, start_floors
 from sdvae_ray.pipeline.latent_space import latent_space
 from sdvae_ray.pipeline.neighbours import own_well_recall, replicate_recalls, save_and_reload_index
 from sdvae_ray.pipeline.profile import Profiles, build_profiles, sides_of_tables
@@ -50,6 +52,7 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> Sc
     console.print(f"score: {usable.height} FOVs, {len(pairs)} pairs of extractor and side", highlight=False)
     images: dict[str, Profiles] = {}
     parts: list[_Part] = []
+    floors: list[Any] = []
     apart: list[pl.DataFrame] = []
     with ray_session(address):
         for extractor, side in pairs:
@@ -60,12 +63,16 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> Sc
             else:
                 image = images[extractor].patches if extractor in images else {}
                 apart.append(distances(config, extractor, side, image, profiles.patches))
-            parts += _score_side(config, profiles, images.get(extractor), storage)
+            parts += _score_side(config, profiles, images.get(extractor), floors, storage)
         latents, channels = latent_space(config, usable)
+        found_floors = floors_of(floors)
     random = set(config.random_weights)
+    compounds = _stacked([part.compounds for part in parts])
     scores = Scores(
         summary=pl.concat([part.summary for part in parts], how="diagonal_relaxed"),
-        compounds=_stacked([part.compounds for part in parts]),
+        compounds=compounds,
+        floors=found_floors,
+        differences=_says_random(differences(config, compounds), random),
         wells=_stacked([part.wells for part in parts]),
         distributions=_says_random(_stacked(apart), random),
         metrics=_says_random(metric_distributions(config, bands(config), storage), random),
@@ -102,7 +109,10 @@ def _steps(config: RunConfig) -> str | list[str | dict[str, dict[str, object]]]:
     return steps if isinstance(steps, str) else list(steps)
 
 
-def _score_side(config: RunConfig, profiles: Profiles, image: Profiles | None, storage: Storage) -> list[_Part]:
+def _score_side(
+    config: RunConfig, profiles: Profiles, image: Profiles | None, floors: list[Any], storage: Storage
+) -> list[_Part]:
+    """The tables of every group; starts their floors."""
     roles = well_roles(config, profiles.wells)
     raw = profiles.features.reshape(len(roles), -1)
     name = f"{profiles.extractor}/{profiles.side}"
@@ -119,6 +129,7 @@ def _score_side(config: RunConfig, profiles: Profiles, image: Profiles | None, s
         if config.score.perturbation is None:
             parts.append(_Part(pl.DataFrame([{**label, "wells": len(rows), "status": NOT_SCORED + NO_PERTURBATION}])))
             continue
+        floors.append(start_floors(config, label, raw[rows], members.drop("row")))
         try:
             parts.append(_score_group(config, label, raw[rows], members, profiles, image, storage))
         except DataError as error:

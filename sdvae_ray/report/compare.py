@@ -16,6 +16,7 @@ from sdvae_ray.errors import DataError
 from sdvae_ray.provenance import FILE, Record, read_record
 from sdvae_ray.report import findings, outcome, published
 from sdvae_ray.report.findings import mean_of
+from sdvae_ray.report.floors import FLOORS, FRACTION
 from sdvae_ray.runfile import load_run, parse_run
 from sdvae_ray.schema import BITS, ENTROPY
 from sdvae_ray.scores import Scores, read_scores
@@ -45,10 +46,12 @@ def comparison(a: str, b: str, storage: StorageConfig | None = None) -> dict[str
                 has no score); no_paper (why no printed FR applies) and departures (from the published protocol, where one does)
     settings    key, a, b, only ("a" or "b" where the other has no such key): keys of the run file, and recorded.* of run.json
     retrieval   extractor, group, side; of a and b: fraction_retrieved, mean_map, compounds_scored, paper, status
+    floors      extractor, group, side; of a and b: FR (low, high), its difference from the originals' (difference_low, _high),
+                and FR of every floor
     metrics     side, metric; of a and b: mean and median, each the mean over parts, unit, better, and one_minus where it is SSIM
     distances   extractor, group, side; of a and b: each distance, the mean over parts, and the reason for what is None
 
-    A row of these three has a None where that run has no such row, and a `difference`, b - a. Raises DataError where one is no run
+    A row of these has a None where that run has no such row, and a `difference`, b - a. Raises DataError where one is no run
     or has no scores.
     """
     runs = _open(a, storage), _open(b, storage)
@@ -59,6 +62,7 @@ def comparison(a: str, b: str, storage: StorageConfig | None = None) -> dict[str
             [_retrieval(run, paper.fractions) for run, paper in zip(runs, papers, strict=True)],
             ("fraction_retrieved", "mean_map"),
         ),
+        "floors": _beside(("extractor", "group", "side"), [_floors(run) for run in runs], ()),
         "metrics": _beside(("side", "metric"), [_metrics(run) for run in runs], ("mean",)),
         "distances": _beside(
             ("extractor", "group", "side"), [_distances(run) for run in runs], tuple(outcome.DISTANCES)
@@ -141,6 +145,23 @@ def _retrieval(run: Run, papers: Mapping[tuple[str, ...], float]) -> Found:
         }
         for row in outcome.retrieval_rows(run.config, run.scores)
     }
+
+
+def _floors(run: Run) -> Found:
+    """FR with its interval and its difference from the originals', beside FR of every floor."""
+    found: dict[tuple[str, ...], Values] = {}
+    scores = run.scores
+    if scores.differences.height == 0:
+        return found
+    ends = ("low", "high", "difference", "difference_low", "difference_high")
+    for row in scores.differences.filter(pl.col("quantity") == FRACTION).rows(named=True):
+        key = (row["extractor"], row["group"], row["side"])
+        found[key] = {FRACTION: row["estimate"], **{name: row.get(name) for name in ends}}
+    for row in scores.floors.rows(named=True):
+        key = (row["extractor"], row["group"], row["side"])
+        if key in found and row["quantity"] in FLOORS:
+            found[key][row["quantity"]] = row[FRACTION]
+    return found
 
 
 def _metrics(run: Run) -> Found:

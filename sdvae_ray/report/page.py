@@ -79,6 +79,7 @@ def render(
         sections.metrics_section(config, scores),
         fidelity.spectra_section(config, scores),
         sections.retrieval_section(config, scores, rows),
+        sections.floors_section(config, scores),
         views.comparison_section(config, scores, rows),
         sections.truth_section(config, truth),
         views.distributions_section(config, usable, distributions, config.sides),
@@ -143,6 +144,7 @@ def _navigation() -> str:
         "rates": "Rate and phenotype",
         "metrics": "Quality",
         "retrieval": "Retrieval",
+        "floors": "Floors",
         "fr": "Comparison",
     }
     names |= {

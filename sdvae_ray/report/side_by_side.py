@@ -13,6 +13,7 @@ from sdvae_ray.config import StorageConfig
 from sdvae_ray.report import published
 from sdvae_ray.report.compare import Values, comparison
 from sdvae_ray.report.findings import NONE, RANDOM, MetricHead, count, number
+from sdvae_ray.report.floors import FLOORS, FRACTION
 from sdvae_ray.report.outcome import DISTANCES
 from sdvae_ray.report.terminal import number_column, plain_table, say, text_column
 
@@ -39,6 +40,7 @@ def print_comparison(found: Mapping[str, Any], console: Console) -> None:
         say(console, text, style="yellow")
     _print_settings(found["settings"], console)
     _print_retrieval(found, console)
+    _print_floors(found, console)
     _print_metrics(found, console)
     _print_distances(found, console)
     for run, names in _lines(found, lambda about: [f"{k}: {', '.join(v)}" for k, v in about["only"].items() if v]):
@@ -101,6 +103,32 @@ def _print_retrieval(found: Mapping[str, Any], console: Console) -> None:
         say(console, f"{run}: {line}.", style="dim")
     for run, line in _lines(found, lambda about: ["; ".join(about["departures"])]):
         say(console, f"{run} is not the published protocol: {line}.", style="yellow")
+
+
+def _print_floors(found: Mapping[str, Any], console: Console) -> None:
+    """FR with its interval, its difference from the originals', and its floors; A above B."""
+    shown = ("half_same", "half_other", "posing_position", "posing_shuffled", "labels_within_treated")
+    for extractor, rows in _by_extractor(found["floors"]):
+        table = plain_table(f"FR by {_label(found, extractor)} with its floors, A above B")
+        text_column(table, "group")
+        text_column(table, "side")
+        for heading in ("FR\ninterval", "- image\ninterval", *(FLOORS[name][0] for name in shown)):
+            number_column(table, heading)
+        for row in rows:
+            both = [row[run] or {} for run in "ab"]
+            texts = [_ended(each, FRACTION, "low", "high") for each in both]
+            apart = [_ended(each, "difference", "difference_low", "difference_high") for each in both]
+            cells = ["\n".join(number(each.get(name), 3) for each in both) for name in shown]
+            names = (escape(row["group"]), escape(_label(found, row["side"])))
+            table.add_row(*names, "\n".join(texts), "\n".join(apart), *cells)
+        console.print(table)
+
+
+def _ended(values: Values, name: str, low: str, high: str) -> str:
+    if values.get(name) is None:
+        return NONE
+    ends = "" if values.get(low) is None else f" {number(values[low], 2)} to {number(values[high], 2)}"
+    return f"{number(values[name], 3)}{ends}"
 
 
 def _paper(row: Values) -> str:

@@ -9,6 +9,8 @@ from sdvae_ray.config import RunConfig
 from sdvae_ray.provenance import Record
 from sdvae_ray.report import findings, outcome
 from sdvae_ray.report.findings import NONE, label, number
+from sdvae_ray.report.floors import FLOORS, floor_rows
+from sdvae_ray.report.floors import reasons as floor_reasons
 from sdvae_ray.report.outcome import Retrieval, TruthRow
 from sdvae_ray.report.rates import distortion_heads, rate_text, rates, shown_extractors
 from sdvae_ray.report.terminal import number_column, plain_table, say, text_column
@@ -20,6 +22,7 @@ from sdvae_ray.tables import read_fovs
 _REASONS = 3  # failed FOVs that are named
 _METRICS_ABREAST = 6
 _SIDES_ABREAST = 6
+_FLOORS_SHOWN = ("half_same", "half_other", "posing_position", "posing_shuffled", "labels_within_treated")
 _NAME = 9  # characters of an extractor over two columns
 
 
@@ -39,6 +42,7 @@ def print_summary(config: RunConfig, scores: Scores, record: Record | None, cons
     _metrics(config, scores, console)
     _rates(config, scores, console)
     _retrieval(config, scores, console)
+    _floors(config, scores, console)
     _truth(config, outcome.truth_rows(config, scores, fovs), console)
     if failed:
         say(console, f"{len(failed)} of {fovs.height} FOVs failed and are left out:", style="yellow")
@@ -134,6 +138,34 @@ def _retrieval(config: RunConfig, scores: Scores, console: Console) -> None:
             "FR: share of compounds told from controls. R@k: share of a well's replicates among its k nearest wells (at "
             "most k / replicates). own well: a reconstruction's nearest original is its own. FID: mean over stains or passes, "
             "in the extractor's features (not the TF-FID of image generation).",
+            style="dim",
+        )
+
+
+def _floors(config: RunConfig, scores: Scores, console: Console) -> None:
+    rows = floor_rows(config, scores)
+    grouped = len({row.group for row in rows}) > 1
+    for extractor in findings.extractors(config, (row.extractor for row in rows)):
+        table = plain_table(f"FR by {label(config, extractor)} and its floors")
+        text_column(table, "side")
+        if grouped:
+            text_column(table, "group")
+        for heading in ("FR\ninterval", "- image\ninterval", *(FLOORS[name][0] for name in _FLOORS_SHOWN)):
+            number_column(table, heading)
+        for row in rows:
+            if row.extractor == extractor:
+                names = [label(config, row.side), *([row.group] if grouped else [])]
+                shown = (row.floors[name] for name in _FLOORS_SHOWN)
+                texts = (f"{row.fraction}\n{row.interval}", row.difference, *shown)
+                table.add_row(*(escape(name) for name in names), *texts)
+        console.print(table)
+    if rows:
+        for line in floor_reasons(scores):
+            say(console, line, style="yellow")
+        say(
+            console,
+            "Intervals: 95 %, compounds resampled. Floors are FR by the same code: half of the controls for the fit, half for "
+            "negatives; controls posing as compounds; labels permuted. FR near a floor says nothing. The page has more of them.",
             style="dim",
         )
 

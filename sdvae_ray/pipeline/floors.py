@@ -1,0 +1,79 @@
+"""Floors and intervals beside every score: what the same code gives without the leak, without an effect, by position alone.
+
+Floors of one extractor, side and group are one Ray task; retrieval/floors.py says what each is.
+"""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import ray
+
+from sdvae_ray.config import IMAGE_SIDE, RunConfig
+from sdvae_ray.errors import DataError
+from sdvae_ray.retrieval.bootstrap import intervals, paired_difference
+from sdvae_ray.retrieval.floors import floors
+from sdvae_ray.schema import WELL
+
+_TASK_CPUS = 0.5
+
+
+def start_floors(config: RunConfig, label: dict[str, object], features: np.ndarray, wells: pl.DataFrame) -> Any:
+    """A task whose result `floors_of` gives. features: (W, D) before normalisation; wells with their roles."""
+    return _floors.options(num_cpus=_TASK_CPUS).remote(config, label, features, wells)
+
+
+def floors_of(tasks: list[Any]) -> pl.DataFrame:
+    """extractor, side, group, random_weights, quantity and the numbers of retrieval.floors; empty where nothing was started."""
+    frames = [frame for frame in ray.get(tasks) if frame is not None]
+    return pl.concat(frames) if frames else pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})
+
+
+def differences(config: RunConfig, compounds: pl.DataFrame) -> pl.DataFrame:
+    """Per extractor, side and group: every mean over compounds with its interval, and the side's minus the originals'.
+
+    quantity, estimate, low, high, compounds; image (the originals' mean over the same compounds), difference,
+    difference_low, difference_high, unpaired, lost, gained: null for the originals and where they were not scored.
+    """
+    if compounds.height == 0:
+        return pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})
+    seed, parts = config.seed, []
+    for (extractor,), rows in compounds.group_by("extractor", maintain_order=True):
+        image = rows.filter(pl.col("side") == IMAGE_SIDE)
+        for (side,), mine in rows.group_by("side", maintain_order=True):
+            found = intervals(mine, seed=seed)
+            if side != IMAGE_SIDE and image.height:
+                paired = paired_difference(image, mine, seed=seed).rename(
+                    {"low": "difference_low", "high": "difference_high", "compounds": "paired"}
+                )
+                found = found.join(paired.drop("reconstruction"), on=["group", "quantity"], how="left")
+            parts.append(found.with_columns(extractor=pl.lit(extractor), side=pl.lit(side)))
+    return pl.concat(parts, how="diagonal_relaxed")
+
+
+@ray.remote
+def _floors(
+    config: RunConfig, label: dict[str, object], features: np.ndarray, wells: pl.DataFrame
+) -> pl.DataFrame | None:
+    settings = config.score
+    steps = settings.normalise if isinstance(settings.normalise, str) else list(settings.normalise)
+    try:
+        found = floors(
+            features,
+            wells.with_columns(group=pl.lit(str(label["group"]))),
+            steps,
+            position=WELL[-1],
+            key=WELL,
+            negatives=settings.negatives,
+            ties=settings.ties,
+            null=settings.null,
+            null_size=settings.null_size,
+            seed=config.seed,
+            strict=settings.strict,
+            threshold=settings.threshold,
+            repeats=settings.floor_repeats,
+        )
+    except DataError:  # said by the score itself
+        return None
+    head = [pl.lit(label[name]).alias(name) for name in ("extractor", "side", "random_weights")]
+    return found.with_columns(*head)

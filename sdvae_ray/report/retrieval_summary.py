@@ -1,0 +1,42 @@
+"""What `retrieve` found, in a terminal: the score with its interval, and its floors."""
+
+from rich.console import Console
+from rich.markup import escape
+
+from sdvae_ray.report.findings import count, number
+from sdvae_ray.report.floors import FLOORS
+from sdvae_ray.report.terminal import number_column, plain_table, say, text_column
+from sdvae_ray.stages.retrieve import Retrieved
+
+
+def print_retrieved(found: Retrieved, console: Console) -> None:
+    summary = found.summary
+    for note in summary["notes"]:
+        say(console, f"note: {note}", style="yellow")
+    roles = f"{summary['queries']:,} queries, {summary['references']:,} references"
+    say(console, f"{summary['wells']:,} wells ({roles}), {summary['features']:,} features", style="bold")
+    low, high = (number(summary[f"fraction_retrieved_{end}"], 3) for end in ("low", "high"))
+    say(
+        console,
+        f"mean mAP {number(summary['mean_map'], 4)}, normalised {number(summary['mean_normalised_map'], 4)}; FR "
+        f"{number(summary['fraction_retrieved'], 4)} ({low} to {high}): {summary['retrieved']:,} of {summary['groups_scored']:,} "
+        f"groups, by the {summary['null']} null of {summary['null_size']:,}",
+    )
+    if found.floors is None:
+        say(
+            console, "No floors: they are of scores against reference wells, where Metadata_Well is known.", style="dim"
+        )
+        return
+    table = plain_table("Floors: what the same code gives")
+    for name in ("quantity", "of"):
+        text_column(table, name)
+    for name in ("FR", "mAP", "groups\nscored"):
+        number_column(table, name)
+    for row in found.floors.rows(named=True):
+        if row["status"] == "ok":
+            numbers = (number(row["fraction_retrieved"], 3), number(row["mean_map"], 3), count(row["compounds_scored"]))
+        else:
+            numbers = ("–", "–", escape(row["status"]))
+        what = FLOORS[row["quantity"]][1] if row["quantity"] in FLOORS else "the score"
+        table.add_row(row["quantity"], what, *numbers)
+    console.print(table)

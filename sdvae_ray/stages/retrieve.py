@@ -1,0 +1,258 @@
+"""Retrieval on any table of profiles, by copairs' four lists: average precision, p-values, intervals, floors.
+
+Where the negatives are reference wells of the query's own plate, or of all plates, this is phenotypic activity and has the null by
+exchange and all floors, as the scores of a run have. Any other lists are ranked as they say, with copairs' null.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sdvae_ray.errors import ConfigError, DataError, did_you_mean
+from sdvae_ray.retrieval.activity import phenotypic_activity
+from sdvae_ray.retrieval.bootstrap import interval
+from sdvae_ray.retrieval.floors import floors
+from sdvae_ray.retrieval.inference import Null, arrangement_p_values, benjamini_hochberg
+from sdvae_ray.retrieval.normalise import Step, normalise, resolve_steps
+from sdvae_ray.retrieval.precision import Ties, normalised_average_precision
+from sdvae_ray.retrieval.rules import matched_average_precision
+from sdvae_ray.retrieval.similarity import Distance
+from sdvae_ray.schema import KEYS
+from sdvae_ray.selection import select
+from sdvae_ray.sources.profiles import ProfileTable
+
+REFERENCE = "Metadata_reference_index"  # copairs' column: -1 for a query, a number of its own for every reference
+_PLATE, _WELL = KEYS[2], KEYS[3]
+_LABEL = "label"
+
+
+@dataclass(frozen=True)
+class Lists:
+    """copairs' words: columns that pairs of wells share, and columns in which they differ; `multilabel` is one of them."""
+
+    pos_sameby: tuple[str, ...]
+    pos_diffby: tuple[str, ...] = ()
+    neg_sameby: tuple[str, ...] = ()
+    neg_diffby: tuple[str, ...] = ()
+    multilabel: str | None = None
+
+    def is_activity(self) -> bool:
+        return not self.pos_diffby and not self.multilabel and self.neg_diffby in ((), self.pos_sameby)
+
+
+@dataclass(frozen=True)
+class Settings:
+    null: Null | None = None  # None: by exchange where it applies, else copairs'
+    null_size: int = 10_000
+    ties: Ties = "average"
+    distance: Distance = "cosine"
+    strict: bool = False
+    threshold: float = 0.05
+    normalise: str | Sequence[Step] = "none"
+    seed: int = 0
+
+
+def checked_settings(chosen: Mapping[str, Any]) -> Settings:
+    """ConfigError, with what is allowed, for a value that a field does not take."""
+    allowed = {
+        "null": ("exchange", "copairs"),
+        "ties": ("average", "copairs"),
+        "distance": ("cosine", "abs_cosine", "correlation", "euclidean"),
+    }
+    for key, values in allowed.items():
+        if chosen.get(key) is not None and chosen[key] not in values:
+            raise ConfigError(f"--{key} {chosen[key]}: there is none of that name{did_you_mean(chosen[key], values)}")
+    resolve_steps(chosen.get("normalise", "none"))
+    return Settings(**chosen)
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """summary: JSON-ready; groups: a row per group of positives; wells: a row per query; floors: None where they do not apply."""
+
+    summary: dict[str, Any]
+    groups: pl.DataFrame
+    wells: pl.DataFrame
+    floors: pl.DataFrame | None
+
+
+def retrieve(
+    table: ProfileTable, lists: Lists, reference: str | None, exclude: str | None, settings: Settings
+) -> Retrieved:
+    """Raises ConfigError for columns that are not there and a null that does not apply, DataError for what cannot be scored."""
+    wells, features = table.wells, table.features
+    for column in (*lists.pos_sameby, *lists.pos_diffby, *lists.neg_sameby, *lists.neg_diffby):
+        if column not in wells.columns:
+            raise ConfigError(f"there is no column {column!r}{did_you_mean(column, wells.columns)}")
+    if exclude:
+        kept = ~wells.select(select(exclude, wells.columns, "exclude")).to_series().to_numpy()
+        wells, features = wells.filter(pl.Series(kept)), features[kept]
+    is_reference = np.zeros(wells.height, dtype=bool)
+    if reference:
+        is_reference = wells.select(select(reference, wells.columns, "reference")).to_series().to_numpy()
+        if not is_reference.any():
+            raise DataError(f"no well is a reference: {reference} holds for none of {wells.height}")
+    named = wells.select(pl.any_horizontal(pl.col(name) != "" for name in lists.pos_sameby)).to_series().to_numpy()
+    query = named & ~is_reference
+    by_exchange = bool(reference) and lists.is_activity()
+    if settings.null == "exchange" and not by_exchange:
+        raise ConfigError(
+            "--null exchange is for negatives that are reference wells: --reference, no --pos-diffby, and --neg-diffby as "
+            "--pos-sameby or not given; --null copairs is for any lists"
+        )
+    null: Null = settings.null or ("exchange" if by_exchange else "copairs")
+    frame = _frame(wells, lists, is_reference, query)
+    if settings.normalise not in ("none", ()):
+        fit = is_reference if reference else np.ones(wells.height, dtype=bool)
+        features_used = normalise(features, fit, frame["plate"].to_numpy(), settings.normalise).features
+    else:
+        features_used = features
+    if by_exchange and settings.distance == "cosine":
+        found = _activity(features_used, frame, lists, null, settings)
+        table_of_floors = _floors(features, frame, wells, lists, null, settings)
+    else:
+        found = _by_lists(features_used, wells, frame, lists, bool(reference), null, settings)
+        table_of_floors = None
+    groups, per_well = found
+    between = interval(groups["retrieved"].cast(pl.Float64).to_numpy(), seed=settings.seed)
+    summary = {
+        "wells": wells.height,
+        "queries": int(query.sum()),
+        "references": int(is_reference.sum()),
+        "features": int(features.shape[1]),
+        "groups": int(groups["map"].is_not_null().sum()),
+        "groups_scored": int(groups["p"].is_not_null().sum()),
+        "retrieved": int(groups["retrieved"].sum() or 0),
+        "mean_map": _mean(groups["map"]),
+        "mean_normalised_map": _mean(groups["normalised_map"]),
+        "fraction_retrieved": _mean(groups["retrieved"].cast(pl.Float64)),
+        "fraction_retrieved_low": None if np.isnan(between.low) else between.low,
+        "fraction_retrieved_high": None if np.isnan(between.high) else between.high,
+        "null": null,
+        "null_size": settings.null_size,
+        "ties": settings.ties,
+        "distance": settings.distance,
+        "strict": settings.strict,
+        "threshold": settings.threshold,
+        "seed": settings.seed,
+        "notes": list(table.notes),
+        "floors": [] if table_of_floors is None else table_of_floors.drop("group").to_dicts(),
+    }
+    return Retrieved(summary, groups, per_well, table_of_floors)
+
+
+def _frame(wells: pl.DataFrame, lists: Lists, is_reference: np.ndarray, query: np.ndarray) -> pl.DataFrame:
+    """Wells as the scores of a run have them: well_id, compound, plate (the scope of the negatives), group, roles."""
+    names = [name for name in (*KEYS[:4],) if name in wells.columns]
+    ids = wells.select(pl.concat_str(names, separator="/")).to_series() if names else None
+    if ids is None or ids.n_unique() < wells.height:
+        ids = pl.Series([f"{row:09d}" for row in range(wells.height)])
+    scope = lists.neg_sameby or ((_PLATE,) if _PLATE in wells.columns else ())
+    return wells.select(
+        well_id=ids,
+        compound=pl.concat_str(lists.pos_sameby, separator=" / "),
+        plate=pl.concat_str(scope, separator=" / ") if scope else pl.lit("all"),
+        group=pl.lit("all"),
+        is_control=pl.Series(is_reference),
+        is_treated=pl.Series(query),
+    )
+
+
+def _activity(
+    features: np.ndarray, frame: pl.DataFrame, lists: Lists, null: Null, settings: Settings
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    found = phenotypic_activity(features, frame, **_options(lists, null, settings))
+    return found.compounds.drop("group"), found.wells.drop("group")
+
+
+def _options(lists: Lists, null: Null, settings: Settings) -> dict[str, Any]:
+    return {
+        "negatives": "plate" if lists.neg_sameby else "group",
+        "ties": settings.ties,
+        "null": null,
+        "null_size": settings.null_size,
+        "seed": settings.seed,
+        "strict": settings.strict,
+        "threshold": settings.threshold,
+    }
+
+
+def _floors(
+    features: np.ndarray, frame: pl.DataFrame, wells: pl.DataFrame, lists: Lists, null: Null, settings: Settings
+) -> pl.DataFrame | None:
+    """None where no column says where on its plate a well is."""
+    if _WELL not in wells.columns:
+        return None
+    positions = wells[_WELL].to_numpy()
+    return floors(features, frame, settings.normalise, position=positions, **_options(lists, null, settings))
+
+
+def _by_lists(
+    features: np.ndarray,
+    wells: pl.DataFrame,
+    frame: pl.DataFrame,
+    lists: Lists,
+    with_reference: bool,
+    null: Null,
+    settings: Settings,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Average precision by the lists; with references, their index joins pos_sameby and neg_diffby, as in JUMP's recipe."""
+    pos_sameby, neg_diffby = list(lists.pos_sameby), list(lists.neg_diffby)
+    if with_reference:
+        index = np.where(frame["is_control"].to_numpy(), np.arange(wells.height), -1)
+        wells = wells.with_columns(pl.Series(REFERENCE, index))
+        pos_sameby, neg_diffby = [*pos_sameby, REFERENCE], [*(neg_diffby or lists.pos_sameby), REFERENCE]
+    if lists.multilabel:
+        labels = pl.col(lists.multilabel).str.split("|").list.eval(pl.element().str.strip_chars()).list.unique()
+        wells = wells.with_columns(labels.list.eval(pl.element().filter(pl.element() != "")))
+    query = frame["is_treated"].to_numpy()
+    found = matched_average_precision(
+        features,
+        wells,
+        pos_sameby,
+        lists.pos_diffby,
+        lists.neg_sameby,
+        neg_diffby,
+        queries=query,
+        distance=settings.distance,
+        ties=settings.ties,
+        multilabel_col=lists.multilabel,
+    )
+    total = found.positives + found.negatives
+    normalised = normalised_average_precision(found.ap, found.positives, total)
+    names = frame["compound"].gather(found.well) if found.label is None else found.label.cast(pl.String)
+    per_well = pl.DataFrame(
+        {
+            "well_id": frame["well_id"].gather(found.well),
+            "compound": names,
+            "ap": pl.Series(found.ap, nan_to_null=True),
+            "normalised_ap": pl.Series(normalised, nan_to_null=True),
+            "n_positives": found.positives,
+            "n_negatives": found.negatives,
+        }
+    ).filter(pl.Series(query[found.well]))
+    scored = per_well.filter(pl.col("ap").is_not_null())
+    if scored.height == 0:
+        raise DataError("no query has both a positive and a negative by these lists")
+    groups = (
+        scored.group_by("compound", maintain_order=True)
+        .agg(replicates=pl.len(), map=pl.col("ap").mean(), normalised_map=pl.col("normalised_ap").mean())
+        .sort("compound")
+    )
+    position = {name: at for at, name in enumerate(groups["compound"].to_list())}
+    code = np.array([position[name] for name in scored["compound"].to_list()])
+    lengths = (scored[name].to_numpy() for name in ("ap", "n_positives", "n_negatives"))
+    p = arrangement_p_values(code, *lengths, null_size=settings.null_size, seed=settings.seed, strict=settings.strict)
+    corrected = benjamini_hochberg(p)
+    groups = groups.with_columns(
+        p=pl.Series(p), p_corrected=pl.Series(corrected), retrieved=pl.Series(corrected <= settings.threshold)
+    )
+    return groups, per_well
+
+
+def _mean(values: pl.Series) -> float | None:
+    known = values.drop_nulls()
+    return float(known.mean()) if len(known) else None  # type: ignore[arg-type]
