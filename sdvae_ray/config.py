@@ -217,6 +217,7 @@ class ScoreConfig(Model):
     perturbation: str | None = "Metadata_broad_sample"  # None: no retrieval, distances and metrics alone
     control: str = "Metadata_control_type == 'negcon'"
     exclude: str | None = None  # e.g. "Metadata_control_type == 'poscon'"
+    target: str | None = None  # a column of targets or mechanisms, joined by |, that compounds share: consistency
     group: tuple[str, ...] = ()
     aggregate: Literal["mean", "median"] = "mean"
     normalise: str | tuple[Step, ...] = "published"
@@ -224,7 +225,9 @@ class ScoreConfig(Model):
     negatives: Literal["plate", "group"] = "plate"
     null: Literal["exchange", "copairs"] = "exchange"
     null_size: int = Field(10_000, ge=100)
-    strict: bool = False  # True: p counts draws above the observed mAP only, as copairs does; else those that reach it too
+    strict: bool = (
+        False  # True: p counts draws above the observed mAP only, as copairs does; else those that reach it too
+    )
     threshold: float = Field(0.05, gt=0, lt=1)
     ties: Literal["average", "copairs"] = "average"
     floor_repeats: Count = 3  # splits of the controls and permutations of labels, of each floor beside a score

@@ -23,6 +23,8 @@ class Scores:
     compounds  and per compound: replicates, map, normalised_map, p, p_corrected, retrieved, status
     wells      and per treated well: ap, normalised_ap, n_positives, n_negatives, status
     floors     extractor, side, group, quantity (retrieval.floors): fraction_retrieved, mean_map, ..., status
+    tasks      extractor, side, group, task (distinctiveness, consistency, cross_side): queries, groups, mean_map,
+               mean_normalised_map, fraction_retrieved, status
     differences  extractor, side, group, quantity: estimate, low, high over compounds; and the side's minus the originals' over the
                same compounds, with its interval
     distributions  extractor, side, by (group or slice), slice, part (RGB pass or stain): n_image, n_side, dimensions, sampled, and
@@ -37,6 +39,7 @@ class Scores:
     compounds: pl.DataFrame
     wells: pl.DataFrame
     floors: pl.DataFrame
+    tasks: pl.DataFrame
     differences: pl.DataFrame
     distributions: pl.DataFrame
     metrics: pl.DataFrame

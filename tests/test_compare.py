@@ -90,6 +90,7 @@ def scores_of(config: RunConfig, shift: float = 0.0, **means: float | None) -> S
         compounds=empty,
         wells=empty,
         floors=empty,
+        tasks=empty,
         differences=empty,
         distributions=distances,
         metrics=means_table,

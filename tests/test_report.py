@@ -132,6 +132,7 @@ def scores_of(config: RunConfig, sides: tuple[str, ...] = ("image", "pca", "tiny
         compounds=pl.DataFrame(compounds),
         wells=pl.DataFrame(),
         floors=floors_of_sides(sides),
+        tasks=tasks_of_sides(sides),
         differences=differences_of_sides(sides),
         distributions=distributions,
         metrics=metrics,
@@ -147,6 +148,23 @@ def floors_of_sides(sides: tuple[str, ...]) -> pl.DataFrame:
         where = {"extractor": "intensity", "side": side, "group": "U2OS / 48"}
         rows.append({**where, "quantity": "half_other", "fraction_retrieved": 0.271, "status": "ok"})
         rows.append({**where, "quantity": "posing_position", "fraction_retrieved": None, "status": "too_few_controls"})
+    return pl.DataFrame(rows, schema=None if rows else {"extractor": pl.String, "side": pl.String})
+
+
+def tasks_of_sides(sides: tuple[str, ...]) -> pl.DataFrame:
+    rows = []
+    for side in sides:
+        where = {"extractor": "intensity", "side": side, "group": "U2OS / 48"}
+        counts = {
+            "queries": 12,
+            "groups": 3,
+            "mean_map": 0.345,
+            "mean_normalised_map": 0.234,
+            "fraction_retrieved": 0.678,
+        }
+        rows.append({**where, "task": "distinctiveness", **counts, "status": "ok"})
+        if side != "image":
+            rows.append({**where, "task": "cross_side", "mean_map": None, "status": "not scored: no well"})
     return pl.DataFrame(rows, schema=None if rows else {"extractor": pl.String, "side": pl.String})
 
 
@@ -405,6 +423,19 @@ def test_fr_stands_beside_its_interval_its_difference_and_its_floors(run: RunCon
             "posing_position: too few controls, on 4 sides",
         ):
             assert words in text
+
+
+def test_other_tasks_are_reported_with_the_reason_of_what_is_not_scored(run: RunConfig) -> None:
+    scores = scores_of(run)
+    for text in (Page(page_of(run, scores)).text, summary_of(run, scores)):
+        for words in (
+            "distinctiveness",
+            "0.345",
+            "0.678",
+            "cross_side not scored: no well (3 of extractor, side and group)",
+        ):
+            assert words in text
+        assert "consistency" not in text
 
 
 def test_without_a_perturbation_the_page_and_the_summary_speak_of_pixels_alone(run: RunConfig) -> None:

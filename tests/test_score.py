@@ -112,6 +112,41 @@ def test_the_strong_compound_is_retrieved_and_the_inactive_ones_are_not(local_ra
     assert apart["image"]["low"] <= 0.25 <= apart["image"]["high"]
 
 
+def test_other_tasks_are_scored_beside_activity(local_ray, config):
+    """Against the naive way: every query's list sorted, precision at each of its positives."""
+    rows, patches = embeddings(0)
+    for row in rows:
+        row["Metadata_target"] = {"strong": "kinase|gpcr", "null 1": "gpcr", "null 2": "kinase"}.get(
+            str(row["Metadata_broad_sample"])
+        )
+    noise = np.random.default_rng(1).normal(0, 3, patches.shape)
+    store(config, {"image": patches, "same": patches, "noise": noise}, rows)
+    asked = config.model_copy(update={"score": config.score.model_copy(update={"target": "Metadata_target"})})
+    found = {(row["side"], row["task"]): row for row in score(asked, SILENT).tasks.rows(named=True)}
+    assert found["image", "distinctiveness"]["status"] == "ok"
+    assert ("image", "cross_side") not in found
+    assert {task for _, task in found} == {"distinctiveness", "consistency", "cross_side"}
+    assert found["same", "distinctiveness"]["mean_map"] == found["image", "distinctiveness"]["mean_map"]
+    assert found["same", "cross_side"]["mean_map"] > found["noise", "cross_side"]["mean_map"]
+    assert found["same", "cross_side"]["queries"] == 16
+    assert found["same", "cross_side"]["groups"] == 4
+
+    table = pl.read_parquet(f"{config.output}/profiles/made/image.parquet")
+    features, compound = table.select(pl.col("^made_.*$")).to_numpy(), table["Metadata_broad_sample"].to_numpy()
+    control = (table["Metadata_control_type"] == "negcon").fill_null(False).to_numpy()
+    x = normalise(features, control, table["Metadata_Plate"], "plate_standardise").features
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    by_compound: dict[str, list[float]] = {}
+    for query in np.flatnonzero(~control):
+        others = [at for at in np.flatnonzero(~control) if at != query]
+        ranked = sorted(others, key=lambda at: -float(x[query] @ x[at]))
+        hits = np.array([compound[at] == compound[query] for at in ranked])
+        precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+        by_compound.setdefault(compound[query], []).append(float(precision[hits].mean()))
+    naive = float(np.mean([np.mean(values) for values in by_compound.values()]))
+    assert found["image", "distinctiveness"]["mean_map"] == pytest.approx(naive, abs=1e-9)
+
+
 def test_profiles_are_means_of_fovs_and_the_scores_are_the_libraries(local_ray, config):
     """The straight line: mean over FOVs in numpy, then the functions of retrieval and distributions called directly."""
     rows, patches = embeddings(0)

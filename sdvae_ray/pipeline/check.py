@@ -86,6 +86,7 @@ def _check_score(config: RunConfig, metadata: list[str]) -> None:
         if expression and retrieval:
             select(expression, metadata, f"score.{key}")
     columns = [("perturbation", settings.perturbation), *(("group", name) for name in settings.group)]
+    columns.append(("target", settings.target))
     columns += [("distributions.by", name) for name in settings.distributions.by]
     for key, column in columns:
         if column is not None and column not in metadata:

@@ -41,17 +41,16 @@ def replicate_recalls(
     return recalls
 
 
-def own_well_recall(
-    features: np.ndarray, wells: pl.DataFrame, fit: np.ndarray, image: Profiles, treated: np.ndarray, steps: Any
-) -> float | None:
-    """Share of treated wells whose reconstruction's nearest original is their own.
-
-    Both sides are normalised by the fit on the originals' controls (`fit`): a space fitted on the other side would not be theirs.
+def in_the_originals_space(
+    features: np.ndarray, wells: pl.DataFrame, fit: np.ndarray, image: Profiles, steps: Any
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """(originals, reconstructions), each (W, D), normalised by the fit on the originals' controls (`fit`): a space fitted on the
+    other side would not be theirs. None where a well has no original.
     """
     originals = wells.select(WELL).join(
         image.wells.select(WELL).with_row_index("at"), on=list(WELL), how="left", maintain_order="left"
     )
-    if originals["at"].null_count() or len(treated) == 0:
+    if originals["at"].null_count():
         return None
     flat = image.features.reshape(len(image.wells), -1)[originals["at"].to_numpy()]
     plate = wells["plate"].to_numpy()
@@ -61,8 +60,17 @@ def own_well_recall(
         np.concatenate([plate, plate]),
         steps,
     ).features
-    count = len(wells)
-    _, found = faiss_index.search(faiss_index.build(both[:count]), both[count:][treated], 2)
+    return both[: len(wells)], both[len(wells) :]
+
+
+def own_well_recall(
+    both: tuple[np.ndarray, np.ndarray] | None, wells: pl.DataFrame, treated: np.ndarray
+) -> float | None:
+    """Share of treated wells whose reconstruction's nearest original is their own."""
+    if both is None or len(treated) == 0:
+        return None
+    originals, recon = both
+    _, found = faiss_index.search(faiss_index.build(originals), recon[treated], 2)
     recall = reconstruction_recall(found, treated, wells["compound"].to_numpy(), wells["is_treated"].to_numpy(), 1)
     return _mean(recall.same_well)
 

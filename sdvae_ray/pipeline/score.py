@@ -22,10 +22,16 @@ from sdvae_ray.errors import DataError
 from sdvae_ray.pipeline.distances import GROUP, distances, near_the_mean, with_slices
 from sdvae_ray.pipeline.floors import differences, floors_of, start_floors
 from sdvae_ray.pipeline.latent_space import latent_space
-from sdvae_ray.pipeline.neighbours import own_well_recall, replicate_recalls, save_and_reload_index
+from sdvae_ray.pipeline.neighbours import (
+    in_the_originals_space,
+    own_well_recall,
+    replicate_recalls,
+    save_and_reload_index,
+)
 from sdvae_ray.pipeline.profile import Profiles, build_profiles, sides_of_tables
 from sdvae_ray.pipeline.roles import TREATED, fit_and_negatives, known_columns, well_roles, with_roles
 from sdvae_ray.pipeline.session import ray_session
+from sdvae_ray.pipeline.tasks import start_tasks, tasks_of
 from sdvae_ray.retrieval.activity import phenotypic_activity
 from sdvae_ray.retrieval.normalise import normalise, resolve_steps
 from sdvae_ray.schema import ERROR, WELL
@@ -47,12 +53,14 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> Sc
         raise DataError(f"{config.output} has no usable FOVs to score: run `sdvae-ray encode` first")
     known_columns(config.score.group, usable, "score.group")
     known_columns(config.score.distributions.by, usable, "score.distributions.by")
+    if config.score.target is not None:
+        known_columns((config.score.target,), usable, "score.target")
     usable = with_roles(config, with_slices(usable, config))
     pairs = sides_of_tables(config.output, storage)
     console.print(f"score: {usable.height} FOVs, {len(pairs)} pairs of extractor and side", highlight=False)
     images: dict[str, Profiles] = {}
     parts: list[_Part] = []
-    floors: list[Any] = []
+    started = _Started([], [])
     apart: list[pl.DataFrame] = []
     with ray_session(address):
         for extractor, side in pairs:
@@ -63,15 +71,16 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> Sc
             else:
                 image = images[extractor].patches if extractor in images else {}
                 apart.append(distances(config, extractor, side, image, profiles.patches))
-            parts += _score_side(config, profiles, images.get(extractor), floors, storage)
+            parts += _score_side(config, profiles, images.get(extractor), started, storage)
         latents, channels = latent_space(config, usable)
-        found_floors = floors_of(floors)
+        found_floors, found_tasks = floors_of(started.floors), tasks_of(started.tasks)
     random = set(config.random_weights)
     compounds = _stacked([part.compounds for part in parts])
     scores = Scores(
         summary=pl.concat([part.summary for part in parts], how="diagonal_relaxed"),
         compounds=compounds,
         floors=found_floors,
+        tasks=found_tasks,
         differences=_says_random(differences(config, compounds), random),
         wells=_stacked([part.wells for part in parts]),
         distributions=_says_random(_stacked(apart), random),
@@ -96,6 +105,14 @@ def bands(config: RunConfig) -> dict[str, tuple[str, ...]]:
 
 
 @dataclass(frozen=True)
+class _Started:
+    """Ray tasks that run beside the scores."""
+
+    floors: list[Any]
+    tasks: list[Any]
+
+
+@dataclass(frozen=True)
 class _Part:
     """The tables of one extractor, side and group."""
 
@@ -110,9 +127,9 @@ def _steps(config: RunConfig) -> str | list[str | dict[str, dict[str, object]]]:
 
 
 def _score_side(
-    config: RunConfig, profiles: Profiles, image: Profiles | None, floors: list[Any], storage: Storage
+    config: RunConfig, profiles: Profiles, image: Profiles | None, started: "_Started", storage: Storage
 ) -> list[_Part]:
-    """The tables of every group; starts their floors."""
+    """The tables of every group; starts their floors and tasks."""
     roles = well_roles(config, profiles.wells)
     raw = profiles.features.reshape(len(roles), -1)
     name = f"{profiles.extractor}/{profiles.side}"
@@ -129,9 +146,9 @@ def _score_side(
         if config.score.perturbation is None:
             parts.append(_Part(pl.DataFrame([{**label, "wells": len(rows), "status": NOT_SCORED + NO_PERTURBATION}])))
             continue
-        floors.append(start_floors(config, label, raw[rows], members.drop("row")))
+        started.floors.append(start_floors(config, label, raw[rows], members.drop("row")))
         try:
-            parts.append(_score_group(config, label, raw[rows], members, profiles, image, storage))
+            parts.append(_score_group(config, label, raw[rows], members, profiles, image, started.tasks, storage))
         except DataError as error:
             parts.append(_Part(pl.DataFrame([{**label, "wells": len(rows), "status": NOT_SCORED + str(error)}])))
     return parts
@@ -163,6 +180,7 @@ def _score_group(
     wells: pl.DataFrame,
     profiles: Profiles,
     image: Profiles | None,
+    tasks: list[Any],
     storage: Storage,
 ) -> _Part:
     settings = config.score
@@ -183,9 +201,11 @@ def _score_group(
     index = save_and_reload_index(config, label, normalised.features, wells, storage)
     treated = np.flatnonzero(wells[TREATED].to_numpy())
     recalls = replicate_recalls(config, index, normalised.features, wells, treated)
-    nearest = None
+    both = None
     if image is not None and label["side"] != IMAGE_SIDE:
-        nearest = own_well_recall(features, wells, fit, image, treated, _steps(config))
+        both = in_the_originals_space(features, wells, fit, image, _steps(config))
+    nearest = own_well_recall(both, wells, treated)
+    tasks.append(start_tasks(config, label, normalised.features, wells.drop("row"), both))
     summary = activity.groups.drop("group").with_columns(
         **{key: pl.lit(value) for key, value in {**label, **recalls, "reconstruction_recall": nearest}.items()},
         features=pl.lit(normalised.features.shape[1]),

@@ -12,7 +12,7 @@ from sdvae_ray import provenance
 from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import SdvaeRayError
 from sdvae_ray.provenance import Record
-from sdvae_ray.report import charts, compression, fidelity, findings, outcome, sections, views
+from sdvae_ray.report import beside, charts, compression, fidelity, findings, outcome, sections, views
 from sdvae_ray.report.choice import choose
 from sdvae_ray.report.examples import Examples, load_examples
 from sdvae_ray.report.findings import NONE, label
@@ -79,7 +79,8 @@ def render(
         sections.metrics_section(config, scores),
         fidelity.spectra_section(config, scores),
         sections.retrieval_section(config, scores, rows),
-        sections.floors_section(config, scores),
+        beside.floors_section(config, scores),
+        beside.tasks_section(config, scores),
         views.comparison_section(config, scores, rows),
         sections.truth_section(config, truth),
         views.distributions_section(config, usable, distributions, config.sides),

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import polars as pl
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
-from sdvae_ray.report import charts, findings, floors, outcome
+from sdvae_ray.report import charts, findings, outcome
 from sdvae_ray.report.findings import NONE, label, number
 from sdvae_ray.report.markup import (
     NUMBER,
@@ -159,33 +159,6 @@ def _fid_note(scores: Scores, extractor: str) -> str:
     patches, features = min(here["n_image"].to_list()), max(here["dimensions"].to_list())
     few = " Fewer patches than features: it is then far too large." if patches <= features else ""
     return f"FID: the mean over stains or passes; {patches:,} or more patches of {features:,} features a side.{few}"
-
-
-def floors_section(config: RunConfig, scores: Scores) -> str:
-    rows = floors.floor_rows(config, scores)
-    if not rows:
-        return ""
-    grouped = len({each.group for each in rows}) > 1
-    tables = []
-    for extractor in findings.extractors(config, (each.extractor for each in rows)):
-        body = []
-        for each in rows:
-            if each.extractor == extractor:
-                lead = [row_head(named(config, each.side)), *([cell(each.group)] if grouped else [])]
-                shown = [each.fraction, each.interval, *each.difference.split("\n")]
-                shown += [NONE] * (4 - len(shown))
-                body.append(row([*lead, *(cell(text, NUMBER) for text in (*shown, *each.floors.values()))]))
-        columns = [head("side"), *([head("group")] if grouped else [])]
-        columns += [head("FR", NUMBER), head("95 %", NUMBER), head("− image", NUMBER), head("95 %", NUMBER)]
-        columns += [head(words.replace("\n", " "), f"{NUMBER} narrow") for words, _ in floors.FLOORS.values()]
-        tables.append(table(f"Extractor: {label(config, extractor)}", columns, body, "tight"))
-    what = (
-        "FR with its interval (compounds resampled), its difference from the originals' over the same compounds, and what the same "
-        "code gives where there is nothing to find, or without the leak of the fit into the negatives. A score near its floors "
-        "says nothing."
-    )
-    listed = bullets([f"{words.replace(chr(10), ' ')}: {said}." for words, said in floors.FLOORS.values()])
-    return section("floors", "Floors", paragraph(what), *tables, listed, bullets(floors.reasons(scores)))
 
 
 def truth_section(config: RunConfig, rows: Sequence[TruthRow]) -> str:

@@ -13,6 +13,8 @@ from sdvae_ray.report.floors import FLOORS, floor_rows
 from sdvae_ray.report.floors import reasons as floor_reasons
 from sdvae_ray.report.outcome import Retrieval, TruthRow
 from sdvae_ray.report.rates import distortion_heads, rate_text, rates, shown_extractors
+from sdvae_ray.report.tasks import reasons as task_reasons
+from sdvae_ray.report.tasks import shown_tasks, task_rows
 from sdvae_ray.report.terminal import number_column, plain_table, say, text_column
 from sdvae_ray.schema import FOV_ID
 from sdvae_ray.scores import Scores
@@ -43,6 +45,7 @@ def print_summary(config: RunConfig, scores: Scores, record: Record | None, cons
     _rates(config, scores, console)
     _retrieval(config, scores, console)
     _floors(config, scores, console)
+    _tasks(config, scores, console)
     _truth(config, outcome.truth_rows(config, scores, fovs), console)
     if failed:
         say(console, f"{len(failed)} of {fovs.height} FOVs failed and are left out:", style="yellow")
@@ -168,6 +171,28 @@ def _floors(config: RunConfig, scores: Scores, console: Console) -> None:
             "negatives; controls posing as compounds; labels permuted. FR near a floor says nothing. The page has more of them.",
             style="dim",
         )
+
+
+def _tasks(config: RunConfig, scores: Scores, console: Console) -> None:
+    rows = task_rows(config, scores)
+    names = shown_tasks(rows)
+    grouped = len({row.group for row in rows}) > 1
+    for extractor in findings.extractors(config, (row.extractor for row in rows)) if names else []:
+        table = plain_table(f"Other tasks by {label(config, extractor)}")
+        text_column(table, "side")
+        if grouped:
+            text_column(table, "group")
+        for name in names:
+            for heading in ("mAP ↑", "FR ↑"):
+                number_column(table, f"{heading}\n{name}")
+        for row in rows:
+            if row.extractor == extractor:
+                lead = [label(config, row.side), *([row.group] if grouped else [])]
+                cells = [row.numbers.get(name, (NONE, NONE, NONE)) for name in names]
+                table.add_row(*(escape(text) for text in lead), *(cell[at] for cell in cells for at in (0, 2)))
+        console.print(table)
+    for line in task_reasons(scores):
+        say(console, line, style="yellow")
 
 
 def _group(row: Retrieval) -> str:

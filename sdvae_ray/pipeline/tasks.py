@@ -1,0 +1,153 @@
+"""Retrieval tasks beside phenotypic activity, each a Ray task of one extractor, side and group.
+
+distinctiveness  a compound's replicates against all other compounds' wells of the group
+consistency      compounds that share a target against those that share none, on mean profiles of compounds (score.target)
+cross_side       a reconstruction's well queries the originals: the compound's other wells against its plate's controls
+
+p-values are of copairs' null: the null by exchange needs negatives that a compound's wells could be exchanged with.
+"""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import ray
+
+from sdvae_ray.config import RunConfig
+from sdvae_ray.errors import DataError
+from sdvae_ray.retrieval.inference import arrangement_p_values, benjamini_hochberg
+from sdvae_ray.retrieval.precision import normalised_average_precision
+from sdvae_ray.retrieval.rules import MatchedPrecision, matched_average_precision
+from sdvae_ray.schema import WELL
+
+_TASK_CPUS = 0.5
+_WHERE = ("extractor", "side", "group", "random_weights")
+_OWN, _OF = "_well", "_side"
+
+
+def start_tasks(
+    config: RunConfig,
+    label: dict[str, object],
+    features: np.ndarray,
+    wells: pl.DataFrame,
+    both: tuple[np.ndarray, np.ndarray] | None,
+) -> Any:
+    """features: (W, D) normalised; wells with roles; both: (originals, reconstructions), each (W, D), in the originals' space."""
+    return _tasks.options(num_cpus=_TASK_CPUS).remote(config, label, features, wells, both)
+
+
+def tasks_of(started: list[Any]) -> pl.DataFrame:
+    """extractor, side, group, random_weights, task, queries, groups, mean_map, mean_normalised_map, fraction_retrieved, status."""
+    rows = [row for found in ray.get(started) for row in found]
+    text, numbers = (*_WHERE[:3], "task", "status"), ("mean_map", "mean_normalised_map", "fraction_retrieved")
+    schema: dict[str, Any] = {**dict.fromkeys(text, pl.String), "random_weights": pl.Boolean}
+    schema |= {**dict.fromkeys(("queries", "groups"), pl.Int64), **dict.fromkeys(numbers, pl.Float64)}
+    return pl.DataFrame(rows, schema=schema)
+
+
+@ray.remote
+def _tasks(
+    config: RunConfig,
+    label: dict[str, object],
+    features: np.ndarray,
+    wells: pl.DataFrame,
+    both: tuple[np.ndarray, np.ndarray] | None,
+) -> list[dict[str, Any]]:
+    treated = wells["is_treated"].to_numpy()
+    mine, space = wells.filter(pl.col("is_treated")), features[treated]
+    made = {"distinctiveness": lambda: distinctiveness(config, space, mine)}
+    if config.score.target is not None:
+        made["consistency"] = lambda: consistency(config, space, mine)
+    if both is not None:
+        made["cross_side"] = lambda: cross_side(config, both, wells)
+    rows = []
+    for name, score in made.items():
+        row: dict[str, Any] = {**{key: label[key] for key in _WHERE}, "task": name}
+        try:
+            row |= {**score(), "status": "ok"}
+        except DataError as error:
+            row["status"] = f"not scored: {error}"
+        rows.append(row)
+    return rows
+
+
+def distinctiveness(config: RunConfig, features: np.ndarray, treated: pl.DataFrame) -> dict[str, Any]:
+    compound = treated.select("compound")
+    found = matched_average_precision(
+        features, compound, ["compound"], [], [], ["compound"], ties=config.score.ties, distance="cosine"
+    )
+    return _summary(config, found, compound["compound"].gather(found.well))
+
+
+def consistency(config: RunConfig, features: np.ndarray, treated: pl.DataFrame) -> dict[str, Any]:
+    """Targets of a compound are joined by |; one without a target is left out."""
+    target = str(config.score.target)
+    rows = treated.select("compound", pl.col(target).fill_null("").alias("target")).with_row_index("row")
+    rows = rows.filter(pl.col("target") != "").sort("compound", "row")
+    names, profiles = [], []
+    for (compound, labels), members in rows.group_by("compound", "target", maintain_order=True):
+        names.append((str(compound), [label.strip() for label in str(labels).split("|") if label.strip()]))
+        profiles.append(features[members["row"].to_numpy()].mean(0))
+    if not names:
+        raise DataError(f"no compound has a {target}")
+    table = pl.DataFrame(names, schema={"compound": pl.String, "target": pl.List(pl.String)}, orient="row")
+    found = matched_average_precision(
+        np.asarray(profiles), table, ["target"], [], [], ["target"], multilabel_col="target", ties=config.score.ties
+    )
+    assert found.label is not None
+    return _summary(config, found, found.label.cast(pl.String))
+
+
+def cross_side(config: RunConfig, both: tuple[np.ndarray, np.ndarray], wells: pl.DataFrame) -> dict[str, Any]:
+    """Every treated reconstruction among the originals: its compound's other wells against its plate's controls."""
+    treated, control = wells["is_treated"].to_numpy(), wells["is_control"].to_numpy()
+    original, recon = both
+    own = wells.select(pl.concat_str(WELL, separator="/").alias(_OWN), "compound", "plate")
+    asked = own.filter(pl.Series(treated)).with_columns(pl.lit("recon").alias(_OF), role=pl.lit("treated"))
+    there = own.with_columns(pl.lit("image").alias(_OF))
+    there = there.with_columns(role=pl.when(pl.Series(control)).then(pl.lit("control")).otherwise(pl.lit("treated")))
+    there, kept = there.filter(pl.Series(treated | control)), original[treated | control]
+    # a control is nobody's positive: its compound is its own
+    there = there.with_columns(
+        compound=pl.when(pl.col("role") == "control").then("control " + pl.col(_OWN)).otherwise("compound")
+    )
+    table = pl.concat([asked.select(sorted(asked.columns)), there.select(sorted(asked.columns))])
+    found = matched_average_precision(
+        np.concatenate([recon[treated], kept]),
+        table,
+        ["compound"],
+        [_OF, _OWN],
+        ["plate"],
+        [_OF, "role"],
+        queries=(table[_OF] == "recon").to_numpy(),
+        ties=config.score.ties,
+    )
+    return _summary(config, found, table["compound"].gather(found.well))
+
+
+def _summary(config: RunConfig, found: MatchedPrecision, names: pl.Series) -> dict[str, Any]:
+    """Means over groups of positives of the mean over their queries."""
+    known = ~np.isnan(found.ap)
+    if not known.any():
+        raise DataError("no well has both a positive and a negative")
+    total = found.positives + found.negatives
+    normal = normalised_average_precision(found.ap, found.positives, total)
+    labels, code = np.unique(names.to_numpy()[known].astype(str), return_inverse=True)
+    p = arrangement_p_values(
+        code,
+        found.ap[known],
+        found.positives[known],
+        found.negatives[known],
+        null_size=config.score.null_size,
+        seed=config.seed,
+        strict=config.score.strict,
+    )
+    counts = np.bincount(code)
+    means = [np.bincount(code, values[known]) / counts for values in (found.ap, normal)]
+    return {
+        "queries": int(known.sum()),
+        "groups": len(labels),
+        "mean_map": float(means[0].mean()),
+        "mean_normalised_map": float(means[1].mean()),
+        "fraction_retrieved": float((benjamini_hochberg(p) <= config.score.threshold).mean()),
+    }

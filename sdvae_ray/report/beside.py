@@ -1,0 +1,56 @@
+"""Sections of the report on what stands beside the scores: floors and intervals, other retrieval tasks."""
+
+from sdvae_ray.config import RunConfig
+from sdvae_ray.report import findings, floors, tasks
+from sdvae_ray.report.findings import NONE, label
+from sdvae_ray.report.markup import NUMBER, bullets, cell, head, note, paragraph, row, row_head, section, table
+from sdvae_ray.report.sections import named
+from sdvae_ray.scores import Scores
+
+
+def floors_section(config: RunConfig, scores: Scores) -> str:
+    rows = floors.floor_rows(config, scores)
+    if not rows:
+        return ""
+    grouped = len({each.group for each in rows}) > 1
+    tables = []
+    for extractor in findings.extractors(config, (each.extractor for each in rows)):
+        body = []
+        for each in rows:
+            if each.extractor == extractor:
+                lead = [row_head(named(config, each.side)), *([cell(each.group)] if grouped else [])]
+                shown = [each.fraction, each.interval, *each.difference.split("\n")]
+                shown += [NONE] * (4 - len(shown))
+                body.append(row([*lead, *(cell(text, NUMBER) for text in (*shown, *each.floors.values()))]))
+        columns = [head("side"), *([head("group")] if grouped else [])]
+        columns += [head("FR", NUMBER), head("95 %", NUMBER), head("− image", NUMBER), head("95 %", NUMBER)]
+        columns += [head(words.replace("\n", " "), f"{NUMBER} narrow") for words, _ in floors.FLOORS.values()]
+        tables.append(table(f"Extractor: {label(config, extractor)}", columns, body, "tight"))
+    what = (
+        "FR with its interval (compounds resampled), its difference from the originals' over the same compounds, and what the same "
+        "code gives where there is nothing to find, or without the leak of the fit into the negatives. A score near its floors "
+        "says nothing."
+    )
+    listed = bullets([f"{words.replace(chr(10), ' ')}: {said}." for words, said in floors.FLOORS.values()])
+    return section("floors", "Floors", paragraph(what), *tables, listed, bullets(floors.reasons(scores)))
+
+
+def tasks_section(config: RunConfig, scores: Scores) -> str:
+    rows = tasks.task_rows(config, scores)
+    names = tasks.shown_tasks(rows)
+    if not names:
+        return ""
+    grouped = len({each.group for each in rows}) > 1
+    tables = []
+    for extractor in findings.extractors(config, (each.extractor for each in rows)):
+        body = []
+        for each in (each for each in rows if each.extractor == extractor):
+            lead = [row_head(named(config, each.side)), *([cell(each.group)] if grouped else [])]
+            texts = [text for name in names for text in each.numbers.get(name, (NONE, NONE, NONE))]
+            body.append(row([*lead, *(cell(text, NUMBER) for text in texts)]))
+        columns = [head("side"), *([head("group")] if grouped else [])]
+        columns += [head(what, NUMBER, name) for name in names for what in ("mAP ↑", "normalised ↑", "FR ↑")]
+        tables.append(table(f"Extractor: {label(config, extractor)}", columns, body, "tight"))
+    listed = bullets([f"{name}: {tasks.TASKS[name]}." for name in names])
+    what = note("p-values of these are of copairs' null: for replicates it is conservative.")
+    return section("tasks", "Other retrieval tasks", *tables, listed, what, bullets(tasks.reasons(scores)))

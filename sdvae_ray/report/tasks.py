@@ -1,0 +1,54 @@
+"""Retrieval tasks beside phenotypic activity: rows for the terminal and the page."""
+
+from dataclasses import dataclass
+
+from sdvae_ray.config import RunConfig
+from sdvae_ray.report import findings
+from sdvae_ray.report.findings import number
+from sdvae_ray.scores import Scores
+
+TASKS = {
+    "distinctiveness": "a compound's replicates against all other compounds' wells",
+    "consistency": "compounds that share a target against those that share none, on mean profiles",
+    "cross_side": "a reconstruction queries the originals: its compound's other wells against its plate's controls",
+}
+OK = "ok"
+
+
+@dataclass(frozen=True)
+class TaskRow:
+    """Of one side: task -> (mAP, normalised mAP, FR) as text."""
+
+    extractor: str
+    side: str
+    group: str
+    numbers: dict[str, tuple[str, str, str]]
+
+
+def task_rows(config: RunConfig, scores: Scores) -> list[TaskRow]:
+    """By extractor, group and side; what was not scored has no entry."""
+    found: dict[tuple[str, str, str], dict[str, tuple[str, str, str]]] = {}
+    for row in scores.tasks.rows(named=True):
+        key = (row["extractor"], row["side"], row["group"])
+        numbers = found.setdefault(key, {})
+        if row["status"] == OK:
+            values = (row["mean_map"], row["mean_normalised_map"], row["fraction_retrieved"])
+            numbers[row["task"]] = tuple(number(value, 3) for value in values)  # type: ignore[assignment]
+    rows = [TaskRow(*key, numbers) for key, numbers in found.items()]
+    extractors = findings.extractors(config, (row.extractor for row in rows))
+    sides = findings.sides(config, (row.side for row in rows))
+    return sorted(rows, key=lambda row: (extractors.index(row.extractor), row.group, sides.index(row.side)))
+
+
+def shown_tasks(rows: list[TaskRow]) -> list[str]:
+    return [name for name in TASKS if any(name in row.numbers for row in rows)]
+
+
+def reasons(scores: Scores) -> list[str]:
+    """A line per task and reason why it was not scored."""
+    lacking = [row for row in scores.tasks.rows(named=True) if row["status"] != OK]
+    counts: dict[str, int] = {}
+    for row in lacking:
+        text = f"{row['task']} {row['status']}"
+        counts[text] = counts.get(text, 0) + 1
+    return [f"{text} ({count} of extractor, side and group)" for text, count in counts.items()]
