@@ -155,6 +155,25 @@ def compare(a: str, b: str, storage: StorageConfig, console: Console, as_json: b
         print_comparison(found, console)
 
 
+def search(
+    config: RunConfig,
+    well: str,
+    extractor: str | None,
+    side: str | None,
+    count: int,
+    console: Console,
+    as_json: bool = False,
+) -> None:
+    from sdvae_ray.report.neighbours import print_neighbours
+    from sdvae_ray.stages.search import search_well
+
+    found, about = search_well(config, well, extractor, side, count, Storage(config.storage))
+    if as_json:
+        console.print_json(json.dumps({**about, "neighbours": found.to_dicts()}))
+    else:
+        print_neighbours(config, found, about, console)
+
+
 def decode(config: RunConfig, fov_id: str, side: str | None, output: str, console: Console) -> None:
     from sdvae_ray.stages.decode import decode_fov, ome_tiff
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.retrieval.index import build, from_bytes, search, to_bytes
+from sdvae_ray.retrieval.index import BLOCK, build, create, from_bytes, insert, search, size, to_bytes, unit_blocks
 from sdvae_ray.retrieval.recall import reconstruction_recall, replicate_recall
 
 
@@ -40,6 +40,27 @@ def test_the_same_vectors_give_the_same_bytes():
     assert to_bytes(build(vectors())) == to_bytes(build(vectors() * 3.0))
 
 
+def test_an_index_made_in_steps_finds_what_build_finds():
+    x, ids = vectors(), np.arange(60) * 7 + 5
+    index = create("flat", 12, {})
+    for half in (slice(0, 30), slice(30, 60)):
+        insert(index, unit_blocks(x[half], 12), ids[half])
+    for one, other in zip(search(index, x, 5), search(build(x, ids), x, 5), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_rows_are_scaled_alike_in_one_block_and_in_several():
+    x = vectors(BLOCK + 3, 2)
+    scaled = unit_blocks(x, 2)
+    np.testing.assert_allclose(scaled, x / np.linalg.norm(x, axis=1, keepdims=True), rtol=1e-6)
+    np.testing.assert_array_equal(scaled[-3:], unit_blocks(x[-3:], 2))
+
+
+def test_the_size_of_an_index_is_that_of_its_bytes():
+    index = build(vectors(3000, 100))
+    assert size(index) == len(to_bytes(index)) > 3000 * 100 * 4
+
+
 def test_level_neighbours_come_in_order_of_id():
     _, found = search(build(np.ones((4, 3)), [9, 2, 7, 4]), np.ones((1, 3)), 4)
     assert found.tolist() == [[2, 4, 7, 9]]
@@ -70,6 +91,10 @@ def test_an_all_zero_profile_is_similar_to_nothing():
         (lambda: build([1.0, 2.0]), "matrix"),
         (lambda: search(build(vectors()), vectors(2, 5), 3), "queries have 5 features but the index has 12"),
         (lambda: search(build(vectors()), vectors(2), 0), "k must be at least 1"),
+        (lambda: search(build(np.empty((0, 3))), vectors(2, 3), 1), "index is empty"),
+        (lambda: create("flatt", 3, {}), "no kind of index 'flatt'; did you mean 'flat'"),
+        (lambda: unit_blocks(vectors(3), 5), "have 12 features but the index has 5"),
+        (lambda: unit_blocks(np.full((BLOCK + 2, 1), np.inf), 1), "features that are not finite"),
         (lambda: from_bytes(b"no index at all"), "no readable FAISS index"),
         (lambda: from_bytes(to_bytes(build(vectors()))[:200]), "no readable FAISS index"),
         (lambda: from_bytes(b""), "no readable FAISS index"),

@@ -22,6 +22,7 @@ from sdvae_ray.retrieval.activity import phenotypic_activity
 from sdvae_ray.retrieval.normalise import normalise
 from sdvae_ray.schema import EMBEDDINGS, ERROR, FOV_ID, KEYS, ROW, fov_id
 from sdvae_ray.scores import read_scores
+from sdvae_ray.stages.search import search_well
 from sdvae_ray.storage import Storage
 from sdvae_ray.tables import write_rows
 
@@ -312,3 +313,41 @@ def test_a_mistake_in_the_score_section_is_one_line(config, change, words):
 def test_nothing_to_score_is_said(config):
     with pytest.raises(DataError, match="sdvae-ray encode"):
         score(config, SILENT)
+
+
+# Searching what was saved
+
+
+def test_the_wells_nearest_to_a_well_are_found_with_their_treatment(local_ray, config):
+    rows, patches = embeddings(0)
+    store(config, {"image": patches, "noise": np.random.default_rng(1).normal(0, 3, patches.shape)}, rows)
+    score(config, SILENT)
+    strong = next(row for row in rows if row["Metadata_broad_sample"] == "strong")
+    name = f"{strong['Metadata_Plate']}/{strong['Metadata_Well']}"
+    found, about = search_well(config, name, None, None, 5, Storage())
+    assert about == {"well": name, "extractor": "made", "side": "image", "group": "all", "perturbation": "strong"}
+    assert found["Metadata_broad_sample"][:3].to_list() == ["strong"] * 3
+    assert found["similarity"].is_sorted(descending=True)
+    assert found.height == 5
+    assert (
+        name not in found.select(pl.concat_str("Metadata_Plate", "Metadata_Well", separator="/")).to_series().to_list()
+    )
+    noisy, where = search_well(config, name, "made", "noise", 3, Storage())
+    assert where["side"] == "noise"
+    assert noisy["similarity"].to_list() != found["similarity"][:3].to_list()
+    for asked, words in (
+        ({"well": "P1/Z99"}, "no well 'P1/Z99'"),
+        ({"well": "P1"}, "P1"),
+        ({"well": name, "side": "imgae"}, "did you mean 'image'"),
+        ({"well": name, "extractor": "mode"}, "did you mean 'made'"),
+    ):
+        given = {"extractor": None, "side": None, "count": 3, **asked}
+        with pytest.raises(DataError) as caught:
+            search_well(config, storage=Storage(), **given)
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_run_without_an_index_says_so(config):
+    with pytest.raises(DataError, match="has no index: run `sdvae-ray score` first"):
+        search_well(config, "P1/A01", None, None, 3, Storage())

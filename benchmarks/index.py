@@ -1,0 +1,196 @@
+"""Approximate indices beside the exact one: seconds to build, bytes per vector, recall@10 and queries per second.
+
+    python benchmarks/index.py                                   # 100,000 x 384, every kind
+    python benchmarks/index.py --vectors 1000000 --kinds ivf_pq_refined:6,ivf_sq8
+    python benchmarks/index.py --file embeddings.npy             # (N, D) of your own, shuffled
+
+Vectors are clustered unit vectors at random, unless a file is given: a standard normal deviate of length `--spread`
+round one of the `--centres` unit vectors, and scaled to length 1. The queries are drawn alike and are in no index. Every
+index is trained on a sample, filled in shards and merged; its settings are tuned on half of the queries, and its
+recall and speed are of the other half, all queries in one call as in Flat's. "x Flat" is by processor time. A kind is a
+name, with bits to refine by after a colon. The last line is one JSON object.
+"""
+
+import argparse
+import datetime
+import sys
+import time
+from collections.abc import Sequence
+
+import harness
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from sdvae_ray.errors import UserError
+from sdvae_ray.retrieval import approximate, tuning
+from sdvae_ray.retrieval import index as store
+
+KINDS = "ivf_pq_refined:4,ivf_pq_refined:6,ivf_pq_refined:8,ivf_pq_refined:16,ivf_sq8,hnsw"
+SHARD = 100_000
+GOAL = {"recall": 0.95, "times_flat": 5.0, "bytes_per_dimension": 1.0}
+Vectors = NDArray[np.float32]
+
+
+def clustered(count: int, dimensions: int, centres: int, spread: float, seed: int) -> Vectors:
+    """(count, dimensions) of length 1."""
+    random = np.random.default_rng(seed)
+    middle = random.standard_normal((centres, dimensions), dtype=np.float32)
+    middle /= np.linalg.norm(middle, axis=1, keepdims=True)
+    out = np.empty((count, dimensions), np.float32)
+    for start in range(0, count, SHARD):
+        rows = min(SHARD, count - start)
+        x = random.standard_normal((rows, dimensions), dtype=np.float32)
+        x *= np.float32(spread / dimensions**0.5)
+        x += middle[random.integers(0, centres, rows)]
+        out[start : start + rows] = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return out
+
+
+def load(options: argparse.Namespace) -> tuple[Vectors, Vectors]:
+    """Vectors of the index, and queries that are not in it."""
+    count = options.vectors + options.queries
+    if options.file is None:
+        centres = options.centres or max(1, options.vectors // 100)
+        x = clustered(count, options.dimensions, centres, options.spread, options.seed)
+    else:
+        x = np.load(options.file, mmap_mode="r")
+        rows = np.random.default_rng(options.seed).permutation(len(x))[:count]
+        x = np.asarray(x[np.sort(rows)], np.float32)
+        x = x[np.random.default_rng(options.seed + 1).permutation(len(x))]
+    return x[options.queries :], x[: options.queries]
+
+
+def filled(
+    x: Vectors, choice: approximate.Choice, threads: int
+) -> tuple[store.Index, approximate.Choice, dict[str, float]]:
+    """The merged index of shards, and seconds of its steps."""
+    start = time.perf_counter()
+    empty, choice = approximate.train(x[: choice.sample_rows], choice, threads)
+    trained = time.perf_counter()
+    ids = np.arange(len(x))
+    if choice.kind == "hnsw":  # its shards are built again when merged
+        whole = approximate.add(empty, x, ids, threads)
+    else:
+        cuts = [slice(first, first + SHARD) for first in range(0, len(x), SHARD)]
+        whole = approximate.merge((approximate.add(empty, x[cut], ids[cut], threads) for cut in cuts), threads)
+    return whole, choice, {"train_s": trained - start, "fill_s": time.perf_counter() - trained}
+
+
+def speed(index: store.Index, queries: Vectors, options: argparse.Namespace) -> dict[str, float]:
+    """The median of the repeats, after one call unmeasured: by the clock, and by processor time, which load blurs less."""
+    device = torch.device("cpu")
+    with store.threads(options.threads):
+        runs = [
+            harness.timed(lambda: store.search(index, queries, options.k), device) for _ in range(options.repeats + 1)
+        ][1:]
+    middle = runs[harness.median(runs)]
+    least = min(run.cpu for run in runs)
+    return {"queries_per_second": len(queries) / middle.wall, "queries_per_core_second": len(queries) / least}
+
+
+def measure(options: argparse.Namespace) -> harness.Record:
+    x, queries = load(options)
+    n, dimensions = x.shape
+    held_out = slice(1, None, 2)  # what `tune` does not choose on
+    flat, _, flat_seconds = filled(x, approximate.plan("flat", n, dimensions), options.threads)
+    truth = tuning.neighbours(flat, queries, options.k, options.threads)
+    flat_speed = speed(flat, queries[held_out], options)
+    results: list[harness.Record] = [
+        {"kind": "flat", "bytes_per_vector": store.size(flat) / n, "recall": 1.0, **flat_seconds}
+        | {**flat_speed, "times_flat": 1.0, "settings": {}, "meets_goal": False}
+    ]
+    del flat
+    for name in options.kinds.split(","):
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        kind, _, bits = name.partition(":")
+        plan = approximate.plan(kind, n, dimensions, int(bits or 6))
+        index, choice, seconds = filled(x, plan, options.threads)
+        start = time.perf_counter()
+        tuned = tuning.tune(index, queries, truth, options.k, options.recall, options.threads)
+        seconds["tune_s"] = time.perf_counter() - start
+        found = tuning.record(index, choice, tuned, **seconds, estimated_bytes=choice.bytes_per_vector)
+        found |= speed(index, queries[held_out], options)
+        found["times_flat"] = found["queries_per_core_second"] / flat_speed["queries_per_core_second"]
+        found["meets_goal"] = (
+            found["recall"] >= GOAL["recall"]
+            and found["times_flat"] >= GOAL["times_flat"]
+            and found["bytes_per_vector"] <= GOAL["bytes_per_dimension"] * dimensions
+        )
+        results.append(found)
+        del index
+    return {"vectors": n, "dimensions": dimensions, "goal": GOAL, "results": results}
+
+
+def show(record: harness.Record, console: Console) -> None:
+    machine, settings = record["machine"], record["settings"]
+    data = settings["data"] if settings["file"] else f"clustered, spread {settings['spread']}"
+    console.print(f"{record['vectors']:,} x {record['dimensions']}, {data}; recall@{settings['k']}")
+    console.print(f"{machine['cpu']}, {machine['cores']} cores, threads {settings['threads']}")
+    table = Table()
+    for name in (
+        "kind",
+        "build s",
+        "tune s",
+        "bytes/vector",
+        "settings",
+        "recall",
+        "queries/s",
+        "/core-s",
+        "x Flat",
+        "goal",
+    ):
+        table.add_column(name, justify="right")
+    for row in record["results"]:
+        bits = row.get("parameters", {}).get("refine_bits")
+        cells = [row["kind"] + (f":{bits}" if bits else ""), f"{row['train_s'] + row['fill_s']:.1f}"]
+        cells += [f"{row.get('tune_s', 0):.1f}", f"{row['bytes_per_vector']:.0f}"]
+        cells += [" ".join(f"{key} {value}" for key, value in row["settings"].items()), f"{row['recall']:.3f}"]
+        cells += [f"{row[f'queries_per_{unit}']:,.0f}" for unit in ("second", "core_second")]
+        cells += [f"{row['times_flat']:.1f}", "met" if row["meets_goal"] else "-"]
+        table.add_row(*cells)
+    console.print(table)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--vectors", type=int, default=100_000)
+    parser.add_argument("--dimensions", type=int, default=384)
+    parser.add_argument("--queries", type=int, default=1000, help="half to tune on, half to report on")
+    parser.add_argument("--centres", type=int, help="default: one for every 100 vectors")
+    parser.add_argument("--spread", type=float, default=1.5, help="length of the noise round a centre of length 1")
+    parser.add_argument("--file", help=".npy, (N, D)")
+    parser.add_argument("--kinds", default=KINDS)
+    parser.add_argument("--recall", type=float, default=0.95, help="tuned for")
+    parser.add_argument("--k", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    torch.set_num_threads(options.threads)
+    try:
+        measured = measure(options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    settings = {**vars(options), "file": options.file is not None, "data": "file" if options.file else "clustered"}
+    record = {
+        "benchmark": "index",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": harness.machine(torch.device("cpu")),
+        "settings": settings,
+        **measured,
+    }
+    show(record, Console(width=200))
+    harness.print_json(record)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Nearest wells to a well, from the indices that `score` has saved: no model, no Ray."""
+
+import difflib
+
+import polars as pl
+
+from sdvae_ray.config import IMAGE_SIDE, RunConfig
+from sdvae_ray.errors import DataError, did_you_mean
+from sdvae_ray.retrieval import index as faiss_index
+from sdvae_ray.schema import KEYS, METADATA
+from sdvae_ray.storage import Storage, join
+from sdvae_ray.tables import read_table
+
+PLATE, WELL = KEYS[2], KEYS[3]
+SIMILARITY = "similarity"
+_ROOT = "index"
+
+
+def search_well(
+    config: RunConfig, well: str, extractor: str | None, side: str | None, count: int, storage: Storage
+) -> tuple[pl.DataFrame, dict[str, str]]:
+    """(the `count` nearest other wells of the well's group, nearest first, with their cosine similarity; what was searched).
+
+    well: PLATE/WELL. extractor, side: the run's first and the originals where None, or the first side where there are no originals.
+    Raises DataError for what is not there, with the nearest match.
+    """
+    root = join(config.output, _ROOT)
+    saved = [name.removesuffix(".faiss") for name in storage.list(root) if name.endswith(".faiss")]
+    if not saved:
+        raise DataError(f"{config.output} has no index: run `sdvae-ray score` first")
+    extractors = [name for name in config.extractors if any(each.split("/")[0] == name for each in saved)]
+    extractors += sorted({each.split("/")[0] for each in saved} - set(extractors))
+    chosen = _one("extractor", extractor, extractors, extractors[0])
+    sides = sorted({each.split("/")[1] for each in saved if each.split("/")[0] == chosen})
+    of_side = _one("side", side, sides, IMAGE_SIDE if IMAGE_SIDE in sides else sides[0])
+    known: list[str] = []
+    for stem in (each for each in saved if each.startswith(f"{chosen}/{of_side}/")):
+        wells = pl.DataFrame(read_table(join(root, f"{stem}.parquet"), storage))
+        names = wells.select(pl.concat_str(PLATE, WELL, separator="/")).to_series()
+        rows = (names == well).arg_true()
+        if not len(rows):
+            known += names.to_list()
+            continue
+        if len(rows) > 1:
+            raise DataError(f"{len(rows)} wells are {well}: the same plate name stands in several batches of this run")
+        index = faiss_index.from_bytes(storage.read_bytes(join(root, f"{stem}.faiss")))
+        number = int(wells["id"][rows[0]])
+        similarity, ids = faiss_index.search(index, index.reconstruct(number)[None], min(count + 1, wells.height))
+        found = pl.DataFrame({"id": ids[0], SIMILARITY: similarity[0]}).filter(pl.col("id") != number).head(count)
+        metadata = [name for name in wells.columns if name.startswith(METADATA)]
+        joined = found.join(
+            wells.select("id", *metadata).cast({"id": pl.Int64}), on="id", how="left", maintain_order="left"
+        )
+        asked = wells.row(rows[0], named=True)
+        about = {"well": well, "extractor": chosen, "side": of_side, "group": str(asked["group"])}
+        perturbation = config.score.perturbation
+        if perturbation is not None and perturbation in asked:
+            about["perturbation"] = str(asked[perturbation] or "")
+        return joined.drop("id"), about
+    near = difflib.get_close_matches(well, known[:50_000], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; PLATE/WELL is wanted, such as {known[0]!r}" if known else ""
+    raise DataError(f"no well {well!r} in the index of {chosen} on {of_side}{hint}")
+
+
+def _one(what: str, asked: str | None, names: list[str], default: str) -> str:
+    if asked is not None and asked not in names:
+        raise DataError(f"no index of {what} {asked!r}{did_you_mean(asked, names)}")
+    return asked or default
