@@ -282,17 +282,18 @@ def compare(
 @app.command()
 def search(
     run_file: RunFile,
-    well: Annotated[str, typer.Option(metavar="PLATE/WELL", help="Whose neighbours are wanted.")],
+    well: Annotated[str | None, typer.Option(metavar="PLATE/WELL", help="Whose neighbours are wanted.")] = None,
+    fov: Annotated[str | None, typer.Option(help="Or a fov_id, in the index over FOVs (score.fov_index).")] = None,
     extractor: Annotated[str | None, typer.Option(help="In whose space; default: the run's first.")] = None,
     side: Annotated[str | None, typer.Option(help="Of which side; default: the originals.")] = None,
     count: Annotated[int, typer.Option("--count", "-k", min=1, help="How many wells.")] = 10,
     as_json: AsJson = False,
     set: Set = None,
 ) -> None:
-    """The wells nearest to one, with their treatment, from the indices of a scored run."""
+    """The wells nearest to one, or the FOVs, with their treatment, from the indices of a scored run."""
     from sdvae_ray import commands
 
-    commands.search(commands.read_run(run_file, set or []), well, extractor, side, count, console, as_json)
+    commands.search(commands.read_run(run_file, set or []), well, fov, extractor, side, count, console, as_json)
 
 
 @app.command()

@@ -157,7 +157,8 @@ def compare(a: str, b: str, storage: StorageConfig, console: Console, as_json: b
 
 def search(
     config: RunConfig,
-    well: str,
+    well: str | None,
+    fov: str | None,
     extractor: str | None,
     side: str | None,
     count: int,
@@ -165,9 +166,15 @@ def search(
     as_json: bool = False,
 ) -> None:
     from sdvae_ray.report.neighbours import print_neighbours
-    from sdvae_ray.stages.search import search_well
+    from sdvae_ray.stages.search import search_fov, search_well
 
-    found, about = search_well(config, well, extractor, side, count, Storage(config.storage))
+    storage = Storage(config.storage)
+    if (well is None) == (fov is None):
+        raise ConfigError("search: one of --well PLATE/WELL and --fov ID is wanted")
+    if fov is not None:
+        found, about = search_fov(config, fov, extractor, side, count, storage)
+    else:
+        found, about = search_well(config, str(well), extractor, side, count, storage)
     if as_json:
         console.print_json(json.dumps({**about, "neighbours": found.to_dicts()}))
     else:

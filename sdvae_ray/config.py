@@ -213,11 +213,18 @@ class DistributionConfig(Model):
     neighbours: Count = 5  # of precision, recall, density and coverage
 
 
+class FovIndexConfig(Model):
+    """An approximate index over FOVs, of every extractor and side; its kind follows from number, memory and recall."""
+
+    recall: float = Field(0.95, gt=0, le=1)  # recall@10 wanted; what is reached is measured and stored
+    memory_gb: float = Field(8.0, gt=0)  # of one index
+
+
 class ScoreConfig(Model):
     perturbation: str | None = "Metadata_broad_sample"  # None: no retrieval, distances and metrics alone
     control: str = "Metadata_control_type == 'negcon'"
     exclude: str | None = None  # e.g. "Metadata_control_type == 'poscon'"
-    target: str | None = None  # a column of targets or mechanisms, joined by |, that compounds share: consistency
+    target: str | None = None  # a column of targets or mechanisms, joined by |: scores consistency
     group: tuple[str, ...] = ()
     aggregate: Literal["mean", "median"] = "mean"
     normalise: str | tuple[Step, ...] = "published"
@@ -233,6 +240,7 @@ class ScoreConfig(Model):
     floor_repeats: Count = 3  # splits of the controls and permutations of labels, of each floor beside a score
     recall_at: tuple[Count, ...] = Field((1, 5, 10), min_length=1)
     distributions: DistributionConfig = DistributionConfig()
+    fov_index: FovIndexConfig | None = None  # None: indices over profiles alone
 
 
 class RunConfig(Model):

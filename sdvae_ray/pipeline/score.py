@@ -20,6 +20,7 @@ from sdvae_ray import provenance, shelves
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.errors import DataError
 from sdvae_ray.pipeline.distances import GROUP, distances, near_the_mean, with_slices
+from sdvae_ray.pipeline.field_index import build_field_index
 from sdvae_ray.pipeline.floors import differences, floors_of, start_floors
 from sdvae_ray.pipeline.latent_space import latent_space
 from sdvae_ray.pipeline.neighbours import (
@@ -71,6 +72,8 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> Sc
             else:
                 image = images[extractor].patches if extractor in images else {}
                 apart.append(distances(config, extractor, side, image, profiles.patches))
+            if config.score.fov_index is not None:
+                _index_fovs(config, usable, extractor, side, storage, console)
             parts += _score_side(config, profiles, images.get(extractor), started, storage)
         latents, channels = latent_space(config, usable)
         found_floors, found_tasks = floors_of(started.floors), tasks_of(started.tasks)
@@ -94,6 +97,19 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> Sc
         record["config"]["score"] = config.model_dump(mode="json")["score"]
         provenance.write_record(config.output, record, storage)
     return scores
+
+
+def _index_fovs(
+    config: RunConfig, usable: pl.DataFrame, extractor: str, side: str, storage: Storage, console: Console
+) -> None:
+    try:
+        record = build_field_index(config, usable, extractor, side, storage)
+    except DataError as error:
+        said = f"no index of FOVs: {error}"
+    else:
+        size, recall = record["bytes_per_vector"], record["recall"]
+        said = f"{record['kind']}, {record['vectors']} FOVs, {size:.0f} bytes each, recall@10 {recall:.3f}"
+    console.print(f"index: {extractor} {side}: {said}", highlight=False, soft_wrap=True)
 
 
 def bands(config: RunConfig) -> dict[str, tuple[str, ...]]:

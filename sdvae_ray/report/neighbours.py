@@ -6,7 +6,7 @@ from rich.markup import escape
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.report.terminal import number_column, plain_table, say, text_column
-from sdvae_ray.stages.search import PLATE, SIMILARITY, WELL
+from sdvae_ray.stages.search import PLATE, SIMILARITY, SITE, WELL
 
 _SHOWN = (
     "Metadata_control_type",
@@ -18,9 +18,13 @@ _SHOWN = (
 
 def print_neighbours(config: RunConfig, found: pl.DataFrame, about: dict[str, str], console: Console) -> None:
     of = f" ({about['perturbation']})" if about.get("perturbation") else ""
-    say(console, f"{about['well']}{of}: nearest wells by {about['extractor']}, {about['side']}, {about['group']}")
+    what = "wells" if "well" in about else "FOVs"
+    say(
+        console,
+        f"{about.get('well') or about['fov']}{of}: nearest {what} by {about['extractor']}, {about['side']}, {about['group']}",
+    )
     asked = [name for name in (config.score.perturbation, *_SHOWN) if name is not None and name in found.columns]
-    columns = [PLATE, WELL, *dict.fromkeys(asked)]
+    columns = [PLATE, WELL, *([SITE] if "fov" in about else []), *dict.fromkeys(asked)]
     table = plain_table("")
     number_column(table, "cosine")
     for name in columns:

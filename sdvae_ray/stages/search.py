@@ -1,4 +1,4 @@
-"""Nearest wells to a well, from the indices that `score` has saved: no model, no Ray."""
+"""Nearest wells to a well, and FOVs to a FOV, from the indices that `score` has saved: no model, no Ray."""
 
 import difflib
 
@@ -7,11 +7,11 @@ import polars as pl
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.retrieval import index as faiss_index
-from sdvae_ray.schema import KEYS, METADATA
+from sdvae_ray.schema import FOV_ID, KEYS, METADATA, embeddings_table
 from sdvae_ray.storage import Storage, join
-from sdvae_ray.tables import read_table
+from sdvae_ray.tables import read_column, read_table
 
-PLATE, WELL = KEYS[2], KEYS[3]
+PLATE, WELL, SITE = KEYS[2], KEYS[3], KEYS[4]
 SIMILARITY = "similarity"
 _ROOT = "index"
 
@@ -26,6 +26,7 @@ def search_well(
     """
     root = join(config.output, _ROOT)
     saved = [name.removesuffix(".faiss") for name in storage.list(root) if name.endswith(".faiss")]
+    saved = [name for name in saved if not name.endswith("/fovs")]
     if not saved:
         raise DataError(f"{config.output} has no index: run `sdvae-ray score` first")
     extractors = [name for name in config.extractors if any(each.split("/")[0] == name for each in saved)]
@@ -60,6 +61,33 @@ def search_well(
     near = difflib.get_close_matches(well, known[:50_000], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; PLATE/WELL is wanted, such as {known[0]!r}" if known else ""
     raise DataError(f"no well {well!r} in the index of {chosen} on {of_side}{hint}")
+
+
+def search_fov(
+    config: RunConfig, fov_id: str, extractor: str | None, side: str | None, count: int, storage: Storage
+) -> tuple[pl.DataFrame, dict[str, str]]:
+    """The same of one FOV in the approximate index over FOVs (score.fov_index); its settings are those it was measured with."""
+    root = join(config.output, _ROOT)
+    saved = [name.split("/") for name in storage.list(root) if name.endswith("/fovs.faiss")]
+    if not saved:
+        raise DataError(f"{config.output} has no index of FOVs: set score.fov_index and run `sdvae-ray score`")
+    extractors = sorted({name[0] for name in saved})
+    first = next((name for name in config.extractors if name in extractors), extractors[0])
+    chosen = _one("extractor", extractor, extractors, first)
+    sides = sorted({name[1] for name in saved if name[0] == chosen})
+    of_side = _one("side", side, sides, IMAGE_SIDE if IMAGE_SIDE in sides else sides[0])
+    stem = join(root, chosen, of_side, "fovs")
+    fovs = pl.DataFrame(read_table(f"{stem}.parquet", storage))
+    row = fovs.filter(pl.col(FOV_ID) == fov_id)
+    if row.height == 0:
+        near = difflib.get_close_matches(fov_id, fovs[FOV_ID].head(50_000).to_list(), n=1)
+        raise DataError(f"no FOV {fov_id!r} in the index{f'; did you mean {near[0]!r}?' if near else ''}")
+    _, values = read_column(config.output, embeddings_table(chosen, of_side), "embedding", row, storage)
+    index = faiss_index.from_bytes(storage.read_bytes(f"{stem}.faiss"))
+    similarity, ids = faiss_index.search(index, values.reshape(1, -1), min(count + 1, fovs.height))
+    found = pl.DataFrame({"id": ids[0], SIMILARITY: similarity[0]}).filter(pl.col("id") != row["id"][0]).head(count)
+    joined = found.join(fovs.drop("files").cast({"id": pl.Int64}), on="id", how="left", maintain_order="left")
+    return joined.drop("id"), {"fov": fov_id, "extractor": chosen, "side": of_side, "group": "all"}
 
 
 def _one(what: str, asked: str | None, names: list[str], default: str) -> str:
