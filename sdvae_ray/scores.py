@@ -19,7 +19,8 @@ class Scores:
     """Everything that `score` found, each a table in scores/; `random_weights` in all of them.
 
     summary    extractor, side, group: wells, controls, compounds, mean_map, fraction_retrieved, replicate_recall_at_<k>,
-               reconstruction_recall (its nearest original is its own), random_weights, status
+               reconstruction_recall (its nearest original is its own), normalisation (what each step did, JSON),
+               random_weights, status
     compounds  and per compound: replicates, map, normalised_map, p, p_corrected, retrieved, status
     wells      and per treated well: ap, normalised_ap, n_positives, n_negatives, status
     floors     extractor, side, group, quantity (retrieval.floors): fraction_retrieved, mean_map, ..., status

@@ -1,5 +1,6 @@
 """The second stage on embeddings made here, whose answer is known: profiles, indices and scores."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -64,8 +65,6 @@ def embeddings(seed: int) -> tuple[list[dict[str, str | None]], np.ndarray]:
 
 def store(config: RunConfig, sides: dict[str, np.ndarray], rows: list[dict[str, str | None]]) -> None:
     """Three files, one more FOV that failed."""
-    import json
-
     ids = np.array([fov_id(row) for row in rows], object)
     for part, chosen in enumerate(np.array_split(np.arange(len(rows)), 3)):
         columns = {FOV_ID: ids[chosen], ERROR: np.full(len(chosen), "", object)}
@@ -100,6 +99,8 @@ def test_the_strong_compound_is_retrieved_and_the_inactive_ones_are_not(local_ra
     assert summary["noise"]["fraction_retrieved"] == 0
     for name in ("mean_map", "fraction_retrieved", "replicate_recall_at_1"):
         assert summary["same"][name] == summary["image"][name]
+    (step,) = json.loads(summary["image"]["normalisation"])
+    assert (step["step"], step["fit_wells"]) == ("plate_standardise", CONTROLS * len(PLATES))
     floors = {(row["side"], row["quantity"]): row for row in scores.floors.rows(named=True)}
     assert floors["image", "full"]["fraction_retrieved"] == summary["image"]["fraction_retrieved"]
     assert floors["image", "full"]["mean_map"] == pytest.approx(summary["image"]["mean_map"])

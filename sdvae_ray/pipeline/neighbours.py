@@ -9,7 +9,7 @@ import polars as pl
 from sdvae_ray.config import RunConfig
 from sdvae_ray.pipeline.profile import Profiles
 from sdvae_ray.retrieval import index as faiss_index
-from sdvae_ray.retrieval.normalise import normalise
+from sdvae_ray.retrieval.normalise import normalise, resolve_steps
 from sdvae_ray.retrieval.recall import reconstruction_recall, replicate_recall
 from sdvae_ray.schema import WELL
 from sdvae_ray.storage import Storage, join
@@ -42,11 +42,14 @@ def replicate_recalls(
 
 
 def in_the_originals_space(
-    features: np.ndarray, wells: pl.DataFrame, fit: np.ndarray, image: Profiles, steps: Any
+    features: np.ndarray, wells: pl.DataFrame, fit: np.ndarray, among: np.ndarray, image: Profiles, steps: Any
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """(originals, reconstructions), each (W, D), normalised by the fit on the originals' controls (`fit`): a space fitted on the
-    other side would not be theirs. None where a well has no original.
+    other side would not be theirs. `among`: wells that a step may be fitted on. None where a well has no original, and for harmony,
+    which would align the one side to the other.
     """
+    if any(name == "harmony" for name, _ in resolve_steps(steps)):
+        return None
     originals = wells.select(WELL).join(
         image.wells.select(WELL).with_row_index("at"), on=list(WELL), how="left", maintain_order="left"
     )
@@ -59,6 +62,7 @@ def in_the_originals_space(
         np.concatenate([fit, np.zeros_like(fit)]),
         np.concatenate([plate, plate]),
         steps,
+        fittable=np.concatenate([among, np.zeros_like(among)]),
     ).features
     return both[: len(wells)], both[len(wells) :]
 

@@ -43,6 +43,12 @@ def well_roles(config: RunConfig, wells: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def fittable(config: RunConfig, wells: pl.DataFrame) -> np.ndarray:
+    """Wells that a step with `fit: all` may be fitted on: every one, but for the negatives under score.fit half."""
+    every = np.ones(wells.height, dtype=bool)
+    return every & ~wells[CONTROL].to_numpy() if config.score.fit == "half" else every
+
+
 def fit_and_negatives(config: RunConfig, wells: pl.DataFrame) -> tuple[np.ndarray, pl.DataFrame]:
     """(controls to fit the normalisation on, the wells with is_control for the negatives alone).
 

@@ -7,6 +7,7 @@ index/<extractor>/<side>/<group>.*    a FAISS index over the normalised profiles
 scores/*.parquet                      see sdvae_ray.scores
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ from sdvae_ray.pipeline.neighbours import (
     save_and_reload_index,
 )
 from sdvae_ray.pipeline.profile import Profiles, build_profiles, sides_of_tables
-from sdvae_ray.pipeline.roles import TREATED, fit_and_negatives, known_columns, well_roles, with_roles
+from sdvae_ray.pipeline.roles import TREATED, fit_and_negatives, fittable, known_columns, well_roles, with_roles
 from sdvae_ray.pipeline.session import ray_session
 from sdvae_ray.pipeline.tasks import start_tasks, tasks_of
 from sdvae_ray.retrieval.activity import phenotypic_activity
@@ -201,7 +202,8 @@ def _score_group(
 ) -> _Part:
     settings = config.score
     fit, wells = fit_and_negatives(config, wells)
-    normalised = normalise(features, fit, wells["plate"].to_numpy(), _steps(config))
+    among = fittable(config, wells)
+    normalised = normalise(features, fit, wells["plate"].to_numpy(), _steps(config), fittable=among)
     activity = phenotypic_activity(
         normalised.features,
         wells,
@@ -219,12 +221,13 @@ def _score_group(
     recalls = replicate_recalls(config, index, normalised.features, wells, treated)
     both = None
     if image is not None and label["side"] != IMAGE_SIDE:
-        both = in_the_originals_space(features, wells, fit, image, _steps(config))
+        both = in_the_originals_space(features, wells, fit, among, image, _steps(config))
     nearest = own_well_recall(both, wells, treated)
     tasks.append(start_tasks(config, label, normalised.features, wells.drop("row"), both))
     summary = activity.groups.drop("group").with_columns(
         **{key: pl.lit(value) for key, value in {**label, **recalls, "reconstruction_recall": nearest}.items()},
         features=pl.lit(normalised.features.shape[1]),
+        normalisation=pl.lit(json.dumps(normalised.record)),
         status=pl.lit("ok"),
     )
     head = {key: pl.lit(value) for key, value in label.items() if key != "group"}
