@@ -27,6 +27,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from sdvae_ray.retrieval.activity import Activity, phenotypic_activity
 from sdvae_ray.retrieval.rules import matched_average_precision
 
 PLATE, CONTROLS, REPLICATES = 384, 64, 4
@@ -116,6 +117,33 @@ def alone(task: str, count: int, options: argparse.Namespace) -> list[harness.Re
     return rows
 
 
+def scored(count: int) -> harness.Record:
+    """Phenotypic activity as `score` has it: average precision, the null by exchange with early stopping, correction."""
+    x, wells = campaign(count, FEATURES_ALONE, np.float32)
+    frame = wells.select(
+        well_id=pl.int_range(pl.len()).cast(pl.String),
+        compound=pl.col("compound").cast(pl.String),
+        plate=pl.col("plate").cast(pl.String),
+        group=pl.lit("all"),
+        is_control="control",
+    )
+    found: list[Activity] = []
+
+    def call() -> np.ndarray:
+        found.append(phenotypic_activity(x, frame))
+        return found[-1].compounds["p"].to_numpy()
+
+    _, spent = measured(call, 1)
+    compounds = found[-1].compounds
+    return {
+        "wells": count,
+        "features": FEATURES_ALONE,
+        "compounds": compounds.height,
+        "draws": int(compounds["draws"].sum()),
+        **spent,
+    }
+
+
 def _ours(x: np.ndarray, wells: pl.DataFrame, task: str, dtype: str, ties: str) -> np.ndarray:
     return matched_average_precision(x, wells, *TASKS[task], dtype=dtype, ties=ties).ap  # type: ignore[arg-type]
 
@@ -156,12 +184,16 @@ def run(options: argparse.Namespace) -> harness.Record:
         for task in options.tasks_alone:
             print(f"{task}, {count:,} wells, alone ...", file=sys.stderr, flush=True)
             rows += alone(task, count, options)
+    null = []
+    for count in options.null:
+        print(f"activity with its null, {count:,} wells, alone ...", file=sys.stderr, flush=True)
+        null.append(scored(count))
     rates = harness.faster(before, product_rates())
     for row in rows:
         if row["by"] != "copairs":
             best = max(rate.core_tflops or rate.tflops for name, rate in rates.items() if name.startswith(row["by"]))
             row["share_of_product"] = row["core_tflops"] / torch.get_num_threads() / best
-    return {"reference": {name: vars(rate) for name, rate in rates.items()}, "results": rows}
+    return {"reference": {name: vars(rate) for name, rate in rates.items()}, "results": rows, "null": null}
 
 
 def show(record: harness.Record, console: Console) -> None:
@@ -199,6 +231,10 @@ def show(record: harness.Record, console: Console) -> None:
             f"{100 * row['share_of_product']:.0f}" if "share_of_product" in row else "",
         )
     console.print(table)
+    for each in record["null"]:
+        said = f"{each['wells']:,} wells, {each['compounds']:,} compounds, {each['draws']:,} draws"
+        spent = f"{each['seconds']:.4g} s, {each['core_seconds']:.4g} core-s, peak {each['peak_memory_bytes'] / 2**30:.2f} GiB above the profiles"
+        console.print(f"activity with its null by exchange: {said}: {spent}")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -208,6 +244,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--tasks", nargs="*", choices=sorted(TASKS), default=sorted(TASKS))
     parser.add_argument("--alone", type=harness.positive_numbers, default=[], help="ours alone: 100000,1100000")
+    parser.add_argument("--null", type=harness.positive_numbers, default=[], help="with p by exchange: 10000,50000")
     parser.add_argument("--tasks-alone", nargs="*", choices=sorted(TASKS), default=["activity"])
     parser.add_argument("--repeats", type=int, default=3, help="timed calls of ours; copairs has one")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of matrix products, ours too")
