@@ -233,7 +233,8 @@ def show(record: harness.Record, console: Console) -> None:
     console.print(table)
     for each in record["null"]:
         said = f"{each['wells']:,} wells, {each['compounds']:,} compounds, {each['draws']:,} draws"
-        spent = f"{each['seconds']:.4g} s, {each['core_seconds']:.4g} core-s, peak {each['peak_memory_bytes'] / 2**30:.2f} GiB above the profiles"
+        taken = each["peak_memory_bytes"] / 2**30
+        spent = f"{each['seconds']:.4g} s, {each['core_seconds']:.4g} core-s, peak {taken:.2f} GiB above the profiles"
         console.print(f"activity with its null by exchange: {said}: {spent}")
 
 

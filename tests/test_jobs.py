@@ -125,7 +125,15 @@ def test_a_relative_output_is_refused(head, tmp_path):
 
 
 def test_a_stopped_job_leaves_a_run_that_the_same_line_resumes(head, tmp_path):
-    arguments = ("jobs/encode.py", "jobs/configs/demo.yaml", *places(tmp_path), "--set", "write.rows_per_file=1")
+    arguments = (
+        "jobs/encode.py",
+        "jobs/configs/demo.yaml",
+        *places(tmp_path),
+        "--set",
+        "write.rows_per_file=1",
+        "--set",
+        "codecs={}",
+    )
     started = head.submit(*arguments, wait=False)
     job = details(head, started.stdout)["submission_id"]
     fovs = tmp_path / "run" / "fovs"
