@@ -81,8 +81,9 @@ def check_same_run(record: Record, config: RunConfig, manifest: dict[str, Any], 
     added = [f"{shelf}.{name}" for shelf in SHELVED for name in now[shelf] if name not in before[shelf]]
     gone = [f"{shelf}.{name}" for shelf in SHELVED for name in before[shelf] if name not in now[shelf]]
     new = tuple(f"{name}." for name in added)
+    flat_before = _flat(before)
     for key, value in _flat(now).items():
-        was = _flat(before).get(key)
+        was = flat_before.get(key)
         if was != value and not key.startswith(new):
             raise ConfigError(
                 f"{config.output} holds a run with {key} = {was!r}, this one has {value!r}; choose another output"

@@ -25,7 +25,7 @@ from sdvae_ray.images.prepare import CropError
 from sdvae_ray.lease import Lease
 from sdvae_ray.pipeline.actors import FILES, EncodeActor, LoadActor, as_batch
 from sdvae_ray.pipeline.failures import unwrapped_failures
-from sdvae_ray.pipeline.pending import Work, pending
+from sdvae_ray.pipeline.pending import Work, lacking, pending
 from sdvae_ray.pipeline.progress import shown
 from sdvae_ray.pipeline.session import IO_CPUS, Pool, check_output_is_shared, plan_pools, quiet_ray_data, ray_session
 from sdvae_ray.pipeline.sink import Ledger, RunSink
@@ -42,7 +42,7 @@ from sdvae_ray.stages.models import (
     resolve_weights,
 )
 from sdvae_ray.storage import Storage
-from sdvae_ray.tables import read_fovs, sweep
+from sdvae_ray.tables import read_commits, sweep
 from sdvae_ray.weights import Weights
 
 _FOVS_PER_PIECE = 64  # 8.1 M FOVs are then 127 k blocks, at 10 to 15 ms of driver time each
@@ -111,18 +111,17 @@ def prepare_record(
 ) -> provenance.Record:
     """The run's record: the one it was started with, checked to be of this run and with `extend` added to, or a new one."""
     manifest = provenance.describe_manifest(config.manifest, fovs, storage)
+    weights = {name: found.record() for name, found in resolved.items()}
     record = provenance.read_record(config.output, storage)
     if record is not None:
         added = provenance.check_same_run(record, config, manifest, extend)
         check_same_weights(resolved, record["weights"])
         if added:
-            weights = {name: found.record() for name, found in resolved.items()}
             return provenance.extended(record, config, weights, added, latent_scaling(config, resolved))
         return record
     micro_batch = config.encode.micro_batch
     size = auto_micro_batch(config, on_gpu=pool.gpus > 0) if micro_batch == "auto" else micro_batch
     precision = _precision_on_node(config, pool)
-    weights = {name: found.record() for name, found in resolved.items()}
     return provenance.new_record(config, manifest, weights, size, precision, latent_scaling(config, resolved))
 
 
@@ -229,19 +228,19 @@ def _pieces(pending: pl.DataFrame, loaders: int) -> list[dict[str, Any]]:
 def _summary(
     config: RunConfig, keys: pl.DataFrame, before: int, total: int, seconds: float, storage: Storage
 ) -> Encoded:
-    fovs = read_fovs(config.output, storage)
+    fovs, commits = read_commits(config.output, storage, [])
     missing = keys.filter(~pl.col(FOV_ID).is_in(fovs[FOV_ID].implode()))
     if missing.height:
         raise RunError(
             f"{missing.height} FOVs have no row after the run, the first of them {missing[FOV_ID][0]}; run again"
         )
-    lacking = sum(work.keys.height for work in pending(config, keys, storage))
-    result = Encoded(len(keys), before, total, lacking, seconds)
-    if lacking > _allowed_errors(config, len(keys)):
+    short = sum(work.keys.height for work in lacking(config, keys, fovs, commits))
+    result = Encoded(len(keys), before, total, short, seconds)
+    if short > _allowed_errors(config, len(keys)):
         failed = fovs.filter(pl.col(ERROR).is_not_null())[ERROR].to_list()
         why = f"the first: {failed[0]}" if failed else "they lack what was added: run again"
         raise RunError(
-            f"{lacking} of {len(keys)} FOVs failed, more than max_error_fraction {config.max_error_fraction:g} allows; {why}"
+            f"{short} of {len(keys)} FOVs failed, more than max_error_fraction {config.max_error_fraction:g} allows; {why}"
         )
     return result
 

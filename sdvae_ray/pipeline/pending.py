@@ -1,5 +1,6 @@
 """What is left to compute: for every FOV of the manifest, the columns of the run that no committed file has."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import polars as pl
@@ -21,8 +22,14 @@ class Work:
 
 def pending(config: RunConfig, keys: pl.DataFrame, storage: Storage) -> list[Work]:
     """`keys`: fov_id, row_group, row of the manifest. The FOVs that lack most come first; none where the run is whole."""
+    return lacking(config, keys, *read_commits(config.output, storage, []))
+
+
+def lacking(
+    config: RunConfig, keys: pl.DataFrame, fovs: pl.DataFrame, commits: Mapping[str, frozenset[str]]
+) -> list[Work]:
+    """The same of what `read_commits` gave."""
     everything = run_columns(config)
-    fovs, commits = read_commits(config.output, storage, [])
     usable = fovs.filter(pl.col(ERROR).is_null()).select(FOV_ID, "files")
     joined = keys.join(usable, on=FOV_ID, how="left", maintain_order="left")
     by_missing: dict[frozenset[str], list[pl.DataFrame]] = {}

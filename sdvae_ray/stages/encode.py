@@ -24,7 +24,6 @@ from sdvae_ray.stages.columns import (
     EMBEDDING,
     LATENT,
     PATCHES,
-    embedding_columns,
     needs_posterior,
     run_columns,
     side_columns,
@@ -32,7 +31,7 @@ from sdvae_ray.stages.columns import (
 from sdvae_ray.stages.forward import Forward
 from sdvae_ray.stages.load import IMAGE, Batch
 from sdvae_ray.stages.models import Models
-from sdvae_ray.stages.sides import CodecOutput, Field, Sides, UnusableOutputError
+from sdvae_ray.stages.sides import CodecOutput, Field, Side, Sides, UnusableOutputError
 
 Row = dict[str, np.ndarray]
 Latents = Mapping[str, np.ndarray]  # side -> (P, T, Z, s, s) float16
@@ -53,7 +52,8 @@ class Encoder:
     micro_batch     (n,) int32, as used: lower than the run's where memory ran out
 
     A row with `error` is passed through with zeros; a row whose numbers cannot be stored gets an `error` here.
-    `wanted`: the columns to compute, all of the run's where None.
+    `wanted`: the columns to compute, all of the run's where None. `decodes_only`: autoencoders whose stored latent serves for all
+    that is wanted of them.
     """
 
     def __init__(
@@ -70,6 +70,10 @@ class Encoder:
         self.packing = Packing(config.image.stains, config.image.triples)
         self.sides = Sides(config, self.packing, forward)
         self.top = 2**config.image.scaling.bits - 1
+        self._of = {side: self.wanted & side_columns(config, side) for side in config.sides}
+        self.decodes_only = [
+            side for side in config.autoencoders if self._of[side] and not needs_posterior(config, side, self.wanted)
+        ]
         self._codec_threads = ThreadPoolExecutor(max(1, torch.get_num_threads()))
         self._template: Row | None = None
         for name, autoencoder in models.autoencoders.items():
@@ -78,12 +82,6 @@ class Encoder:
                 raise ConfigError(
                     f"autoencoders.{name} takes sides that are multiples of {factor}; image.patch is {config.image.patch}"
                 )
-
-    @property
-    def decodes_only(self) -> list[str]:
-        """Autoencoders whose stored latent serves for all that is wanted of them."""
-        sides = [side for side in self.config.autoencoders if self._of(side)]
-        return [side for side in sides if not needs_posterior(self.config, side, self.wanted)]
 
     def __call__(self, batch: Mapping[str, np.ndarray], latents: Mapping[str, Latents] | None = None) -> Batch:
         """`latents`: fov_id -> stored latents, for the sides of `decodes_only`; those that are not there are encoded again."""
@@ -120,7 +118,7 @@ class Encoder:
         return {
             side: self._codec_threads.submit(codec.roundtrip, np.array(image))
             for side, codec in self.models.codecs.items()
-            if self._of(side)
+            if self._of[side]
         }
 
     def _with_less_memory(
@@ -154,42 +152,32 @@ class Encoder:
         for name, extractor in self.models.extractors.items():
             given = field.rgb if extractor.takes == "rgb" else field.stains
             self._embed(tensors, name, IMAGE_SIDE, extractor, given, fov_id, micro_batch)
-        decodes_only = self.decodes_only
         for side, autoencoder in self.models.autoencoders.items():
-            if self._of(side):
-                stored = (latents or {}).get(side) if side in decodes_only else None
+            if self._of[side]:
+                stored = (latents or {}).get(side) if side in self.decodes_only else None
                 tensor = None if stored is None else torch.from_numpy(np.array(stored))
                 made = self.sides.by_autoencoder(side, autoencoder, field, micro_batch, tensor)
-                self._measure(tensors, side, made.result, {BITS: made.bits, ENTROPY: made.entropy}, fov_id, micro_batch)
-                if made.latent is not None:
-                    self._add(tensors, column(latents_table(side), LATENT), made.latent)
+                self._measure(tensors, side, made, fov_id, micro_batch)
         for side, codec in self.models.codecs.items():
-            if self._of(side):
+            if self._of[side]:
                 done = codecs[side].result() if codecs else None
-                made = self.sides.by_codec(codec, field, np.asarray(image), done)
-                self._measure(tensors, side, made.result, {BITS: made.bits, ENTROPY: made.entropy}, fov_id, micro_batch)
+                self._measure(
+                    tensors, side, self.sides.by_codec(codec, field, np.asarray(image), done), fov_id, micro_batch
+                )
         with self.forward.clock("copy out"):
             return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-
-    def _of(self, side: str) -> frozenset[str]:
-        return self.wanted & side_columns(self.config, side)
 
     def _add(self, tensors: dict[str, Tensor], name: str, values: Tensor) -> None:
         if name in self.wanted:
             tensors[name] = values
 
-    def _measure(
-        self,
-        tensors: dict[str, Tensor],
-        side: str,
-        result: Reconstruction,
-        rates: Mapping[str, Tensor],
-        fov_id: str,
-        micro_batch: int,
-    ) -> None:
-        """Metrics, bits and embeddings of one reconstruction, as far as they are wanted."""
-        for name, values in rates.items():
-            self._add(tensors, column(metrics_table(side), name), values)
+    def _measure(self, tensors: dict[str, Tensor], side: str, made: Side, fov_id: str, micro_batch: int) -> None:
+        """Latent, bits, metrics and embeddings of one side, as far as they are wanted."""
+        result = made.result
+        if made.latent is not None:
+            self._add(tensors, column(latents_table(side), LATENT), made.latent)
+        self._add(tensors, column(metrics_table(side), BITS), made.bits)
+        self._add(tensors, column(metrics_table(side), ENTROPY), made.entropy)
         with self.forward.clock("metrics"):
             for name, metric in self.models.metrics.items():
                 if column(metrics_table(side), name) in self.wanted:
@@ -210,7 +198,7 @@ class Encoder:
     ) -> None:
         """Adds `embedding` (G, D), the mean over patches, and `patches` (k, G, D), a hashed choice of them; float16."""
         table, settings = embeddings_table(name, side), self.config.extractors[name]
-        if not self.wanted & embedding_columns(self.config, side) & {column(table, EMBEDDING), column(table, PATCHES)}:
+        if not self.wanted & {column(table, EMBEDDING), column(table, PATCHES)}:
             return
         patches = max(1, micro_batch // given.shape[1])  # patches per forward pass
         with self.forward.clock(f"extract {name}"), self.forward.autocast():

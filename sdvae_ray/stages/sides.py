@@ -48,6 +48,8 @@ class Sides:
         self.config, self.packing, self.forward = config, packing, forward
         self.top = 2**config.image.scaling.bits - 1
         self.strict = True
+        self._stored = {side: stores_latents(config, side) for side in config.autoencoders}
+        self._compresses = {side: compresses(config, side) for side in config.autoencoders}
 
     def by_codec(self, codec: Codec, field: Field, image: np.ndarray, done: CodecOutput | None) -> Side:
         """`image`: the FOV's integers (P, C, S, S); `done`: the codec's answer where it was asked before."""
@@ -62,7 +64,7 @@ class Sides:
     ) -> Side:
         """`stored`: the FOV's latent (P, T, Z, s, s) float16 where nothing is wanted that the posterior alone can give."""
         config = self.config.autoencoders[side]
-        kept = stores_latents(self.config, side)
+        kept = self._stored[side]
         posterior = None
         if stored is not None:
             half = stored.to(field.rgb.device).flatten(0, 1)
@@ -108,10 +110,10 @@ class Sides:
         """(bits as stored, bits of the quantised latent under its entropy), each (P, C)."""
         patches, count, size, _ = field.stains.shape
         none = torch.full((patches, count), torch.nan)
-        if not compresses(self.config, side):
+        if not self._compresses[side]:
             return torch.full_like(none, float(size**2 * self.config.image.scaling.bits)), none
         shape, index = field.rgb.shape[:2], self.packing.index
-        width = 16 if stores_latents(self.config, side) else 32
+        width = 16 if self._stored[side] else 32
         whole = torch.full(shape, float(latent[0].numel() * width))
         if not torch.isfinite(latent).all():  # only where shapes alone are asked for
             return rate.per_stain(whole, index, count), none
