@@ -1,25 +1,12 @@
-"""State dicts of one-file networks: safetensors, else torch's own format read with weights_only."""
+"""How the one-file networks of this shelf take their tensors: the file found, every tensor filled, one line where it is another."""
 
 from pathlib import Path
-from pickle import UnpicklingError
 
-import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from sdvae_ray.errors import WeightsError
+from sdvae_ray.state_dicts import DAMAGE, read_state_dict
 
-DAMAGE = (  # what a file that is not what it should be makes the readers raise
-    OSError,
-    RuntimeError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    UnpicklingError,
-    SafetensorError,
-)
 _PATTERNS = ("*.safetensors", "*.pth", "*.pt", "*.bin")
 
 
@@ -29,7 +16,7 @@ def fill(model: nn.Module, weights: Path, name: str, network: str, wanted: str =
     Raises WeightsError: `name` is the extractor's, `network` what the file should be, `wanted` which file to place there.
     """
     try:
-        model.load_state_dict(_read(_file(weights, name, wanted)))
+        model.load_state_dict(read_state_dict(_file(weights, name, wanted)))
     except DAMAGE as error:
         raise WeightsError(f"{name}: {weights} is not {network}: {one_line(error)}") from error
 
@@ -46,11 +33,3 @@ def _file(weights: Path, name: str, wanted: str) -> Path:
         hint = f" (wanted: {wanted})" if wanted else ""
         raise WeightsError(f"{name}: no .safetensors, .pth, .pt or .bin file in {weights}{hint}")
     return found[0]
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    return torch.load(file, map_location="cpu", weights_only=True)

@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from sdvae_ray.contracts import Takes
 from sdvae_ray.errors import ConfigError, WeightsError, did_you_mean
-from sdvae_ray.extractors._state import DAMAGE, one_line
+from sdvae_ray.extractors._state import one_line
+from sdvae_ray.state_dicts import DAMAGE
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -5,15 +5,14 @@ lpips package (`alex.pth`). Trained on photographs and on what people see in the
 """
 
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sdvae_ray.contracts import Checkpoint, Reconstruction
 from sdvae_ray.errors import WeightsError
 from sdvae_ray.metrics._precision import float32_convolutions
+from sdvae_ray.state_dicts import DAMAGE, read_state_dict
 
 UNIT = ""
 HIGHER_IS_BETTER = False
@@ -32,17 +31,6 @@ CHECKPOINTS = (
 )
 _CHANNELS = (64, 192, 384, 256, 256)  # of the five layers compared
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's mean and standard deviation on [-1, 1]
-_DAMAGE = (
-    OSError,
-    RuntimeError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    UnpicklingError,
-    SafetensorError,
-)
 
 
 class Lpips:
@@ -111,17 +99,19 @@ def _from_folder(features: nn.Sequential, folder: Path) -> list[Tensor]:
     linear = _first(folder, ("alex.pth",), _LINEAR)
     try:
         part = "features."
-        state = {name.removeprefix(part): value for name, value in _state(backbone).items() if name.startswith(part)}
+        state = {
+            name.removeprefix(part): value for name, value in read_state_dict(backbone).items() if name.startswith(part)
+        }
         features.load_state_dict(state, assign=True)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise WeightsError(f"lpips: {backbone} is not {_BACKBONE}: {_line(error)}") from error
     try:
-        found = _state(linear)
+        found = read_state_dict(linear)
         layers = [found[f"lin{number}.model.1.weight"].float() for number in range(len(_CHANNELS))]
         shapes = [tuple(layer.shape) for layer in layers]
         if shapes != [(1, channels, 1, 1) for channels in _CHANNELS]:
             raise ValueError(f"its layers have the shapes {shapes}")
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise WeightsError(f"lpips: {linear} is not {_LINEAR}: {_line(error)}") from error
     return layers
 
@@ -131,14 +121,6 @@ def _first(folder: Path, patterns: tuple[str, ...], what: str) -> Path:
     if not found:
         raise WeightsError(f"lpips: no {' or '.join(patterns)} in {folder} (wanted: {what})")
     return found[0]
-
-
-def _state(file: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _line(error: Exception) -> str:
