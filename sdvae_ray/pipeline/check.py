@@ -80,7 +80,7 @@ def check(config: RunConfig, console: Console, address: str | None = None) -> Ch
 def _check_score(config: RunConfig, metadata: list[str]) -> None:
     """The steps, columns and expressions of the score section, against the manifest's Metadata_*."""
     settings = config.score
-    resolve_steps(settings.normalise if isinstance(settings.normalise, str) else list(settings.normalise))
+    resolve_steps(settings.normalise)
     retrieval = settings.perturbation is not None
     for key, expression in (("control", settings.control), ("exclude", settings.exclude)):
         if expression and retrieval:

@@ -11,6 +11,7 @@ import ray
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.errors import DataError
+from sdvae_ray.pipeline.roles import activity_options
 from sdvae_ray.retrieval.bootstrap import intervals, paired_difference
 from sdvae_ray.retrieval.floors import floors
 from sdvae_ray.schema import WELL
@@ -55,23 +56,14 @@ def differences(config: RunConfig, compounds: pl.DataFrame) -> pl.DataFrame:
 def _floors(
     config: RunConfig, label: dict[str, object], features: np.ndarray, wells: pl.DataFrame
 ) -> pl.DataFrame | None:
-    settings = config.score
-    steps = settings.normalise if isinstance(settings.normalise, str) else list(settings.normalise)
     try:
         found = floors(
             features,
             wells.with_columns(group=pl.lit(str(label["group"]))),
-            steps,
+            config.score.normalise,
             position=WELL[-1],
-            key=WELL,
-            negatives=settings.negatives,
-            ties=settings.ties,
-            null=settings.null,
-            null_size=settings.null_size,
-            seed=config.seed,
-            strict=settings.strict,
-            threshold=settings.threshold,
-            repeats=settings.floor_repeats,
+            repeats=config.score.floor_repeats,
+            **activity_options(config),
         )
     except DataError:  # said by the score itself
         return None

@@ -1,5 +1,7 @@
 """Which wells are treated, which are negative controls, and which controls the normalisation is fitted on."""
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 
@@ -41,6 +43,21 @@ def well_roles(config: RunConfig, wells: pl.DataFrame) -> pl.DataFrame:
     return with_roles(config, wells).with_columns(
         compound.alias("compound"), pl.concat_str(pl.col(WELL[:3]), separator="/").alias("plate")
     )
+
+
+def activity_options(config: RunConfig) -> dict[str, Any]:
+    """What phenotypic_activity and its floors are asked, as the run has it."""
+    settings = config.score
+    return {
+        "key": WELL,
+        "negatives": settings.negatives,
+        "ties": settings.ties,
+        "null": settings.null,
+        "null_size": settings.null_size,
+        "seed": config.seed,
+        "strict": settings.strict,
+        "threshold": settings.threshold,
+    }
 
 
 def fittable(config: RunConfig, wells: pl.DataFrame) -> np.ndarray:

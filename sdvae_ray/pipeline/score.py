@@ -31,12 +31,20 @@ from sdvae_ray.pipeline.neighbours import (
     save_and_reload_index,
 )
 from sdvae_ray.pipeline.profile import Profiles, build_profiles, sides_of_tables
-from sdvae_ray.pipeline.roles import TREATED, fit_and_negatives, fittable, known_columns, well_roles, with_roles
+from sdvae_ray.pipeline.roles import (
+    TREATED,
+    activity_options,
+    fit_and_negatives,
+    fittable,
+    known_columns,
+    well_roles,
+    with_roles,
+)
 from sdvae_ray.pipeline.session import ray_session
 from sdvae_ray.pipeline.tasks import start_tasks, tasks_of
 from sdvae_ray.retrieval.activity import phenotypic_activity
 from sdvae_ray.retrieval.normalise import normalise, resolve_steps
-from sdvae_ray.schema import ERROR, WELL
+from sdvae_ray.schema import ERROR
 from sdvae_ray.scores import Scores, metric_distributions
 from sdvae_ray.storage import Storage, join
 from sdvae_ray.tables import read_fovs, write_table
@@ -48,7 +56,7 @@ NO_PERTURBATION = "score.perturbation is null"
 def score(config: RunConfig, console: Console, address: str | None = None) -> Scores:
     """Scores what `encode` has committed. Raises DataError where there is nothing, ConfigError for columns that are not there."""
     storage = Storage(config.storage)
-    resolve_steps(_steps(config))
+    resolve_steps(config.score.normalise)
     fovs = read_fovs(config.output, storage)
     usable = fovs.filter(pl.col(ERROR).is_null())
     if usable.height == 0:
@@ -65,9 +73,10 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> Sc
     started = _Started([], [])
     apart: list[pl.DataFrame] = []
     with ray_session(address):
+        extractors = dict.fromkeys(extractor for extractor, _ in pairs)
+        shifts = {extractor: near_the_mean(config, usable, extractor, storage) for extractor in extractors}
         for extractor, side in pairs:
-            shift = near_the_mean(config, usable, extractor, storage)
-            profiles = build_profiles(config, usable, extractor, side, shift)
+            profiles = build_profiles(config, usable, extractor, side, shifts[extractor])
             if side == IMAGE_SIDE:
                 images[extractor] = profiles
             else:
@@ -138,11 +147,6 @@ class _Part:
     wells: pl.DataFrame | None = None
 
 
-def _steps(config: RunConfig) -> str | list[str | dict[str, dict[str, object]]]:
-    steps = config.score.normalise
-    return steps if isinstance(steps, str) else list(steps)
-
-
 def _score_side(
     config: RunConfig, profiles: Profiles, image: Profiles | None, started: "_Started", storage: Storage
 ) -> list[_Part]:
@@ -200,28 +204,16 @@ def _score_group(
     tasks: list[Any],
     storage: Storage,
 ) -> _Part:
-    settings = config.score
     fit, wells = fit_and_negatives(config, wells)
     among = fittable(config, wells)
-    normalised = normalise(features, fit, wells["plate"].to_numpy(), _steps(config), fittable=among)
-    activity = phenotypic_activity(
-        normalised.features,
-        wells,
-        key=WELL,
-        negatives=settings.negatives,
-        ties=settings.ties,
-        null=settings.null,
-        null_size=settings.null_size,
-        strict=settings.strict,
-        seed=config.seed,
-        threshold=settings.threshold,
-    )
+    normalised = normalise(features, fit, wells["plate"].to_numpy(), config.score.normalise, fittable=among)
+    activity = phenotypic_activity(normalised.features, wells, **activity_options(config))
     index = save_and_reload_index(config, label, normalised.features, wells, storage)
     treated = np.flatnonzero(wells[TREATED].to_numpy())
     recalls = replicate_recalls(config, index, normalised.features, wells, treated)
     both = None
     if image is not None and label["side"] != IMAGE_SIDE:
-        both = in_the_originals_space(features, wells, fit, among, image, _steps(config))
+        both = in_the_originals_space(features, wells, fit, among, image, config.score.normalise)
     nearest = own_well_recall(both, wells, treated)
     tasks.append(start_tasks(config, label, normalised.features, wells.drop("row"), both))
     summary = activity.groups.drop("group").with_columns(

@@ -15,8 +15,7 @@ import ray
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import DataError
-from sdvae_ray.retrieval.inference import arrangement_p_values, benjamini_hochberg
-from sdvae_ray.retrieval.precision import normalised_average_precision
+from sdvae_ray.retrieval.groups import score_groups, split_labels
 from sdvae_ray.retrieval.rules import MatchedPrecision, matched_average_precision
 from sdvae_ray.schema import WELL
 
@@ -84,13 +83,11 @@ def consistency(config: RunConfig, features: np.ndarray, treated: pl.DataFrame) 
     target = str(config.score.target)
     rows = treated.select("compound", pl.col(target).fill_null("").alias("target")).with_row_index("row")
     rows = rows.filter(pl.col("target") != "").sort("compound", "row")
-    names, profiles = [], []
-    for (compound, labels), members in rows.group_by("compound", "target", maintain_order=True):
-        names.append((str(compound), [label.strip() for label in str(labels).split("|") if label.strip()]))
-        profiles.append(features[members["row"].to_numpy()].mean(0))
-    if not names:
+    if rows.height == 0:
         raise DataError(f"no compound has a {target}")
-    table = pl.DataFrame(names, schema={"compound": pl.String, "target": pl.List(pl.String)}, orient="row")
+    members = rows.group_by("compound", "target", maintain_order=True).agg("row")
+    profiles = [features[each.to_numpy()].mean(0) for each in members["row"]]
+    table = members.select("compound", split_labels("target"))
     found = matched_average_precision(
         np.asarray(profiles), table, ["target"], [], [], ["target"], multilabel_col="target", ties=config.score.ties
     )
@@ -126,28 +123,20 @@ def cross_side(config: RunConfig, both: tuple[np.ndarray, np.ndarray], wells: pl
 
 
 def _summary(config: RunConfig, found: MatchedPrecision, names: pl.Series) -> dict[str, Any]:
-    """Means over groups of positives of the mean over their queries."""
-    known = ~np.isnan(found.ap)
-    if not known.any():
-        raise DataError("no well has both a positive and a negative")
-    total = found.positives + found.negatives
-    normal = normalised_average_precision(found.ap, found.positives, total)
-    labels, code = np.unique(names.to_numpy()[known].astype(str), return_inverse=True)
-    p = arrangement_p_values(
-        code,
-        found.ap[known],
-        found.positives[known],
-        found.negatives[known],
-        null_size=config.score.null_size,
+    """Means over groups of positives."""
+    settings = config.score
+    groups = score_groups(
+        found,
+        names,
+        null_size=settings.null_size,
         seed=config.seed,
-        strict=config.score.strict,
+        strict=settings.strict,
+        threshold=settings.threshold,
     )
-    counts = np.bincount(code)
-    means = [np.bincount(code, values[known]) / counts for values in (found.ap, normal)]
     return {
-        "queries": int(known.sum()),
-        "groups": len(labels),
-        "mean_map": float(means[0].mean()),
-        "mean_normalised_map": float(means[1].mean()),
-        "fraction_retrieved": float((benjamini_hochberg(p) <= config.score.threshold).mean()),
+        "queries": int(groups["replicates"].sum()),
+        "groups": groups.height,
+        "mean_map": groups["map"].mean(),
+        "mean_normalised_map": groups["normalised_map"].mean(),
+        "fraction_retrieved": groups["retrieved"].mean(),
     }

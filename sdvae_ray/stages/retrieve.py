@@ -15,7 +15,8 @@ from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.retrieval.activity import phenotypic_activity
 from sdvae_ray.retrieval.bootstrap import interval
 from sdvae_ray.retrieval.floors import floors
-from sdvae_ray.retrieval.inference import Null, arrangement_p_values, benjamini_hochberg
+from sdvae_ray.retrieval.groups import score_groups, split_labels
+from sdvae_ray.retrieval.inference import Null
 from sdvae_ray.retrieval.normalise import Step, normalise, resolve_steps
 from sdvae_ray.retrieval.precision import Ties, normalised_average_precision
 from sdvae_ray.retrieval.rules import matched_average_precision
@@ -206,8 +207,7 @@ def _by_lists(
         wells = wells.with_columns(pl.Series(REFERENCE, index))
         pos_sameby, neg_diffby = [*pos_sameby, REFERENCE], [*(neg_diffby or lists.pos_sameby), REFERENCE]
     if lists.multilabel:
-        labels = pl.col(lists.multilabel).str.split("|").list.eval(pl.element().str.strip_chars()).list.unique()
-        wells = wells.with_columns(labels.list.eval(pl.element().filter(pl.element() != "")))
+        wells = wells.with_columns(split_labels(lists.multilabel))
     query = frame["is_treated"].to_numpy()
     found = matched_average_precision(
         features,
@@ -234,21 +234,13 @@ def _by_lists(
             "n_negatives": found.negatives,
         }
     ).filter(pl.Series(query[found.well]))
-    scored = per_well.filter(pl.col("ap").is_not_null())
-    if scored.height == 0:
-        raise DataError("no query has both a positive and a negative by these lists")
-    groups = (
-        scored.group_by("compound", maintain_order=True)
-        .agg(replicates=pl.len(), map=pl.col("ap").mean(), normalised_map=pl.col("normalised_ap").mean())
-        .sort("compound")
-    )
-    position = {name: at for at, name in enumerate(groups["compound"].to_list())}
-    code = np.array([position[name] for name in scored["compound"].to_list()])
-    lengths = (scored[name].to_numpy() for name in ("ap", "n_positives", "n_negatives"))
-    p = arrangement_p_values(code, *lengths, null_size=settings.null_size, seed=settings.seed, strict=settings.strict)
-    corrected = benjamini_hochberg(p)
-    groups = groups.with_columns(
-        p=pl.Series(p), p_corrected=pl.Series(corrected), retrieved=pl.Series(corrected <= settings.threshold)
+    groups = score_groups(
+        found,
+        names,
+        null_size=settings.null_size,
+        seed=settings.seed,
+        strict=settings.strict,
+        threshold=settings.threshold,
     )
     return groups, per_well
 
