@@ -23,13 +23,13 @@ from sdvae_ray.retrieval import approximate, tuning
 from sdvae_ray.retrieval import index as faiss_index
 from sdvae_ray.schema import FOV_ID, KEYS, PLATE, embeddings_table
 from sdvae_ray.stages.columns import EMBEDDING
+from sdvae_ray.stages.search import FIELD_INDEX
 from sdvae_ray.storage import Storage, join
 from sdvae_ray.tables import read_column, write_table
 
 _TASK_CPUS = 0.5
 _QUERIES = 500  # held out, half to choose settings, half to measure
 _NEIGHBOURS = 10
-FOVS = "fovs"  # name of the files
 
 
 def build_field_index(
@@ -62,11 +62,11 @@ def build_field_index(
     truth = _nearest([(similarity, ids) for _, similarity, ids in filled])
     tuned = tuning.tune(index, held, truth, _NEIGHBOURS, settings.recall)
     record = tuning.record(index, choice, tuned, level="fov", extractor=extractor, side=side)
-    asked = ray.get([_of_queries.options(num_cpus=_TASK_CPUS).remote(place, plate, limit) for plate in plates])
-    for vectors, ids in asked:
-        if len(ids):
-            faiss_index.insert(index, faiss_index.unit_blocks(vectors, index.d), ids)
-    stem = join(config.output, "index", extractor, side, FOVS)
+    hashes = sample.hash_keys(rows[FOV_ID].to_list(), config.seed)
+    by_hash = dict(zip(hashes.tolist(), rows["id"].to_list(), strict=True))
+    ids = [by_hash[each] for each in whole.hashes[:queries].tolist()]
+    faiss_index.insert(index, faiss_index.unit_blocks(held, index.d), ids)
+    stem = join(config.output, "index", extractor, side, FIELD_INDEX)
     storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(index))
     write_table(f"{stem}.parquet", rows.to_arrow(), storage)
     storage.write_bytes(f"{stem}.json", json.dumps(record, indent=1).encode() + b"\n")
@@ -116,10 +116,3 @@ def _filled(
     similarity, nearest = faiss_index.search(exact, queries, min(_NEIGHBOURS, len(ids)))
     filled = approximate.add(faiss_index.from_bytes(data), vectors, ids)
     return faiss_index.to_bytes(filled), similarity, nearest
-
-
-@ray.remote
-def _of_queries(place: tuple[RunConfig, str, str], plate: pl.DataFrame, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    names, vectors, ids = _read(place, plate)
-    asked = sample.hash_keys(names, place[0].seed) < limit if names else np.zeros(0, bool)
-    return vectors[asked], ids[asked]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import polars as pl
 
@@ -41,6 +42,30 @@ def sides(config: RunConfig, found: Iterable[str]) -> list[str]:
 
 def extractors(config: RunConfig, found: Iterable[str]) -> list[str]:
     return _ordered(found, list(config.extractors))
+
+
+class Placed(Protocol):
+    """A row of an extractor, side and group."""
+
+    @property
+    def extractor(self) -> str: ...
+
+    @property
+    def side(self) -> str: ...
+
+    @property
+    def group(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=Placed)
+
+
+def in_order(config: RunConfig, rows: Iterable[Row]) -> list[Row]:
+    """By extractor, group and side, each as the run file has them."""
+    found = list(rows)
+    by_extractor = extractors(config, (row.extractor for row in found))
+    by_side = sides(config, (row.side for row in found))
+    return sorted(found, key=lambda row: (by_extractor.index(row.extractor), row.group, by_side.index(row.side)))
 
 
 def _ordered(found: Iterable[str], known: list[str]) -> list[str]:
@@ -83,7 +108,8 @@ def metric_head(config: RunConfig, name: str) -> MetricHead:
     """Unit and direction, as the metric's own module says."""
     shelved = config.metrics[name].name if name in config.metrics else name
     module = shelves.find("metrics", shelved) if shelved in shelves.names("metrics") else None
-    better = {True: "higher", False: "lower"}.get(getattr(module, "HIGHER_IS_BETTER", None), "")  # type: ignore[arg-type]
+    directions: dict[object, str] = {True: "higher", False: "lower"}
+    better = directions.get(getattr(module, "HIGHER_IS_BETTER", None), "")
     return MetricHead(name, getattr(module, "UNIT", ""), better)
 
 

@@ -55,9 +55,7 @@ def floor_rows(config: RunConfig, scores: Scores) -> list[FloorRow]:
             apart += f"\n{_between(row['difference_low'], row['difference_high'])}"
         texts = {name: found.get(name, NONE) for name in FLOORS}
         rows.append(FloorRow(*key, number(row["estimate"], 3), _between(row["low"], row["high"]), apart, texts))
-    extractors = findings.extractors(config, (row.extractor for row in rows))
-    sides = findings.sides(config, (row.side for row in rows))
-    return sorted(rows, key=lambda row: (extractors.index(row.extractor), row.group, sides.index(row.side)))
+    return findings.in_order(config, rows)
 
 
 def reasons(scores: Scores) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
-from sdvae_ray.report.findings import NONE, count, extractors, label, number, sides
+from sdvae_ray.report.findings import NONE, count, extractors, in_order, label, number
 from sdvae_ray.scores import Scores
 
 OK = "ok"
@@ -94,9 +94,7 @@ def retrieval_rows(config: RunConfig, scores: Scores) -> list[Retrieval]:
         return []
     fid = {(e, s, g): value for e, s, g, value in mean_distances(scores, "fid")}
     rows = [_retrieval(config, row, fid) for row in scores.summary.to_dicts()]
-    by_extractor = extractors(config, (row.extractor for row in rows))
-    by_side = sides(config, (row.side for row in rows))
-    return sorted(rows, key=lambda row: (by_extractor.index(row.extractor), row.group, by_side.index(row.side)))
+    return in_order(config, rows)
 
 
 def _retrieval(config: RunConfig, row: Mapping[str, Any], fid: Mapping[tuple[str, str, str], float]) -> Retrieval:
@@ -147,8 +145,7 @@ def kept(config: RunConfig, scores: Scores) -> list[Kept]:
         image, recon = rows["on_image"].cast(pl.Boolean), rows["retrieved"].cast(pl.Boolean)
         both, added = int((image & recon).sum()), int((~image & recon).sum())
         found.append(Kept(str(extractor), str(side), str(group), int(image.sum()), both, added))
-    order = extractors(config, (each.extractor for each in found)), sides(config, (each.side for each in found))
-    return sorted(found, key=lambda each: (order[0].index(each.extractor), each.group, order[1].index(each.side)))
+    return in_order(config, found)
 
 
 # --- truth -------------------------------------------------------------------------------------------------------------------

@@ -32,12 +32,10 @@ def task_rows(config: RunConfig, scores: Scores) -> list[TaskRow]:
         key = (row["extractor"], row["side"], row["group"])
         numbers = found.setdefault(key, {})
         if row["status"] == OK:
-            values = (row["mean_map"], row["mean_normalised_map"], row["fraction_retrieved"])
-            numbers[row["task"]] = tuple(number(value, 3) for value in values)  # type: ignore[assignment]
+            mean, normalised, fraction = row["mean_map"], row["mean_normalised_map"], row["fraction_retrieved"]
+            numbers[row["task"]] = (number(mean, 3), number(normalised, 3), number(fraction, 3))
     rows = [TaskRow(*key, numbers) for key, numbers in found.items()]
-    extractors = findings.extractors(config, (row.extractor for row in rows))
-    sides = findings.sides(config, (row.side for row in rows))
-    return sorted(rows, key=lambda row: (extractors.index(row.extractor), row.group, sides.index(row.side)))
+    return findings.in_order(config, rows)
 
 
 def shown_tasks(rows: list[TaskRow]) -> list[str]:
