@@ -83,6 +83,14 @@ def write_table(uri: str, table: pa.Table, storage: Storage) -> None:
     storage.write_bytes(uri, buffer.getvalue())
 
 
+def write_wide_table(uri: str, table: pa.Table, storage: Storage) -> None:
+    """A table of thousands of columns: one row group, and nothing about a column that a reader of all of them would not ask."""
+    buffer = io.BytesIO()
+    options = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, buffer, row_group_size=max(1, table.num_rows), **options)
+    storage.write_bytes(uri, buffer.getvalue())
+
+
 def read_table(uri: str, storage: Storage, columns: Sequence[str] | None = None) -> pa.Table:
     """A whole Parquet file, or those of `columns` that it has."""
     with storage.open(uri) as file:

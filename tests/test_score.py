@@ -133,7 +133,7 @@ def test_other_tasks_are_scored_beside_activity(local_ray, config):
     assert found["same", "cross_side"]["queries"] == 16
     assert found["same", "cross_side"]["groups"] == 4
 
-    table = pl.read_parquet(f"{config.output}/profiles/made/image.parquet")
+    table = pl.read_parquet(f"{config.output}/profiles/made/image/**/*.parquet")
     features, compound = table.select(pl.col("^made_.*$")).to_numpy(), table["Metadata_broad_sample"].to_numpy()
     control = (table["Metadata_control_type"] == "negcon").fill_null(False).to_numpy()
     x = normalise(features, control, table["Metadata_Plate"], "plate_standardise").features
@@ -156,7 +156,7 @@ def test_profiles_are_means_of_fovs_and_the_scores_are_the_libraries(local_ray, 
     store(config, {"image": patches, "other": other}, rows)
     scores = score(config, SILENT)
 
-    stored = pl.read_parquet(f"{config.output}/profiles/made/other.parquet")
+    stored = pl.read_parquet(f"{config.output}/profiles/made/other/**/*.parquet")
     of_well: dict[str, list[np.ndarray]] = {}
     for row, values in zip(rows, other.mean(1).astype(np.float16), strict=True):
         of_well.setdefault(f"{row['Metadata_Plate']}/{row['Metadata_Well']}", []).append(values.astype(np.float64))
@@ -352,3 +352,19 @@ def test_the_wells_nearest_to_a_well_are_found_with_their_treatment(local_ray, c
 def test_a_run_without_an_index_says_so(config):
     with pytest.raises(DataError, match="has no index: run `sdvae-ray score` first"):
         search_well(config, "P1/A01", None, None, 3, Storage())
+
+
+def test_a_streamed_score_is_the_held_one(local_ray, config, monkeypatch):
+    config = config.model_copy(update={"score": config.score.model_copy(update={"normalise": "published"})})
+    rows, patches = embeddings(0)
+    store(config, {"image": patches, "other": patches + np.random.default_rng(1).normal(0, 0.3, patches.shape)}, rows)
+    held = score(config, SILENT)
+    monkeypatch.setattr("sdvae_ray.pipeline.space.space_of.__defaults__", (8,))
+    streamed = score(config, SILENT)
+    for name in ("compounds", "wells", "floors", "tasks", "summary"):
+        a, b = getattr(held, name), getattr(streamed, name)
+        numbers = [column for column, kind in a.schema.items() if kind.is_float()]
+        rest = [column for column in a.columns if column not in (*numbers, "normalisation")]
+        assert a.select(rest).equals(b.select(rest)), name
+        for column in numbers:
+            np.testing.assert_allclose(a[column].to_numpy(), b[column].to_numpy(), rtol=0, atol=1e-6, err_msg=column)

@@ -5,23 +5,23 @@ Floors of one extractor, side and group are one Ray task; retrieval/floors.py sa
 
 from typing import Any
 
-import numpy as np
 import polars as pl
 import ray
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.errors import DataError
 from sdvae_ray.pipeline.roles import activity_options
+from sdvae_ray.pipeline.space import Space
 from sdvae_ray.retrieval.bootstrap import intervals, paired_difference
-from sdvae_ray.retrieval.floors import floors
+from sdvae_ray.retrieval.floors import floors_in
 from sdvae_ray.schema import WELL
 
 _TASK_CPUS = 0.5
 
 
-def start_floors(config: RunConfig, label: dict[str, object], features: np.ndarray, wells: pl.DataFrame) -> Any:
-    """A task whose result `floors_of` gives. features: (W, D) before normalisation; wells with their roles."""
-    return _floors.options(num_cpus=_TASK_CPUS).remote(config, label, features, wells)
+def start_floors(config: RunConfig, label: dict[str, object], space: Space, wells: pl.DataFrame) -> Any:
+    """A task whose result `floors_of` gives. space: of all `wells`, which have their roles."""
+    return _floors.options(num_cpus=_TASK_CPUS).remote(config, label, space, wells)
 
 
 def floors_of(tasks: list[Any]) -> pl.DataFrame:
@@ -53,14 +53,11 @@ def differences(config: RunConfig, compounds: pl.DataFrame) -> pl.DataFrame:
 
 
 @ray.remote
-def _floors(
-    config: RunConfig, label: dict[str, object], features: np.ndarray, wells: pl.DataFrame
-) -> pl.DataFrame | None:
+def _floors(config: RunConfig, label: dict[str, object], space: Space, wells: pl.DataFrame) -> pl.DataFrame | None:
     try:
-        found = floors(
-            features,
+        found = floors_in(
+            lambda fit, in_play: space(fit, in_play).features,
             wells.with_columns(group=pl.lit(str(label["group"]))),
-            config.score.normalise,
             position=WELL[-1],
             repeats=config.score.floor_repeats,
             **activity_options(config),

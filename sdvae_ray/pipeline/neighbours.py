@@ -7,10 +7,12 @@ import numpy as np
 import polars as pl
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.pipeline.profile import Profiles
+from sdvae_ray.pipeline.profile import FILE, ROW, Profiles
+from sdvae_ray.pipeline.space import space_of
 from sdvae_ray.retrieval import index as faiss_index
-from sdvae_ray.retrieval.normalise import normalise, resolve_steps
+from sdvae_ray.retrieval.normalise import resolve_steps
 from sdvae_ray.retrieval.recall import reconstruction_recall, replicate_recall
+from sdvae_ray.retrieval.steps import HARMONISE
 from sdvae_ray.schema import WELL
 from sdvae_ray.storage import Storage, join
 from sdvae_ray.tables import write_table
@@ -23,7 +25,7 @@ def save_and_reload_index(
     stem = join(config.output, "index", str(label["extractor"]), str(label["side"]), _file_name(str(label["group"])))
     built = faiss_index.build(features, np.arange(len(features)))
     storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(built))
-    write_table(f"{stem}.parquet", wells.drop("row").with_row_index("id").to_arrow(), storage)
+    write_table(f"{stem}.parquet", wells.drop(FILE, ROW).with_row_index("id").to_arrow(), storage)
     return faiss_index.from_bytes(storage.read_bytes(f"{stem}.faiss"))
 
 
@@ -42,29 +44,22 @@ def replicate_recalls(
 
 
 def in_the_originals_space(
-    features: np.ndarray, wells: pl.DataFrame, fit: np.ndarray, among: np.ndarray, image: Profiles, steps: Any
+    config: RunConfig, profiles: Profiles, wells: pl.DataFrame, fit: np.ndarray, among: np.ndarray, image: Profiles
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """(originals, reconstructions), each (W, D), normalised by the fit on the originals' controls (`fit`): a space fitted on the
     other side would not be theirs. `among`: wells that a step may be fitted on. None where a well has no original, and for harmony,
     which would align the one side to the other.
     """
-    if any(name == "harmony" for name, _ in resolve_steps(steps)):
+    if any(name == HARMONISE for name, _ in resolve_steps(config.score.normalise)):
         return None
-    originals = wells.select(WELL).join(
-        image.wells.select(WELL).with_row_index("at"), on=list(WELL), how="left", maintain_order="left"
-    )
-    if originals["at"].null_count():
+    theirs = image.wells.select(*WELL, FILE, ROW)
+    originals = wells.drop(FILE, ROW).join(theirs, on=list(WELL), how="left", maintain_order="left")
+    if originals[ROW].null_count():
         return None
-    flat = image.features.reshape(len(image.wells), -1)[originals["at"].to_numpy()]
-    plate = wells["plate"].to_numpy()
-    both = normalise(
-        np.concatenate([flat, features]),
-        np.concatenate([fit, np.zeros_like(fit)]),
-        np.concatenate([plate, plate]),
-        steps,
-        fittable=np.concatenate([among, np.zeros_like(among)]),
-    ).features
-    return both[: len(wells)], both[len(wells) :]
+    nobody = np.zeros_like(fit)
+    space = space_of(config, [(image, originals), (profiles, wells)])
+    both = space(np.concatenate([fit, nobody]), np.concatenate([among, nobody])).features
+    return both[: wells.height], both[wells.height :]
 
 
 def own_well_recall(

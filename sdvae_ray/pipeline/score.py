@@ -2,7 +2,7 @@
 
 Writes under the run's output
 
-profiles/<extractor>/<side>.parquet   well profiles before normalisation, wide, with every Metadata_* that is one per well
+profiles/<extractor>/<side>/...         well profiles before normalisation; see sdvae_ray.pipeline.profile
 index/<extractor>/<side>/<group>.*    a FAISS index over the normalised profiles and the wells of its ids
 scores/*.parquet                      see sdvae_ray.scores
 """
@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from rich.console import Console
 
 from sdvae_ray import provenance, shelves
@@ -41,13 +40,14 @@ from sdvae_ray.pipeline.roles import (
     with_roles,
 )
 from sdvae_ray.pipeline.session import ray_session
+from sdvae_ray.pipeline.space import Space, space_of
 from sdvae_ray.pipeline.tasks import start_tasks, tasks_of
 from sdvae_ray.retrieval.activity import phenotypic_activity
-from sdvae_ray.retrieval.normalise import normalise, resolve_steps
+from sdvae_ray.retrieval.normalise import resolve_steps
 from sdvae_ray.schema import ERROR
 from sdvae_ray.scores import Scores, metric_distributions
-from sdvae_ray.storage import Storage, join
-from sdvae_ray.tables import read_fovs, write_table
+from sdvae_ray.storage import Storage
+from sdvae_ray.tables import read_fovs
 
 NOT_SCORED = "not scored: "
 NO_PERTURBATION = "score.perturbation is null"
@@ -152,12 +152,8 @@ def _score_side(
 ) -> list[_Part]:
     """The tables of every group; starts their floors and tasks."""
     roles = well_roles(config, profiles.wells)
-    raw = profiles.features.reshape(len(roles), -1)
-    name = f"{profiles.extractor}/{profiles.side}"
-    write_table(join(config.output, "profiles", f"{name}.parquet"), _profile_table(roles, profiles), storage)
     parts = []
-    for (group,), members in roles.with_row_index("row").group_by(GROUP, maintain_order=True):
-        rows = members["row"].to_numpy()
+    for (group,), wells in roles.group_by(GROUP, maintain_order=True):
         label = {
             "extractor": profiles.extractor,
             "side": profiles.side,
@@ -165,23 +161,19 @@ def _score_side(
             "random_weights": bool({profiles.extractor, profiles.side} & set(config.random_weights)),
         }
         if config.score.perturbation is None:
-            parts.append(_Part(pl.DataFrame([{**label, "wells": len(rows), "status": NOT_SCORED + NO_PERTURBATION}])))
+            parts.append(_not_scored(label, wells, NO_PERTURBATION))
             continue
-        started.floors.append(start_floors(config, label, raw[rows], members.drop("row")))
         try:
-            parts.append(_score_group(config, label, raw[rows], members, profiles, image, started.tasks, storage))
+            space = space_of(config, [(profiles, wells)])
+            started.floors.append(start_floors(config, label, space, wells))
+            parts.append(_score_group(config, label, space, wells, profiles, image, started.tasks, storage))
         except DataError as error:
-            parts.append(_Part(pl.DataFrame([{**label, "wells": len(rows), "status": NOT_SCORED + str(error)}])))
+            parts.append(_not_scored(label, wells, str(error)))
     return parts
 
 
-def _profile_table(wells: pl.DataFrame, profiles: Profiles) -> pa.Table:
-    """Metadata_* and one float32 column per feature, `<extractor>_<pass or stain>_<number>`: as pycytominer and copairs read."""
-    _, groups, depth = profiles.features.shape
-    names = [f"{profiles.extractor}_{group}_{number}" for group in range(groups) for number in range(depth)]
-    features = pl.DataFrame(profiles.features.reshape(len(wells), -1), schema=names)
-    metadata = wells.select(pl.col("^Metadata_.*$"))
-    return pl.concat([metadata, features], how="horizontal").to_arrow()
+def _not_scored(label: dict[str, object], wells: pl.DataFrame, reason: str) -> _Part:
+    return _Part(pl.DataFrame([{**label, "wells": wells.height, "status": NOT_SCORED + reason}]))
 
 
 def _stacked(frames: Sequence[pl.DataFrame | None]) -> pl.DataFrame:
@@ -197,7 +189,7 @@ def _stacked(frames: Sequence[pl.DataFrame | None]) -> pl.DataFrame:
 def _score_group(
     config: RunConfig,
     label: dict[str, object],
-    features: np.ndarray,
+    space: Space,
     wells: pl.DataFrame,
     profiles: Profiles,
     image: Profiles | None,
@@ -206,16 +198,16 @@ def _score_group(
 ) -> _Part:
     fit, wells = fit_and_negatives(config, wells)
     among = fittable(config, wells)
-    normalised = normalise(features, fit, wells["plate"].to_numpy(), config.score.normalise, fittable=among)
+    normalised = space(fit, among)
     activity = phenotypic_activity(normalised.features, wells, **activity_options(config))
     index = save_and_reload_index(config, label, normalised.features, wells, storage)
     treated = np.flatnonzero(wells[TREATED].to_numpy())
     recalls = replicate_recalls(config, index, normalised.features, wells, treated)
     both = None
     if image is not None and label["side"] != IMAGE_SIDE:
-        both = in_the_originals_space(features, wells, fit, among, image, config.score.normalise)
+        both = in_the_originals_space(config, profiles, wells, fit, among, image)
     nearest = own_well_recall(both, wells, treated)
-    tasks.append(start_tasks(config, label, normalised.features, wells.drop("row"), both))
+    tasks.append(start_tasks(config, label, normalised.features, wells, both))
     summary = activity.groups.drop("group").with_columns(
         **{key: pl.lit(value) for key, value in {**label, **recalls, "reconstruction_recall": nearest}.items()},
         features=pl.lit(normalised.features.shape[1]),

@@ -2,42 +2,64 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdvae_ray.errors import ConfigError, DataError
+from sdvae_ray.retrieval.fits import Apply, Source, Wells
+from sdvae_ray.retrieval.moments import Moments, merged, moments
 from sdvae_ray.retrieval.whitening import Floats, ridge_power
 
 HARMONY = "harmonypy"
 _LEAST_MAJOR = 2  # of harmonypy: before it, Z_corr has wells along its other axis
 
 
-def coral(
-    x: Floats, in_fit: NDArray[np.bool_], batch: NDArray[np.str_], regularisation: float
-) -> tuple[Floats, dict[str, Any]]:
+def coral(source: Source, fit: str, regularisation: float) -> tuple[Apply, dict[str, Any]]:
     """Give the controls of each batch the mean 0 and the covariance of the controls of all batches.
 
     x' = (x - m_b) (C_b + r I)^(-1/2) (C + r I)^(1/2): m_b, C_b mean and sample covariance of the batch's wells in the
-    fit, C of all wells in the fit. x: (W, D), best whitened, so that r means the same along every axis. CORAL (Sun, Feng &
+    fit, C of all wells in the fit. Profiles are best whitened, so that r means the same along every axis. CORAL (Sun, Feng &
     Saenko 2016, who have r = 1) between batches as in Ando, McLean & Berndl 2017; with r = 0 the covariances are equal
     where a batch has more wells in the fit than features, and a direction in which they do not vary is lost.
     Raises DataError for a batch with fewer than 2 wells in the fit.
     """
-    names = np.unique(batch)
-    target = ridge_power(_covariance(x[in_fit]), regularisation, 0.5)
-    out = np.empty_like(x)
-    for name in names:
-        on = batch == name
-        fit = x[on & in_fit]
-        if len(fit) < 2:
-            raise DataError(f"batch {name}: {len(fit)} wells to fit on; tvn needs at least 2 in each batch")
-        out[on] = (x[on] - fit.mean(axis=0)) @ ridge_power(_covariance(fit), regularisation, -0.5) @ target
-    return out, {"regularisation": regularisation, "batches": len(names)}
+    names, number = np.unique(source.wells.batch, return_inverse=True)
+    counts = np.bincount(number[source.wells.in_fit(fit)], minlength=len(names))
+    if (counts < 2).any():
+        worst = int(np.flatnonzero(counts < 2)[0])
+        raise DataError(f"batch {names[worst]}: {counts[worst]} wells to fit on; tvn needs at least 2 in each batch")
+
+    def of_part(x: Floats, wells: Wells) -> dict[str, Moments]:
+        chosen = wells.in_fit(fit)
+        return {str(name): moments(x[chosen & (wells.batch == name)]) for name in np.unique(wells.batch)}
+
+    found = source.reduce(of_part, _merged_by_name)
+    target = ridge_power(_covariance(functools.reduce(merged, found.values())), regularisation, 0.5)
+    moves = {
+        name: (part.mean, ridge_power(_covariance(part), regularisation, -0.5) @ target) for name, part in found.items()
+    }
+    return _Coral(moves), {"regularisation": regularisation, "batches": len(names)}
+
+
+@dataclass(frozen=True)
+class _Coral:
+    moves: Mapping[str, tuple[Floats, Floats]]  # of a batch: its mean and the transform after it
+
+    def __call__(self, x: Floats, wells: Wells) -> Floats:
+        out = np.empty_like(x)
+        for name in np.unique(wells.batch):
+            on = wells.batch == name
+            mean, transform = self.moves[str(name)]
+            out[on] = (x[on] - mean) @ transform
+        return out
 
 
 def harmony(
@@ -74,5 +96,10 @@ def require_harmony() -> None:
         )
 
 
-def _covariance(x: Floats) -> Floats:
-    return np.atleast_2d(np.cov(x, rowvar=False))
+def _covariance(of: Moments) -> Floats:
+    return of.scatter / (of.n - 1)
+
+
+def _merged_by_name(a: dict[str, Moments], b: dict[str, Moments]) -> dict[str, Moments]:
+    both = {name: merged(a[name], b[name]) for name in a.keys() & b.keys()}
+    return {name: both.get(name) or a.get(name) or b[name] for name in sorted({*a, *b})}

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 
 from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.retrieval.activity import OK, Activity
-from sdvae_ray.retrieval.inference import Floats
 
 _NUMBERS = ("fraction_retrieved", "mean_map", "mean_normalised_map", "compounds_scored", "retrieved")
 SCHEMA: dict[str, Any] = {
@@ -22,17 +21,12 @@ SCHEMA: dict[str, Any] = {
     "status": pl.String,
 }
 NO_TREATED = "no_treated"  # the reason where a group has controls only
-POSITION, WELL = "_position", "_well"
+POSITION, WELL, ROW = "_position", "_well", "_row"
 Ways = list[Activity | str]  # the runs of one repeat; text is the reason why one could not be made
 
 
-def canonical(
-    frame: pl.DataFrame, features: ArrayLike, position: str | ArrayLike, key: Sequence[str]
-) -> tuple[pl.DataFrame, Floats]:
-    """Treated and control wells in the order of their groups' and their own names, with _position and _well (the whole key)."""
-    x = np.asarray(features, dtype=np.float64)
-    if x.ndim != 2 or len(x) != len(frame):
-        raise DataError(f"profiles of shape {x.shape} came with {len(frame)} wells; one row per well is needed")
+def canonical(frame: pl.DataFrame, position: str | ArrayLike, key: Sequence[str]) -> pl.DataFrame:
+    """Treated and control wells by the names of their group and their own; adds _position, _well (the whole key) and _row."""
     needed = [*key, "compound", "plate", "group", "is_control", *([position] if isinstance(position, str) else [])]
     for column in needed:
         if column not in frame.columns:
@@ -50,12 +44,11 @@ def canonical(
     frame = frame.with_columns(
         pl.col(names).cast(pl.String), pl.col("is_control", "is_treated").cast(pl.Boolean).fill_null(False)
     )
-    in_play = frame.with_row_index("_row").filter(pl.col("is_control") | pl.col("is_treated"))
+    in_play = frame.with_row_index(ROW).filter(pl.col("is_control") | pl.col("is_treated"))
     if in_play[POSITION].null_count():
         raise DataError(f"{in_play[POSITION].null_count()} treated or control wells have no position")
     in_play = in_play.with_columns(pl.concat_str(pl.col(*key), separator="\x1f").alias(WELL))
-    in_play = in_play.sort("group", WELL, maintain_order=True)
-    return in_play.drop("_row"), x[in_play["_row"].to_numpy()]
+    return in_play.sort("group", WELL, maintain_order=True)
 
 
 def summary(repeats: list[Ways]) -> dict[str, Any]:

@@ -17,16 +17,16 @@ position_matched       scored against the controls at the query's own position o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.retrieval.activity import NO_CONTROLS, Activity, Negatives, phenotypic_activity
+from sdvae_ray.retrieval.activity import NO_CONTROLS, Activity, phenotypic_activity
 from sdvae_ray.retrieval.floor_draws import (
     Mask,
     Texts,
@@ -36,10 +36,8 @@ from sdvae_ray.retrieval.floor_draws import (
     quarters,
     shuffled_positions,
 )
-from sdvae_ray.retrieval.floor_tables import POSITION, SCHEMA, WELL, Ways, canonical, summary
-from sdvae_ray.retrieval.inference import Floats, Null
+from sdvae_ray.retrieval.floor_tables import POSITION, ROW, SCHEMA, WELL, Ways, canonical, summary
 from sdvae_ray.retrieval.normalise import Step, normalise, resolve_steps
-from sdvae_ray.retrieval.precision import Ties
 
 QUANTITIES = (
     "full", "half_same", "half_other", "posing_position", "posing_shuffled",
@@ -59,20 +57,15 @@ def floors(
     *,
     position: str | ArrayLike = "Metadata_Well",
     key: Sequence[str] = ("well_id",),
-    negatives: Negatives = "plate",
-    ties: Ties = "average",
-    null: Null = "exchange",
-    null_size: int = 10_000,
-    seed: int = 0,
-    strict: bool = False,
-    threshold: float = 0.05,
     repeats: int = 3,
+    seed: int = 0,
+    **options: Any,
 ) -> pl.DataFrame:
     """Return every quantity of every group, in the order of QUANTITIES: a pure function of the wells and the seed.
 
     features: (W, D) finite numbers, before normalisation. wells: W rows as phenotypic_activity takes them. position: the
     column, or the (W,) text, that says where on its plate a well is ("A01"). repeats: splits of the control positions,
-    and permutations of the labels; the other options are phenotypic_activity's, the same for every quantity.
+    and permutations of the labels; options: phenotypic_activity's others, the same for every quantity.
 
     Columns: fraction_retrieved, mean_map and mean_normalised_map are means over the repeats, within a repeat over compounds
     and for each compound over the ways it was scored (both halves in turn); lowest and highest are of the repeats'
@@ -82,16 +75,61 @@ def floors(
     Raises DataError for a missing column, a well without a position, and what phenotypic_activity raises it for.
     """
     resolve_steps(steps)
+    frame = canonical(pl.DataFrame(dict(wells)) if isinstance(wells, Mapping) else wells, position, key)
+    x = np.asarray(features, dtype=np.float64)
+    if x.ndim != 2 or len(x) != len(pl.DataFrame(wells)):
+        raise DataError(
+            f"profiles of shape {x.shape} came with {len(pl.DataFrame(wells))} wells; one row per well is needed"
+        )
+
+    def space_of(members: pl.DataFrame) -> Space:
+        own, plate = x[members[ROW].to_numpy()], members["plate"].to_numpy().astype(str)
+        return lambda fit: normalise(own, fit, plate, steps).features
+
+    return _of_groups(frame, space_of, repeats, seed, options)
+
+
+def floors_in(
+    space: Callable[[Mask, Mask], Profiles],
+    wells: pl.DataFrame,
+    *,
+    position: str = "Metadata_Well",
+    key: Sequence[str] = ("well_id",),
+    repeats: int = 3,
+    seed: int = 0,
+    **options: Any,
+) -> pl.DataFrame:
+    """The same of one group whose profiles are elsewhere: space((W,) fit, (W,) in play) gives them normalised, (W, D'), rows as
+    in `wells`; the wells in play are those that a step with `fit: all` is fitted on."""
+    frame = canonical(wells, position, key)
+    rows = frame[ROW].to_numpy()
+    in_play = np.zeros(wells.height, dtype=bool)
+    in_play[rows] = True
+
+    def space_of(members: pl.DataFrame) -> Space:
+        def of(fit: Mask) -> Profiles:
+            chosen = np.zeros(wells.height, dtype=bool)
+            chosen[rows[fit]] = True
+            return space(chosen, in_play)[rows]
+
+        return of
+
+    return _of_groups(frame, space_of, repeats, seed, options)
+
+
+Profiles = NDArray[np.floating]
+Space = Callable[[Mask], Profiles]  # a group's wells to fit on -> its normalised profiles
+
+
+def _of_groups(
+    frame: pl.DataFrame, space_of: Callable[[pl.DataFrame], Space], repeats: int, seed: int, options: Mapping[str, Any]
+) -> pl.DataFrame:
     if repeats < 1:
         raise DataError(f"floors need at least 1 repeat, not {repeats}")
-    frame, x = canonical(pl.DataFrame(dict(wells)) if isinstance(wells, Mapping) else wells, features, position, key)
-    options = {
-        "key": (WELL,), "negatives": negatives, "ties": ties, "null": null, "null_size": null_size, "seed": seed,
-        "strict": strict, "threshold": threshold,
-    }  # fmt: skip
+    asked = {"negatives": "plate", "null": "exchange", "threshold": 0.05, **options, "key": (WELL,), "seed": seed}
     rows = []
-    for (name,), members in frame.with_row_index("_row").group_by("group", maintain_order=True):
-        group = _Group(str(name), x[members["_row"].to_numpy()], members.drop("_row"), steps, options, seed)
+    for (name,), members in frame.group_by("group", maintain_order=True):
+        group = _Group(str(name), space_of(members), members.drop(ROW), asked, seed)
         made = _quantities(group, repeats)
         rows += [{"group": str(name), "quantity": quantity, **summary(made[quantity])} for quantity in QUANTITIES]
     return pl.DataFrame(rows, schema=SCHEMA, orient="row").sort("group", maintain_order=True)
@@ -102,9 +140,8 @@ class _Group:
     """Treated and control wells of one group, in the order of their names."""
 
     name: str
-    x: Floats
+    normalised: Space
     wells: pl.DataFrame
-    steps: str | Sequence[Step]
     options: dict[str, Any]
     seed: int
 
@@ -124,10 +161,10 @@ class _Group:
     def position(self) -> Texts:
         return self.wells[POSITION].to_numpy().astype(str)
 
-    def space(self, fit: Mask) -> Floats | str:
+    def space(self, fit: Mask) -> Profiles | str:
         """The features normalised by a fit on those wells, or why not."""
         try:
-            return normalise(self.x, fit, self.plate, self.steps).features
+            return self.normalised(fit)
         except DataError:
             if not self.control.any():
                 return NO_CONTROLS
@@ -135,7 +172,7 @@ class _Group:
             return TOO_FEW_CONTROLS if short else NOT_NORMALISED
 
     def activity(
-        self, space: Floats | str, negatives: Mask, queries: Mask, labels: Texts | None = None
+        self, space: Profiles | str, negatives: Mask, queries: Mask, labels: Texts | None = None
     ) -> Activity | str:
         """The score of `queries` against `negatives`; labels (W,) instead of the compounds."""
         if isinstance(space, str):
@@ -167,7 +204,7 @@ def _split_controls(group: _Group, repeat: int, made: dict[str, list[Ways]]) -> 
     for mine, other in (sides, sides[::-1]):
         fit, rest = (group.control & np.isin(group.position, half) for half in (mine, other))
         if not group.control.any():
-            space: Floats | str = NO_CONTROLS
+            space: Profiles | str = NO_CONTROLS
         else:
             space = group.space(fit) if len(mine) else TOO_FEW_CONTROLS
         new["half_same"].append(group.activity(space, fit, group.treated))
@@ -175,7 +212,7 @@ def _split_controls(group: _Group, repeat: int, made: dict[str, list[Ways]]) -> 
         parts = quarters(other)
         for posing, facing in (parts, parts[::-1]):
             queries, against = (group.control & np.isin(group.position, part) for part in (posing, facing))
-            possible: Floats | str = space
+            possible: Profiles | str = space
             if not isinstance(space, str) and not can_reject(
                 group.position[queries], group.plate[queries], group.plate[against], group.options
             ):
@@ -187,7 +224,7 @@ def _split_controls(group: _Group, repeat: int, made: dict[str, list[Ways]]) -> 
         made[quantity].append(ways)
 
 
-def _permute_labels(group: _Group, repeat: int, whole: Floats | str, made: dict[str, list[Ways]]) -> None:
+def _permute_labels(group: _Group, repeat: int, whole: Profiles | str, made: dict[str, list[Ways]]) -> None:
     key = (group.seed, group.name, repeat)
     rows = permuted_rows(group.plate, group.treated, "labels_within_treated", *key)
     labels = group.wells["compound"].to_numpy()[rows]
@@ -198,7 +235,7 @@ def _permute_labels(group: _Group, repeat: int, whole: Floats | str, made: dict[
     made["labels_within_all"].append([other.activity(other.space(other.control), other.control, other.treated)])
 
 
-def _matched(group: _Group, whole: Floats | str) -> Activity | str:
+def _matched(group: _Group, whole: Profiles | str) -> Activity | str:
     """A position takes the plate's part: negatives, and the wells exchanged under the null, are those of the position."""
     if not group.control.any():
         return NO_CONTROLS

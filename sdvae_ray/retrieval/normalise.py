@@ -9,22 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.retrieval.alignment import require_harmony
-from sdvae_ray.retrieval.steps import (
-    HARMONISE,
-    PUBLISHED_COMPONENTS,
-    PUBLISHED_VARIANCE,
-    STEPS,
-    Parameter,
-    Wells,
-)
-from sdvae_ray.retrieval.whitening import Floats
+from sdvae_ray.retrieval.fits import Held, Source, Wells
+from sdvae_ray.retrieval.steps import HARMONISE, PUBLISHED_COMPONENTS, PUBLISHED_VARIANCE, STEPS, Parameter
 
 Step = str | Mapping[str, Any]
 
@@ -44,11 +37,12 @@ NORMALISATIONS: dict[str, list[Step]] = {
 class Normalised:
     """Normalised profiles and what each step did.
 
-    features: (W, D') float64, rows in the order given. record: one JSON-ready mapping per step, in order, with at
-    least `step`, `fit_wells` and `features` (D' after it); then what it was asked for and what it decided.
+    features: (W, D') float64, or float32 where they were too many to hold before; rows in the order given. record: one
+    JSON-ready mapping per step, in order, with at least `step`, `fit_wells` and `features` (D' after it); then what it was
+    asked for and what it decided.
     """
 
-    features: Floats
+    features: NDArray[np.floating]
     record: list[dict[str, Any]]
 
 
@@ -88,8 +82,20 @@ def normalise(
             f"plate {plates[bad][0]}: {int((bad & (plates == plates[bad][0])).sum())} wells have features that are "
             "not finite; every feature must be a finite number"
         )
-    wells = Wells(control, among, plates, batches)
-    for _, parameters in resolved:
+    made, record = fitted(Held(x, Wells(control, among, plates, batches, np.arange(len(x)))), resolved)
+    return Normalised(made.x, record)
+
+
+S = TypeVar("S", bound=Source)
+
+
+def fitted(source: S, steps: Sequence[tuple[str, dict[str, Any]]]) -> tuple[S, list[dict[str, Any]]]:
+    """Return the source of the normalised profiles, and the record; `steps` as resolve_steps gives them.
+
+    Raises DataError as `normalise` does; a feature that is not finite is the reader's to refuse.
+    """
+    wells = source.wells
+    for _, parameters in steps:
         scope = parameters.get("fit")
         if scope is not None and wells.in_fit(scope).sum() < 2:
             what = "control wells" if scope == "controls" else "wells to fit on"
@@ -97,13 +103,14 @@ def normalise(
                 f"{wells.where()}: {int(wells.in_fit(scope).sum())} {what} in this group; normalisation needs at least 2"
             )
     record: list[dict[str, Any]] = []
-    for name, parameters in resolved:
-        x, made = STEPS[name][0](x, wells, **parameters)
+    for name, parameters in steps:
+        step = STEPS[name][0](source, **parameters)
+        source = source.through(step.apply, step.width)
         scope = parameters.get("fit")
-        fitted = len(x) if scope is None else int(wells.in_fit(scope).sum())
+        count = len(wells.row) if scope is None else int(wells.in_fit(scope).sum())
         given: dict[str, Any] = {key: parameters[key] for key in ("fit", "per") if key in parameters}
-        record.append({"step": name, **given, "fit_wells": fitted, "features": x.shape[1], **made})
-    return Normalised(x, record)
+        record.append({"step": name, **given, "fit_wells": count, "features": step.width, **step.record})
+    return source, record
 
 
 def resolve_steps(steps: str | Sequence[Step]) -> list[tuple[str, dict[str, Any]]]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sdvae_ray.errors import DataError
+from sdvae_ray.retrieval.moments import Moments
 
 Floats = NDArray[np.float64]
 
@@ -69,14 +70,20 @@ class Whitening:
 
 
 def centre_and_scale(fit: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Return the mean and the population standard deviation of each column, and which columns are constant (sd given as 1).
+    """Return the mean and the population standard deviation of each column, and which columns are constant (sd given as 1)."""
+    mean = fit.mean(axis=0)
+    constant, sd = constant_and_sd(mean, fit.var(axis=0), len(fit))
+    return mean, sd, constant
+
+
+def constant_and_sd(mean: Floats, variance: Floats, n: int) -> tuple[NDArray[np.bool_], Floats]:
+    """Return which of the columns of n rows are constant, and the sd of each, 1 where it is constant.
 
     scikit-learn's rule (StandardScaler, `_is_constant_feature`): a column is constant when its variance is within the
     rounding error of its mean. Dividing by 1 leaves such a column centred: 0 on the wells of the fit.
     """
-    mean, variance, n = fit.mean(axis=0), fit.var(axis=0), len(fit)
     constant = variance <= n * _EPS * variance + (n * mean * _EPS) ** 2
-    return mean, np.where(constant, 1.0, np.sqrt(variance)), constant
+    return constant, np.where(constant, 1.0, np.sqrt(variance))
 
 
 def principal_axes(fit: Floats, correlation: bool = False, where: str = "the fit") -> Axes:
@@ -100,39 +107,28 @@ def principal_axes(fit: Floats, correlation: bool = False, where: str = "the fit
     return Axes(len(fit), keep, mean[keep], scale, _signed(axes[:rank]), variance, total)
 
 
-def axes_of_moments(
-    n: int, total: ArrayLike, outer: ArrayLike, shift: ArrayLike | float = 0.0, correlation: bool = False
-) -> Axes:
-    """Return the axes from merged moments of n profiles x: nothing as long as the fit is ever held.
+def axes_of_moments(fit: Moments, correlation: bool = False, where: str = "moments") -> Axes:
+    """Return the axes from moments with all products: nothing as long as the fit is ever held.
 
-    total: (D,) sum of x - shift; outer: (D, D) sum of (x - shift)(x - shift)^T; shift: (D,), a fixed vector near the
-    mean, the same for all parts, so that parts merge by addition; all float64. An eigenvalue is known to within
-    2.2e-16 of the largest (principal_axes knows its root as well as that), so a fit of low rank keeps fewer axes here;
-    and a feature whose sd is below sqrt(n * 2.2e-16) of its root mean square about the shift counts as constant. On
-    a fit of full rank the transforms agree with the direct ones. Raises DataError for shapes that do not fit, n < 2,
-    and moments without variance.
+    An eigenvalue is known to within 2.2e-16 of the largest (principal_axes knows its root as well as that), so a fit of
+    low rank keeps fewer axes here; on a fit of full rank the transforms agree with the direct ones. Raises DataError for
+    n < 2, and, opening with `where`, for moments without variance or that are not finite.
     """
-    sums, products = np.asarray(total, dtype=np.float64), np.asarray(outer, dtype=np.float64)
-    width = sums.size
-    origin = np.asarray(shift, dtype=np.float64)
-    if sums.ndim != 1 or products.shape != (width, width) or origin.shape not in ((), (width,)):
-        raise DataError(f"moments: a sum of shape {sums.shape} came with an outer product of shape {products.shape}")
-    if n < 2 or not (np.isfinite(sums).all() and np.isfinite(products).all()):
-        raise DataError(f"moments: finite sums over at least 2 profiles are needed, not over {n}")
-    scatter = products - np.outer(sums, sums) / n
-    squares = np.diagonal(scatter)
-    keep = squares > n * _EPS * np.diagonal(products)
+    n, squares = fit.n, np.diagonal(fit.scatter)
+    if n < 2 or not (np.isfinite(fit.mean).all() and np.isfinite(fit.scatter).all()):
+        raise DataError(f"{where}: finite moments of at least 2 profiles are needed, not of {n}")
+    constant, _ = constant_and_sd(fit.mean, squares / n, n)
+    keep = ~constant
     if not keep.any():
-        raise _identical(n, "moments")
-    mean: Floats = (origin + sums / n)[keep]
+        raise _identical(n, where)
     scale = np.sqrt(squares[keep] / n) if correlation else np.ones(int(keep.sum()))
-    scatter = scatter[np.ix_(keep, keep)] / np.outer(scale, scale)
+    scatter = fit.scatter[np.ix_(keep, keep)] / np.outer(scale, scale)
     values, vectors = np.linalg.eigh((scatter + scatter.T) / 2)
     values, axes = values[::-1], vectors.T[::-1]
     rank = int((values > max(n, len(values)) * _EPS * values[0]).sum())
     rank = min(rank, n - 1)
     variance = values[:rank] / (n - 1)
-    return Axes(n, keep, mean, scale, _signed(axes[:rank]), variance, float(np.trace(scatter)) / (n - 1))
+    return Axes(n, keep, fit.mean[keep], scale, _signed(axes[:rank]), variance, float(np.trace(scatter)) / (n - 1))
 
 
 def pca_whitening(axes: Axes, components: int) -> tuple[Whitening, dict[str, Any]]:

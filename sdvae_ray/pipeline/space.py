@@ -1,0 +1,165 @@
+"""Profiles of a group of wells, read from storage and normalised: held where they are few, plate by plate through Ray where not."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+import ray
+
+from sdvae_ray.config import RunConfig, StorageConfig
+from sdvae_ray.errors import DataError
+from sdvae_ray.pipeline.fan import in_order
+from sdvae_ray.pipeline.profile import FILE, ROW, Profiles
+from sdvae_ray.retrieval.fits import HELD_BYTES, Apply, Bools, Held, Ints, Wells
+from sdvae_ray.retrieval.normalise import Normalised, fitted, resolve_steps
+from sdvae_ray.retrieval.whitening import Floats
+from sdvae_ray.schema import METADATA
+from sdvae_ray.storage import Storage
+from sdvae_ray.tables import read_table
+
+T = TypeVar("T")
+
+_TASK_CPUS = 0.5
+_PLATES = 16  # read and reduced by one task
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Rows `local` of a file are the wells `rows` of the source."""
+
+    uri: str
+    local: Ints
+    rows: Ints
+
+
+_Part = tuple[_Place, ...]  # all wells of one plate
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A source (retrieval.fits) of profiles on storage; each pass over it reads every file once, in Ray tasks."""
+
+    parts: tuple[_Part, ...]
+    wells: Wells
+    width: int
+    storage: StorageConfig
+    held_bytes: int = HELD_BYTES
+    chain: tuple[Apply, ...] = ()
+
+    def through(self, apply: Apply, width: int) -> "Stored":
+        return replace(self, chain=(*self.chain, apply), width=width)
+
+    def holds(self, rows: int) -> bool:
+        return rows * self.width * 8 <= self.held_bytes
+
+    def map(self, function: Callable[[Floats, Wells], T]) -> Iterator[T]:
+        for found in self._pass(function, None):
+            yield from found
+
+    def reduce(self, function: Callable[[Floats, Wells], T], merge: Callable[[T, T], T]) -> T:
+        return functools.reduce(merge, (found[0] for found in self._pass(function, merge)))
+
+    def _pass(self, function: Any, merge: Any) -> Iterator[list[Any]]:
+        settings = ray.put((self.storage, self.chain, function, merge))
+        chunks = [self.parts[at : at + _PLATES] for at in range(0, len(self.parts), _PLATES)]
+        asked = ((settings, chunk, [self.wells.at(_rows(part)) for part in chunk]) for chunk in chunks)
+        return in_order(_of_chunk.options(num_cpus=_TASK_CPUS), asked)
+
+
+@dataclass(frozen=True)
+class Space:
+    """Call it with the wells to fit on: the profiles normalised by that fit. It travels to any process that Ray is connected in.
+
+    What it gives is float64 where the profiles are held, and float32 where they are not.
+    """
+
+    source: Held | Stored
+    steps: list[tuple[str, dict[str, Any]]]
+
+    def __call__(self, fit: Bools, fittable: Bools) -> Normalised:
+        """fit, fittable: (W,); see retrieval.normalise."""
+        source = replace(self.source, wells=replace(self.source.wells, is_control=fit, fittable=fittable))
+        if isinstance(source, Held):
+            held, record = fitted(source, self.steps)
+            return Normalised(held.x, record)
+        made, record = fitted(source, self.steps)
+        out = np.empty((len(fit), made.width), np.float32)
+        for rows, features in made.map(_numbered):
+            out[rows] = features
+        return Normalised(out, record)
+
+
+def space_of(config: RunConfig, sets: Sequence[tuple[Profiles, pl.DataFrame]], held_bytes: int = HELD_BYTES) -> Space:
+    """Of wells with FILE, ROW, plate and, where score.batch names one, the batch; sets are stacked in their order.
+
+    held_bytes: of float64 profiles; more than that are read again for every pass.
+
+    Wells of one plate in several sets are normalised as one plate. Raises DataError for profiles that are not finite.
+    """
+    of_batch = getattr(config.score, "batch", None)
+    columns = ["plate", *([of_batch] if of_batch else [])]
+    frames = [wells.select(*columns, FILE, ROW, _set=pl.lit(number)) for number, (_, wells) in enumerate(sets)]
+    every = pl.concat(frames).with_row_index("_number")
+    parts = []
+    for _, plate in every.group_by("plate", maintain_order=True):
+        places = [
+            _Place(sets[number][0].files[file], found[ROW].to_numpy(), found["_number"].to_numpy().astype(np.int64))
+            for (number, file), found in plate.group_by("_set", FILE, maintain_order=True)
+        ]
+        parts.append(tuple(places))
+    plates = every["plate"].to_numpy().astype(str)
+    batches = every[of_batch].fill_null("-").to_numpy().astype(str) if of_batch else plates
+    nobody = np.zeros(every.height, bool)
+    wells = Wells(nobody, nobody, plates, batches, np.arange(every.height))
+    stored = Stored(tuple(parts), wells, sets[0][0].width, config.storage, held_bytes)
+    steps = resolve_steps(config.score.normalise)
+    if not stored.holds(every.height):
+        return Space(stored, steps)
+    x = np.empty((every.height, stored.width))
+    for rows, features in stored.map(_numbered):
+        x[rows] = features
+    return Space(Held(x, wells), steps)
+
+
+def _rows(part: _Part) -> Ints:
+    return np.concatenate([place.rows for place in part])
+
+
+def _numbered(x: Floats, wells: Wells) -> tuple[Ints, np.ndarray]:
+    return wells.row, x.astype(np.float32)
+
+
+@ray.remote
+def _of_chunk(settings: tuple[Any, ...], parts: Sequence[_Part], wells: Sequence[Wells]) -> list[Any] | DataError:
+    """`function` of every part, or one result where they merge."""
+    storage, chain, function, merge = settings
+    found: list[Any] = []
+    try:
+        for part, named in zip(parts, wells, strict=True):
+            x = _read(part, named, Storage(storage))
+            for step in chain:
+                x = step(x, named)
+            result = function(x, named)
+            found = [merge(found[0], result)] if merge and found else [*found, result]
+    except DataError as error:  # raised by the driver: an exception that Ray carries says a traceback
+        return error
+    return found
+
+
+def _read(part: _Part, wells: Wells, storage: Storage) -> Floats:
+    tables = []
+    for place in part:
+        table = pl.DataFrame(read_table(place.uri, storage))
+        features = table.select(pl.exclude(f"^{METADATA}.*$")).to_numpy()
+        tables.append(features[place.local].astype(np.float64))
+    x = np.concatenate(tables)
+    bad = ~np.isfinite(x).all(axis=1)
+    if bad.any():
+        raise DataError(
+            f"plate {wells.plate[0]}: {int(bad.sum())} wells have features that are not finite; "
+            "every feature must be a finite number"
+        )
+    return x
