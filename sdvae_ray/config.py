@@ -7,7 +7,16 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from sdvae_ray.errors import did_you_mean
 
@@ -220,14 +229,19 @@ class FovIndexConfig(Model):
     memory_gb: float = Field(8.0, gt=0)  # of one index
 
 
+Task = Literal["distinctiveness", "consistency", "cross_side", "transfer"]
+
+
 class ScoreConfig(Model):
     perturbation: str | None = "Metadata_broad_sample"  # None: no retrieval, distances and metrics alone
     control: str = "Metadata_control_type == 'negcon'"
     exclude: str | None = None  # e.g. "Metadata_control_type == 'poscon'"
     target: str | None = None  # a column of targets or mechanisms, joined by |: scores consistency
     group: tuple[str, ...] = ()
+    plates: tuple[str, ...] | None = Field(None, min_length=1)  # values of Metadata_Plate: score these alone; None: all
     aggregate: Literal["mean", "median"] = "mean"
     normalise: str | tuple[Step, ...] = "published"
+    batch: str | None = None  # the column whose values are the batches of tvn and harmony; None: plates
     fit: Literal["controls", "half"] = "controls"  # half: fit on one half of the controls, negatives are the other half
     negatives: Literal["plate", "group"] = "plate"
     null: Literal["exchange", "copairs"] = "exchange"
@@ -239,8 +253,30 @@ class ScoreConfig(Model):
     ties: Literal["average", "copairs"] = "average"
     floor_repeats: Count = 3  # splits of the controls and permutations of labels, of each floor beside a score
     recall_at: tuple[Count, ...] = Field((1, 5, 10), min_length=1)
+    tasks: tuple[Task, ...] = ("distinctiveness", "consistency", "cross_side", "transfer")  # beside activity; (): none
+    transfer: tuple[str, ...] | None = None  # columns of group along which transfer is scored; None: all of them
+    # of the tasks alone: phenotypic activity and its null by exchange are of cosines
+    task_distance: Literal["cosine", "abs_cosine", "correlation", "euclidean"] = "cosine"
     distributions: DistributionConfig = DistributionConfig()
     fov_index: FovIndexConfig | None = None  # None: indices over profiles alone
+
+    @field_validator("transfer")
+    @classmethod
+    def _along_groups(cls, columns: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        group = info.data.get("group")  # None: refused itself
+        if columns and group == ():
+            raise ValueError("score.group names no columns, so there are no groups to transfer between")
+        for name in columns or ():
+            if group is not None and name not in group:
+                raise ValueError(f"{name!r} is not in score.group{did_you_mean(name, group)}")
+        return columns
+
+    @property
+    def transfer_columns(self) -> tuple[str, ...]:
+        """Along which transfer is scored; none where the run does not ask for it."""
+        if "transfer" not in self.tasks:
+            return ()
+        return self.group if self.transfer is None else self.transfer
 
 
 class RunConfig(Model):

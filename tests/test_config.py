@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -10,9 +10,10 @@ from conftest import merged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdvae_ray.config import RunConfig
+from sdvae_ray.config import RunConfig, ScoreConfig
 from sdvae_ray.errors import ConfigError, UserError
 from sdvae_ray.retrieval.normalise import resolve_steps
+from sdvae_ray.retrieval.similarity import DISTANCES
 from sdvae_ray.runfile import _with_null_keys, load_run, parse_run
 from sdvae_ray.stages.models import check_names
 
@@ -112,6 +113,22 @@ def test_a_key_like_no_other_is_answered_with_what_is_allowed():
         ({"score": {"threshold": 0}}, ("score.threshold",)),
         ({"score": {"null_size": 10}}, ("score.null_size", "100")),
         ({"score": {"aggregate": "max"}}, ("score.aggregate", "'mean' or 'median'")),
+        ({"score": {"tasks": ["transfr"]}}, ("score.tasks.0", "'cross_side' or 'transfer'", "'transfr'")),
+        ({"score": {"tasks": "transfer"}}, ("score.tasks", "'transfer'")),
+        ({"score": {"task_distance": "cosin"}}, ("score.task_distance", "'abs_cosine'", "'cosin'")),
+        ({"score": {"plates": []}}, ("score.plates", "at least 1")),
+        ({"score": {"plates": [1053601763]}}, ("score.plates.0", "string", "1053601763")),
+        ({"score": {"batch": ["Metadata_Batch"]}}, ("score.batch", "string")),
+        ({"score": {"transfer": ["Metadata_Time"]}}, ("score.transfer", "score.group names no columns")),
+        (
+            {"score": {"group": ["Metadata_Cell_type", "Metadata_Time"], "transfer": ["Metadata_Tme"]}},
+            (
+                "score.transfer",
+                "'Metadata_Tme' is not in score.group",
+                "did you mean 'Metadata_Time'",
+                "Metadata_Cell_type",
+            ),
+        ),
         ({"seed": "one"}, ("seed", "'one'")),
     ],
 )
@@ -123,6 +140,32 @@ def test_a_value_that_is_not_allowed_is_named_with_its_place(changes, words):
 
 def test_every_further_problem_is_counted():
     assert "(and 2 more)" in refusal(seed="x", precision="y", max_error_fraction=7)
+
+
+def test_tasks_are_all_by_default_and_transfer_is_along_every_column_of_the_groups():
+    score = run(score={"group": ["Metadata_Cell_type", "Metadata_Time"]}).score
+    assert score.tasks == ("distinctiveness", "consistency", "cross_side", "transfer")
+    assert score.transfer_columns == ("Metadata_Cell_type", "Metadata_Time")
+    assert run().score.transfer_columns == ()
+
+
+def test_tasks_and_columns_of_transfer_can_be_chosen():
+    groups = ["Metadata_Cell_type", "Metadata_Time"]
+    assert run(score={"group": groups, "transfer": ["Metadata_Time"]}).score.transfer_columns == ("Metadata_Time",)
+    assert run(score={"group": groups, "transfer": []}).score.transfer_columns == ()
+    assert run(score={"group": groups, "tasks": []}).score.transfer_columns == ()
+    assert run(score={"group": groups, "tasks": ["consistency"]}).score.tasks == ("consistency",)
+    assert run(score={"transfer": []}).score.transfer == ()
+
+
+def test_the_distances_of_the_tasks_are_those_of_retrieval():
+    assert get_args(ScoreConfig.model_fields["task_distance"].annotation) == DISTANCES
+
+
+def test_what_is_scored_can_be_some_plates_and_batches_of_a_column():
+    score = run(score={"plates": ["BR00117010", "BR00117011"], "batch": "Metadata_Batch"}).score
+    assert (score.plates, score.batch) == (("BR00117010", "BR00117011"), "Metadata_Batch")
+    assert (run().score.plates, run().score.batch) == (None, None)
 
 
 def test_a_configuration_cannot_be_changed():
@@ -176,6 +219,8 @@ def test_a_file_reads_as_the_run_that_it_describes(run_file):
         ("storage.anonymous=true", {"storage": {"anonymous": True}}),
         ("metrics=[mae]", {"metrics": ["mae"]}),
         ("score.threshold=1e-3", {"score": {"threshold": 1e-3}}),
+        ("score.tasks=[]", {"score": {"tasks": []}}),
+        ("score.plates=[P1]", {"score": {"plates": ["P1"]}}),
     ],
 )
 def test_an_override_changes_its_key_and_no_other(run_file, override, changes):
@@ -237,6 +282,7 @@ def test_a_file_that_is_not_there_is_refused_with_its_name(tmp_path):
         {"write": {"rows_per_file": 7}},
         {"cluster": {"autoscaling": True}},
         {"score": {"threshold": 0.1, "group": ["Metadata_Time"]}},
+        {"score": {"tasks": ["transfer"], "task_distance": "euclidean", "plates": ["P1"], "batch": "Metadata_Batch"}},
         {"max_error_fraction": 0.5},
         {"storage": {"anonymous": True, "endpoint_url": "http://127.0.0.1:1"}},
         {"output": "s3://elsewhere/run"},

@@ -1,7 +1,9 @@
-"""Sections of the report on what stands beside the scores: floors and intervals, other retrieval tasks."""
+"""Sections of the report on what stands beside the scores: floors and intervals, other retrieval tasks, transfer."""
+
+from collections.abc import Iterator
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.report import findings, floors, tasks
+from sdvae_ray.report import findings, floors, tasks, transfers
 from sdvae_ray.report.findings import NONE, label
 from sdvae_ray.report.markup import NUMBER, bullets, cell, head, note, paragraph, row, row_head, section, table
 from sdvae_ray.report.sections import named
@@ -38,11 +40,13 @@ def floors_section(config: RunConfig, scores: Scores) -> str:
 def tasks_section(config: RunConfig, scores: Scores) -> str:
     rows = tasks.task_rows(config, scores)
     names = tasks.shown_tasks(rows)
-    if not names:
+    moved = transfers.transfer_rows(config, scores)
+    said = [*tasks.reasons(scores), *transfers.reasons(scores)]
+    if not names and not moved and not said:
         return ""
     grouped = len({each.group for each in rows}) > 1
     tables = []
-    for extractor in findings.extractors(config, (each.extractor for each in rows)):
+    for extractor in findings.extractors(config, (each.extractor for each in rows)) if names else []:
         body = []
         for each in (each for each in rows if each.extractor == extractor):
             lead = [row_head(named(config, each.side)), *([cell(each.group)] if grouped else [])]
@@ -51,6 +55,20 @@ def tasks_section(config: RunConfig, scores: Scores) -> str:
         columns = [head("side"), *([head("group")] if grouped else [])]
         columns += [head(what, NUMBER, name) for name in names for what in ("mAP ↑", "normalised ↑", "FR ↑")]
         tables.append(table(f"Extractor: {label(config, extractor)}", columns, body, "tight"))
-    listed = bullets([f"{name}: {tasks.TASKS[name]}." for name in names])
+    listed = [f"{name}: {tasks.TASKS[name]}." for name in names]
+    listed += [f"{name}: {words}." for name, words in transfers.TRANSFERS.items() if moved]
     what = note("p-values of these are of copairs' null: for replicates it is conservative.")
-    return section("tasks", "Other retrieval tasks", *tables, listed, what, bullets(tasks.reasons(scores)))
+    floor = note(transfers.FLOORS) if moved else ""
+    shown = [*tables, *_transfer_tables(config, moved)]
+    return section("tasks", "Other retrieval tasks", *shown, bullets(listed), floor, what, bullets(said))
+
+
+def _transfer_tables(config: RunConfig, rows: list[transfers.TransferRow]) -> Iterator[str]:
+    """One of each extractor and task: a side's transfer from one group to another, with its floors."""
+    columns = [head("from → to"), head("side"), *(head(words, NUMBER) for words in transfers.NUMBERS.values())]
+    for (extractor, task), mine in transfers.by_task(config, rows):
+        body = []
+        for group, each in mine:
+            numbers = (cell(text, NUMBER) for text in each.numbers[task].values())
+            body.append(row([cell(group), row_head(named(config, each.side)), *numbers], "gap" if group else ""))
+        yield table(f"Extractor: {label(config, extractor)}, {task}", columns, body, "tight")

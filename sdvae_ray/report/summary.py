@@ -16,6 +16,7 @@ from sdvae_ray.report.rates import distortion_heads, rate_text, rates, shown_ext
 from sdvae_ray.report.tasks import reasons as task_reasons
 from sdvae_ray.report.tasks import shown_tasks, task_rows
 from sdvae_ray.report.terminal import number_column, plain_table, say, text_column
+from sdvae_ray.report.transfers import print_transfers
 from sdvae_ray.schema import FOV_ID
 from sdvae_ray.scores import Scores
 from sdvae_ray.storage import Storage
@@ -46,6 +47,7 @@ def print_summary(config: RunConfig, scores: Scores, record: Record | None, cons
     _retrieval(config, scores, console)
     _floors(config, scores, console)
     _tasks(config, scores, console)
+    print_transfers(config, scores, console)
     _truth(config, outcome.truth_rows(config, scores, fovs), console)
     if failed:
         say(console, f"{len(failed)} of {fovs.height} FOVs failed and are left out:", style="yellow")

@@ -1,6 +1,8 @@
-"""Retrieval tasks beside phenotypic activity: rows for the terminal and the page."""
+"""Retrieval tasks within a group, beside phenotypic activity: rows for the terminal and the page. Transfer is in transfers.py."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.report import findings
@@ -28,7 +30,7 @@ class TaskRow:
 def task_rows(config: RunConfig, scores: Scores) -> list[TaskRow]:
     """By extractor, group and side; what was not scored has no entry."""
     found: dict[tuple[str, str, str], dict[str, tuple[str, str, str]]] = {}
-    for row in scores.tasks.rows(named=True):
+    for row in of_tasks(scores, TASKS):
         key = (row["extractor"], row["side"], row["group"])
         numbers = found.setdefault(key, {})
         if row["status"] == OK:
@@ -44,9 +46,14 @@ def shown_tasks(rows: list[TaskRow]) -> list[str]:
 
 def reasons(scores: Scores) -> list[str]:
     """A line per task and reason why it was not scored."""
-    lacking = [row for row in scores.tasks.rows(named=True) if row["status"] != OK]
+    lacking = [row for row in of_tasks(scores, TASKS) if row["status"] != OK]
     counts: dict[str, int] = {}
     for row in lacking:
         text = f"{row['task']} {row['status']}"
         counts[text] = counts.get(text, 0) + 1
     return [f"{text} ({count} of extractor, side and group)" for text, count in counts.items()]
+
+
+def of_tasks(scores: Scores, names: Collection[str]) -> list[dict[str, Any]]:
+    """The rows of scores/tasks of these tasks."""
+    return [row for row in scores.tasks.rows(named=True) if row["task"] in names]
