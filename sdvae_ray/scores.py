@@ -9,9 +9,9 @@ import polars as pl
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import DataError
-from sdvae_ray.schema import BITS, ENTROPY, ERROR, METRICS, metrics_table
+from sdvae_ray.schema import BITS, ENTROPY, METRICS, metrics_table
 from sdvae_ray.storage import Storage, join
-from sdvae_ray.tables import data_tables, read_column, read_fovs, read_table, write_table
+from sdvae_ray.tables import data_tables, read_column, read_table, write_table
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,14 @@ class Scores:
     """Everything that `score` found, each a table in scores/; `random_weights` in all of them.
 
     summary    extractor, side, group: wells, controls, compounds, mean_map, fraction_retrieved, replicate_recall_at_<k>,
-               reconstruction_recall (its nearest original is its own), normalisation (what each step did, JSON),
+               reconstruction_recall (its nearest original is its own), recall_queries, normalisation (what each step did, JSON),
                random_weights, status
     compounds  and per compound: replicates, map, normalised_map, p, p_corrected, retrieved, status
     wells      and per treated well: ap, normalised_ap, n_positives, n_negatives, status
     floors     extractor, side, group, quantity (retrieval.floors): fraction_retrieved, mean_map, ..., status
     tasks      extractor, side, group, task (distinctiveness, consistency, cross_side): queries, groups, mean_map,
-               mean_normalised_map, fraction_retrieved, status
+               mean_normalised_map, fraction_retrieved, status; and of transfer (retrieval.transfer), whose group is the one
+               queried: column, source, target, zero_norm, floor_* and position_*
     differences  extractor, side, group, quantity: estimate, low, high over compounds; and the side's minus the originals' over the
                same compounds, with its interval
     distributions  extractor, side, by (group or slice), slice, part (RGB pass or stain): n_image, n_side, dimensions, sampled, and
@@ -61,10 +62,11 @@ def read_scores(output: str, storage: Storage) -> Scores:
     return Scores(**{name: pl.DataFrame(table) for name, table in found.items()})
 
 
-def metric_distributions(config: RunConfig, bands: Mapping[str, Sequence[str]], storage: Storage) -> pl.DataFrame:
-    """The distribution of every metric over patches, per side, part and band; null where it does not apply."""
+def metric_distributions(
+    config: RunConfig, usable: pl.DataFrame, bands: Mapping[str, Sequence[str]], storage: Storage
+) -> pl.DataFrame:
+    """Every metric over the patches of `usable` (fov_id, files), per side, part and band; null where it does not apply."""
     output = config.output
-    usable = read_fovs(output, storage, []).filter(pl.col(ERROR).is_null())
     sides = [table.split("/")[1] for table in data_tables(output, storage) if table.startswith(f"{METRICS}/")]
     rows = []
     for side, metric in itertools.product(sides, (*config.metrics, BITS, ENTROPY)):

@@ -134,7 +134,7 @@ def test_a_multilabel_target_has_a_group_per_label(written):
         (Lists(("Metadata_broad_sampel",)), REFERENCE, {}, "did you mean 'Metadata_broad_sample'"),
         (ACTIVITY, "Metadata_control == 'negcon'", {}, "did you mean 'Metadata_control_type'"),
         (ACTIVITY, "Metadata_control_type == 'poscon'", {}, "no well is a reference"),
-        (ACTIVITY, None, {"null": "exchange"}, "--null exchange is for negatives that are reference wells"),
+        (ACTIVITY, None, {"null": "exchange"}, "--null exchange is for cosines and negatives that are reference wells"),
         (Lists(("Metadata_Plate", "Metadata_Well"), neg_sameby=("Metadata_Plate",)), None, {}, "no query has both"),
     ],
 )
@@ -164,6 +164,14 @@ def test_options_that_are_none_are_named(tmp_path):
         read_profiles([str(tmp_path / "p.csv")], STORAGE, prefixes=["Cell_"])
     with pytest.raises(DataError, match="no feature matches"):
         read_profiles([str(tmp_path / "p.csv")], STORAGE, drop=["Nuclei*"])
+
+
+def test_the_null_by_exchange_is_of_cosines(written):
+    table = read_profiles([str(written)], STORAGE)
+    with pytest.raises(ConfigError, match="--null exchange is for cosines"):
+        retrieve(table, ACTIVITY, REFERENCE, None, Settings(null="exchange", distance="euclidean"))
+    found = retrieve(table, ACTIVITY, REFERENCE, None, Settings(null_size=200, distance="euclidean"))
+    assert found.summary["null"] == "copairs"
 
 
 def test_the_command_prints_one_object_and_writes_its_tables(capsys, tmp_path, written):

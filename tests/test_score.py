@@ -9,6 +9,7 @@ import faiss
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from rich.console import Console
 
 from sdvae_ray.config import RunConfig
@@ -21,6 +22,8 @@ from sdvae_ray.pipeline.score import score
 from sdvae_ray.pipeline.session import ray_session
 from sdvae_ray.retrieval.activity import phenotypic_activity
 from sdvae_ray.retrieval.normalise import normalise
+from sdvae_ray.retrieval.transfer import transfer
+from sdvae_ray.retrieval.transfer_pairs import Pair
 from sdvae_ray.schema import EMBEDDINGS, ERROR, FOV_ID, KEYS, ROW, fov_id
 from sdvae_ray.scores import read_scores
 from sdvae_ray.stages.search import search_well
@@ -368,3 +371,56 @@ def test_a_streamed_score_is_the_held_one(local_ray, config, monkeypatch):
         assert a.select(rest).equals(b.select(rest)), name
         for column in numbers:
             np.testing.assert_allclose(a[column].to_numpy(), b[column].to_numpy(), rtol=0, atol=1e-6, err_msg=column)
+
+
+def test_transfer_between_groups_is_scored_both_ways(local_ray, config):
+    """The numbers are those of retrieval.transfer, on both groups normalised together."""
+    rows, patches = embeddings(0)
+    for row in rows:
+        row["Metadata_Cell_type"] = {"P1": "A549", "P2": "U2OS"}[str(row["Metadata_Plate"])]
+    store(config, {"image": patches}, rows)
+    asked = config.model_copy(update={"score": config.score.model_copy(update={"group": ("Metadata_Cell_type",)})})
+    tasks = score(asked, SILENT).tasks.filter(pl.col("task").str.starts_with("transfer"))
+    assert tasks.select("column", "source", "target").unique().sort("source").rows() == [
+        ("Metadata_Cell_type", "A549", "U2OS"),
+        ("Metadata_Cell_type", "U2OS", "A549"),
+    ]
+    table = pl.read_parquet(f"{config.output}/profiles/made/image/**/*.parquet")
+    features = table.select(pl.col("^made_.*$")).to_numpy()
+    table = table.with_columns(
+        compound="Metadata_broad_sample",
+        plate=pl.concat_str(KEYS[:3], separator="/"),
+        group="Metadata_Cell_type",
+        is_control=pl.col("Metadata_control_type").eq_missing(pl.lit("negcon")),
+    )
+    control = table["is_control"].to_numpy()
+    settings = {"position": "Metadata_Well", "key": KEYS[:4], "null_size": 2000, "seed": config.seed}
+    made = normalise(features, control, table["plate"], "plate_standardise").features
+    expected = transfer(made, table, Pair("Metadata_Cell_type", "A549", "U2OS"), **settings)
+    same = ["column", "source", "target", "task", "queries", "groups", "mean_map", "fraction_retrieved", "floor_map"]
+    assert_frame_equal(tasks.select(same), expected.select(same), check_row_order=False)
+    assert tasks["mean_map"].null_count() == 0
+    assert (tasks["position_status"] == "too_few_wells").all()  # eight controls a plate pose, and no p can be small
+    none = config.model_copy(update={"score": asked.score.model_copy(update={"tasks": ("distinctiveness",)})})
+    assert score(none, SILENT).tasks["task"].unique().to_list() == ["distinctiveness"]
+
+
+def test_a_subset_of_plates_is_scored_alone(local_ray, config):
+    rows, patches = embeddings(0)
+    store(config, {"image": patches}, rows)
+    score(config, SILENT)
+    asked = config.model_copy(update={"score": config.score.model_copy(update={"plates": ("P2",)})})
+    assert score(asked, SILENT).wells["plate"].unique().to_list() == ["s/b/P2"]
+    assert Storage().list(f"{config.output}/profiles/made/image") == ["s/b/P2.parquet"]
+    wrong = config.model_copy(update={"score": config.score.model_copy(update={"plates": ("P2", "P3")})})
+    with pytest.raises(DataError, match="score.plates: no usable FOV is of plate 'P3'; did you mean 'P"):
+        score(wrong, SILENT)
+
+
+def test_recalls_of_a_large_group_are_of_a_draw_of_its_wells(local_ray, config, monkeypatch):
+    rows, patches = embeddings(0)
+    store(config, {"image": patches, "same": patches}, rows)
+    monkeypatch.setattr("sdvae_ray.pipeline.neighbours._QUERIES", 5)
+    summary = score(config, SILENT).summary
+    assert summary["recall_queries"].to_list() == [5, 5]
+    assert summary.filter(pl.col("side") == "same")["reconstruction_recall"].to_list() == [1.0]

@@ -6,6 +6,8 @@ from typing import Any
 
 import ray
 
+_HEAVY = 1 << 30
+_OF_A_NODE = 0.8  # at most: a task that asks for more than any node has would wait for ever
 _AHEAD = 4  # tasks under way or waiting to be taken, per CPU of the cluster
 
 
@@ -26,3 +28,9 @@ def _taken(reference: Any) -> Any:
     if isinstance(found, Exception):
         raise found
     return found
+
+
+def weighing(needed: int) -> dict[str, int]:
+    """Options of a task that will hold about `needed` bytes: where they are many, Ray runs no more of such than fit on a node."""
+    most = max((node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    return {"memory": int(min(needed, _OF_A_NODE * most))} if needed > _HEAVY and most else {}

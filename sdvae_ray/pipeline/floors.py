@@ -10,6 +10,7 @@ import ray
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.errors import DataError
+from sdvae_ray.pipeline.fan import weighing
 from sdvae_ray.pipeline.roles import activity_options
 from sdvae_ray.pipeline.space import Space
 from sdvae_ray.retrieval.bootstrap import intervals, paired_difference
@@ -17,11 +18,13 @@ from sdvae_ray.retrieval.floors import floors_in
 from sdvae_ray.schema import WELL
 
 _TASK_CPUS = 0.5
+_COPIES = 4  # of the normalised profiles: all controls' space, another fit's, one in the order of names, one scored
 
 
-def start_floors(config: RunConfig, label: dict[str, object], space: Space, wells: pl.DataFrame) -> Any:
-    """A task whose result `floors_of` gives. space: of all `wells`, which have their roles."""
-    return _floors.options(num_cpus=_TASK_CPUS).remote(config, label, space, wells)
+def start_floors(config: RunConfig, label: dict[str, object], space: Space, wells: pl.DataFrame, each: int = 0) -> Any:
+    """A task whose result `floors_of` gives. space: of all `wells`, which have their roles; each: bytes of it normalised."""
+    options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * each)}
+    return _floors.options(**options).remote(config, label, space, wells)
 
 
 def floors_of(tasks: list[Any]) -> pl.DataFrame:

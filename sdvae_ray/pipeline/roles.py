@@ -69,16 +69,22 @@ def fittable(config: RunConfig, wells: pl.DataFrame) -> np.ndarray:
 def fit_and_negatives(config: RunConfig, wells: pl.DataFrame) -> tuple[np.ndarray, pl.DataFrame]:
     """(controls to fit the normalisation on, the wells with is_control for the negatives alone).
 
-    score.fit half: the controls' positions are halved by a hash of the seed; one half is for the fit, the other are the negatives,
-    so that no negative has had a part in the space that it is compared in.
+    score.fit half: one half of the controls (`halved`) is for the fit, the others are the negatives, so that no negative has had a
+    part in the space that it is compared in.
     """
     control = wells[CONTROL].to_numpy()
     if config.score.fit == "controls":
         return control, wells
+    fit = halved(config, wells)
+    return fit, wells.with_columns(pl.Series(CONTROL, control & ~fit))
+
+
+def halved(config: RunConfig, wells: pl.DataFrame) -> np.ndarray:
+    """(W,) the controls at one half of the control positions, drawn by the seed. DataError for fewer than 2 positions."""
+    control = wells[CONTROL].to_numpy()
     positions = sorted(set(wells.filter(pl.col(CONTROL))[_POSITION].to_list()))
     if len(positions) < 2:
-        raise DataError(f"score.fit half needs controls at 2 positions at least, and they are at {len(positions)}")
+        raise DataError(f"halves of the controls need 2 positions at least, and they are at {len(positions)}")
     order = generator(config.seed, "control halves").permutation(len(positions))
     fitted = {positions[at] for at in order[: len(positions) // 2]}
-    fit = control & wells[_POSITION].is_in(fitted).to_numpy()
-    return fit, wells.with_columns(pl.Series(CONTROL, control & ~fit))
+    return control & wells[_POSITION].is_in(fitted).to_numpy()

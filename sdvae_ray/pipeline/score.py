@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import polars as pl
 from rich.console import Console
 
 from sdvae_ray import provenance, shelves
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
-from sdvae_ray.errors import DataError
+from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.pipeline.distances import GROUP, distances, near_the_mean, with_slices
 from sdvae_ray.pipeline.field_index import build_field_index
 from sdvae_ray.pipeline.floors import differences, floors_of, start_floors
@@ -26,12 +25,12 @@ from sdvae_ray.pipeline.latent_space import latent_space
 from sdvae_ray.pipeline.neighbours import (
     in_the_originals_space,
     own_well_recall,
+    recall_queries,
     replicate_recalls,
     save_and_reload_index,
 )
 from sdvae_ray.pipeline.profile import Profiles, build_profiles, sides_of_tables
 from sdvae_ray.pipeline.roles import (
-    TREATED,
     activity_options,
     fit_and_negatives,
     fittable,
@@ -42,9 +41,10 @@ from sdvae_ray.pipeline.roles import (
 from sdvae_ray.pipeline.session import ray_session
 from sdvae_ray.pipeline.space import Space, space_of
 from sdvae_ray.pipeline.tasks import start_tasks, tasks_of
+from sdvae_ray.pipeline.transfer import start_transfers, transfers_of
 from sdvae_ray.retrieval.activity import phenotypic_activity
 from sdvae_ray.retrieval.normalise import resolve_steps
-from sdvae_ray.schema import ERROR
+from sdvae_ray.schema import ERROR, PLATE
 from sdvae_ray.scores import Scores, metric_distributions
 from sdvae_ray.storage import Storage
 from sdvae_ray.tables import read_fovs
@@ -58,11 +58,13 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> Sc
     storage = Storage(config.storage)
     resolve_steps(config.score.normalise)
     fovs = read_fovs(config.output, storage)
-    usable = fovs.filter(pl.col(ERROR).is_null())
+    usable = _of_plates(config, fovs.filter(pl.col(ERROR).is_null()))
     if usable.height == 0:
         raise DataError(f"{config.output} has no usable FOVs to score: run `sdvae-ray encode` first")
     known_columns(config.score.group, usable, "score.group")
     known_columns(config.score.distributions.by, usable, "score.distributions.by")
+    if config.score.batch is not None:
+        known_columns((config.score.batch,), usable, "score.batch")
     if config.score.target is not None:
         known_columns((config.score.target,), usable, "score.target")
     usable = with_roles(config, with_slices(usable, config))
@@ -70,7 +72,7 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> Sc
     console.print(f"score: {usable.height} FOVs, {len(pairs)} pairs of extractor and side", highlight=False)
     images: dict[str, Profiles] = {}
     parts: list[_Part] = []
-    started = _Started([], [])
+    started = _Started([], [], [])
     apart: list[pl.DataFrame] = []
     with ray_session(address):
         extractors = dict.fromkeys(extractor for extractor, _ in pairs)
@@ -86,7 +88,8 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> Sc
                 _index_fovs(config, usable, extractor, side, storage, console)
             parts += _score_side(config, profiles, images.get(extractor), started, storage)
         latents, channels = latent_space(config, usable)
-        found_floors, found_tasks = floors_of(started.floors), tasks_of(started.tasks)
+        found_floors = floors_of(started.floors)
+        found_tasks = tasks_of(started.tasks, transfers_of(started.transfers))
     random = set(config.random_weights)
     compounds = _stacked([part.compounds for part in parts])
     scores = Scores(
@@ -97,7 +100,7 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> Sc
         differences=_says_random(differences(config, compounds), random),
         wells=_stacked([part.wells for part in parts]),
         distributions=_says_random(_stacked(apart), random),
-        metrics=_says_random(metric_distributions(config, bands(config), storage), random),
+        metrics=_says_random(metric_distributions(config, usable, bands(config), storage), random),
         latents=_says_random(latents, random),
         latent_channels=_says_random(channels, random),
     )
@@ -107,6 +110,17 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> Sc
         record["config"]["score"] = config.model_dump(mode="json")["score"]
         provenance.write_record(config.output, record, storage)
     return scores
+
+
+def _of_plates(config: RunConfig, fovs: pl.DataFrame) -> pl.DataFrame:
+    """Those of score.plates; DataError, with the nearest match, for a plate that has none."""
+    if config.score.plates is None or fovs.height == 0:
+        return fovs
+    there = fovs[PLATE[-1]].unique().to_list()
+    for name in config.score.plates:
+        if name not in there:
+            raise DataError(f"score.plates: no usable FOV is of plate {name!r}{did_you_mean(name, there)}")
+    return fovs.filter(pl.col(PLATE[-1]).is_in(config.score.plates))
 
 
 def _index_fovs(
@@ -136,6 +150,7 @@ class _Started:
 
     floors: list[Any]
     tasks: list[Any]
+    transfers: list[Any]
 
 
 @dataclass(frozen=True)
@@ -154,22 +169,31 @@ def _score_side(
     roles = well_roles(config, profiles.wells)
     parts = []
     for (group,), wells in roles.group_by(GROUP, maintain_order=True):
-        label = {
-            "extractor": profiles.extractor,
-            "side": profiles.side,
-            "group": str(group),
-            "random_weights": bool({profiles.extractor, profiles.side} & set(config.random_weights)),
-        }
+        label = _label(config, profiles, str(group))
         if config.score.perturbation is None:
             parts.append(_not_scored(label, wells, NO_PERTURBATION))
             continue
         try:
             space = space_of(config, [(profiles, wells)])
-            started.floors.append(start_floors(config, label, space, wells))
-            parts.append(_score_group(config, label, space, wells, profiles, image, started.tasks, storage))
         except DataError as error:
             parts.append(_not_scored(label, wells, str(error)))
+            continue
+        width = 0
+        try:
+            parts.append(_score_group(config, label, space, wells, profiles, image, started.tasks, storage))
+            width = int(parts[-1].summary["features"][0])
+        except DataError as error:
+            parts.append(_not_scored(label, wells, str(error)))
+        started.floors.append(start_floors(config, label, space, wells, 4 * width * wells.height))
+    if config.score.perturbation is not None:
+        head = _label(config, profiles, None)
+        started.transfers.extend(start_transfers(config, head, profiles, roles))
     return parts
+
+
+def _label(config: RunConfig, profiles: Profiles, group: str | None) -> dict[str, object]:
+    random = bool({profiles.extractor, profiles.side} & set(config.random_weights))
+    return {"extractor": profiles.extractor, "side": profiles.side, "group": group, "random_weights": random}
 
 
 def _not_scored(label: dict[str, object], wells: pl.DataFrame, reason: str) -> _Part:
@@ -201,7 +225,7 @@ def _score_group(
     normalised = space(fit, among)
     activity = phenotypic_activity(normalised.features, wells, **activity_options(config))
     index = save_and_reload_index(config, label, normalised.features, wells, storage)
-    treated = np.flatnonzero(wells[TREATED].to_numpy())
+    treated = recall_queries(config, label, wells)
     recalls = replicate_recalls(config, index, normalised.features, wells, treated)
     both = None
     if image is not None and label["side"] != IMAGE_SIDE:
@@ -210,6 +234,7 @@ def _score_group(
     tasks.append(start_tasks(config, label, normalised.features, wells, both))
     summary = activity.groups.drop("group").with_columns(
         **{key: pl.lit(value) for key, value in {**label, **recalls, "reconstruction_recall": nearest}.items()},
+        recall_queries=pl.lit(len(treated)),
         features=pl.lit(normalised.features.shape[1]),
         normalisation=pl.lit(json.dumps(normalised.record)),
         status=pl.lit("ok"),

@@ -55,15 +55,15 @@ class Stored:
     def holds(self, rows: int) -> bool:
         return rows * self.width * 8 <= self.held_bytes
 
-    def map(self, function: Callable[[Floats, Wells], T]) -> Iterator[T]:
-        for found in self._pass(function, None):
+    def map(self, function: Callable[[Floats, Wells], T], fit: str | None = None) -> Iterator[T]:
+        for found in self._pass(function, None, fit):
             yield from found
 
-    def reduce(self, function: Callable[[Floats, Wells], T], merge: Callable[[T, T], T]) -> T:
-        return functools.reduce(merge, (found[0] for found in self._pass(function, merge)))
+    def reduce(self, function: Callable[[Floats, Wells], T], merge: Callable[[T, T], T], fit: str) -> T:
+        return functools.reduce(merge, (found[0] for found in self._pass(function, merge, fit)))
 
-    def _pass(self, function: Any, merge: Any) -> Iterator[list[Any]]:
-        settings = ray.put((self.storage, self.chain, function, merge))
+    def _pass(self, function: Any, merge: Any, fit: str | None) -> Iterator[list[Any]]:
+        settings = ray.put((self.storage, self.chain, function, merge, fit))
         chunks = [self.parts[at : at + _PLATES] for at in range(0, len(self.parts), _PLATES)]
         asked = ((settings, chunk, [self.wells.at(_rows(part)) for part in chunk]) for chunk in chunks)
         return in_order(_of_chunk.options(num_cpus=_TASK_CPUS), asked)
@@ -99,7 +99,7 @@ def space_of(config: RunConfig, sets: Sequence[tuple[Profiles, pl.DataFrame]], h
 
     Wells of one plate in several sets are normalised as one plate. Raises DataError for profiles that are not finite.
     """
-    of_batch = getattr(config.score, "batch", None)
+    of_batch = config.score.batch
     columns = ["plate", *([of_batch] if of_batch else [])]
     frames = [wells.select(*columns, FILE, ROW, _set=pl.lit(number)) for number, (_, wells) in enumerate(sets)]
     every = pl.concat(frames).with_row_index("_number")
@@ -135,11 +135,14 @@ def _numbered(x: Floats, wells: Wells) -> tuple[Ints, np.ndarray]:
 @ray.remote
 def _of_chunk(settings: tuple[Any, ...], parts: Sequence[_Part], wells: Sequence[Wells]) -> list[Any] | DataError:
     """`function` of every part, or one result where they merge."""
-    storage, chain, function, merge = settings
+    storage, chain, function, merge, fit = settings
     found: list[Any] = []
     try:
-        for part, named in zip(parts, wells, strict=True):
-            x = _read(part, named, Storage(storage))
+        for part, every in zip(parts, wells, strict=True):
+            x, named = _read(part, every, Storage(storage)), every
+            if fit is not None:
+                chosen = np.flatnonzero(named.in_fit(fit))
+                x, named = x[chosen], named.at(chosen)
             for step in chain:
                 x = step(x, named)
             result = function(x, named)

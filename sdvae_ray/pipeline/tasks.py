@@ -7,6 +7,7 @@ cross_side       a reconstruction's well queries the originals: the compound's o
 p-values are of copairs' null: the null by exchange needs negatives that a compound's wells could be exchanged with.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ import ray
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import DataError
+from sdvae_ray.pipeline.fan import weighing
 from sdvae_ray.retrieval.groups import score_groups, split_labels
 from sdvae_ray.retrieval.rules import MatchedPrecision, matched_average_precision
 from sdvae_ray.schema import WELL
 
 _TASK_CPUS = 0.5
+_COPIES = 3  # of the profiles: as they come, the treated ones, and made ready to be ranked
 _WHERE = ("extractor", "side", "group", "random_weights")
 _OWN, _OF = "_well", "_side"
 
@@ -32,16 +35,21 @@ def start_tasks(
     both: tuple[np.ndarray, np.ndarray] | None,
 ) -> Any:
     """features: (W, D) normalised; wells with roles; both: (originals, reconstructions), each (W, D), in the originals' space."""
-    return _tasks.options(num_cpus=_TASK_CPUS).remote(config, label, features, wells, both)
+    held = features.nbytes + sum(each.nbytes for each in both or ())
+    options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * held)}
+    return _tasks.options(**options).remote(config, label, features, wells, both)
 
 
-def tasks_of(started: list[Any]) -> pl.DataFrame:
-    """extractor, side, group, random_weights, task, queries, groups, mean_map, mean_normalised_map, fraction_retrieved, status."""
+def tasks_of(started: list[Any], transfers: Sequence[pl.DataFrame] = ()) -> pl.DataFrame:
+    """extractor, side, group, random_weights, task, queries, groups, mean_map, mean_normalised_map, fraction_retrieved, status.
+
+    transfers: pipeline.transfer's rows, with columns of their own beside these; their group is the one that is queried.
+    """
     rows = [row for found in ray.get(started) for row in found]
     text, numbers = (*_WHERE[:3], "task", "status"), ("mean_map", "mean_normalised_map", "fraction_retrieved")
     schema: dict[str, Any] = {**dict.fromkeys(text, pl.String), "random_weights": pl.Boolean}
     schema |= {**dict.fromkeys(("queries", "groups"), pl.Int64), **dict.fromkeys(numbers, pl.Float64)}
-    return pl.DataFrame(rows, schema=schema)
+    return pl.concat([pl.DataFrame(rows, schema=schema), *transfers], how="diagonal")
 
 
 @ray.remote
@@ -54,11 +62,12 @@ def _tasks(
 ) -> list[dict[str, Any]]:
     treated = wells["is_treated"].to_numpy()
     mine, space = wells.filter(pl.col("is_treated")), features[treated]
-    made = {"distinctiveness": lambda: distinctiveness(config, space, mine)}
+    made: dict[str, Callable[[], dict[str, Any]]] = {"distinctiveness": lambda: distinctiveness(config, space, mine)}
     if config.score.target is not None:
         made["consistency"] = lambda: consistency(config, space, mine)
     if both is not None:
         made["cross_side"] = lambda: cross_side(config, both, wells)
+    made = {name: score for name, score in made.items() if name in config.score.tasks}
     rows = []
     for name, score in made.items():
         row: dict[str, Any] = {**{key: label[key] for key in _WHERE}, "task": name}
@@ -72,9 +81,7 @@ def _tasks(
 
 def distinctiveness(config: RunConfig, features: np.ndarray, treated: pl.DataFrame) -> dict[str, Any]:
     compound = treated.select("compound")
-    found = matched_average_precision(
-        features, compound, ["compound"], [], [], ["compound"], ties=config.score.ties, distance="cosine"
-    )
+    found = matched_average_precision(features, compound, ["compound"], [], [], ["compound"], **_ranking(config))
     return _summary(config, found, compound["compound"].gather(found.well))
 
 
@@ -89,7 +96,7 @@ def consistency(config: RunConfig, features: np.ndarray, treated: pl.DataFrame) 
     profiles = [features[each.to_numpy()].mean(0) for each in members["row"]]
     table = members.select("compound", split_labels("target"))
     found = matched_average_precision(
-        np.asarray(profiles), table, ["target"], [], [], ["target"], multilabel_col="target", ties=config.score.ties
+        np.asarray(profiles), table, ["target"], [], [], ["target"], multilabel_col="target", **_ranking(config)
     )
     assert found.label is not None
     return _summary(config, found, found.label.cast(pl.String))
@@ -117,9 +124,13 @@ def cross_side(config: RunConfig, both: tuple[np.ndarray, np.ndarray], wells: pl
         ["plate"],
         [_OF, "role"],
         queries=(table[_OF] == "recon").to_numpy(),
-        ties=config.score.ties,
+        **_ranking(config),
     )
     return _summary(config, found, table["compound"].gather(found.well))
+
+
+def _ranking(config: RunConfig) -> dict[str, Any]:
+    return {"distance": config.score.task_distance, "ties": config.score.ties}
 
 
 def _summary(config: RunConfig, found: MatchedPrecision, names: pl.Series) -> dict[str, Any]:

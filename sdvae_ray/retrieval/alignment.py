@@ -38,10 +38,9 @@ def coral(source: Source, fit: str, regularisation: float) -> tuple[Apply, dict[
         raise DataError(f"batch {names[worst]}: {counts[worst]} wells to fit on; tvn needs at least 2 in each batch")
 
     def of_part(x: Floats, wells: Wells) -> dict[str, Moments]:
-        chosen = wells.in_fit(fit)
-        return {str(name): moments(x[chosen & (wells.batch == name)]) for name in np.unique(wells.batch)}
+        return {str(name): moments(x[wells.batch == name]) for name in np.unique(wells.batch)}
 
-    found = source.reduce(of_part, _merged_by_name)
+    found = source.reduce(of_part, _merged_by_name, fit)
     target = ridge_power(_covariance(functools.reduce(merged, found.values())), regularisation, 0.5)
     moves = {
         name: (part.mean, ridge_power(_covariance(part), regularisation, -0.5) @ target) for name, part in found.items()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.retrieval.moments import Moments, merged, moments
+from sdvae_ray.retrieval.moments import merged, moments
 from sdvae_ray.retrieval.whitening import Axes, Floats, axes_of_moments, constant_and_sd, principal_axes
 
 Bools = NDArray[np.bool_]
@@ -79,12 +79,12 @@ class Source(Protocol):
         """Whether so many profiles of float64 are few enough to be held at once."""
         ...
 
-    def map(self, function: Callable[[Floats, Wells], T]) -> Iterator[T]:
-        """`function` of every part, in the order of the parts."""
+    def map(self, function: Callable[[Floats, Wells], T], fit: str | None = None) -> Iterator[T]:
+        """`function` of every part, in the order of the parts; of its wells in the fit alone where one is named."""
         ...
 
-    def reduce(self, function: Callable[[Floats, Wells], T], merge: Callable[[T, T], T]) -> T:
-        """The parts' results merged in their order."""
+    def reduce(self, function: Callable[[Floats, Wells], T], merge: Callable[[T, T], T], fit: str) -> T:
+        """The parts' results, of their wells in the fit, merged in their order."""
         ...
 
 
@@ -105,20 +105,20 @@ class Held:
     def holds(self, rows: int) -> bool:
         return True
 
-    def map(self, function: Callable[[Floats, Wells], T]) -> Iterator[T]:
-        yield function(self.x, self.wells)
+    def map(self, function: Callable[[Floats, Wells], T], fit: str | None = None) -> Iterator[T]:
+        if fit is None:
+            yield function(self.x, self.wells)
+        else:
+            chosen = np.flatnonzero(self.wells.in_fit(fit))
+            yield function(self.x[chosen], self.wells.at(chosen))
 
-    def reduce(self, function: Callable[[Floats, Wells], T], merge: Callable[[T, T], T]) -> T:
-        return function(self.x, self.wells)
+    def reduce(self, function: Callable[[Floats, Wells], T], merge: Callable[[T, T], T], fit: str) -> T:
+        return next(self.map(function, fit))
 
 
 def rows_of(source: Source, fit: str, columns: slice = _ALL) -> Floats:
     """The profiles of the fit, in the order of the parts."""
-
-    def chosen(x: Floats, wells: Wells) -> Floats:
-        return x[wells.in_fit(fit)][:, columns]
-
-    return np.concatenate(list(source.map(chosen)))
+    return np.concatenate(list(source.map(lambda x, _: x[:, columns], fit)))
 
 
 def _is_held(source: Source, fit: str) -> bool:
@@ -130,11 +130,7 @@ def mean_and_variance(source: Source, fit: str) -> tuple[Floats, Floats, int]:
     if _is_held(source, fit):
         x = rows_of(source, fit)
         return x.mean(axis=0), x.var(axis=0), len(x)
-
-    def of_part(x: Floats, wells: Wells) -> Moments:
-        return moments(x[wells.in_fit(fit)], products=False)
-
-    found = source.reduce(of_part, merged)
+    found = source.reduce(lambda x, _: moments(x, products=False), merged, fit)
     return found.mean, found.scatter / found.n, found.n
 
 
@@ -150,11 +146,7 @@ def axes_of(source: Source, fit: str, correlation: bool = False) -> Axes:
     where = source.wells.where()
     if _is_held(source, fit):
         return principal_axes(rows_of(source, fit), correlation, where)
-
-    def of_part(x: Floats, wells: Wells) -> Moments:
-        return moments(x[wells.in_fit(fit)])
-
-    return axes_of_moments(source.reduce(of_part, merged), correlation, where)
+    return axes_of_moments(source.reduce(lambda x, _: moments(x), merged, fit), correlation, where)
 
 
 def by_columns(source: Source, fit: str, function: Callable[[Floats], tuple[NDArray[Any], ...]]) -> list[NDArray[Any]]:
@@ -171,10 +163,9 @@ def per_plate(source: Source, fit: str, function: Callable[[str, Floats], Any]) 
     """`function` of (plate, its wells of the fit), by plate in the order of their names."""
 
     def of_part(x: Floats, wells: Wells) -> dict[str, Any]:
-        chosen = wells.in_fit(fit)
-        return {str(name): function(str(name), x[chosen & (wells.plate == name)]) for name in np.unique(wells.plate)}
+        return {str(name): function(str(name), x[wells.plate == name]) for name in np.unique(wells.plate)}
 
     found: dict[str, Any] = {}
-    for part in source.map(of_part):
+    for part in source.map(of_part, fit):
         found |= part
     return dict(sorted(found.items()))

@@ -98,11 +98,11 @@ def retrieve(
             raise DataError(f"no well is a reference: {reference} holds for none of {wells.height}")
     named = wells.select(pl.any_horizontal(pl.col(name) != "" for name in lists.pos_sameby)).to_series().to_numpy()
     query = named & ~is_reference
-    by_exchange = bool(reference) and lists.is_activity()
+    by_exchange = bool(reference) and lists.is_activity() and settings.distance == "cosine"
     if settings.null == "exchange" and not by_exchange:
         raise ConfigError(
-            "--null exchange is for negatives that are reference wells: --reference, no --pos-diffby, and --neg-diffby as "
-            "--pos-sameby or not given; --null copairs is for any lists"
+            "--null exchange is for cosines and negatives that are reference wells: --reference, no --pos-diffby, and "
+            "--neg-diffby as --pos-sameby or not given; --null copairs is for any lists"
         )
     null: Null = settings.null or ("exchange" if by_exchange else "copairs")
     frame = _frame(wells, lists, is_reference, query)
@@ -111,7 +111,7 @@ def retrieve(
         features_used = normalise(features, fit, frame["plate"].to_numpy(), settings.normalise).features
     else:
         features_used = features
-    if by_exchange and settings.distance == "cosine":
+    if by_exchange:
         found = _activity(features_used, frame, lists, null, settings)
         table_of_floors = _floors(features, frame, wells, lists, null, settings)
     else:

@@ -1,0 +1,135 @@
+"""Benchmark of profiles at the width of a screen: embeddings -> stored profiles -> normalised, plate by plate through Ray.
+
+    python benchmarks/scale.py                               # 40 plates of 384 wells, 4,096 features
+    python benchmarks/scale.py --plates 2859 --written 40    # JUMP's 1,097,830 wells: 40 plates on disk, each read again and again
+
+Random embeddings, two FOVs a well, 64 control wells a plate. `--written` plates are made and profiled; the normalisation is of
+`--plates` plates, names of their own over those files, so that the disk need not hold them all: what is read, computed and held
+is that of so many plates. With --held GB profiles below that size stay in memory (the product's own limit is 0.5).
+Memory: the peak of the resident set of this process and of the largest Ray worker. The last line is one JSON object.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import harness
+import numpy as np
+import polars as pl
+import torch
+
+from sdvae_ray.config import RunConfig
+from sdvae_ray.pipeline.profile import FILE, ROW, Profiles, build_profiles
+from sdvae_ray.pipeline.session import ray_session
+from sdvae_ray.pipeline.space import space_of
+from sdvae_ray.retrieval.fits import HELD_BYTES
+from sdvae_ray.runfile import parse_run
+from sdvae_ray.schema import ERROR, FOV_ID, KEYS, fov_id
+from sdvae_ray.schema import ROW as ROW_JSON
+from sdvae_ray.storage import Storage
+from sdvae_ray.tables import read_fovs, write_rows
+
+WELLS, CONTROLS, SITES, PASSES = 384, 64, 2, 2
+CPU = torch.device("cpu")
+
+
+def embedded(config: RunConfig, plates: int, depth: int) -> None:
+    """One file of embeddings a plate: noise with an offset per plate."""
+    random = np.random.default_rng(0)
+    for plate in range(plates):
+        wells = [f"{'ABCDEFGHIJKLMNOP'[at // 24]}{at % 24 + 1:02d}" for at in range(WELLS)]
+        rows = [
+            dict(zip(KEYS, ("s", "b", f"P{plate:04d}", well, str(site)), strict=True))
+            | {"Metadata_broad_sample": "" if at < CONTROLS else f"C{at}"}
+            for at, well in enumerate(wells)
+            for site in range(SITES)
+        ]
+        values = random.standard_normal((len(rows), PASSES, depth), np.float32) + random.standard_normal(
+            depth, np.float32
+        )
+        columns = {
+            FOV_ID: np.array([fov_id(row) for row in rows], object),
+            ERROR: np.full(len(rows), "", object),
+            ROW_JSON: np.array([json.dumps(row) for row in rows], object),
+            "embeddings/made/image:embedding": values.astype(np.float16),
+        }
+        write_rows(config.output, f"part-{plate:05d}", columns, Storage())
+
+
+def repeated(profiles: Profiles, plates: int) -> pl.DataFrame:
+    """The wells of `plates` plates over the files that there are."""
+    own = profiles.wells.partition_by(FILE, maintain_order=True)
+    return pl.concat(
+        own[number % len(own)].select(FILE, ROW, plate=pl.lit(f"P{number:05d}"), control=pl.col(KEYS[3]) < "C17")
+        for number in range(plates)
+    )
+
+
+def largest_worker() -> int:
+    """Bytes: the peak of the resident set of any Ray worker of this user."""
+    most = 0
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        try:
+            if b"ray::" not in (folder / "cmdline").read_bytes():
+                continue
+            lines = (folder / "status").read_text().splitlines()
+        except OSError:
+            continue
+        most = max([most, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))])
+    return most
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--plates", type=int, default=40)
+    parser.add_argument("--written", type=int, default=40)
+    parser.add_argument("--features", type=int, default=4096)
+    parser.add_argument("--held", type=float, default=HELD_BYTES / 1e9)
+    parser.add_argument("--normalise", default="published")
+    asked = parser.parse_args()
+    folder = tempfile.mkdtemp(prefix="scale-")
+    record: harness.Record = {"benchmark": "scale", "date": str(datetime.datetime.now(datetime.UTC).date())}
+    record |= {"machine": harness.machine(CPU), "plates": asked.plates, "wells": asked.plates * WELLS}
+    record |= {"features": asked.features, "written": min(asked.written, asked.plates), "held_gb": asked.held}
+    try:
+        raw = {"manifest": f"{folder}/none.parquet", "output": folder, "codecs": {"jpeg": {"name": "jpeg"}}}
+        raw |= {"extractors": {"made": {"name": "intensity"}}, "metrics": [], "score": {"normalise": asked.normalise}}
+        config = parse_run(raw)
+        embedded(config, record["written"], asked.features // PASSES)
+        with ray_session("local"):
+            fovs = read_fovs(folder, Storage()).with_columns(group=pl.lit("all"))
+            start = time.perf_counter()
+            profiles = build_profiles(config, fovs, "made", "image", None)
+            record["profile_seconds_per_plate"] = (time.perf_counter() - start) / record["written"]
+            record["bytes_per_plate"] = sum(Path(uri).stat().st_size for uri in profiles.files) / record["written"]
+            wells = repeated(profiles, asked.plates)
+            fit = wells["control"].to_numpy()
+            harness.reset_peak_memory(CPU)
+            before, start = harness.peak_memory(CPU), time.perf_counter()
+            space = space_of(config, [(profiles, wells)], int(asked.held * 1e9))
+            made = space(fit, np.ones(len(fit), bool))
+            record["normalise_seconds"] = time.perf_counter() - start
+            record["driver_bytes"] = harness.peak_memory(CPU) - before
+            record["driver_bytes_beyond_profiles"] = record["driver_bytes"] - made.features.nbytes
+            record["profiles_bytes"] = made.features.nbytes
+            record["largest_worker_bytes"] = largest_worker()
+            record["fit_wells"] = int(fit.sum())
+            record["components"] = made.features.shape[1]
+            record["in_memory"] = made.features.dtype == np.float64
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    for key, value in record.items():
+        if key not in ("machine", "benchmark"):
+            print(f"{key:32} {value}")
+    harness.print_json(record)
+
+
+if __name__ == "__main__":
+    main()
