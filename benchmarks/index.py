@@ -2,13 +2,14 @@
 
     python benchmarks/index.py                                   # 100,000 x 384, every kind
     python benchmarks/index.py --vectors 1000000 --kinds ivf_pq_refined:6,ivf_sq8
-    python benchmarks/index.py --file embeddings.npy             # (N, D) of your own, shuffled
+    python benchmarks/index.py --embeddings crops/vectors.npy --held-out crops/region.npy     # see crops.py
+    python benchmarks/index.py --embeddings RUN/embeddings/EXTRACTOR/image --column patches   # of a run of your own
 
-Vectors are clustered unit vectors at random, unless a file is given: a standard normal deviate of length `--spread`
-round one of the `--centres` unit vectors, and scaled to length 1. The queries are drawn alike and are in no index. Every
-index is trained on a sample, filled in shards and merged; its settings are tuned on half of the queries, and its
-recall and speed are of the other half, all queries in one call as in Flat's. "x Flat" is by processor time. A kind is a
-name, with bits to refine by after a colon. The last line is one JSON object.
+Vectors are clustered unit vectors at random, unless embeddings are given: a standard normal deviate of length `--spread`
+round one of the `--centres` unit vectors, and scaled to length 1. The queries are drawn alike, or are those of `--held-out`, or
+embeddings left out at random, and are in no index. Every index is trained on a sample, filled in shards and merged; its
+settings are tuned on half of the queries, and its recall and speed are of the other half, all queries in one call as in Flat's.
+"x Flat" is by processor time. A kind is a name, with bits to refine by after a colon. The last line is one JSON object.
 """
 
 import argparse
@@ -16,9 +17,11 @@ import datetime
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import harness
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
@@ -27,6 +30,8 @@ from rich.table import Table
 from sdvae_ray.errors import UserError
 from sdvae_ray.retrieval import approximate, tuning
 from sdvae_ray.retrieval import index as store
+from sdvae_ray.schema import column_to_numpy
+from sdvae_ray.stages.columns import EMBEDDING, PATCHES
 
 KINDS = "ivf_pq_refined:4,ivf_pq_refined:6,ivf_pq_refined:8,ivf_pq_refined:16,ivf_sq8,hnsw"
 SHARD = 100_000
@@ -51,16 +56,30 @@ def clustered(count: int, dimensions: int, centres: int, spread: float, seed: in
 
 def load(options: argparse.Namespace) -> tuple[Vectors, Vectors]:
     """Vectors of the index, and queries that are not in it."""
-    count = options.vectors + options.queries
-    if options.file is None:
+    if options.embeddings is None:
         centres = options.centres or max(1, options.vectors // 100)
-        x = clustered(count, options.dimensions, centres, options.spread, options.seed)
-    else:
-        x = np.load(options.file, mmap_mode="r")
-        rows = np.random.default_rng(options.seed).permutation(len(x))[:count]
-        x = np.asarray(x[np.sort(rows)], np.float32)
-        x = x[np.random.default_rng(options.seed + 1).permutation(len(x))]
-    return x[options.queries :], x[: options.queries]
+        x = clustered(options.vectors + options.queries, options.dimensions, centres, options.spread, options.seed)
+        return x[options.queries :], x[: options.queries]
+    x = read(options.embeddings, options.column)
+    rows = np.random.default_rng(options.seed).permutation(len(x))
+    if options.held_out is not None:
+        return np.asarray(x[rows[: options.vectors]], np.float32), read(options.held_out, options.column)[
+            : options.queries
+        ]
+    rows = rows[: options.vectors + options.queries]
+    return np.asarray(x[rows[options.queries :]], np.float32), np.asarray(x[rows[: options.queries]], np.float32)
+
+
+def read(source: str, column: str) -> Vectors:
+    """(N, D) of a .npy file, or of one column of a run's embeddings: a row per FOV, or per patch of one."""
+    if not Path(source).is_dir():
+        return np.load(source, mmap_mode="r")
+    parts = []
+    for file in sorted(Path(source).glob("*.parquet")):
+        values = column_to_numpy(pq.read_table(file, columns=[column])[column])  # (n, G, D), of patches (n, k, G, D)
+        rows = values.shape[0] if column == EMBEDDING else values.shape[0] * values.shape[1]
+        parts.append(values.reshape(rows, -1).astype(np.float32))
+    return np.concatenate(parts)
 
 
 def filled(
@@ -126,7 +145,9 @@ def measure(options: argparse.Namespace) -> harness.Record:
 
 def show(record: harness.Record, console: Console) -> None:
     machine, settings = record["machine"], record["settings"]
-    data = settings["data"] if settings["file"] else f"clustered, spread {settings['spread']}"
+    data = f"clustered, spread {settings['spread']}"
+    if settings["embeddings"]:
+        data = f"{settings['embeddings']}, queries {settings['held_out'] or 'left out at random'}"
     console.print(f"{record['vectors']:,} x {record['dimensions']}, {data}; recall@{settings['k']}")
     console.print(f"{machine['cpu']}, {machine['cores']} cores, threads {settings['threads']}")
     table = Table()
@@ -161,7 +182,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--queries", type=int, default=1000, help="half to tune on, half to report on")
     parser.add_argument("--centres", type=int, help="default: one for every 100 vectors")
     parser.add_argument("--spread", type=float, default=1.5, help="length of the noise round a centre of length 1")
-    parser.add_argument("--file", help=".npy, (N, D)")
+    parser.add_argument("--embeddings", help=".npy, (N, D), or the folder of a run's embeddings of one side")
+    parser.add_argument("--column", choices=(EMBEDDING, PATCHES), default=EMBEDDING, help="of such a folder")
+    parser.add_argument("--held-out", help="the same of the queries; default: embeddings left out at random")
     parser.add_argument("--kinds", default=KINDS)
     parser.add_argument("--recall", type=float, default=0.95, help="tuned for")
     parser.add_argument("--k", type=int, default=10)
@@ -179,7 +202,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    settings = {**vars(options), "file": options.file is not None, "data": "file" if options.file else "clustered"}
+    given = {
+        name: path and Path(path).name for name, path in vars(options).items() if name in ("embeddings", "held_out")
+    }
+    settings = {**vars(options), **given}
     record = {
         "benchmark": "index",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -284,16 +284,27 @@ def search(
     run_file: RunFile,
     well: Annotated[str | None, typer.Option(metavar="PLATE/WELL", help="Whose neighbours are wanted.")] = None,
     fov: Annotated[str | None, typer.Option(help="Or a fov_id, in the index over FOVs (score.fov_index).")] = None,
+    patch: Annotated[
+        int | None, typer.Option(min=0, help="One patch of the FOV or image, in the index over patches.")
+    ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STAIN=FILE", help="Or a new image: a file for each stain, or one of all; repeatable."),
+    ] = None,
+    manifest: Annotated[
+        str | None, typer.Option(help="Or a new image: the row --fov of a manifest that may be another run's.")
+    ] = None,
     extractor: Annotated[str | None, typer.Option(help="In whose space; default: the run's first.")] = None,
     side: Annotated[str | None, typer.Option(help="Of which side; default: the originals.")] = None,
-    count: Annotated[int, typer.Option("--count", "-k", min=1, help="How many wells.")] = 10,
+    count: Annotated[int, typer.Option("--count", "-k", min=1, help="How many.")] = 10,
     as_json: AsJson = False,
     set: Set = None,
 ) -> None:
-    """The wells nearest to one, or the FOVs, with their treatment, from the indices of a scored run."""
+    """The wells nearest to one, or the FOVs, or what is nearest to a new image, with their treatment, in a scored run."""
     from sdvae_ray import commands
 
-    commands.search(commands.read_run(run_file, set or []), well, fov, extractor, side, count, console, as_json)
+    asked = commands.Asked(well, fov, patch, image or [], manifest)
+    commands.search(commands.read_run(run_file, set or []), asked, extractor, side, count, console, as_json)
 
 
 @app.command()

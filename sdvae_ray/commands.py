@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.console import Console
 
@@ -15,6 +15,7 @@ from sdvae_ray.storage import Storage, absolute, is_remote, join
 
 if TYPE_CHECKING:
     from sdvae_ray.scores import Scores
+    from sdvae_ray.stages.search import Found
 
 
 def read_run(path: str, overrides: list[str]) -> RunConfig:
@@ -155,10 +156,19 @@ def compare(a: str, b: str, storage: StorageConfig, console: Console, as_json: b
         print_comparison(found, console)
 
 
+class Asked(NamedTuple):
+    """Whose neighbours `search` is asked for: a well, a FOV or a patch of the run, or a new image."""
+
+    well: str | None = None  # PLATE/WELL
+    fov: str | None = None
+    patch: int | None = None
+    images: Sequence[str] = ()  # STAIN=FILE, or one file
+    manifest: str | None = None
+
+
 def search(
     config: RunConfig,
-    well: str | None,
-    fov: str | None,
+    asked: Asked,
     extractor: str | None,
     side: str | None,
     count: int,
@@ -166,19 +176,43 @@ def search(
     as_json: bool = False,
 ) -> None:
     from sdvae_ray.report.neighbours import print_neighbours
-    from sdvae_ray.stages.search import search_fov, search_well
 
-    storage = Storage(config.storage)
-    if (well is None) == (fov is None):
-        raise ConfigError("search: one of --well PLATE/WELL and --fov ID is wanted")
-    if fov is not None:
-        found, about = search_fov(config, fov, extractor, side, count, storage)
-    else:
-        found, about = search_well(config, str(well), extractor, side, count, storage)
+    found, about = _found(config, asked, extractor, side, count, Storage(config.storage))
     if as_json:
         console.print_json(json.dumps({**about, "neighbours": found.to_dicts()}))
     else:
         print_neighbours(config, found, about, console)
+        if note := about.get("note"):
+            console.print(f"note: {note}", highlight=False, soft_wrap=True)
+
+
+def _found(
+    config: RunConfig, asked: Asked, extractor: str | None, side: str | None, count: int, storage: Storage
+) -> "Found":
+    """What `asked` names, searched for where it is kept. ConfigError where it names nothing, or more than one thing."""
+    from sdvae_ray.stages.search import search_fov, search_patch, search_well
+
+    of_run = asked.fov if asked.manifest is None else None
+    named = [asked.well is not None, of_run is not None, bool(asked.images), asked.manifest is not None]
+    if sum(named) != 1:
+        raise ConfigError(
+            "search: one of --well PLATE/WELL, --fov ID, --image STAIN=FILE and --manifest FILE is wanted"
+        )
+    if asked.patch is not None and asked.well is not None:
+        raise ConfigError("search: --patch is of a FOV or an image, not of a well")
+    if asked.well is not None:
+        return search_well(config, asked.well, extractor, side, count, storage)
+    if of_run is not None and asked.patch is not None:
+        return search_patch(config, of_run, asked.patch, extractor, side, count, storage)
+    if of_run is not None:
+        return search_fov(config, of_run, extractor, side, count, storage)
+    from sdvae_ray.stages.query import image_query, manifest_query, search_image
+
+    if asked.images:
+        query = image_query(config, asked.images, storage)
+    else:
+        query = manifest_query(config, str(asked.manifest), asked.fov, storage)
+    return search_image(config, query, extractor, side, count, storage, asked.patch)
 
 
 def decode(config: RunConfig, fov_id: str, side: str | None, output: str, console: Console) -> None:

@@ -13,11 +13,12 @@ import pytest
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval import tuning
-from sdvae_ray.retrieval.approximate import REACHES, Choice, add, choose, merge, plan, train
+from sdvae_ray.retrieval.approximate import REACHES, Choice, add, choices, choose, merge, nearest_cosine, plan, train
 from sdvae_ray.retrieval.index import (
     SETTINGS,
     build,
     configure,
+    create,
     from_bytes,
     ids_of,
     nlist_of,
@@ -26,6 +27,7 @@ from sdvae_ray.retrieval.index import (
     size,
     to_bytes,
 )
+from sdvae_ray.retrieval.index import train as fit
 from sdvae_ray.retrieval.tuning import measure_recall, neighbours, record, tune
 
 N, D, QUERIES = 6000, 48, 200
@@ -83,7 +85,7 @@ def stored(index):
 @pytest.mark.parametrize(
     ("kind", "least"), [("flat", 1.0), ("ivf_sq8", 0.999), ("ivf_pq_refined", 0.999), ("hnsw", 0.995)]
 )
-def test_every_kind_at_its_widest_finds_what_brute_force_over_its_codes_finds(data, copy, kind, least):
+def test_every_kind_at_its_widest_finds_what_brute_force_over_its_codes_finds(data, built, copy, kind, least):
     x, ids, queries, truth = data
     index = copy(kind)
     decoded = stored(index)
@@ -91,9 +93,36 @@ def test_every_kind_at_its_widest_finds_what_brute_force_over_its_codes_finds(da
     unit = x / np.linalg.norm(x, axis=1, keepdims=True)
     assert np.median(np.abs(decoded - unit)) < {"flat": 1e-7, "hnsw": 1e-7}.get(kind, 0.06 / D**0.5)
     configure(index, WIDEST[kind])
-    by_codes = ids[np.argsort(-(queries @ decoded.T), axis=1)[:, :10]]
+    similarity = queries / np.linalg.norm(queries, axis=1, keepdims=True) @ decoded.T
+    if built[kind][1].parameters.get("by_distance"):
+        similarity -= (decoded**2).sum(axis=1) / 2
+    by_codes = ids[np.argsort(-similarity, axis=1)[:, :10]]
     assert measure_recall(index, queries, by_codes).recall >= least
     assert measure_recall(index, queries, truth).recall > 0.9
+
+
+def test_vectors_that_lie_close_together_are_ranked_by_distance():
+    """As raw embeddings do: a common mean that is long beside what tells them apart."""
+    random = np.random.default_rng(7)
+    x = 40 * random.normal(size=D) + random.normal(size=(4200, D)) * np.geomspace(2, 0.05, D)
+    x, queries = x[200:], x[:200]
+    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
+    asked = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    assert nearest_cosine(x) > 0.99
+    recall = {}
+    for by_distance in (0, 1):
+        empty = create("ivf_sq8", D, {"nlist": 20, "by_distance": by_distance})
+        fit(empty, x)
+        index = add(empty, x, np.arange(len(x)))
+        configure(index, {"nprobe": 20})
+        recall[by_distance] = measure_recall(index, queries, x).recall
+        similarity, found = search(index, queries, 10)
+        np.testing.assert_allclose(similarity, np.take_along_axis(asked @ unit.T, found, axis=1), atol=0.02)
+    assert recall[1] > recall[0] + 0.1
+    assert train(x, plan("ivf_sq8", len(x), D)).choice.parameters["by_distance"] == 1
+    spread = random.normal(size=(4000, D))
+    assert train(spread, plan("ivf_sq8", len(x), D)).choice.parameters["by_distance"] == 0
+    assert nearest_cosine(x[:1]) == 0
 
 
 @pytest.mark.parametrize(("bits", "least"), REACHES.items())
@@ -332,6 +361,13 @@ def test_choose_is_monotone_in_size_memory_and_recall():
         assert [cost(c) for c in given] == sorted((cost(c) for c in given), reverse=True)
         lists = [c.parameters.get("nlist", 1) for c in given]
         assert lists == sorted(lists)
+
+
+def test_what_does_not_reach_the_recall_gives_way_to_what_may():
+    kinds = [(choice.kind, choice.parameters.get("refine_bits")) for choice in choices(10**6, 384, 8 * GB, 0.95)]
+    assert kinds == [("ivf_pq_refined", 8), ("ivf_pq_refined", 16), ("ivf_sq8", None), ("flat", None)]
+    assert [choice.kind for choice in choices(10**6, 384, 0.6 * GB, 0.95)] == ["ivf_pq_refined", "ivf_sq8"]
+    assert choices(10**4, 384, 8 * GB, 0.95)[0].kind == "flat"
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 7, 48, 384, 769, 1000])

@@ -60,6 +60,28 @@ def built(config: RunConfig) -> dict:
     return build_field_index(config, fovs, "made", "image", STORAGE)
 
 
+def offer(monkeypatch: pytest.MonkeyPatch, *kinds: tuple[str, int]) -> None:
+    """Has these kinds, with their bits to refine by, be the ones that fit, in this order."""
+
+    def planned(n: int, dimensions: int, memory_bytes: float, recall: float) -> list[approximate.Choice]:
+        return [approximate.plan(kind, n, dimensions, bits) for kind, bits in kinds]
+
+    monkeypatch.setattr(field_index.approximate, "choices", planned)
+
+
+def test_a_kind_that_does_not_reach_the_recall_gives_way_to_the_next_and_the_best_is_kept(local_ray, run, monkeypatch):
+    config, _, names = run
+    wanted = config.score.fov_index.model_copy(update={"recall": 1.0})
+    config = config.model_copy(update={"score": config.score.model_copy(update={"fov_index": wanted})})
+    offer(monkeypatch, ("ivf_pq_refined", 4), ("ivf_sq8", 8))
+    record = built(config)
+    assert (record["kind"], record["recall_reached"]) == ("ivf_sq8", False)
+    offer(monkeypatch, ("ivf_pq_refined", 4), ("flat", 8), ("ivf_sq8", 8))
+    record = built(config)
+    assert (record["kind"], record["recall_reached"]) == ("flat", True)
+    assert search_fov(config, names[5], None, None, 10, STORAGE)[0].height == 10
+
+
 def test_the_exact_index_of_few_fovs_finds_the_nearest(local_ray, run):
     config, unit, names = run
     record = built(config)
@@ -75,10 +97,7 @@ def test_the_exact_index_of_few_fovs_finds_the_nearest(local_ray, run):
 def test_a_quantised_index_is_whole_and_its_recall_is_measured_on_fovs_that_were_held_out(local_ray, run, monkeypatch):
     config, unit, names = run
 
-    def quantised(n: int, dimensions: int, memory_bytes: float, recall: float) -> approximate.Choice:
-        return approximate.plan("ivf_sq8", n, dimensions)
-
-    monkeypatch.setattr(field_index.approximate, "choose", quantised)
+    offer(monkeypatch, ("ivf_sq8", 8))
     record = built(config)
     assert record["kind"] == "ivf_sq8"
     assert 0.8 < record["recall"] <= 1

@@ -32,6 +32,9 @@ LINKS = 32  # of hnsw
 # vectors (benchmarks/index.py, 384 dimensions, 100,000 to 1,000,000) gave 0.85, 0.94 to 0.96, 0.985 and 0.999; tighter
 # clusters give less, since steps are of the whole range of a feature. What an index reaches is what `tune` says.
 REACHES = {4: 0.80, 6: 0.93, 8: 0.97, 16: 0.995}
+# Cosine of nearest neighbours above which the ivf kinds rank by distance: their distance is below 1, a query's length, there,
+# and so is what an error of the codes does (on raw embeddings, at 0.99, ivf_sq8 finds 0.95 so and 0.50 by inner product)
+CLOSE = 0.5
 POINTS_PER_LIST = 39  # fewer training vectors per centroid than this, and FAISS warns of poor ones
 
 
@@ -63,24 +66,32 @@ class Trained(NamedTuple):
 
 
 def choose(n: int, dimensions: int, memory_bytes: float, recall: float) -> Choice:
-    """Return the kind for n vectors in `memory_bytes` that can reach `recall` (of 10 neighbours, in (0, 1]).
+    """Return the kind for n vectors in `memory_bytes` that can reach `recall`: the first of `choices`.
 
-    The first of these that fits the memory and whose codes allow the recall (`REACHES`), fastest and smallest first:
-    flat up to `FEW` vectors; ivf_pq_refined with 4, 6, 8 or 16 bits a dimension to refine by; ivf_sq8; flat. So only
-    flat serves a recall above 0.995. More recall never gives fewer bytes a vector, nor does more memory; more vectors
-    never give more. hnsw is not chosen, only planned by name: it takes more than four bytes a dimension, its graph
-    cannot be merged, and at equal recall many queries at once go no faster (one alone about 1.4 times as fast). Raises
-    DataError if nothing fits, and says what would.
+    More recall never gives fewer bytes a vector, nor does more memory; more vectors never give more.
+    """
+    return choices(n, dimensions, memory_bytes, recall)[0]
+
+
+def choices(n: int, dimensions: int, memory_bytes: float, recall: float) -> list[Choice]:
+    """Return the kinds for n vectors that fit the memory and can reach `recall` (of 10 neighbours, in (0, 1]), in order.
+
+    Those whose codes allow the recall (`REACHES`), fastest and smallest first: flat up to `FEW` vectors; ivf_pq_refined
+    with 4, 6, 8 or 16 bits a dimension to refine by; ivf_sq8; flat. So only flat serves a recall above 0.995. What a
+    kind reaches depends on the vectors: where it is measured to be too little, take the next. hnsw is not among them,
+    only planned by name: it takes more than four bytes a dimension, its graph cannot be merged, and at equal recall
+    many queries at once go no faster (one alone about 1.4 times as fast). Raises DataError if nothing fits, and says
+    what would.
     """
     if n < 1 or dimensions < 1 or not 0 < recall <= 1:
         raise DataError(f"an index is of n > 0, dimensions > 0, 0 < recall <= 1, not {n}, {dimensions}, {recall}")
-    flat = (plan("flat", n, dimensions), 1.0)
+    flat = plan("flat", n, dimensions)
     refined = [(plan("ivf_pq_refined", n, dimensions, bits), reach) for bits, reach in REACHES.items()]
-    ordered = [*refined, (plan("ivf_sq8", n, dimensions), REACHES[8]), flat]
-    able = [choice for choice, reach in ([flat] if n <= FEW else []) + ordered if reach >= recall]
-    for choice in able:
-        if choice.bytes_per_vector * n <= memory_bytes:
-            return choice
+    ordered = [*refined, (plan("ivf_sq8", n, dimensions), REACHES[8]), (flat, 1.0)]
+    able = ([flat] if n <= FEW else []) + [choice for choice, reach in ordered if reach >= recall]
+    fitting = [choice for choice in able if choice.bytes_per_vector * n <= memory_bytes]
+    if fitting:
+        return fitting
     least = min(choice.bytes_per_vector for choice in able) * n / 1e9
     said = f"no index of {n} x {dimensions} fits {memory_bytes / 1e9:.3g} GB at recall {recall}"
     raise DataError(f"{said}: the smallest takes {least:.3g} GB")
@@ -119,6 +130,7 @@ def train(sample: ArrayLike, choice: Choice, threads: int = 1) -> Trained:
 
     A sample of fewer than 39 vectors a list gets fewer lists, and the choice returned says so in `note`. Raises
     DataError for a sample that cannot train any (ivf_sq8 none, ivf_pq_refined fewer than 624), or that is not finite.
+    The ivf kinds rank by distance where the sample's vectors lie close together (`CLOSE`), as its parameters then say.
     """
     rows, least = len(np.asarray(sample)), {"ivf_sq8": 1, "ivf_pq_refined": 16 * POINTS_PER_LIST}
     if rows < least.get(choice.kind, 0):
@@ -128,11 +140,25 @@ def train(sample: ArrayLike, choice: Choice, threads: int = 1) -> Trained:
     if nlist > possible and choice.kind in least:
         note = f"nlist {possible}, not {nlist}: {rows} training vectors are fewer than {POINTS_PER_LIST} a list"
         choice = replace(choice, parameters={**choice.parameters, "nlist": possible}, note=note)
+    if choice.kind in least:
+        by_distance = int(nearest_cosine(sample) > CLOSE)
+        choice = replace(choice, parameters={**choice.parameters, "by_distance": by_distance})
     index = store.create(choice.kind, choice.dimensions, choice.parameters)
     with store.threads(threads):
         if choice.kind in least:
             store.train(index, sample)
     return Trained(index, choice)
+
+
+def nearest_cosine(sample: ArrayLike, most: int = 2000) -> float:
+    """Median over (N, D) vectors, the first `most`, of the cosine to the nearest other of them; 0 for fewer than two."""
+    rows = np.asarray(sample)[:most]
+    if len(rows) < 2:
+        return 0.0
+    x = store.unit_blocks(rows, rows.shape[1])
+    cosines = x @ x.T
+    np.fill_diagonal(cosines, -1)
+    return float(np.median(cosines.max(axis=1)))
 
 
 def add(empty: Index, vectors: ArrayLike, ids: ArrayLike, threads: int = 1) -> Index:

@@ -48,8 +48,10 @@ def create(kind: str, dimensions: int, parameters: Mapping[str, int]) -> Index:
     """Return an untrained, empty index of a kind of `SETTINGS`.
 
     parameters of ivf_sq8: nlist; of ivf_pq_refined: nlist, subquantizers (of 4 bits; divides `dimensions`) and
-    refine_bits (a key of `CODES`); of hnsw: links (neighbours of a vector on a level above the lowest). Raises
-    DataError for another kind.
+    refine_bits (a key of `CODES`); of hnsw: links (neighbours of a vector on a level above the lowest). by_distance,
+    of the ivf kinds: 1 ranks by distance, 0 by inner product; of exact vectors of length 1 the two agree, but a code's
+    error tells in the one by the distance of query and vector, in the other by the query's length. By distance, an
+    all-zero vector has a similarity of 0.5 to all. Raises DataError for another kind.
     """
     if kind not in SETTINGS:
         raise DataError(f"no kind of index {kind!r}{did_you_mean(kind, SETTINGS)}")
@@ -61,7 +63,8 @@ def create(kind: str, dimensions: int, parameters: Mapping[str, int]) -> Index:
         name = f"IVF{parameters['nlist']},{scan},Refine({exact})"
     elif kind == "hnsw":
         name = f"HNSW{parameters['links']},Flat"
-    return faiss.IndexIDMap(faiss.index_factory(dimensions, name, faiss.METRIC_INNER_PRODUCT))
+    metric = faiss.METRIC_L2 if parameters.get("by_distance") else faiss.METRIC_INNER_PRODUCT
+    return faiss.IndexIDMap(faiss.index_factory(dimensions, name, metric))
 
 
 def train(index: Index, sample: ArrayLike) -> None:
@@ -161,6 +164,8 @@ def search(index: Index, queries: ArrayLike, k: int) -> tuple[NDArray[np.float32
     if x.shape[1] != index.d:
         raise DataError(f"queries have {x.shape[1]} features but the index has {index.d}")
     similarities, ids = index.search(x, min(k, index.ntotal))
+    if index.metric_type == faiss.METRIC_L2:  # |a - b|^2 = 2 - 2 cos
+        similarities = 1 - similarities / 2
     order = np.lexsort((ids, -similarities), axis=1)
     return np.take_along_axis(similarities, order, axis=1), np.take_along_axis(ids, order, axis=1)
 

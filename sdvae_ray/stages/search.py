@@ -1,103 +1,197 @@
-"""Nearest wells to a well, and FOVs to a FOV, from the indices that `score` has saved: no model, no Ray."""
+"""Nearest wells to a well, FOVs to a FOV, patches to a patch, from the indices that `score` has saved; and any to a new image.
 
-import difflib
+No Ray, and no model: what a new image needs of them is in stages.query.
+"""
 
+from typing import NamedTuple
+
+import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 
-from sdvae_ray.config import IMAGE_SIDE, RunConfig
-from sdvae_ray.errors import DataError, did_you_mean
-from sdvae_ray.retrieval import index as faiss_index
+from sdvae_ray.config import RunConfig
+from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.schema import FOV_ID, KEYS, METADATA, embeddings_table
-from sdvae_ray.stages.columns import EMBEDDING
+from sdvae_ray.stages.columns import EMBEDDING, PATCHES
+from sdvae_ray.stages.saved_index import (
+    ID,
+    LEVELS,
+    SIMILARITY,
+    chosen,
+    kept_patches,
+    nearest_name,
+    open_index,
+    saved,
+)
 from sdvae_ray.storage import Storage, join
-from sdvae_ray.tables import read_column, read_table
+from sdvae_ray.tables import read_column
 
 PLATE, WELL, SITE = KEYS[2], KEYS[3], KEYS[4]
-SIMILARITY = "similarity"
-FIELD_INDEX = "fovs"  # name of the files of an index over FOVs
-_ROOT = "index"
+PROFILES = "profiles"
+_ROWS = 1024  # of a table of profiles, held at a time
+Found = tuple[pl.DataFrame, dict[str, str]]
 
 
 def search_well(
     config: RunConfig, well: str, extractor: str | None, side: str | None, count: int, storage: Storage
-) -> tuple[pl.DataFrame, dict[str, str]]:
+) -> Found:
     """(the `count` nearest other wells of the well's group, nearest first, with their cosine similarity; what was searched).
 
     well: PLATE/WELL. extractor, side: the run's first and the originals where None, or the first side where there are no originals.
     Raises DataError for what is not there, with the nearest match.
     """
-    root = join(config.output, _ROOT)
-    saved = [name for name in _saved(root, storage) if not name.endswith(f"/{FIELD_INDEX}")]
-    if not saved:
+    names = saved(config, storage)
+    if not names:
         raise DataError(f"{config.output} has no index: run `sdvae-ray score` first")
-    chosen, of_side = _chosen(config, saved, extractor, side)
+    one, of_side = chosen(config, names, extractor, side)
+    plate, _, position = well.partition("/")
     known: list[str] = []
-    for stem in (each for each in saved if each.startswith(f"{chosen}/{of_side}/")):
-        wells = pl.DataFrame(read_table(join(root, f"{stem}.parquet"), storage))
-        names = wells.select(pl.concat_str(PLATE, WELL, separator="/")).to_series()
-        rows = (names == well).arg_true()
-        if not len(rows):
-            known += names.to_list()
+    for name in (each for each in names if each.startswith(f"{one}/{of_side}/")):
+        opened = open_index(config, name, storage)
+        rows = opened.names.where({PLATE: plate, WELL: position})
+        if rows.height == 0:
+            known += opened.names.some([PLATE, WELL])
             continue
-        if len(rows) > 1:
-            raise DataError(f"{len(rows)} wells are {well}: the same plate name stands in several batches of this run")
-        index = faiss_index.from_bytes(storage.read_bytes(join(root, f"{stem}.faiss")))
-        number = int(wells["id"][rows[0]])
-        similarity, ids = faiss_index.search(index, index.reconstruct(number)[None], min(count + 1, wells.height))
-        found = pl.DataFrame({"id": ids[0], SIMILARITY: similarity[0]}).filter(pl.col("id") != number).head(count)
-        metadata = [name for name in wells.columns if name.startswith(METADATA)]
-        joined = found.join(
-            wells.select("id", *metadata).cast({"id": pl.Int64}), on="id", how="left", maintain_order="left"
-        )
-        asked = wells.row(rows[0], named=True)
-        about = {"well": well, "extractor": chosen, "side": of_side, "group": str(asked["group"])}
+        if rows.height > 1:
+            raise DataError(
+                f"{rows.height} wells are {well}: the same plate name stands in several batches of this run"
+            )
+        asked = rows.row(0, named=True)
+        found = opened.nearest(opened.index.reconstruct(asked[ID]), count, without=asked[ID])
+        about = {"well": well, "extractor": one, "side": of_side, "group": str(asked["group"])}
         perturbation = config.score.perturbation
         if perturbation is not None and perturbation in asked:
             about["perturbation"] = str(asked[perturbation] or "")
-        return joined.drop("id"), about
-    near = difflib.get_close_matches(well, known[:50_000], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; PLATE/WELL is wanted, such as {known[0]!r}" if known else ""
-    raise DataError(f"no well {well!r} in the index of {chosen} on {of_side}{hint}")
+        return found.select(SIMILARITY, *_metadata(found)), about
+    raise DataError(f"no well {well!r} (PLATE/WELL) in the index of {one} on {of_side}{nearest_name(well, known)}")
 
 
 def search_fov(
     config: RunConfig, fov_id: str, extractor: str | None, side: str | None, count: int, storage: Storage
-) -> tuple[pl.DataFrame, dict[str, str]]:
-    """The same of one FOV in the approximate index over FOVs (score.fov_index); its settings are those it was measured with."""
-    root = join(config.output, _ROOT)
-    saved = [name for name in _saved(root, storage) if name.endswith(f"/{FIELD_INDEX}")]
-    if not saved:
-        raise DataError(f"{config.output} has no index of FOVs: set score.fov_index and run `sdvae-ray score`")
-    chosen, of_side = _chosen(config, saved, extractor, side)
-    stem = join(root, chosen, of_side, FIELD_INDEX)
-    fovs = pl.DataFrame(read_table(f"{stem}.parquet", storage))
-    row = fovs.filter(pl.col(FOV_ID) == fov_id)
+) -> Found:
+    """The same of one FOV in the index over FOVs (score.fov_index); its settings are those it was measured with."""
+    return _search_row(config, fov_id, None, extractor, side, count, storage)
+
+
+def search_patch(
+    config: RunConfig, fov_id: str, patch: int, extractor: str | None, side: str | None, count: int, storage: Storage
+) -> Found:
+    """The same of one patch of a FOV, counted row by row from 0, in the index over patches; `patch` is that of each neighbour."""
+    return _search_row(config, fov_id, patch, extractor, side, count, storage)
+
+
+class Space(NamedTuple):
+    """Where a new image is searched for. level: of `LEVELS`. name: of the index, None for profiles of wells."""
+
+    level: str
+    extractor: str
+    side: str
+    name: str | None
+
+
+def image_space(config: RunConfig, level: str, extractor: str | None, side: str | None, storage: Storage) -> Space:
+    """The index of the level; where the run has none of FOVs, its profiles of wells. Raises DataError where there is neither."""
+    names = saved(config, storage, level)
+    if names or level == "patch":
+        one, of_side = _of_level(config, names, level, extractor, side)
+        return Space(level, one, of_side, join(one, of_side, LEVELS[level]))
+    files = storage.list(join(config.output, PROFILES))
+    profiles = [name.removesuffix(".parquet") for name in files if name.endswith(".parquet")]
+    if not profiles:
+        raise DataError(f"{config.output} has no profiles: run `sdvae-ray score` first")
+    return Space(level, *chosen(config, profiles, extractor, side, "profiles"), None)
+
+
+def search_vector(config: RunConfig, vector: np.ndarray, space: Space, count: int, storage: Storage) -> Found:
+    """The nearest to a new image's embedding (D,): FOVs or patches in their index, or wells by their profiles."""
+    about = {"extractor": space.extractor, "side": space.side}
+    if space.name is not None:
+        return open_index(config, space.name, storage).nearest(vector, count), about | {"group": "all"}
+    uri = join(config.output, PROFILES, space.extractor, f"{space.side}.parquet")
+    return nearest_profiles(uri, vector, count, storage), about | {"group": "all wells, profiles not normalised"}
+
+
+def nearest_profiles(uri: str, vector: np.ndarray, count: int, storage: Storage) -> pl.DataFrame:
+    """The wells of a table of profiles (Metadata_*, then D features) nearest to (D,) by cosine, with their Metadata_*.
+
+    Exact; `_ROWS` rows are held at a time. Raises DataError where the table is not there or has other features.
+    """
+    best = pl.DataFrame()
+    unit = _unit(vector[None])[0]
+    try:
+        with storage.open(uri) as file:
+            reader = pq.ParquetFile(file)
+            for batch in reader.iter_batches(batch_size=_ROWS):
+                frame = pl.DataFrame(batch)
+                features = frame.select(pl.exclude(f"^{METADATA}.*$")).to_numpy()
+                if features.shape[1] != len(vector):
+                    raise DataError(f"{uri} has {features.shape[1]} features, the image's embedding {len(vector)}")
+                cosine = pl.Series(SIMILARITY, _unit(features) @ unit).cast(pl.Float32)
+                rows = frame.select(cosine, pl.col(f"^{METADATA}.*$"))
+                best = pl.concat([best, rows]) if best.height else rows
+                best = best.sort(SIMILARITY, descending=True, maintain_order=True).head(count)
+    except FileNotFoundError as error:
+        raise DataError(f"no profiles at {uri}: run `sdvae-ray score` first") from error
+    return best
+
+
+def _search_row(
+    config: RunConfig,
+    fov_id: str,
+    patch: int | None,
+    extractor: str | None,
+    side: str | None,
+    count: int,
+    storage: Storage,
+) -> Found:
+    level = "fov" if patch is None else "patch"
+    one, of_side = _of_level(config, saved(config, storage, level), level, extractor, side)
+    opened = open_index(config, join(one, of_side, LEVELS[level]), storage)
+    row = opened.names.where({FOV_ID: fov_id})
     if row.height == 0:
-        near = difflib.get_close_matches(fov_id, fovs[FOV_ID].head(50_000).to_list(), n=1)
-        raise DataError(f"no FOV {fov_id!r} in the index{f'; did you mean {near[0]!r}?' if near else ''}")
-    _, values = read_column(config.output, embeddings_table(chosen, of_side), EMBEDDING, row, storage)
-    index = faiss_index.from_bytes(storage.read_bytes(f"{stem}.faiss"))
-    similarity, ids = faiss_index.search(index, values.reshape(1, -1), min(count + 1, fovs.height))
-    found = pl.DataFrame({"id": ids[0], SIMILARITY: similarity[0]}).filter(pl.col("id") != row["id"][0]).head(count)
-    joined = found.join(fovs.drop("files").cast({"id": pl.Int64}), on="id", how="left", maintain_order="left")
-    return joined.drop("id"), {"fov": fov_id, "extractor": chosen, "side": of_side, "group": "all"}
+        tail = nearest_name(fov_id, opened.names.some([FOV_ID]))
+        raise DataError(f"no FOV {fov_id!r} in the {_what(level)}{tail}")
+    place = 0 if patch is None else _place(config, one, fov_id, patch)
+    column = EMBEDDING if patch is None else PATCHES
+    _, values = read_column(config.output, embeddings_table(one, of_side), column, row, storage)
+    vector = values[0] if patch is None else values[0][place]
+    found = opened.nearest(vector.astype(np.float32).reshape(-1), count, without=int(row[ID][0]) + place)
+    about = {"fov": fov_id, **({} if patch is None else {"patch": str(patch)})}
+    return found, {**about, "extractor": one, "side": of_side, "group": "all"}
 
 
-def _saved(root: str, storage: Storage) -> list[str]:
-    """<extractor>/<side>/<name> of every index."""
-    return [name.removesuffix(".faiss") for name in storage.list(root) if name.endswith(".faiss")]
+def _place(config: RunConfig, extractor: str, fov_id: str, patch: int) -> int:
+    """Of a patch among those of its FOV that were kept."""
+    kept = kept_patches(config, extractor, fov_id).tolist()
+    if patch not in kept:
+        listed = ", ".join(map(str, kept))
+        raise ConfigError(f"patch {patch} of {fov_id} was not kept by {extractor} (allowed: {listed})")
+    return kept.index(patch)
 
 
-def _chosen(config: RunConfig, saved: list[str], extractor: str | None, side: str | None) -> tuple[str, str]:
-    """Extractor and side: those asked for, else the run's first and the originals, of what is saved."""
-    there = {name.split("/")[0] for name in saved}
-    extractors = [*(name for name in config.extractors if name in there), *sorted(there - config.extractors.keys())]
-    chosen = _one("extractor", extractor, extractors, extractors[0])
-    sides = sorted({name.split("/")[1] for name in saved if name.split("/")[0] == chosen})
-    return chosen, _one("side", side, sides, IMAGE_SIDE if IMAGE_SIDE in sides else sides[0])
+_HOW = {
+    "fov": "set score.fov_index and run `sdvae-ray score`",
+    "patch": "set score.fov_index.level: patch and run `sdvae-ray score`",
+}
 
 
-def _one(what: str, asked: str | None, names: list[str], default: str) -> str:
-    if asked is not None and asked not in names:
-        raise DataError(f"no index of {what} {asked!r}{did_you_mean(asked, names)}")
-    return asked or default
+def _what(level: str) -> str:
+    return f"index of {'FOVs' if level == 'fov' else 'patches'}"
+
+
+def _of_level(
+    config: RunConfig, names: list[str], level: str, extractor: str | None, side: str | None
+) -> tuple[str, str]:
+    if not names:
+        raise DataError(f"{config.output} has no {_what(level)}: {_HOW[level]}")
+    return chosen(config, names, extractor, side, _what(level))
+
+
+def _metadata(frame: pl.DataFrame) -> list[str]:
+    return [name for name in frame.columns if name.startswith(METADATA)]
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    x = np.asarray(vectors, np.float64)
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(norm == 0, 1, norm)
