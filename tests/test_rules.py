@@ -1,7 +1,12 @@
 """Average precision by rules on columns: against loops over pairs, against copairs, on ties, on real plates."""
 
+import contextlib
+import io
+import json
+import sys
 import warnings
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -15,6 +20,11 @@ from sdvae_ray.retrieval import counting, matching, rules
 from sdvae_ray.retrieval.precision import average_precision, normalised_average_precision
 from sdvae_ray.retrieval.rules import matched_average_precision
 from sdvae_ray.retrieval.similarity import DISTANCES, prepare
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import consistency
+import harness
 
 # pos_sameby, pos_diffby, neg_sameby, neg_diffby
 ACTIVITY = (["compound", "reference"], [], ["plate"], ["compound", "reference"])
@@ -379,14 +389,31 @@ def test_profiles_that_point_the_same_way_are_level_whatever_the_rounding(dtype)
 
 def test_small_batches_change_nothing(monkeypatch):
     x, wells = layout(levels=3)
-    for rule in (RULES["many positives"], RULES["activity"]):
-        whole = matched_average_precision(x, wells, *rule)
+    for rule, label in ((RULES["many positives"], None), (RULES["activity"], None), (LABELS, "labels")):
+        whole = matched_average_precision(x, wells, *rule, multilabel_col=label)
         with monkeypatch.context() as patch:
             patch.setattr(rules, "_ENTRIES", 70)
             patch.setattr(counting, "_ELEMENTS", 1)
             patch.setattr(matching, "_CUT", 2.0)  # mask everything
-            again = matched_average_precision(x, wells, *rule, block=16)
+            again = matched_average_precision(x, wells, *rule, multilabel_col=label, block=16)
         assert_allclose(again.ap, whole.ap, rtol=0, atol=1e-15)  # the order in which AP's terms are added
+        assert_array_equal(again.negatives, whole.negatives)
+
+
+def test_wells_that_share_a_label_are_all_found_in_order_of_place():
+    random = np.random.default_rng(0)
+    has = random.random((40, 12)) < 0.15
+    labels = matching.label_table(*np.nonzero(has), has.shape)
+    rows = random.permutation(40)[:17]
+    i, place = labels.sharing(rows)
+    assert (np.diff(place) >= 0).all()
+    shared = np.zeros((17, 40), dtype=bool)
+    shared[i, place] = True
+    assert_array_equal(shared, has[rows].astype(int) @ has.T.astype(int) > 0)
+    assert len(i) == shared.sum()
+    job = matching.Job(rows, [(0, 40)], [])
+    parts = [matching.excluded(job, rows, columns, (i, place)) for columns in matching.blocks([(0, 40)], 7)]
+    assert_array_equal(np.concatenate(parts, axis=1), shared)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -494,3 +521,16 @@ def test_bad_arguments_are_refused():
     x[2, 1] = np.nan
     with pytest.raises(DataError, match="1 profiles"):
         matched_average_precision(x, wells, *rule)
+
+
+@pytest.mark.parametrize("targets", ["1", "1.5"])
+def test_the_benchmark_of_consistency_checks_itself_against_scikit_learn(monkeypatch, targets):
+    rates = {name: harness.Rate(0.1, 0.1) for name in ("float64", "float32")}
+    monkeypatch.setattr(consistency, "rates", lambda: rates)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        consistency.main(["--compounds=700", "--features=8", f"--targets={targets}", "--check=40", "--threads=1"])
+    (row,) = json.loads(out.getvalue().splitlines()[-1])["results"]
+    assert row["largest_error"] < 1e-12
+    assert row["queries"] > 600 * float(targets)
+    assert row["positives"] / row["queries"] > counting.FEW

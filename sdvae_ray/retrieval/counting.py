@@ -17,6 +17,8 @@ from sdvae_ray.retrieval.precision import Floats, Ints, Ties, tie_runs
 from sdvae_ray.retrieval.similarity import Similarity, rank_keys
 
 FEW = 16  # positives: above it, sorting a block costs less than comparing it with each of them
+# A block that is sorted has so many times more candidates, and fewer queries: every list is searched less often.
+WIDE = 8
 _DOUBTFUL = 0.02  # of a block's pairs: above it, the whole block is computed exactly
 _ELEMENTS = 1 << 22  # of an array of classes gathered at a time
 
@@ -185,11 +187,15 @@ def _count(
                 np.greater_equal(found, low[:, j, None], out=hits[:, :columns])
                 level[:, j] = _true(hits)
         return above, level
+    # both counts in one search: what is above `high` is not below the next number
+    limits = np.nextafter(high, np.array(np.inf, dtype=high.dtype))
+    limits = limits if low is None else np.concatenate([limits, low], axis=1)
     ascending = np.sort(found, axis=1)
-    for row, limits in enumerate(high):
-        above[row] = found.shape[1] - np.searchsorted(ascending[row], limits, side="right")
+    for row, each in enumerate(limits):
+        reached = found.shape[1] - ascending[row].searchsorted(each)
+        above[row] = reached[: high.shape[1]]
         if low is not None:
-            level[row] = found.shape[1] - np.searchsorted(ascending[row], low[row], side="left")
+            level[row] = reached[high.shape[1] :]
     return above, level
 
 

@@ -20,12 +20,20 @@ def split_labels(column: str) -> pl.Expr:
 
 
 def score_groups(
-    found: MatchedPrecision, names: pl.Series, *, null_size: int, seed: int, strict: bool, threshold: float
+    found: MatchedPrecision,
+    names: pl.Series,
+    *,
+    null_size: int,
+    seed: int,
+    strict: bool,
+    threshold: float,
+    exact: bool = False,
 ) -> pl.DataFrame:
     """One row per name, sorted: compound (the name), replicates (its queries with an AP), map, normalised_map, p, p_corrected,
     retrieved.
 
-    names: (R,) text, the group of each row of `found`. Raises DataError where no query has an AP.
+    names: (R,) text, the group of each row of `found`. exact: as `arrangement_p_values` has it. Raises DataError where
+    no query has an AP.
     """
     known = ~np.isnan(found.ap)
     if not known.any():
@@ -40,7 +48,7 @@ def score_groups(
     )
     code = scored["compound"].rank("dense").to_numpy().astype(np.int64) - 1
     lengths = (found.ap[known], found.positives[known], found.negatives[known])
-    p = arrangement_p_values(code, *lengths, null_size=null_size, seed=seed, strict=strict)
+    p = arrangement_p_values(code, *lengths, null_size=null_size, seed=seed, strict=strict, exact=exact)
     corrected = benjamini_hochberg(p)
     groups = scored.group_by("compound").agg(
         replicates=pl.len(), map=pl.col("ap").mean(), normalised_map=pl.col("normal").mean()

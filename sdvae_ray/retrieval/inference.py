@@ -6,19 +6,24 @@ The null that looks at the similarities themselves (the default) is in exchange.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
+from math import comb
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sdvae_ray.retrieval.arrangements import arrangements_reaching, draw_arrangements, is_countable
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Null = Literal["exchange", "copairs"]
+Pattern = tuple[tuple[int, int], ...]  # of a compound: (kind of list, queries that have it), in order
 
 # Two mean average precisions closer than this are equal: they differ by the order of a sum.
 MAP_STEP = 1e-10
-# Uniform numbers made at a time by the arrangement null.
-_CHUNK = 1 << 21
+# Draws of arrangement nulls held at a time: 256 MiB.
+_HELD = 1 << 25
 
 
 def exceedances(null: Floats, observed: float, strict: bool = False) -> int:
@@ -76,14 +81,7 @@ def arrangement_null(positives: int, total: int, null_size: int, seed: int) -> F
     """
     if not 1 <= positives <= total:
         raise ValueError(f"a list needs 1 <= positives <= total, not {positives} of {total}")
-    random = stream(seed, "arrangement", positives, total)
-    rows = max(1, _CHUNK // total)
-    out = np.empty(null_size)
-    for start in range(0, null_size, rows):
-        uniform = random.random((min(rows, null_size - start), positives))
-        rank = np.sort(choose(uniform, total), axis=1) + 1
-        out[start : start + len(rank)] = (np.arange(1, positives + 1) / rank).mean(axis=1)
-    return out
+    return draw_arrangements(positives, total, null_size, stream(seed, "arrangement", positives, total))
 
 
 def arrangement_p_values(
@@ -95,6 +93,7 @@ def arrangement_p_values(
     null_size: int = 10_000,
     seed: int = 0,
     strict: bool = True,
+    exact: bool = False,
 ) -> Floats:
     """Return the p-value of each compound's mean AP under copairs' null: p (C,), compounds 0..C-1.
 
@@ -102,18 +101,62 @@ def arrangement_p_values(
     mAP is the mean over the compound's queries of random-arrangement APs in which queries with the same (positives,
     total) share one draw (copairs 0.5): conservative for replicates, whose queries are not independent. strict=True is
     copairs' null > observed; strict=False counts null >= observed.
+
+    exact: where all the queries of a compound have one (positives, total), its null mAP is one AP; where the
+    arrangements of that list can be counted too (see `counted`), p is the share of all of them that reach the observed
+    mAP, nothing is drawn, and no 1 is added: with strict=True, p is 0 for an mAP of 1. Other compounds are as without.
     """
     codes, scores = np.asarray(compound, dtype=np.int64), np.asarray(ap, dtype=np.float64)
-    total = np.asarray(positives, dtype=np.int64) + np.asarray(negatives, dtype=np.int64)
-    lists, which = np.unique(np.stack([np.asarray(positives), total], axis=1), axis=0, return_inverse=True)
-    nulls = [arrangement_null(int(m), int(n), null_size, seed) for m, n in lists]
-    out = np.full(int(codes.max(initial=-1)) + 1, np.nan)
-    made: dict[tuple[int, ...], Floats] = {}
-    for code in np.unique(codes):
-        mine = codes == code
-        counts = np.bincount(which.ravel()[mine], minlength=len(lists))
-        pattern = tuple(counts.tolist())
-        if pattern not in made:
-            made[pattern] = np.sum([c * nulls[i] for i, c in enumerate(counts) if c], axis=0) / counts.sum()
-        out[code] = p_value(exceedances(made[pattern], float(scores[mine].mean()), strict), null_size)
+    lists, patterns = _patterns(codes, positives, negatives)
+    queries = np.bincount(codes)
+    observed = np.bincount(codes, scores) / np.maximum(queries, 1)
+    least = observed + MAP_STEP if strict else observed - MAP_STEP
+    null_of = lru_cache(maxsize=max(2, _HELD // max(1, null_size)))(
+        lambda i: arrangement_null(*lists[i], null_size, seed)
+    )
+    out = np.full(len(queries), np.nan)
+    for pattern, mine in sorted(patterns.items()):
+        if exact and _is_counted(pattern, lists):
+            m, n = lists[pattern[0][0]]
+            out[mine] = arrangements_reaching(m, n, least[mine]) / comb(n, m)
+        else:
+            null = np.sort(sum(count * null_of(i) for i, count in pattern) / sum(count for _, count in pattern))
+            reached = null_size - np.searchsorted(null, least[mine], side="right" if strict else "left")
+            out[mine] = (reached + 1) / (null_size + 1)
     return out
+
+
+def counted(compound: ArrayLike, positives: ArrayLike, negatives: ArrayLike) -> NDArray[np.bool_]:
+    """Return (C,) whether `arrangement_p_values(exact=True)` counts a compound's arrangements rather than draw.
+
+    It does where its queries have one (positives, total) with C(total - 1, positives - 1) <= 2^22: two positives of any
+    list, three among up to 2,897 wells, four among 295.
+    """
+    codes = np.asarray(compound, dtype=np.int64)
+    lists, patterns = _patterns(codes, positives, negatives)
+    out = np.zeros(int(codes.max(initial=-1)) + 1, dtype=bool)
+    for pattern, mine in patterns.items():
+        out[mine] = _is_counted(pattern, lists)
+    return out
+
+
+def _patterns(
+    codes: Ints, positives: ArrayLike, negatives: ArrayLike
+) -> tuple[list[tuple[int, int]], dict[Pattern, list[int]]]:
+    """Return the distinct (positives, total), and the compounds by how many queries they have with each of these."""
+    m = np.asarray(positives, dtype=np.int64)
+    lists, which = np.unique(
+        np.stack([m, m + np.asarray(negatives, dtype=np.int64)], axis=1), axis=0, return_inverse=True
+    )
+    both, counts = np.unique(codes * max(1, len(lists)) + which.ravel(), return_counts=True)
+    code, kind = np.divmod(both, max(1, len(lists)))
+    patterns: dict[Pattern, list[int]] = {}
+    cuts = np.flatnonzero(code[1:] != code[:-1]) + 1
+    for part in np.split(np.arange(len(code)), cuts) if len(code) else []:
+        pattern = tuple(zip(kind[part].tolist(), counts[part].tolist(), strict=True))
+        patterns.setdefault(pattern, []).append(int(code[part[0]]))
+    return [(m, n) for m, n in lists.tolist()], patterns
+
+
+def _is_counted(pattern: Pattern, lists: list[tuple[int, int]]) -> bool:
+    return len(pattern) == 1 and is_countable(*lists[pattern[0][0]])

@@ -164,17 +164,42 @@ def lay_out(group: Ints, different: Sequence[Ints], wanted: Bools, size: Floats)
     return Layout(order, jobs)
 
 
-def excluded(job: Job, rows: Ints, columns: slice, labels: csr_array | None) -> Bools | None:
-    """(R, C) where a candidate is no negative of the query; None where all are. labels: (W, L) by place."""
+@dataclass(frozen=True)
+class Labels:
+    """Which wells share a label.
+
+    of_well: (W, L) by place, 1 where the well has the label. of_label: its transpose.
+    """
+
+    of_well: csr_array
+    of_label: csr_array
+
+    def sharing(self, rows: Ints) -> tuple[Ints, Ints]:
+        """Return (i, place) of all pairs of rows[i] and a well that shares a label with it, in order of place."""
+        shared = (self.of_well[rows] @ self.of_label).tocoo()
+        i, place = shared.coords
+        order = np.argsort(place)
+        return i[order], place[order]
+
+
+def label_table(well: Ints, code: Ints, shape: tuple[int, int]) -> Labels:
+    """From the places and the codes of all (well, label)."""
+    of_well = csr_array((np.ones(len(well), dtype=np.int32), (well, code)), shape=shape)
+    return Labels(of_well, of_well.T.tocsr())
+
+
+def excluded(job: Job, rows: Ints, columns: slice, sharing: tuple[Ints, Ints] | None) -> Bools | None:
+    """(R, C) where a candidate is no negative of the query; None where all are. sharing: of the rows, in order of place."""
     out: Bools | None = None
     for code in job.excluded:
         same = code[rows, None] == code[columns]
         out = same if out is None else np.logical_or(out, same, out=out)
-    if labels is not None:
-        shared = (labels[rows] @ labels[columns].T).tocoo()
+    if sharing is not None:
+        i, place = sharing
+        part = slice(*np.searchsorted(place, [columns.start, columns.stop]))
         if out is None:
             out = np.zeros((len(rows), columns.stop - columns.start), dtype=bool)
-        out[shared.coords] = True
+        out[i[part], place[part] - columns.start] = True
     return out
 
 

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_array
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.retrieval.counting import FEW, Block, Classes, Positives
+from sdvae_ray.retrieval.counting import FEW, WIDE, Block, Classes, Positives
 from sdvae_ray.retrieval.matching import (
     Bools,
     Job,
@@ -27,6 +26,7 @@ from sdvae_ray.retrieval.matching import (
     column_codes,
     combined,
     excluded,
+    label_table,
     labels_of,
     lay_out,
     negative_counts,
@@ -78,7 +78,8 @@ def matched_average_precision(
     themselves). ties="copairs": that package's rule, similarities rounded to float32, ordered by 1 - similarity,
     positives first. dtype="float32": products in float32, up to 16 positives a query on average; what lies within
     their error bound of a positive is computed again in float64, so that the ranks are those of float64. block: wells
-    per side of a product; memory is O(block^2) beside the profiles, unless a query has more positives than that.
+    per side of a product (of queries with many positives there are fewer, and more candidates); memory is O(block^2)
+    beside the profiles, unless a query has more positives than that.
 
     AP is NaN without a positive or without a negative, where copairs has NaN and 1. A profile without direction
     (zero_norm) has similarity 0 to all, where copairs has NaN. Raises DataError for columns that are absent or hold
@@ -130,10 +131,7 @@ class _Task:
         self.classes = Classes(member, start, stop, [c[order] for c in column_codes(wells, rules.pos_diffby)])
         self.lists_of = np.argsort(member, kind="stable")
         self.first = np.searchsorted(member[self.lists_of], np.arange(count + 1))
-        self.labels: csr_array | None = None
-        if self.names is not None:
-            ones = np.ones(len(member), dtype=np.int32)
-            self.labels = csr_array((ones, (member, self.code)), shape=(count, len(self.names)))
+        self.labels = None if self.names is None else label_table(member, self.code, (count, len(self.names)))
         self.ap, self.positives = np.full(len(member), np.nan), np.zeros(len(member), dtype=np.int64)
 
     def run(self, ties: Ties, block: int) -> MatchedPrecision:
@@ -192,9 +190,10 @@ class _Task:
         low, high, key = (np.full(entries.shape, np.inf, dtype=a.dtype) for a in (found.low, found.high, found.key))
         low[real], high[real], key[real] = found.low[chosen], found.high[chosen], found.key[chosen]
         queries = Block(rows, low, high, key)
-        for columns in blocks(job.ranges, block):
-            no = excluded(job, rows, columns, self.labels)
-            if no is not None and self.labels is not None:
+        sharing = None if self.labels is None else self.labels.sharing(rows)
+        for columns in blocks(job.ranges, block * WIDE if entries.shape[1] > FEW else block):
+            no = excluded(job, rows, columns, sharing)
+            if no is not None and sharing is not None:
                 self.negatives[self.layout.order[rows]] += no.shape[1] - np.count_nonzero(no, axis=1)
             if entries.shape[1]:
                 more, at_least = queries.count(self.similarity, columns, no, ties)
@@ -216,7 +215,8 @@ def _rows(queries: Ints, first: Ints, last: Ints, block: int) -> Iterator[tuple[
     queries, first, last = queries[order], first[order], last[order]
     for whole in blocks([(0, len(queries))], block):
         width = int((last - first)[whole].max())
-        for rows in blocks([(whole.start, whole.stop)], max(1, _ENTRIES // max(1, width))):
+        size = min(_ENTRIES // max(1, width), block // WIDE if width > FEW else block)
+        for rows in blocks([(whole.start, whole.stop)], max(1, size)):
             entries = first[rows, None] + np.arange(int((last - first)[rows].max()))
             yield queries[rows], np.where(entries < last[rows, None], entries, -1)
 
