@@ -31,7 +31,7 @@ from sdvae_ray.schema import (
 )
 from sdvae_ray.storage import Storage, join
 
-_ROWS_PER_GROUP = 64  # where columns are tensors: a reader of a few rows reads few
+_TENSORS_PER_GROUP, _ROWS_PER_GROUP = 64, 4096  # rows: a reader of a few of them reads few
 _DATA_TABLES = (LATENTS, METRICS, EMBEDDINGS)
 _COMMITS = "commits"
 _READERS = 16  # threads: files are many and small, and object storage answers each after a while
@@ -80,7 +80,7 @@ def write_rows(
 def write_table(uri: str, table: pa.Table, storage: Storage) -> None:
     tensors = any(isinstance(field.type, pa.BaseExtensionType) for field in table.schema)
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", row_group_size=_ROWS_PER_GROUP if tensors else None)
+    pq.write_table(table, buffer, compression="zstd", row_group_size=_TENSORS_PER_GROUP if tensors else _ROWS_PER_GROUP)
     storage.write_bytes(uri, buffer.getvalue())
 
 
