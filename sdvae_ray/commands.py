@@ -123,10 +123,10 @@ def retrieve(
     console: Console,
     as_json: bool = False,
 ) -> None:
-    """`features`: prefixes to keep and globs to drop; `chosen`: the fields of stages.retrieve.Settings."""
+    """`features`: prefixes to keep and globs to drop; `chosen`: the fields of stages.lists.Settings."""
     from sdvae_ray.report.retrieval_summary import print_retrieved
     from sdvae_ray.sources.profiles import read_profiles
-    from sdvae_ray.stages.retrieve import Lists, checked_settings
+    from sdvae_ray.stages.lists import Lists, checked_settings
     from sdvae_ray.stages.retrieve import retrieve as score_table
     from sdvae_ray.tables import write_table
 

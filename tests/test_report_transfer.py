@@ -104,7 +104,7 @@ def test_transfer_stands_beside_the_tasks_within_a_group_and_not_among_them(conf
     row |= {"mean_map": 0.777, "mean_normalised_map": 0.666, "fraction_retrieved": 0.555}
     scores = scores_of([row, *rows_of()])
     (found,) = task_rows(config, scores)
-    assert found.numbers == {"distinctiveness": ("0.777", "0.666", "0.555")}
+    assert found.numbers == {"distinctiveness": ("0.777", "–", "0.666", "0.555", "–")}
     page = text_of(config, scores)
     assert page.index("0.777") < page.index("A549 / 24 → 48")
     assert "distinctiveness: a compound's replicates" in page
@@ -151,7 +151,7 @@ def test_a_run_scored_before_there_was_transfer_is_shown_as_it_was(config):
     assert printed(config, old) == ""
     page = text_of(config, old)
     assert "0.777" in page
-    assert "permuted" not in page
+    assert "position" not in page
     empty = scores_of([], {"extractor": pl.String, "side": pl.String})
     assert tasks_section(config, empty) == ""
     assert printed(config, empty) == ""

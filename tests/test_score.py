@@ -135,6 +135,9 @@ def test_other_tasks_are_scored_beside_activity(local_ray, config):
     assert found["same", "cross_side"]["mean_map"] > found["noise", "cross_side"]["mean_map"]
     assert found["same", "cross_side"]["queries"] == 16
     assert found["same", "cross_side"]["groups"] == 4
+    for side, task in (("image", "distinctiveness"), ("same", "cross_side")):
+        assert found[side, task]["floor_status"] == "ok"
+        assert found[side, task]["floor_map"] < found[side, task]["mean_map"] - 0.05
 
     table = pl.read_parquet(f"{config.output}/profiles/made/image/**/*.parquet")
     features, compound = table.select(pl.col("^made_.*$")).to_numpy(), table["Metadata_broad_sample"].to_numpy()

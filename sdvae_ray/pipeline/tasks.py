@@ -4,6 +4,7 @@ distinctiveness  a compound's replicates against all other compounds' wells of t
 consistency      compounds that share a target against those that share none, on mean profiles of compounds (score.target)
 cross_side       a reconstruction's well queries the originals: the compound's other wells against its plate's controls
 
+Beside each stands its floor, profiles permuted within each plate (consistency: among all compounds).
 p-values are of copairs' null: the null by exchange needs negatives that a compound's wells could be exchanged with.
 """
 
@@ -18,6 +19,7 @@ from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import DataError
 from sdvae_ray.pipeline.fan import weighing
 from sdvae_ray.retrieval.groups import score_groups, split_labels
+from sdvae_ray.retrieval.permuted import NUMBERS, permuted_floor
 from sdvae_ray.retrieval.rules import MatchedPrecision, matched_average_precision
 from sdvae_ray.schema import WELL
 
@@ -25,6 +27,12 @@ _TASK_CPUS = 0.5
 _COPIES = 3  # of the profiles: as they come, the treated ones, and made ready to be ranked
 _WHERE = ("extractor", "side", "group", "random_weights")
 _OWN, _OF = "_well", "_side"
+FLOOR = {  # a number of permuted_floor: its column
+    "mean_map": "floor_map",
+    "mean_normalised_map": "floor_normalised_map",
+    "fraction_retrieved": "floor_fraction_retrieved",
+    "status": "floor_status",
+}
 
 
 def start_tasks(
@@ -41,12 +49,14 @@ def start_tasks(
 
 
 def tasks_of(started: list[Any], transfers: Sequence[pl.DataFrame] = ()) -> pl.DataFrame:
-    """extractor, side, group, random_weights, task, queries, groups, mean_map, mean_normalised_map, fraction_retrieved, status.
+    """extractor, side, group, random_weights, task, queries, groups, mean_map, mean_normalised_map, fraction_retrieved, status,
+    and the numbers and status of the floor (FLOOR).
 
     transfers: pipeline.transfer's rows, with columns of their own beside these; their group is the one that is queried.
     """
     rows = [row for found in ray.get(started) for row in found]
-    text, numbers = (*_WHERE[:3], "task", "status"), ("mean_map", "mean_normalised_map", "fraction_retrieved")
+    text = (*_WHERE[:3], "task", "status", FLOOR["status"])
+    numbers = (*NUMBERS, *(FLOOR[name] for name in NUMBERS))
     schema: dict[str, Any] = {**dict.fromkeys(text, pl.String), "random_weights": pl.Boolean}
     schema |= {**dict.fromkeys(("queries", "groups"), pl.Int64), **dict.fromkeys(numbers, pl.Float64)}
     return pl.concat([pl.DataFrame(rows, schema=schema), *transfers], how="diagonal")
@@ -81,8 +91,14 @@ def _tasks(
 
 def distinctiveness(config: RunConfig, features: np.ndarray, treated: pl.DataFrame) -> dict[str, Any]:
     compound = treated.select("compound")
-    found = matched_average_precision(features, compound, ["compound"], [], [], ["compound"], **_ranking(config))
-    return _summary(config, found, compound["compound"].gather(found.well))
+
+    def score(rows: np.ndarray) -> dict[str, Any]:
+        found = matched_average_precision(
+            features[rows], compound, ["compound"], [], [], ["compound"], **_ranking(config)
+        )
+        return _summary(config, found, compound["compound"].gather(found.well))
+
+    return _with_floor(config, score, "distinctiveness", treated["plate"])
 
 
 def consistency(config: RunConfig, features: np.ndarray, treated: pl.DataFrame) -> dict[str, Any]:
@@ -93,13 +109,17 @@ def consistency(config: RunConfig, features: np.ndarray, treated: pl.DataFrame) 
     if rows.height == 0:
         raise DataError(f"no compound has a {target}")
     members = rows.group_by("compound", "target", maintain_order=True).agg("row")
-    profiles = [features[each.to_numpy()].mean(0) for each in members["row"]]
+    profiles = np.asarray([features[each.to_numpy()].mean(0) for each in members["row"]])
     table = members.select("compound", split_labels("target"))
-    found = matched_average_precision(
-        np.asarray(profiles), table, ["target"], [], [], ["target"], multilabel_col="target", **_ranking(config)
-    )
-    assert found.label is not None
-    return _summary(config, found, found.label.cast(pl.String))
+
+    def score(rows: np.ndarray) -> dict[str, Any]:
+        found = matched_average_precision(
+            profiles[rows], table, ["target"], [], [], ["target"], multilabel_col="target", **_ranking(config)
+        )
+        assert found.label is not None
+        return _summary(config, found, found.label.cast(pl.String))
+
+    return _with_floor(config, score, "consistency", pl.Series(["all"] * members.height))
 
 
 def cross_side(config: RunConfig, both: tuple[np.ndarray, np.ndarray], wells: pl.DataFrame) -> dict[str, Any]:
@@ -116,17 +136,25 @@ def cross_side(config: RunConfig, both: tuple[np.ndarray, np.ndarray], wells: pl
         compound=pl.when(pl.col("role") == "control").then("control " + pl.col(_OWN)).otherwise("compound")
     )
     table = pl.concat([asked.select(sorted(asked.columns)), there.select(sorted(asked.columns))])
-    found = matched_average_precision(
-        np.concatenate([recon[treated], kept]),
-        table,
-        ["compound"],
-        [_OF, _OWN],
-        ["plate"],
-        [_OF, "role"],
-        queries=(table[_OF] == "recon").to_numpy(),
-        **_ranking(config),
-    )
-    return _summary(config, found, table["compound"].gather(found.well))
+    queries, of_recon = recon[treated], (table[_OF] == "recon").to_numpy()
+
+    def score(rows: np.ndarray) -> dict[str, Any]:
+        lists = (["compound"], [_OF, _OWN], ["plate"], [_OF, "role"])
+        profiles = np.concatenate([queries[rows], kept])
+        found = matched_average_precision(profiles, table, *lists, queries=of_recon, **_ranking(config))
+        return _summary(config, found, table["compound"].gather(found.well))
+
+    return _with_floor(config, score, "cross_side", asked["plate"])
+
+
+def _with_floor(
+    config: RunConfig, score: Callable[[np.ndarray], dict[str, Any]], task: str, plate: pl.Series
+) -> dict[str, Any]:
+    """The score, and as floor_* the same with profiles permuted within each plate."""
+    found = score(np.arange(len(plate)))
+    everyone, repeats = np.ones(len(plate), bool), config.score.floor_repeats
+    floor = permuted_floor(score, plate.to_numpy(), everyone, what=task, seed=config.seed, repeats=repeats)
+    return {**found, **{FLOOR[name]: floor.get(name) for name in FLOOR}}
 
 
 def _ranking(config: RunConfig) -> dict[str, Any]:

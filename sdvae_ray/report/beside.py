@@ -50,15 +50,15 @@ def tasks_section(config: RunConfig, scores: Scores) -> str:
         body = []
         for each in (each for each in rows if each.extractor == extractor):
             lead = [row_head(named(config, each.side)), *([cell(each.group)] if grouped else [])]
-            texts = [text for name in names for text in each.numbers.get(name, (NONE, NONE, NONE))]
+            texts = [text for name in names for text in each.numbers.get(name, (NONE,) * len(tasks.NUMBERS))]
             body.append(row([*lead, *(cell(text, NUMBER) for text in texts)]))
         columns = [head("side"), *([head("group")] if grouped else [])]
-        columns += [head(what, NUMBER, name) for name in names for what in ("mAP ↑", "normalised ↑", "FR ↑")]
+        columns += [head(what, NUMBER, name) for name in names for what in tasks.NUMBERS.values()]
         tables.append(table(f"Extractor: {label(config, extractor)}", columns, body, "tight"))
     listed = [f"{name}: {tasks.TASKS[name]}." for name in names]
     listed += [f"{name}: {words}." for name, words in transfers.TRANSFERS.items() if moved]
     what = note("p-values of these are of copairs' null: for replicates it is conservative.")
-    floor = note(transfers.FLOORS) if moved else ""
+    floor = (note(tasks.FLOOR) if names else "") + (note(transfers.FLOORS) if moved else "")
     shown = [*tables, *_transfer_tables(config, moved)]
     return section("tasks", "Other retrieval tasks", *shown, bullets(listed), floor, what, bullets(said))
 

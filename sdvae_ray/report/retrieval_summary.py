@@ -6,7 +6,11 @@ from rich.markup import escape
 from sdvae_ray.report.findings import count, number
 from sdvae_ray.report.floors import FLOORS
 from sdvae_ray.report.terminal import number_column, plain_table, say, text_column
+from sdvae_ray.stages.lists import PERMUTED
 from sdvae_ray.stages.retrieve import Retrieved
+
+_WHAT = {name: what for name, (_, what) in FLOORS.items()}
+_WHAT[PERMUTED] = "profiles permuted among the queries of each plate"
 
 
 def print_retrieved(found: Retrieved, console: Console) -> None:
@@ -23,9 +27,7 @@ def print_retrieved(found: Retrieved, console: Console) -> None:
         f"groups, by the {summary['null']} null of {summary['null_size']:,}",
     )
     if found.floors is None:
-        say(
-            console, "No floors: they are of scores against reference wells, where Metadata_Well is known.", style="dim"
-        )
+        say(console, "No floors: no column says where on its plate a well is (Metadata_Well).", style="dim")
         return
     table = plain_table("Floors: what the same code gives")
     for name in ("quantity", "of"):
@@ -37,6 +39,5 @@ def print_retrieved(found: Retrieved, console: Console) -> None:
             numbers = (number(row["fraction_retrieved"], 3), number(row["mean_map"], 3), count(row["compounds_scored"]))
         else:
             numbers = ("–", "–", escape(row["status"]))
-        what = FLOORS[row["quantity"]][1] if row["quantity"] in FLOORS else "the score"
-        table.add_row(row["quantity"], what, *numbers)
+        table.add_row(row["quantity"], _WHAT.get(row["quantity"], "the score"), *numbers)
     console.print(table)

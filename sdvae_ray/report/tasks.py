@@ -15,27 +15,35 @@ TASKS = {
     "cross_side": "a reconstruction queries the originals: its compound's other wells against its plate's controls",
 }
 OK = "ok"
+NUMBERS = {  # column of scores/tasks -> its heading; a floor stands beside what it is a floor of
+    "mean_map": "mAP ↑",
+    "floor_map": "permuted",
+    "mean_normalised_map": "normalised ↑",
+    "fraction_retrieved": "FR ↑",
+    "floor_fraction_retrieved": "permuted",
+}
+IN_TERMINAL = (0, 1, 3, 4)  # of them
+FLOOR = "Permuted: the floor, the same with profiles permuted within each plate (consistency: among all compounds)."
 
 
 @dataclass(frozen=True)
 class TaskRow:
-    """Of one side: task -> (mAP, normalised mAP, FR) as text."""
+    """Of one side: task -> texts in the order of NUMBERS."""
 
     extractor: str
     side: str
     group: str
-    numbers: dict[str, tuple[str, str, str]]
+    numbers: dict[str, tuple[str, ...]]
 
 
 def task_rows(config: RunConfig, scores: Scores) -> list[TaskRow]:
     """By extractor, group and side; what was not scored has no entry."""
-    found: dict[tuple[str, str, str], dict[str, tuple[str, str, str]]] = {}
+    found: dict[tuple[str, str, str], dict[str, tuple[str, ...]]] = {}
     for row in of_tasks(scores, TASKS):
         key = (row["extractor"], row["side"], row["group"])
         numbers = found.setdefault(key, {})
         if row["status"] == OK:
-            mean, normalised, fraction = row["mean_map"], row["mean_normalised_map"], row["fraction_retrieved"]
-            numbers[row["task"]] = (number(mean, 3), number(normalised, 3), number(fraction, 3))
+            numbers[row["task"]] = tuple(number(row.get(name), 3) for name in NUMBERS)
     rows = [TaskRow(*key, numbers) for key, numbers in found.items()]
     return findings.in_order(config, rows)
 

@@ -1,10 +1,10 @@
 """Retrieval on any table of profiles, by copairs' four lists: average precision, p-values, intervals, floors.
 
 Where the negatives are reference wells of the query's own plate, or of all plates, this is phenotypic activity and has the null by
-exchange and all floors, as the scores of a run have. Any other lists are ranked as they say, with copairs' null.
+exchange and all floors, as the scores of a run have. Any other lists are ranked as they say, with copairs' null; their floor is
+the same with profiles permuted among the queries of each plate.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,59 +15,14 @@ from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.retrieval.activity import phenotypic_activity
 from sdvae_ray.retrieval.bootstrap import interval
 from sdvae_ray.retrieval.floors import floors
-from sdvae_ray.retrieval.groups import score_groups, split_labels
 from sdvae_ray.retrieval.inference import Null
-from sdvae_ray.retrieval.normalise import Step, normalise, resolve_steps
-from sdvae_ray.retrieval.precision import Ties, normalised_average_precision
-from sdvae_ray.retrieval.rules import matched_average_precision
-from sdvae_ray.retrieval.similarity import Distance
-from sdvae_ray.schema import KEYS
+from sdvae_ray.retrieval.normalise import normalise
+from sdvae_ray.schema import WELL
 from sdvae_ray.selection import select
 from sdvae_ray.sources.profiles import ProfileTable
+from sdvae_ray.stages.lists import PLATE, Lists, Settings, by_lists, means
 
-REFERENCE = "Metadata_reference_index"  # copairs' column: -1 for a query, a number of its own for every reference
-_PLATE, _WELL = KEYS[2], KEYS[3]
-_LABEL = "label"
-
-
-@dataclass(frozen=True)
-class Lists:
-    """copairs' words: columns that pairs of wells share, and columns in which they differ; `multilabel` is one of them."""
-
-    pos_sameby: tuple[str, ...]
-    pos_diffby: tuple[str, ...] = ()
-    neg_sameby: tuple[str, ...] = ()
-    neg_diffby: tuple[str, ...] = ()
-    multilabel: str | None = None
-
-    def is_activity(self) -> bool:
-        return not self.pos_diffby and not self.multilabel and self.neg_diffby in ((), self.pos_sameby)
-
-
-@dataclass(frozen=True)
-class Settings:
-    null: Null | None = None  # None: by exchange where it applies, else copairs'
-    null_size: int = 10_000
-    ties: Ties = "average"
-    distance: Distance = "cosine"
-    strict: bool = False
-    threshold: float = 0.05
-    normalise: str | Sequence[Step] = "none"
-    seed: int = 0
-
-
-def checked_settings(chosen: Mapping[str, Any]) -> Settings:
-    """ConfigError, with what is allowed, for a value that a field does not take."""
-    allowed = {
-        "null": ("exchange", "copairs"),
-        "ties": ("average", "copairs"),
-        "distance": ("cosine", "abs_cosine", "correlation", "euclidean"),
-    }
-    for key, values in allowed.items():
-        if chosen.get(key) is not None and chosen[key] not in values:
-            raise ConfigError(f"--{key} {chosen[key]}: there is none of that name{did_you_mean(chosen[key], values)}")
-    resolve_steps(chosen.get("normalise", "none"))
-    return Settings(**chosen)
+_WELL = WELL[-1]
 
 
 @dataclass(frozen=True)
@@ -115,8 +70,7 @@ def retrieve(
         found = _activity(features_used, frame, lists, null, settings)
         table_of_floors = _floors(features, frame, wells, lists, null, settings)
     else:
-        found = _by_lists(features_used, wells, frame, lists, bool(reference), null, settings)
-        table_of_floors = None
+        found, table_of_floors = by_lists(features_used, wells, frame, lists, bool(reference), settings)
     groups, per_well = found
     between = interval(groups["retrieved"].cast(pl.Float64).to_numpy(), seed=settings.seed)
     summary = {
@@ -127,9 +81,7 @@ def retrieve(
         "groups": int(groups["map"].is_not_null().sum()),
         "groups_scored": int(groups["p"].is_not_null().sum()),
         "retrieved": int(groups["retrieved"].sum() or 0),
-        "mean_map": _mean(groups["map"]),
-        "mean_normalised_map": _mean(groups["normalised_map"]),
-        "fraction_retrieved": _mean(groups["retrieved"].cast(pl.Float64)),
+        **means(groups),
         "fraction_retrieved_low": None if np.isnan(between.low) else between.low,
         "fraction_retrieved_high": None if np.isnan(between.high) else between.high,
         "null": null,
@@ -147,11 +99,11 @@ def retrieve(
 
 def _frame(wells: pl.DataFrame, lists: Lists, is_reference: np.ndarray, query: np.ndarray) -> pl.DataFrame:
     """Wells as the scores of a run have them: well_id, compound, plate (the scope of the negatives), group, roles."""
-    names = [name for name in (*KEYS[:4],) if name in wells.columns]
+    names = [name for name in WELL if name in wells.columns]
     ids = wells.select(pl.concat_str(names, separator="/")).to_series() if names else None
     if ids is None or ids.n_unique() < wells.height:
         ids = pl.Series([f"{row:09d}" for row in range(wells.height)])
-    scope = lists.neg_sameby or ((_PLATE,) if _PLATE in wells.columns else ())
+    scope = lists.neg_sameby or ((PLATE,) if PLATE in wells.columns else ())
     return wells.select(
         well_id=ids,
         compound=pl.concat_str(lists.pos_sameby, separator=" / "),
@@ -189,62 +141,3 @@ def _floors(
         return None
     positions = wells[_WELL].to_numpy()
     return floors(features, frame, settings.normalise, position=positions, **_options(lists, null, settings))
-
-
-def _by_lists(
-    features: np.ndarray,
-    wells: pl.DataFrame,
-    frame: pl.DataFrame,
-    lists: Lists,
-    with_reference: bool,
-    null: Null,
-    settings: Settings,
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Average precision by the lists; with references, their index joins pos_sameby and neg_diffby, as in JUMP's recipe."""
-    pos_sameby, neg_diffby = list(lists.pos_sameby), list(lists.neg_diffby)
-    if with_reference:
-        index = np.where(frame["is_control"].to_numpy(), np.arange(wells.height), -1)
-        wells = wells.with_columns(pl.Series(REFERENCE, index))
-        pos_sameby, neg_diffby = [*pos_sameby, REFERENCE], [*(neg_diffby or lists.pos_sameby), REFERENCE]
-    if lists.multilabel:
-        wells = wells.with_columns(split_labels(lists.multilabel))
-    query = frame["is_treated"].to_numpy()
-    found = matched_average_precision(
-        features,
-        wells,
-        pos_sameby,
-        lists.pos_diffby,
-        lists.neg_sameby,
-        neg_diffby,
-        queries=query,
-        distance=settings.distance,
-        ties=settings.ties,
-        multilabel_col=lists.multilabel,
-    )
-    total = found.positives + found.negatives
-    normalised = normalised_average_precision(found.ap, found.positives, total)
-    names = frame["compound"].gather(found.well) if found.label is None else found.label.cast(pl.String)
-    per_well = pl.DataFrame(
-        {
-            "well_id": frame["well_id"].gather(found.well),
-            "compound": names,
-            "ap": pl.Series(found.ap, nan_to_null=True),
-            "normalised_ap": pl.Series(normalised, nan_to_null=True),
-            "n_positives": found.positives,
-            "n_negatives": found.negatives,
-        }
-    ).filter(pl.Series(query[found.well]))
-    groups = score_groups(
-        found,
-        names,
-        null_size=settings.null_size,
-        seed=settings.seed,
-        strict=settings.strict,
-        threshold=settings.threshold,
-    )
-    return groups, per_well
-
-
-def _mean(values: pl.Series) -> float | None:
-    known = values.drop_nulls()
-    return float(known.mean()) if len(known) else None  # type: ignore[arg-type]
