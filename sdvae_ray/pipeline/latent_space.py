@@ -8,6 +8,7 @@ from sdvae_ray.config import RunConfig
 from sdvae_ray.distributions.latent import LatentMoments, active_units, describe, effective_rank, latent_moments, merge
 from sdvae_ray.errors import DataError
 from sdvae_ray.pipeline.distances import GROUP
+from sdvae_ray.pipeline.fan import in_order
 from sdvae_ray.schema import FOV_ID, PLATE, latents_table
 from sdvae_ray.stages.columns import LATENT, stores_latents
 from sdvae_ray.storage import Storage
@@ -26,7 +27,7 @@ def latent_space(config: RunConfig, fovs: pl.DataFrame) -> tuple[pl.DataFrame, p
             continue
         task = _moments_of_plate.options(num_cpus=_TASK_CPUS)
         merged: dict[str, LatentMoments] = {}
-        for found in ray.get([task.remote(config, side, plate) for plate in plates]):
+        for found in in_order(task, ((config, side, plate) for plate in plates)):
             for group, moments in found.items():
                 merged[group] = merge(merged[group], moments) if group in merged else moments
         for group, moments in sorted(merged.items()):
