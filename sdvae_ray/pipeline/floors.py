@@ -23,7 +23,7 @@ _COPIES = 4  # of the normalised profiles: all controls' space, another fit's, o
 
 def start_floors(config: RunConfig, label: dict[str, object], space: Space, wells: pl.DataFrame, each: int = 0) -> Any:
     """A task whose result `floors_of` gives. space: of all `wells`, which have their roles; each: bytes of it normalised."""
-    options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * each)}
+    options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * each + 2 * space.held)}
     return _floors.options(**options).remote(config, label, space, wells)
 
 

@@ -79,6 +79,11 @@ class Space:
     source: Held | Stored
     steps: list[tuple[str, dict[str, Any]]]
 
+    @property
+    def held(self) -> int:
+        """Bytes of profiles that travel with it."""
+        return self.source.x.nbytes if isinstance(self.source, Held) else 0
+
     def __call__(self, fit: Bools, fittable: Bools) -> Normalised:
         """fit, fittable: (W,); see retrieval.normalise."""
         source = replace(self.source, wells=replace(self.source.wells, is_control=fit, fittable=fittable))

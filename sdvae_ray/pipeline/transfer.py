@@ -21,7 +21,8 @@ from sdvae_ray.retrieval.transfer_pairs import Pair, pairs_of, unscored
 from sdvae_ray.schema import WELL
 
 _TASK_CPUS = 0.5
-_COPIES = 6  # of the raw profiles of both groups at most: two spaces, and what is made ready to be ranked
+_COPIES = 6  # of the normalised profiles of both groups: two spaces, and what is made ready to be ranked
+_COMPONENTS = 512  # a guess at how many features are left, for Ray's plan alone
 
 
 def start_transfers(config: RunConfig, label: dict[str, object], profiles: Profiles, wells: pl.DataFrame) -> list[Any]:
@@ -32,12 +33,13 @@ def start_transfers(config: RunConfig, label: dict[str, object], profiles: Profi
     started = []
     for pair in pairs_of(wells.select(GROUP, *config.score.group), config.score.group, along):
         mine = wells.filter(pl.col(GROUP).is_in([pair.first, pair.second]))
-        options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * mine.height * profiles.width * 4)}
         try:
             space = space_of(config, [(profiles, mine)])
         except DataError as error:
             started.append(ray.put(_rows(label, unscored(pair, _said(error)))))
         else:
+            each = mine.height * min(profiles.width, _COMPONENTS) * 4
+            options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * each + 2 * space.held)}
             started.append(_transfer.options(**options).remote(config, label, pair, space, mine))
     return started
 
