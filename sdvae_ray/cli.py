@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 the run failed, 2 something that the user can mend. torch and ray are imported by what needs them.
 """
 
+import json
 import signal
 import sys
 from types import FrameType
@@ -174,11 +175,17 @@ def encode(
 
 
 @app.command()
-def score(run_file: RunFile, set: Set = None, address: Address = None) -> None:
+def score(
+    run_file: RunFile,
+    plates: Annotated[str | None, typer.Option(help="Score these alone: values of Metadata_Plate, by commas.")] = None,
+    set: Set = None,
+    address: Address = None,
+) -> None:
     """Embeddings -> well profiles, FAISS indices and retrieval scores."""
     from sdvae_ray import commands
 
-    commands.score(commands.read_run(run_file, set or []), console, address)
+    chosen = [] if plates is None else [f"score.plates={json.dumps([name.strip() for name in plates.split(',')])}"]
+    commands.score(commands.read_run(run_file, [*(set or []), *chosen]), console, address)
 
 
 @app.command()

@@ -223,8 +223,9 @@ class DistributionConfig(Model):
 
 
 class FovIndexConfig(Model):
-    """An approximate index over FOVs, of every extractor and side; its kind follows from number, memory and recall."""
+    """An approximate index over FOVs or patches, of every extractor and side; its kind follows from number, memory and recall."""
 
+    level: Literal["fov", "patch"] = "fov"  # patch: those that the extractor keeps (keep_patches)
     recall: float = Field(0.95, gt=0, le=1)  # recall@10 wanted; what is reached is measured and stored
     memory_gb: float = Field(8.0, gt=0)  # of one index
 

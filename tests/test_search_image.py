@@ -19,16 +19,15 @@ from sdvae_ray.pipeline.field_index import build_field_index
 from sdvae_ray.pipeline.session import ray_session
 from sdvae_ray.schema import COLOUR, FOV_ID, KEYS, METADATA, embeddings_table, uri_column
 from sdvae_ray.sources.manifest import write_manifest
-from sdvae_ray.stages.columns import EMBEDDING, PATCHES
+from sdvae_ray.stages.columns import EMBEDDING, PATCHES, kept_patches
 from sdvae_ray.stages.encode import Encoder
 from sdvae_ray.stages.forward import Forward
 from sdvae_ray.stages.load import Loader
 from sdvae_ray.stages.models import load_models, resolve_weights
 from sdvae_ray.stages.query import embed_field, image_query, manifest_query, search_image
-from sdvae_ray.stages.saved_index import kept_patches
 from sdvae_ray.stages.search import nearest_profiles, search_patch
 from sdvae_ray.storage import Storage, join
-from sdvae_ray.tables import read_column, read_fovs, write_rows, write_table
+from sdvae_ray.tables import read_column, read_fovs, write_rows, write_wide_table
 
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
 STORAGE = Storage()
@@ -71,15 +70,17 @@ def indexed(local_ray: None, run: tuple[RunConfig, Batch]) -> tuple[RunConfig, B
 
 
 def profiles(config: RunConfig) -> str:
-    """The table of profiles as `score` writes it, of one FOV per well."""
+    """The folder of profiles as `score` writes them, of one FOV per well, three files."""
     fovs = read_fovs(config.output, STORAGE)
     ids, values = read_column(config.output, embeddings_table("intensity", "image"), EMBEDDING, fovs, STORAGE)
     flat = values.reshape(len(ids), -1).astype(np.float32)
     names = [f"intensity_{number}" for number in range(flat.shape[1])]
     metadata = pl.DataFrame({FOV_ID: ids}).join(fovs, on=FOV_ID).select(f"^{METADATA}.*$")
-    uri = join(config.output, "profiles", "intensity", "image.parquet")
-    write_table(uri, pl.concat([metadata, pl.DataFrame(flat, schema=names)], how="horizontal").to_arrow(), STORAGE)
-    return uri
+    table = pl.concat([metadata, pl.DataFrame(flat, schema=names)], how="horizontal")
+    folder = join(config.output, "profiles", "intensity", "image")
+    for part in range(3):
+        write_wide_table(join(folder, "s", "b", f"P{part}.parquet"), table[part::3].to_arrow(), STORAGE)
+    return folder
 
 
 # A new image
@@ -154,22 +155,20 @@ def test_without_an_index_of_fovs_the_wells_are_searched_by_their_profiles(run):
     assert about["well"].endswith(fields[FOV_ID][7])
 
 
-@pytest.mark.parametrize("rows", [1, 5, 1000])
-def test_profiles_are_searched_in_blocks_as_brute_force_does(run, monkeypatch, rows):
+def test_profiles_are_searched_plate_by_plate_as_brute_force_does(run):
     config, _ = run
-    uri = profiles(config)
-    monkeypatch.setattr("sdvae_ray.stages.search._ROWS", rows)
-    table = pl.read_parquet(uri)
+    folder = profiles(config)
+    table = pl.read_parquet(f"{folder}/**/*.parquet")
     x = table.select(pl.exclude(f"^{METADATA}.*$")).to_numpy().astype(np.float64)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     vector = np.random.default_rng(0).normal(size=x.shape[1])
     cosine = x @ vector / np.linalg.norm(vector)
-    found = nearest_profiles(uri, vector, 7, STORAGE)
+    found = nearest_profiles(folder, vector, 7, STORAGE)
     order = np.argsort(-cosine)[:7]
     assert found["Metadata_Well"].to_list() == [table["Metadata_Well"][int(at)] for at in order]
     np.testing.assert_allclose(found["similarity"], cosine[order], atol=1e-6)
     with pytest.raises(DataError, match="features, the image's embedding 3"):
-        nearest_profiles(uri, vector[:3], 7, STORAGE)
+        nearest_profiles(folder, vector[:3], 7, STORAGE)
 
 
 # Patches

@@ -30,8 +30,8 @@ from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval import approximate, tuning
 from sdvae_ray.retrieval import index as faiss_index
 from sdvae_ray.schema import FOV_ID, METADATA, PLATE, embeddings_table
-from sdvae_ray.stages.columns import EMBEDDING, PATCHES
-from sdvae_ray.stages.saved_index import ID, LEVELS, PATCHES_PER_FOV, ROOT, kept_patches
+from sdvae_ray.stages.columns import EMBEDDING, PATCHES, kept_patches
+from sdvae_ray.stages.saved_index import ID, LEVELS, PATCHES_PER_FOV, ROOT
 from sdvae_ray.storage import Storage, join
 from sdvae_ray.tables import read_column
 

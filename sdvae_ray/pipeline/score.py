@@ -69,7 +69,9 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> Sc
         known_columns((config.score.target,), usable, "score.target")
     usable = with_roles(config, with_slices(usable, config))
     pairs = sides_of_tables(config.output, storage)
-    console.print(f"score: {usable.height} FOVs, {len(pairs)} pairs of extractor and side", highlight=False)
+    of = f" of plates {', '.join(config.score.plates)} alone" if config.score.plates else ""
+    said = f"score: {usable.height} FOVs{of}, {len(pairs)} pairs of extractor and side"
+    console.print(said, highlight=False, soft_wrap=True)
     images: dict[str, Profiles] = {}
     parts: list[_Part] = []
     started = _Started([], [], [])
@@ -85,7 +87,7 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> Sc
                 image = images[extractor].patches if extractor in images else {}
                 apart.append(distances(config, extractor, side, image, profiles.patches))
             if config.score.fov_index is not None:
-                _index_fovs(config, usable, extractor, side, storage, console)
+                _index_fovs(config, config.score.fov_index.level, usable, extractor, side, storage, console)
             parts += _score_side(config, profiles, images.get(extractor), started, storage)
         latents, channels = latent_space(config, usable)
         found_floors = floors_of(started.floors)
@@ -124,15 +126,16 @@ def _of_plates(config: RunConfig, fovs: pl.DataFrame) -> pl.DataFrame:
 
 
 def _index_fovs(
-    config: RunConfig, usable: pl.DataFrame, extractor: str, side: str, storage: Storage, console: Console
+    config: RunConfig, level: str, usable: pl.DataFrame, extractor: str, side: str, storage: Storage, console: Console
 ) -> None:
+    what = "FOVs" if level == "fov" else "patches"
     try:
-        record = build_field_index(config, usable, extractor, side, storage)
+        record = build_field_index(config, usable, extractor, side, storage, level)
     except DataError as error:
-        said = f"no index of FOVs: {error}"
+        said = f"no index of {what}: {error}"
     else:
         size, recall = record["bytes_per_vector"], record["recall"]
-        said = f"{record['kind']}, {record['vectors']} FOVs, {size:.0f} bytes each, recall@10 {recall:.3f}"
+        said = f"{record['kind']}, {record['vectors']} {what}, {size:.0f} bytes each, recall@10 {recall:.3f}"
     console.print(f"index: {extractor} {side}: {said}", highlight=False, soft_wrap=True)
 
 

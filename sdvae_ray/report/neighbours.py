@@ -6,7 +6,8 @@ from rich.markup import escape
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.report.terminal import number_column, plain_table, say, text_column
-from sdvae_ray.stages.search import PLATE, SIMILARITY, SITE, WELL
+from sdvae_ray.stages.saved_index import PATCH, SIMILARITY
+from sdvae_ray.stages.search import PLATE, SITE, WELL
 
 _SHOWN = (
     "Metadata_control_type",
@@ -18,17 +19,20 @@ _SHOWN = (
 
 def print_neighbours(config: RunConfig, found: pl.DataFrame, about: dict[str, str], console: Console) -> None:
     of = f" ({about['perturbation']})" if about.get("perturbation") else ""
-    what = "wells" if "well" in about else "FOVs"
+    what = "wells" if "well" in about else "patches" if PATCH in about else "FOVs"
+    whose = about.get("well") or f"{about['fov']}{f', patch {about[PATCH]}' if PATCH in about else ''}"
     say(
-        console,
-        f"{about.get('well') or about['fov']}{of}: nearest {what} by {about['extractor']}, {about['side']}, {about['group']}",
+        console, f"{whose}{of}: nearest {what} by {about['extractor']}, {about['side']}, {about['group']}", style="bold"
     )
     asked = [name for name in (config.score.perturbation, *_SHOWN) if name is not None and name in found.columns]
-    columns = [PLATE, WELL, *([SITE] if "fov" in about else []), *dict.fromkeys(asked)]
+    place = [name for name in (SITE, PATCH) if name in found.columns and "fov" in about]
+    columns = [PLATE, WELL, *place, *dict.fromkeys(asked)]
     table = plain_table("")
     number_column(table, "cosine")
     for name in columns:
         text_column(table, name.removeprefix("Metadata_"))
     for row in found.rows(named=True):
-        table.add_row(f"{row[SIMILARITY]:.4f}", *(escape(str(row[name] or "")) for name in columns))
+        table.add_row(
+            f"{row[SIMILARITY]:.4f}", *(escape("" if row[name] is None else str(row[name])) for name in columns)
+        )
     console.print(table)

@@ -3,8 +3,11 @@
 from collections.abc import Iterable
 from types import ModuleType
 
+import numpy as np
+
 from sdvae_ray import shelves
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
+from sdvae_ray.randomness import generator
 from sdvae_ray.schema import BITS, ENTROPY, SEPARATOR, column, embeddings_table, latents_table, metrics_table
 
 LATENT, EMBEDDING, PATCHES = "latent", "embedding", "patches"
@@ -64,3 +67,9 @@ def needs_posterior(config: RunConfig, side: str, wanted: Iterable[str]) -> bool
 
 def _autoencoder(config: RunConfig, side: str) -> ModuleType:
     return shelves.find("autoencoders", config.autoencoders[side].name)
+
+
+def kept_patches(config: RunConfig, extractor: str, fov_id: str) -> np.ndarray:
+    """(k,) int64 ascending: which of a FOV's patches, counted row by row, `encode` keeps the embeddings of."""
+    order = generator(config.seed, "patches", fov_id).permutation(config.image.patches)
+    return np.sort(order[: config.extractors[extractor].keep_patches])

@@ -18,12 +18,12 @@ from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.contracts import Extractor, Reconstruction
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.images.packing import Packing
-from sdvae_ray.randomness import generator
 from sdvae_ray.schema import BITS, ENTROPY, ERROR, FOV_ID, column, embeddings_table, latents_table, metrics_table
 from sdvae_ray.stages.columns import (
     EMBEDDING,
     LATENT,
     PATCHES,
+    kept_patches,
     needs_posterior,
     run_columns,
     side_columns,
@@ -203,8 +203,7 @@ class Encoder:
         patches = max(1, micro_batch // given.shape[1])  # patches per forward pass
         with self.forward.clock(f"extract {name}"), self.forward.autocast():
             features, _ = self.forward.batched(lambda x: (extractor(x).float(), None), given, patches)
-        kept = min(settings.keep_patches, len(features))
-        chosen = np.sort(generator(self.config.seed, "patches", fov_id).permutation(len(features))[:kept])
+        chosen = kept_patches(self.config, name, fov_id)
         mean = features.half().mean(0) if settings.half_mean else features.mean(0).half()
         chosen_features = features[torch.from_numpy(chosen)].half()
         finite = torch.isfinite(mean).all() and torch.isfinite(chosen_features).all()

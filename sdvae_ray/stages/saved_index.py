@@ -25,7 +25,6 @@ import pyarrow.parquet as pq
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.errors import DataError, did_you_mean
-from sdvae_ray.randomness import generator
 from sdvae_ray.retrieval import index as faiss_index
 from sdvae_ray.stages.columns import PATCHES
 from sdvae_ray.storage import Storage, absolute, is_remote, join
@@ -35,12 +34,6 @@ ROOT = "index"
 PATCHES_PER_FOV = "patches_per_fov"  # in the .json of an index of patches
 LEVELS = {"fov": "fovs", "patch": PATCHES}  # what an index on request is of, and the name of its files
 _COMPARED = 50_000  # names compared letter by letter with an unknown one
-
-
-def kept_patches(config: RunConfig, extractor: str, fov_id: str) -> np.ndarray:
-    """(k,) int64 ascending: which of a FOV's patches, counted row by row, `encode` keeps the embeddings of."""
-    order = generator(config.seed, "patches", fov_id).permutation(config.image.patches)
-    return np.sort(order[: config.extractors[extractor].keep_patches])
 
 
 class Names:

@@ -7,28 +7,25 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.schema import FOV_ID, KEYS, METADATA, embeddings_table
-from sdvae_ray.stages.columns import EMBEDDING, PATCHES
+from sdvae_ray.stages.columns import EMBEDDING, PATCHES, kept_patches
 from sdvae_ray.stages.saved_index import (
     ID,
     LEVELS,
     SIMILARITY,
     chosen,
-    kept_patches,
     nearest_name,
     open_index,
     saved,
 )
 from sdvae_ray.storage import Storage, join
-from sdvae_ray.tables import read_column
+from sdvae_ray.tables import read_column, read_table
 
 PLATE, WELL, SITE = KEYS[2], KEYS[3], KEYS[4]
 PROFILES = "profiles"
-_ROWS = 1024  # of a table of profiles, held at a time
 Found = tuple[pl.DataFrame, dict[str, str]]
 
 
@@ -95,8 +92,7 @@ def image_space(config: RunConfig, level: str, extractor: str | None, side: str 
     if names or level == "patch":
         one, of_side = _of_level(config, names, level, extractor, side)
         return Space(level, one, of_side, join(one, of_side, LEVELS[level]))
-    files = storage.list(join(config.output, PROFILES))
-    profiles = [name.removesuffix(".parquet") for name in files if name.endswith(".parquet")]
+    profiles = [name for name in storage.list(join(config.output, PROFILES)) if name.endswith(".parquet")]
     if not profiles:
         raise DataError(f"{config.output} has no profiles: run `sdvae-ray score` first")
     return Space(level, *chosen(config, profiles, extractor, side, "profiles"), None)
@@ -107,31 +103,28 @@ def search_vector(config: RunConfig, vector: np.ndarray, space: Space, count: in
     about = {"extractor": space.extractor, "side": space.side}
     if space.name is not None:
         return open_index(config, space.name, storage).nearest(vector, count), about | {"group": "all"}
-    uri = join(config.output, PROFILES, space.extractor, f"{space.side}.parquet")
-    return nearest_profiles(uri, vector, count, storage), about | {"group": "all wells, profiles not normalised"}
+    folder = join(config.output, PROFILES, space.extractor, space.side)
+    return nearest_profiles(folder, vector, count, storage), about | {"group": "all wells, profiles not normalised"}
 
 
-def nearest_profiles(uri: str, vector: np.ndarray, count: int, storage: Storage) -> pl.DataFrame:
-    """The wells of a table of profiles (Metadata_*, then D features) nearest to (D,) by cosine, with their Metadata_*.
+def nearest_profiles(folder: str, vector: np.ndarray, count: int, storage: Storage) -> pl.DataFrame:
+    """The wells of tables of profiles (Metadata_*, then D features) nearest to (D,) by cosine, with their Metadata_*.
 
-    Exact; `_ROWS` rows are held at a time. Raises DataError where the table is not there or has other features.
+    Exact; a file, which is a plate, is held at a time. Raises DataError for profiles of other features.
     """
     best = pl.DataFrame()
     unit = _unit(vector[None])[0]
-    try:
-        with storage.open(uri) as file:
-            reader = pq.ParquetFile(file)
-            for batch in reader.iter_batches(batch_size=_ROWS):
-                frame = pl.DataFrame(batch)
-                features = frame.select(pl.exclude(f"^{METADATA}.*$")).to_numpy()
-                if features.shape[1] != len(vector):
-                    raise DataError(f"{uri} has {features.shape[1]} features, the image's embedding {len(vector)}")
-                cosine = pl.Series(SIMILARITY, _unit(features) @ unit).cast(pl.Float32)
-                rows = frame.select(cosine, pl.col(f"^{METADATA}.*$"))
-                best = pl.concat([best, rows]) if best.height else rows
-                best = best.sort(SIMILARITY, descending=True, maintain_order=True).head(count)
-    except FileNotFoundError as error:
-        raise DataError(f"no profiles at {uri}: run `sdvae-ray score` first") from error
+    for name in storage.list(folder):
+        frame = pl.DataFrame(read_table(join(folder, name), storage))
+        features = frame.select(pl.exclude(f"^{METADATA}.*$")).to_numpy()
+        if features.shape[1] != len(vector):
+            raise DataError(
+                f"{join(folder, name)} has {features.shape[1]} features, the image's embedding {len(vector)}"
+            )
+        cosine = pl.Series(SIMILARITY, _unit(features) @ unit).cast(pl.Float32)
+        rows = frame.select(cosine, pl.col(f"^{METADATA}.*$"))
+        best = pl.concat([best, rows], how="diagonal") if best.height else rows
+        best = best.sort(SIMILARITY, descending=True, maintain_order=True).head(count)
     return best
 
 
