@@ -58,7 +58,7 @@ def tasks_section(config: RunConfig, scores: Scores) -> str:
     listed = [f"{name}: {tasks.TASKS[name]}." for name in names]
     listed += [f"{name}: {words}." for name, words in transfers.TRANSFERS.items() if moved]
     what = note("p-values of these are of copairs' null: for replicates it is conservative.")
-    floor = (note(tasks.FLOOR) if names else "") + (note(transfers.FLOORS) if moved else "")
+    floor = (note(f"Permuted: {tasks.FLOOR}") if names else "") + (note(transfers.FLOORS) if moved else "")
     shown = [*tables, *_transfer_tables(config, moved)]
     return section("tasks", "Other retrieval tasks", *shown, bullets(listed), floor, what, bullets(said))
 

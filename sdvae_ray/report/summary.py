@@ -13,7 +13,7 @@ from sdvae_ray.report.floors import FLOORS, floor_rows
 from sdvae_ray.report.floors import reasons as floor_reasons
 from sdvae_ray.report.outcome import Retrieval, TruthRow
 from sdvae_ray.report.rates import distortion_heads, rate_text, rates, shown_extractors
-from sdvae_ray.report.tasks import FLOOR, IN_TERMINAL, NUMBERS, shown_tasks, task_rows
+from sdvae_ray.report.tasks import FLOOR, short, shown_tasks, task_rows
 from sdvae_ray.report.tasks import reasons as task_reasons
 from sdvae_ray.report.terminal import number_column, plain_table, say, text_column
 from sdvae_ray.report.transfers import print_transfers
@@ -185,16 +185,17 @@ def _tasks(config: RunConfig, scores: Scores, console: Console) -> None:
         if grouped:
             text_column(table, "group")
         for name in names:
-            for at in IN_TERMINAL:
-                number_column(table, f"{list(NUMBERS.values())[at]}\n{name}")
+            for heading in ("mAP ↑", "FR ↑"):
+                number_column(table, f"{heading}\n{name}")
         for row in rows:
             if row.extractor == extractor:
                 lead = [label(config, row.side), *([row.group] if grouped else [])]
-                cells = [row.numbers.get(name, (NONE,) * len(NUMBERS)) for name in names]
-                table.add_row(*(escape(text) for text in lead), *(cell[at] for cell in cells for at in IN_TERMINAL))
+                table.add_row(
+                    *(escape(text) for text in (*lead, *(text for name in names for text in short(row, name))))
+                )
         console.print(table)
     if names:
-        say(console, FLOOR, style="dim")
+        say(console, f"In brackets: {FLOOR}", style="dim")
     for line in task_reasons(scores):
         say(console, line, style="yellow")
 

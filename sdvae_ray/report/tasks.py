@@ -6,7 +6,7 @@ from typing import Any
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.report import findings
-from sdvae_ray.report.findings import number
+from sdvae_ray.report.findings import NONE, number
 from sdvae_ray.scores import Scores
 
 TASKS = {
@@ -22,8 +22,7 @@ NUMBERS = {  # column of scores/tasks -> its heading; a floor stands beside what
     "fraction_retrieved": "FR ↑",
     "floor_fraction_retrieved": "permuted",
 }
-IN_TERMINAL = (0, 1, 3, 4)  # of them
-FLOOR = "Permuted: the floor, the same with profiles permuted within each plate (consistency: among all compounds)."
+FLOOR = "the floor, the same with profiles permuted within each plate (consistency: among all compounds)."
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,14 @@ def task_rows(config: RunConfig, scores: Scores) -> list[TaskRow]:
             numbers[row["task"]] = tuple(number(row.get(name), 3) for name in NUMBERS)
     rows = [TaskRow(*key, numbers) for key, numbers in found.items()]
     return findings.in_order(config, rows)
+
+
+def short(row: TaskRow, task: str) -> tuple[str, str]:
+    """mAP and FR of a task, each with its floor in brackets."""
+    if task not in row.numbers:
+        return NONE, NONE
+    mean, floor, _, fraction, floor_fraction = row.numbers[task]
+    return f"{mean} ({floor})", f"{fraction} ({floor_fraction})"
 
 
 def shown_tasks(rows: list[TaskRow]) -> list[str]:
