@@ -3,6 +3,7 @@
     python benchmarks/retrieval.py                                # 1,000 and 5,000 wells
     python benchmarks/retrieval.py --wells 1000,5000,20000        # copairs takes minutes and 14 GB
     python benchmarks/retrieval.py --wells 1000 --alone 1100000   # ours alone, 256 features
+    python benchmarks/retrieval.py --tasks --null 1097830         # activity with its p-values alone, as many wells as JUMP
 
 Random profiles with an effect per compound, laid out as JUMP has it: plates of 384 wells, 64 of them controls, every
 compound once on each of four plates. `activity` has the controls of the plate as negatives, `distinct` every well of
@@ -14,6 +15,7 @@ import contextlib
 import ctypes
 import datetime
 import os
+import resource
 import sys
 import tempfile
 import warnings
@@ -117,7 +119,7 @@ def alone(task: str, count: int, options: argparse.Namespace) -> list[harness.Re
     return rows
 
 
-def scored(count: int) -> harness.Record:
+def scored(count: int, options: argparse.Namespace) -> harness.Record:
     """Phenotypic activity as `score` has it: average precision, the null by exchange with early stopping, correction."""
     x, wells = campaign(count, FEATURES_ALONE, np.float32)
     frame = wells.select(
@@ -130,14 +132,20 @@ def scored(count: int) -> harness.Record:
     found: list[Activity] = []
 
     def call() -> np.ndarray:
-        found.append(phenotypic_activity(x, frame))
+        found.append(phenotypic_activity(x, frame, workers=options.workers))
         return found[-1].compounds["p"].to_numpy()
 
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     _, spent = measured(call, 1)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent["core_seconds"] += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    # the largest so far; what it shares with this process is counted again, but for the profiles
+    spent["worker_peak_memory_bytes"] = max(0, after.ru_maxrss * 1024 - x.nbytes)
     compounds = found[-1].compounds
     return {
         "wells": count,
         "features": FEATURES_ALONE,
+        "workers": options.workers,
         "compounds": compounds.height,
         "draws": int(compounds["draws"].sum()),
         **spent,
@@ -187,7 +195,7 @@ def run(options: argparse.Namespace) -> harness.Record:
     null = []
     for count in options.null:
         print(f"activity with its null, {count:,} wells, alone ...", file=sys.stderr, flush=True)
-        null.append(scored(count))
+        null.append(scored(count, options))
     rates = harness.faster(before, product_rates())
     for row in rows:
         if row["by"] != "copairs":
@@ -232,9 +240,13 @@ def show(record: harness.Record, console: Console) -> None:
         )
     console.print(table)
     for each in record["null"]:
-        said = f"{each['wells']:,} wells, {each['compounds']:,} compounds, {each['draws']:,} draws"
+        said = f"{each['wells']:,} wells, {each['compounds']:,} compounds, {each['draws']:,} draws, {each['workers']} workers"
         taken = each["peak_memory_bytes"] / 2**30
         spent = f"{each['seconds']:.4g} s, {each['core_seconds']:.4g} core-s, peak {taken:.2f} GiB above the profiles"
+        if each["workers"] > 1:
+            spent += (
+                f", at most {each['worker_peak_memory_bytes'] / 2**30:.2f} GiB in each worker, what it shares included"
+            )
         console.print(f"activity with its null by exchange: {said}: {spent}")
 
 
@@ -246,6 +258,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="*", choices=sorted(TASKS), default=sorted(TASKS))
     parser.add_argument("--alone", type=harness.positive_numbers, default=[], help="ours alone: 100000,1100000")
     parser.add_argument("--null", type=harness.positive_numbers, default=[], help="with p by exchange: 10000,50000")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes of the null")
     parser.add_argument("--tasks-alone", nargs="*", choices=sorted(TASKS), default=["activity"])
     parser.add_argument("--repeats", type=int, default=3, help="timed calls of ours; copairs has one")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of matrix products, ours too")

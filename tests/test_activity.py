@@ -109,6 +109,16 @@ def test_the_order_of_rows_changes_nothing():
     assert first.compounds["p"].to_list() == again.compounds["p"].to_list()
 
 
+def test_the_type_and_layout_of_the_profiles_and_the_workers_change_nothing():
+    x, wells = plates()
+    x = np.rint(x * 8)
+    first = score(x, wells, workers=1)
+    for same in (x.astype(np.float32), x.astype(np.int64), np.asfortranarray(x)):
+        again = score(same, wells, workers=3)
+        for name in ("wells", "compounds", "groups"):
+            assert_frame_equal(getattr(first, name), getattr(again, name), check_exact=True)
+
+
 def test_a_dict_of_arrays_with_one_key_column_does_as_well():
     x, wells = plates()
     one = {

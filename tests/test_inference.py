@@ -1,6 +1,7 @@
 """p-values: correction against scipy, both nulls against enumeration, and what makes a p a pure function."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from sdvae_ray.retrieval.inference import (
     arrangement_null,
     arrangement_p_values,
     benjamini_hochberg,
-    choose,
     exceedances,
     p_value,
     stream,
 )
-from sdvae_ray.retrieval.precision import average_precision
+from sdvae_ray.retrieval.pool_ranks import Controls
+from sdvae_ray.retrieval.precision import average_precision, unit_rows
+from sdvae_ray.retrieval.pseudo_compounds import Scorer, draw
 
 
 def small(seed, tied):
@@ -227,11 +229,96 @@ def test_the_arrangement_p_values_equal_copairs_within_monte_carlo_error(tmp_pat
     assert np.ptp(theirs) > 0.5
 
 
-def test_choose_draws_every_subset_equally_often():
-    picked = np.sort(choose(stream(0, "test").random((30_000, 3)), 5), axis=1)
-    subsets, counts = np.unique(picked, axis=0, return_counts=True)
-    assert len(subsets) == 10
+def shuffled(uniform, size):
+    """A partial Fisher-Yates shuffle of one deck per draw."""
+    decks = np.tile(np.arange(size), (len(uniform), 1))
+    for i in range(uniform.shape[1]):
+        for deck, j in zip(decks, i + (uniform[:, i] * (size - i)).astype(int), strict=True):
+            deck[i], deck[j] = deck[j], deck[i]
+    return decks[:, : uniform.shape[1]]
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 7), (2, 2), (3, 5), (8, 8), (8, 66)])
+def test_a_draw_equals_a_shuffle_of_every_pool(count, size):
+    uniform = stream(0, "test").random((500, count + 2))
+    pools = [np.arange(10, 10 + size), np.array([3, 5, 4])]
+    expected = np.hstack([pools[0][shuffled(uniform[:, :count], size)], pools[1][shuffled(uniform[:, count:], 3)]])
+    np.testing.assert_array_equal(draw(uniform, pools, [count, 2]), expected.T)
+
+
+def test_every_subset_is_drawn_equally_often():
+    picked = np.sort(draw(stream(0, "test").random((30_000, 3)), [np.arange(5)], [3]), axis=0)
+    subsets, counts = np.unique(picked, axis=1, return_counts=True)
+    assert subsets.shape == (3, 10)
     assert (np.abs(counts - 3000) < 4.5 * np.sqrt(3000)).all()
+
+
+@pytest.mark.parametrize("ties", ["average", "copairs"])
+@pytest.mark.parametrize("levels", [None, 2])
+@pytest.mark.parametrize("replicates", [2, 3, 9, 20])
+@pytest.mark.parametrize("scopes", [1, 2, 20])
+def test_drawn_wells_score_as_average_precision_has_it(scopes, replicates, levels, ties):
+    """One well on each plate; the wells of a plate have its scope, whose controls, also of other plates, are negatives."""
+    random = np.random.default_rng([scopes, replicates])
+    plate = np.concatenate([np.repeat(np.arange(20), 6), np.arange(replicates)])
+    scope = plate % scopes
+    x = random.normal(size=(len(plate), 5)) if levels is None else random.integers(1, levels + 1, (len(plate), 5))
+    own = np.arange(120, len(plate))
+    against = np.flatnonzero(np.isin(scope[:120], scope[own]))
+    drawable = np.flatnonzero(plate[against] < replicates)
+    unit = unit_rows(x)[0]
+    controls = Controls(unit[against], scope[against], drawable, ties)
+    ranks = controls.with_wells(unit[own], controls.keys(unit[own]), scope[own])
+    wells = np.concatenate([against[drawable], own])
+    places = np.arange(len(drawable), len(wells))
+    pools = [np.flatnonzero(plate[wells] == p) for p in range(replicates)]
+    drawn = draw(random.random((6, replicates)), pools, [1] * replicates)
+    found = Scorer(ranks, places, np.arange(replicates), ties).mean_ap(drawn)
+    kept = np.concatenate([against, own])
+    for value, chosen in zip(found, drawn.T, strict=True):
+        group = set(np.flatnonzero(np.isin(kept, wells[chosen])).tolist())
+        assert value == pytest.approx(mean_ap(x[kept], group, range(len(kept)), scope[kept], ties), abs=1e-12)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_number_of_workers_changes_nothing(tied):
+    x, compound, is_control, plate = noise(4, compounds=70)
+    x = np.rint(x) if tied else x
+    plate = np.where(compound % 3 == 0, plate % 2, plate)  # compounds of several patterns of plates
+    one, *others = (
+        exchange(x, compound, is_control, plate, plate, null_size=2200, workers=workers) for workers in (1, 2, 3)
+    )
+    for other in others:
+        for name in ("mean_ap", "p", "draws"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+
+
+def test_what_fails_in_a_worker_is_raised(monkeypatch):
+    def broken(*_):
+        raise RuntimeError("in a worker")
+
+    monkeypatch.setattr("sdvae_ray.retrieval.exchange.draw", broken)
+    x, compound, is_control, plate = noise(4)
+    for workers in (1, 3):
+        with pytest.raises(RuntimeError, match="in a worker"):
+            exchange(x, compound, is_control, plate, plate, workers=workers)
+    with pytest.raises(ValueError, match="workers must be at least 1, not 0"):
+        exchange(x, compound, is_control, plate, plate, workers=0)
+
+
+def test_profiles_are_not_copied_whole():
+    sets = [noise(seed, compounds=5, features=1000) for seed in range(40)]
+    x = np.concatenate([each[0] for each in sets]).astype(np.float32)
+    is_control = np.concatenate([each[2] for each in sets])
+    plate = np.concatenate([each[3] + 4 * number for number, each in enumerate(sets)])
+    compound = np.concatenate([np.where(each[2], -1, each[1] + 5 * number) for number, each in enumerate(sets)])
+    tracemalloc.start()
+    try:
+        exchange(x, compound, is_control, plate, plate, null_size=5)
+        average_precision(x, compound, is_control, plate, block=64)
+        assert tracemalloc.get_traced_memory()[1] < x.nbytes / 2
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_stream_is_a_function_of_seed_key_and_block():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.retrieval.exchange import exchange_p_values
 from sdvae_ray.retrieval.inference import Null, arrangement_p_values, benjamini_hochberg
-from sdvae_ray.retrieval.precision import Ties, average_precision, normalised_average_precision
+from sdvae_ray.retrieval.precision import Ties, as_floating, average_precision, normalised_average_precision, row_states
 
 Negatives = Literal["plate", "group"]
 
@@ -59,30 +59,35 @@ def phenotypic_activity(
     strict: bool = False,
     threshold: float = 0.05,
     stop_early: bool = True,
+    workers: int = 1,
 ) -> Activity:
     """Score every compound of every group against the negative controls.
 
-    features: (W, D) finite numbers. wells: W rows with the `key` columns (together distinct), `compound`, `plate`,
-    `group` (text), `is_control` (bool) and optionally `is_treated` (bool; the wells that are not controls if absent);
-    a well that is neither, such as a positive control, is left out and counted. Positives of a well: the other wells of
-    its compound in its group. negatives="plate": the controls of its own plate (JUMP's recipe); "group": all controls
-    of the group (as published). All-zero profiles are left out on both sides and counted.
+    features: (W, D) finite numbers, not copied where they are floating-point. wells: W rows with the `key` columns
+    (together distinct), `compound`, `plate`, `group` (text), `is_control` (bool) and optionally `is_treated` (bool; the
+    wells that are not controls if absent); a well that is neither, such as a positive control, is left out and counted.
+    Positives of a well: the other wells of its compound in its group. negatives="plate": the controls of its own plate
+    (JUMP's recipe); "group": all controls of the group (as published). All-zero profiles are left out on both sides and
+    counted.
     null="exchange" is valid for replicates; "copairs" draws random orders. strict counts null > observed rather than
     >=. threshold: of the corrected p, with <=, as the authors do (copairs uses <). stop_early: the null by exchange
-    stops drawing for a compound whose p is clearly above twice the threshold.
+    stops drawing for a compound whose p is clearly above twice the threshold. workers: processes of the null by
+    exchange (see exchange_p_values); they change no result.
+
+    Memory beyond the features: O(W), and some plates' rows at a time.
 
     Raises DataError for missing columns, row counts that differ, repeated keys, a well in two roles, a treated well
     without a compound, features that are not finite.
     """
     frame = _checked(pl.DataFrame(dict(wells)) if isinstance(wells, Mapping) else wells, key)
-    x = np.asarray(features, dtype=np.float64)
+    x = as_floating(features)
     if x.ndim != 2 or len(x) != len(frame):
         raise DataError(f"profiles of shape {x.shape} came with {len(frame)} wells; one row per well is needed")
-    names = frame.select(pl.concat_str(pl.col(*key), separator="\x1f")).to_series().to_numpy().astype(str)
-    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+    unusable, zero = row_states(x)
+    bad = np.flatnonzero(unusable)
     if len(bad):
         raise DataError(f"well {_name(frame[bad], key)}: its features are not finite ({len(bad)} such wells)")
-    usable = (x != 0).any(axis=1)
+    usable = ~zero
     treated, control = frame["is_treated"].to_numpy(), frame["is_control"].to_numpy()
     group = _codes(frame, ["group"])
     plate = _codes(frame, ["group", "plate"])
@@ -97,7 +102,7 @@ def phenotypic_activity(
         normalised_ap=_nulls(normalised_average_precision(precision.ap, precision.positives, total)),
         n_positives=precision.positives,
         n_negatives=precision.negatives,
-        status=pl.Series(_well_status(usable, precision.positives, precision.negatives)),
+        status=_well_status(usable, precision.positives, precision.negatives),
     )
     well_table = well_table.with_columns(_compound=compound, _scored=scored).filter(pl.Series(treated))
 
@@ -108,9 +113,10 @@ def phenotypic_activity(
     if null == "exchange":
         stop_above = 2 * threshold if stop_early else None
         labels = (compounds["group"] + "\x1f" + compounds["compound"]).to_list()
+        place = frame.select(pl.concat_str(pl.col(*key), separator="\x1f").rank("ordinal")).to_series().to_numpy()
         result = exchange_p_values(
-            x, position[scored], control & usable, scope, plate, labels, names.tolist(),
-            null_size=null_size, seed=seed, strict=strict, stop_above=stop_above, ties=ties,
+            x, position[scored], control & usable, scope, plate, labels, place,
+            null_size=null_size, seed=seed, strict=strict, stop_above=stop_above, ties=ties, workers=workers,
         )  # fmt: skip
         p, draws = result.p, result.draws
     elif null == "copairs":
@@ -163,9 +169,17 @@ def _nulls(values: NDArray[np.float64]) -> pl.Series:
     return pl.Series(values, nan_to_null=True)
 
 
-def _well_status(usable: NDArray[np.bool_], positives: ArrayLike, negatives: ArrayLike) -> NDArray[Any]:
-    single, uncontrolled = np.asarray(positives) == 0, np.asarray(negatives) == 0
-    return np.select([~usable, single, uncontrolled], [ZERO_NORM, SINGLE, NO_CONTROLS], OK)
+def _well_status(usable: NDArray[np.bool_], positives: NDArray[np.int64], negatives: NDArray[np.int64]) -> pl.Series:
+    roles = pl.DataFrame({"usable": usable, "positives": positives, "negatives": negatives})
+    return roles.select(
+        pl.when(~pl.col("usable"))
+        .then(pl.lit(ZERO_NORM))
+        .when(pl.col("positives") == 0)
+        .then(pl.lit(SINGLE))
+        .when(pl.col("negatives") == 0)
+        .then(pl.lit(NO_CONTROLS))
+        .otherwise(pl.lit(OK))
+    ).to_series()
 
 
 def _compound_table(wells: pl.DataFrame) -> pl.DataFrame:

@@ -24,6 +24,7 @@ Ties = Literal["average", "copairs"]
 # Similarities closer than this are level: the rounding error of a matrix product depends on the block and on the order
 # of rows, and must never decide an order.
 SIMILARITY_STEP = 2.0**-40
+_ROWS = 4096  # profiles looked at, at a time
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,17 @@ def average_precision(
     rounded to float32, ordered by 1 - similarity, positives first. block: wells per side of a matrix product; it
     changes memory, O(block^2 + wells x replicates), not results. Raises DataError for features that are not finite.
     """
-    unit, zero_norm = unit_rows(features)
+    x, zero_norm = checked_profiles(features)
     positive, scope = np.asarray(positive_key, dtype=np.int64), np.asarray(negative_key)
     negative = np.asarray(is_negative, dtype=bool)
-    if any(a.shape != (len(unit),) for a in (positive, negative, scope)):
-        raise ValueError(f"keys must have one entry for each of the {len(unit)} profiles")
+    if any(a.shape != (len(x),) for a in (positive, negative, scope)):
+        raise ValueError(f"keys must have one entry for each of the {len(x)} profiles")
     if (negative & (positive >= 0)).any():
         raise ValueError("a well cannot be a query and a negative at once")
-    ap = np.full(len(unit), np.nan)
-    n_positives, n_negatives = np.zeros(len(unit), dtype=np.int64), np.zeros(len(unit), dtype=np.int64)
+    ap = np.full(len(x), np.nan)
+    n_positives, n_negatives = np.zeros(len(x), dtype=np.int64), np.zeros(len(x), dtype=np.int64)
     negatives_of = dict(grouped(scope, np.flatnonzero(negative)))
-    for wells, keys in _positive_keys(unit, positive, ties, block):
+    for wells, keys in _positive_keys(x, positive, ties, block):
         above, level = np.zeros(keys.shape, dtype=np.int64), np.zeros(keys.shape, dtype=np.int64)
         n_positives[wells] = keys.shape[1]
         for code, rows in grouped(scope[wells], np.arange(len(wells))):
@@ -80,8 +81,9 @@ def average_precision(
                 continue
             n_negatives[wells[rows]] = len(against)
             for part in _parts(rows, block):
+                queries = unit_rows(x[wells[part]])[0]
                 for others in _parts(against, block):
-                    _count(unit[wells[part]], unit[others], keys[part], ties, above, level, part)
+                    _count(queries, unit_rows(x[others])[0], keys[part], ties, above, level, part)
         if keys.shape[1]:
             ap[wells] = precision_of_counts(keys, above, level, ties)
     ap[n_negatives == 0] = np.nan
@@ -107,13 +109,40 @@ def normalised_average_precision(ap: ArrayLike, positives: ArrayLike, total: Arr
     return np.asarray((np.asarray(ap, dtype=np.float64) - mu0) / room)
 
 
+def as_floating(features: ArrayLike) -> NDArray[np.floating]:
+    """Return the features, not copied where they are floating-point numbers, else as float64."""
+    x = np.asarray(features)
+    return x if np.issubdtype(x.dtype, np.floating) else x.astype(np.float64)
+
+
+def row_states(x: NDArray[np.floating]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return two (W,) bool of profiles (W, D): which rows have a number that is not finite, and which are all zeros.
+
+    Takes some rows at a time. Raises ValueError if x is no matrix.
+    """
+    if x.ndim != 2:
+        raise ValueError(f"profiles must be a matrix of wells x features, not of shape {x.shape}")
+    unusable, zero = np.zeros(len(x), dtype=bool), np.zeros(len(x), dtype=bool)
+    for start in range(0, len(x), _ROWS):
+        part = slice(start, start + _ROWS)
+        unusable[part] = ~np.isfinite(x[part]).all(axis=1)
+        zero[part] = ~x[part].any(axis=1)
+    return unusable, zero
+
+
+def checked_profiles(features: ArrayLike) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """Return the profiles as `as_floating` does, and which rows are all zeros; DataError if any number is not finite."""
+    x = as_floating(features)
+    unusable, zero_norm = row_states(x)
+    if unusable.any():
+        raise DataError(f"{int(unusable.sum())} profiles have features that are not finite")
+    return x, zero_norm
+
+
 def unit_rows(features: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
     """Return the rows scaled to length 1 (all-zero rows stay zero) as (W, D) float64, and which rows are all zero."""
     x = np.asarray(features, dtype=np.float64)
-    if x.ndim != 2:
-        raise ValueError(f"profiles must be a matrix of wells x features, not of shape {x.shape}")
-    if not np.isfinite(x).all():
-        raise DataError(f"{int((~np.isfinite(x).all(axis=1)).sum())} profiles have features that are not finite")
+    checked_profiles(x)
     largest = np.abs(x).max(axis=1, initial=0.0)
     zero_norm = largest == 0
     x = x / np.where(zero_norm, 1.0, largest)[:, None]  # first by the largest entry: squares then cannot underflow
@@ -165,7 +194,9 @@ def tie_runs(keys: NDArray[np.generic]) -> tuple[Ints, Ints]:
     return start, stop
 
 
-def _positive_keys(unit: Floats, positive: Ints, ties: Ties, block: int) -> Iterator[tuple[Ints, NDArray[np.floating]]]:
+def _positive_keys(
+    x: NDArray[np.floating], positive: Ints, ties: Ties, block: int
+) -> Iterator[tuple[Ints, NDArray[np.floating]]]:
     """Yield, for each number of replicates, the query wells (Q,) and their positives' keys (Q, M), best first."""
     sets = [members for _, members in grouped(positive, np.flatnonzero(positive >= 0))]
     for size in sorted({len(s) for s in sets}):
@@ -173,8 +204,8 @@ def _positive_keys(unit: Floats, positive: Ints, ties: Ties, block: int) -> Iter
         keys = np.empty((*index.shape, size - 1), dtype=np.float32 if ties == "copairs" else np.float64)
         others = ~np.eye(size, dtype=bool)
         for part in _parts(np.arange(len(index)), max(1, block // size)):
-            x = unit[index[part]]
-            found = rank_keys(x @ x.transpose(0, 2, 1), ties)
+            unit = unit_rows(x[index[part].ravel()])[0].reshape(len(part), size, -1)
+            found = rank_keys(unit @ unit.transpose(0, 2, 1), ties)
             keys[part] = -np.sort(-found[:, others].reshape(len(part), size, size - 1), axis=-1)
         yield index.ravel(), keys.reshape(index.size, size - 1)
 
