@@ -223,7 +223,9 @@ def retrieve(
     normalise: Annotated[
         str, typer.Option(help="A preset of normalisation first; none: as the profiles are.")
     ] = "none",
-    null: Annotated[str | None, typer.Option(help="exchange or copairs; default: exchange where it applies.")] = None,
+    null: Annotated[
+        str | None, typer.Option(help="exchange, copairs or copairs_exact; default: exchange where it applies.")
+    ] = None,
     ties: Annotated[str, typer.Option(help="average or copairs.")] = "average",
     distance: Annotated[str, typer.Option(help="cosine, abs_cosine, correlation or euclidean.")] = "cosine",
     strict: Annotated[bool, typer.Option("--strict", help="p counts draws above the observed mAP only.")] = False,

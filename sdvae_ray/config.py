@@ -245,7 +245,9 @@ class ScoreConfig(Model):
     batch: str | None = None  # the column whose values are the batches of tvn and harmony; None: plates
     fit: Literal["controls", "half"] = "controls"  # half: fit on one half of the controls, negatives are the other half
     negatives: Literal["plate", "group"] = "plate"
-    null: Literal["exchange", "copairs"] = "exchange"
+    null: Literal["exchange", "copairs", "copairs_exact"] = (
+        "exchange"  # exact: counted, not drawn, where one list allows it
+    )
     null_size: int = Field(10_000, ge=100)
     strict: bool = (
         False  # True: p counts draws above the observed mAP only, as copairs does; else those that reach it too

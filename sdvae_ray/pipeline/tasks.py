@@ -171,6 +171,7 @@ def _summary(config: RunConfig, found: MatchedPrecision, names: pl.Series) -> di
         seed=config.seed,
         strict=settings.strict,
         threshold=settings.threshold,
+        exact=settings.null == "copairs_exact",
     )
     return {
         "queries": int(groups["replicates"].sum()),

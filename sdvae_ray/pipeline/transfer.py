@@ -74,6 +74,7 @@ def _transfer(
             seed=config.seed,
             strict=settings.strict,
             threshold=settings.threshold,
+            exact=settings.null == "copairs_exact",
             repeats=settings.floor_repeats,
         )
     except DataError as error:

@@ -17,7 +17,9 @@ from sdvae_ray.retrieval.arrangements import arrangements_reaching, draw_arrange
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Null = Literal["exchange", "copairs"]
+Null = Literal[
+    "exchange", "copairs", "copairs_exact"
+]  # the last: counted where one list allows it (`counted`), else drawn
 Pattern = tuple[tuple[int, int], ...]  # of a compound: (kind of list, queries that have it), in order
 
 # Two mean average precisions closer than this are equal: they differ by the order of a sum.

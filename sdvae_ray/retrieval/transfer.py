@@ -69,13 +69,15 @@ def transfer(
     seed: int = 0,
     strict: bool = False,
     threshold: float = 0.05,
+    exact: bool = False,
     repeats: int = 3,
 ) -> pl.DataFrame:
     """Return both tasks both ways, four rows of SCHEMA: a pure function of the wells and the seed, whatever the order of rows.
 
     features: (W, D) finite, both groups in one space: normalised together. wells: W rows with the `key` columns, `compound`,
     `plate`, `group` (one of the pair's), `is_control` and `is_treated` (the wells that are not controls if absent). position: the
-    column that says where on its plate a well is. repeats: permutations of the compounds; p: copairs' null.
+    column that says where on its plate a well is. repeats: permutations of the compounds; p: copairs' null
+    (exact: see inference.arrangement_p_values).
 
     posing: without it, every control poses in `features`. That is right where they had no part in a fit (score.fit half, or no
     step that whitens): whitening by n wells along about n axes makes these wells, and no others, unlike each other at every
@@ -92,7 +94,7 @@ def transfer(
         raise DataError(f"floors need at least 1 repeat, not {repeats}")
     frame = _in_play(wells, pair, position, key)
     rows, ranking = frame[_ROW].to_numpy(), {"distance": distance, "ties": ties}
-    chance = {"null_size": null_size, "seed": seed, "strict": strict, "threshold": threshold}
+    chance = {"null_size": null_size, "seed": seed, "strict": strict, "threshold": threshold, "exact": exact}
 
     def space_of(profiles: ArrayLike) -> _Space:
         x = np.asarray(profiles)

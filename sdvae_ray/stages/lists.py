@@ -55,7 +55,7 @@ class Settings:
 def checked_settings(chosen: Mapping[str, Any]) -> Settings:
     """ConfigError, with what is allowed, for a value that a field does not take."""
     allowed = {
-        "null": ("exchange", "copairs"),
+        "null": ("exchange", "copairs", "copairs_exact"),
         "ties": ("average", "copairs"),
         "distance": ("cosine", "abs_cosine", "correlation", "euclidean"),
     }
@@ -102,7 +102,7 @@ def by_lists(
             multilabel_col=lists.multilabel,
         )
         names = frame["compound"].gather(found.well) if found.label is None else found.label.cast(pl.String)
-        return found, names, score_groups(found, names, **chance)
+        return found, names, score_groups(found, names, exact=settings.null == "copairs_exact", **chance)
 
     found, names, groups = score(np.arange(wells.height))
     total = found.positives + found.negatives
