@@ -1,5 +1,7 @@
 """Phenotypic activity end to end: numbers equal to the rooms below, and a reason for everything without a number."""
 
+import itertools
+
 import numpy as np
 import polars as pl
 import pytest
@@ -92,6 +94,21 @@ def test_active_compounds_are_retrieved_and_inactive_ones_are_not():
         assert found == [(g, c) for g in ("A549", "U2OS") for c in ("C0", "C1", "C2")]
         assert out.groups["retrieved"].to_list() == [3, 3]
         assert out.groups["fraction_retrieved"].to_list() == [0.5, 0.5]
+
+
+def test_copairs_null_is_counted_where_the_queries_of_a_compound_have_one_list():
+    """3 positives among 51 wells: all 20,825 arrangements, written out."""
+    x, wells = plates(per_group=4)
+    ranks = np.array(list(itertools.combinations(range(1, 52), 3)))
+    every = (np.arange(1, 4) / ranks).mean(axis=1)
+    for strict in (False, True):
+        found = score(x, wells, null="copairs_exact", negatives="group", strict=strict).compounds
+        reach = [np.mean(every > m + 1e-10 if strict else every >= m - 1e-10) for m in found["map"]]
+        np.testing.assert_allclose(found["p"], reach, rtol=1e-12)
+        assert found["draws"].to_list() == [0] * 12
+    drawn = score(x, wells, null="copairs", negatives="group", null_size=100_000).compounds
+    np.testing.assert_allclose(found["p"], drawn["p"], atol=0.01)
+    assert drawn["draws"].to_list() == [100_000] * 12
 
 
 def test_negatives_are_those_of_the_plate_or_of_the_group():

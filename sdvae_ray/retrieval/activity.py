@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.retrieval.exchange import exchange_p_values
-from sdvae_ray.retrieval.inference import Null, arrangement_p_values, benjamini_hochberg
+from sdvae_ray.retrieval.inference import Null, arrangement_p_values, benjamini_hochberg, counted
 from sdvae_ray.retrieval.precision import Ties, as_floating, average_precision, normalised_average_precision, row_states
 
 Negatives = Literal["plate", "group"]
@@ -69,7 +69,8 @@ def phenotypic_activity(
     Positives of a well: the other wells of its compound in its group. negatives="plate": the controls of its own plate
     (JUMP's recipe); "group": all controls of the group (as published). All-zero profiles are left out on both sides and
     counted.
-    null="exchange" is valid for replicates; "copairs" draws random orders. strict counts null > observed rather than
+    null="exchange" is valid for replicates; "copairs" draws random orders; "copairs_exact" counts them, with draws 0, where
+    all queries of a compound have one list that can be (inference.counted). strict counts null > observed rather than
     >=. threshold: of the corrected p, with <=, as the authors do (copairs uses <). stop_early: the null by exchange
     stops drawing for a compound whose p is clearly above twice the threshold. workers: processes of the null by
     exchange (see exchange_p_values); they change no result.
@@ -119,17 +120,19 @@ def phenotypic_activity(
             null_size=null_size, seed=seed, strict=strict, stop_above=stop_above, ties=ties, workers=workers,
         )  # fmt: skip
         p, draws = result.p, result.draws
-    elif null == "copairs":
+    elif null in ("copairs", "copairs_exact"):
         q = np.flatnonzero(~np.isnan(precision.ap))
-        p = np.full(len(compounds), np.nan)
+        p, exact = np.full(len(compounds), np.nan), null == "copairs_exact"
+        lists = (position[scored[q]], precision.positives[q], precision.negatives[q])
         found = arrangement_p_values(
-            position[scored[q]], precision.ap[q], precision.positives[q], precision.negatives[q],
-            null_size=null_size, seed=seed, strict=strict,
-        )  # fmt: skip
+            lists[0], precision.ap[q], *lists[1:], null_size=null_size, seed=seed, strict=strict, exact=exact
+        )
         p[: len(found)] = found
         draws = np.where(np.isnan(p), 0, null_size)
+        if exact:
+            draws[: len(found)][counted(*lists)] = 0
     else:
-        raise ValueError(f"null must be 'exchange' or 'copairs', not {null!r}")
+        raise ValueError(f"null must be 'exchange', 'copairs' or 'copairs_exact', not {null!r}")
     compounds = _with_p(compounds, p, draws, threshold)
     groups = _group_table(frame, treated, control, usable, compounds)
     order = ["group", "compound"]

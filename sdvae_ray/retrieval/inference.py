@@ -63,19 +63,6 @@ def stream(seed: int, *key: str | int, block: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, digest], dtype=np.uint64), counter=counter))
 
 
-def choose(uniform: Floats, size: int) -> Ints:
-    """Return (B, k) distinct integers of [0, size) per row from (B, k) uniforms: a partial Fisher-Yates shuffle."""
-    draws, k = uniform.shape
-    if k == 1:
-        return (uniform * size).astype(np.int64)
-    deck = np.broadcast_to(np.arange(size), (draws, size)).copy()
-    row = np.arange(draws)
-    for i in range(k):
-        j = i + (uniform[:, i] * (size - i)).astype(np.int64)
-        deck[row, i], deck[row, j] = deck[row, j], deck[row, i]
-    return deck[:, :k]
-
-
 def arrangement_null(positives: int, total: int, null_size: int, seed: int) -> Floats:
     """Return (null_size,) AP of uniformly random orders of a list with `positives` positives of `total` wells.
 
