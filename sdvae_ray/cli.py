@@ -303,6 +303,12 @@ def search(
     manifest: Annotated[
         str | None, typer.Option(help="Or a new image: the row --fov of a manifest that may be another run's.")
     ] = None,
+    plate: Annotated[
+        str | None,
+        typer.Option(
+            help="Normalise the new image as a well of this plate of the run; default: its row's own, if there."
+        ),
+    ] = None,
     extractor: Annotated[str | None, typer.Option(help="In whose space; default: the run's first.")] = None,
     side: Annotated[str | None, typer.Option(help="Of which side; default: the originals.")] = None,
     count: Annotated[int, typer.Option("--count", "-k", min=1, help="How many.")] = 10,
@@ -312,7 +318,7 @@ def search(
     """The wells nearest to one, or the FOVs, or what is nearest to a new image, with their treatment, in a scored run."""
     from sdvae_ray import commands
 
-    asked = commands.Asked(well, fov, patch, image or [], manifest)
+    asked = commands.Asked(well, fov, patch, image or [], manifest, plate)
     commands.search(commands.read_run(run_file, set or []), asked, extractor, side, count, console, as_json)
 
 

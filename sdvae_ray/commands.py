@@ -164,6 +164,7 @@ class Asked(NamedTuple):
     patch: int | None = None
     images: Sequence[str] = ()  # STAIN=FILE, or one file
     manifest: str | None = None
+    plate: str | None = None  # of the run, as whose well a new image is normalised
 
 
 def search(
@@ -200,6 +201,8 @@ def _found(
         )
     if asked.patch is not None and asked.well is not None:
         raise ConfigError("search: --patch is of a FOV or an image, not of a well")
+    if asked.plate is not None and (sum(named[2:]) == 0 or asked.patch is not None):
+        raise ConfigError("search: --plate is of a new image (--image, --manifest), and of a whole one")
     if asked.well is not None:
         return search_well(config, asked.well, extractor, side, count, storage)
     if of_run is not None and asked.patch is not None:
@@ -212,7 +215,7 @@ def _found(
         query = image_query(config, asked.images, storage)
     else:
         query = manifest_query(config, str(asked.manifest), asked.fov, storage)
-    return search_image(config, query, extractor, side, count, storage, asked.patch)
+    return search_image(config, query, extractor, side, count, storage, asked.patch, asked.plate)
 
 
 def decode(config: RunConfig, fov_id: str, side: str | None, output: str, console: Console) -> None:

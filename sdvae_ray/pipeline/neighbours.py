@@ -12,10 +12,12 @@ from sdvae_ray.pipeline.roles import TREATED
 from sdvae_ray.pipeline.space import space_of
 from sdvae_ray.randomness import generator
 from sdvae_ray.retrieval import index as faiss_index
-from sdvae_ray.retrieval.normalise import resolve_steps
+from sdvae_ray.retrieval import saved_fit
+from sdvae_ray.retrieval.normalise import Normalised, resolve_steps
 from sdvae_ray.retrieval.recall import reconstruction_recall, replicate_recall
 from sdvae_ray.retrieval.steps import HARMONISE
 from sdvae_ray.schema import WELL
+from sdvae_ray.stages.saved_index import FIT, ROOT
 from sdvae_ray.storage import Storage, join
 from sdvae_ray.tables import write_table
 
@@ -23,11 +25,12 @@ _QUERIES = 20_000  # a mean over them is known to 0.4 %
 
 
 def save_and_reload_index(
-    config: RunConfig, label: dict[str, object], features: np.ndarray, wells: pl.DataFrame, storage: Storage
+    config: RunConfig, label: dict[str, object], normalised: Normalised, wells: pl.DataFrame, storage: Storage
 ) -> Any:
-    """Builds the group's index, saves it with the wells of its ids, and returns it as read back."""
-    stem = join(config.output, "index", str(label["extractor"]), str(label["side"]), _file_name(str(label["group"])))
-    built = faiss_index.build(features, np.arange(len(features)))
+    """Builds the group's index, saves it with the wells of its ids and the fit of their normalisation, returns it as read back."""
+    stem = join(config.output, ROOT, str(label["extractor"]), str(label["side"]), _file_name(str(label["group"])))
+    built = faiss_index.build(normalised.features, np.arange(wells.height))
+    storage.write_bytes(f"{stem}{FIT}", saved_fit.to_bytes(normalised.chain))
     storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(built))
     write_table(f"{stem}.parquet", wells.drop(FILE, ROW).with_row_index("id").to_arrow(), storage)
     return faiss_index.from_bytes(storage.read_bytes(f"{stem}.faiss"))

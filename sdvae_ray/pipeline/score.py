@@ -3,7 +3,7 @@
 Writes under the run's output
 
 profiles/<extractor>/<side>/...         well profiles before normalisation; see sdvae_ray.pipeline.profile
-index/<extractor>/<side>/<group>.*    a FAISS index over the normalised profiles and the wells of its ids
+index/<extractor>/<side>/<group>.*    a FAISS index over the normalised profiles, the wells of its ids, and the fit
 scores/*.parquet                      see sdvae_ray.scores
 """
 
@@ -227,7 +227,7 @@ def _score_group(
     among = fittable(config, wells)
     normalised = space(fit, among)
     activity = phenotypic_activity(normalised.features, wells, **activity_options(config))
-    index = save_and_reload_index(config, label, normalised.features, wells, storage)
+    index = save_and_reload_index(config, label, normalised, wells, storage)
     treated = recall_queries(config, label, wells)
     recalls = replicate_recalls(config, index, normalised.features, wells, treated)
     both = None

@@ -88,13 +88,13 @@ class Space:
         """fit, fittable: (W,); see retrieval.normalise."""
         source = replace(self.source, wells=replace(self.source.wells, is_control=fit, fittable=fittable))
         if isinstance(source, Held):
-            held, record = fitted(source, self.steps)
-            return Normalised(held.x, record)
-        made, record = fitted(source, self.steps)
+            held, record, chain = fitted(source, self.steps)
+            return Normalised(held.x, record, chain)
+        made, record, chain = fitted(source, self.steps)
         out = np.empty((len(fit), made.width), np.float32)
         for rows, features in made.map(_numbered):
             out[rows] = features
-        return Normalised(out, record)
+        return Normalised(out, record, chain)
 
 
 def space_of(config: RunConfig, sets: Sequence[tuple[Profiles, pl.DataFrame]], held_bytes: int = HELD_BYTES) -> Space:

@@ -21,9 +21,8 @@ def print_neighbours(config: RunConfig, found: pl.DataFrame, about: dict[str, st
     of = f" ({about['perturbation']})" if about.get("perturbation") else ""
     what = "wells" if "well" in about else "patches" if PATCH in about else "FOVs"
     whose = about.get("well") or f"{about['fov']}{f', patch {about[PATCH]}' if PATCH in about else ''}"
-    say(
-        console, f"{whose}{of}: nearest {what} by {about['extractor']}, {about['side']}, {about['group']}", style="bold"
-    )
+    where = ", ".join(about[key] for key in ("extractor", "side", "group", "as") if key in about)
+    say(console, f"{whose}{of}: nearest {what} by {where}", style="bold")
     asked = [name for name in (config.score.perturbation, *_SHOWN) if name is not None and name in found.columns]
     place = [name for name in (SITE, PATCH) if name in found.columns and "fov" in about]
     columns = [PLATE, WELL, *place, *dict.fromkeys(asked)]

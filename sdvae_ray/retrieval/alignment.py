@@ -45,12 +45,14 @@ def coral(source: Source, fit: str, regularisation: float) -> tuple[Apply, dict[
     moves = {
         name: (part.mean, ridge_power(_covariance(part), regularisation, -0.5) @ target) for name, part in found.items()
     }
-    return _Coral(moves), {"regularisation": regularisation, "batches": len(names)}
+    return Coral(moves), {"regularisation": regularisation, "batches": len(names)}
 
 
 @dataclass(frozen=True)
-class _Coral:
-    moves: Mapping[str, tuple[Floats, Floats]]  # of a batch: its mean and the transform after it
+class Coral:
+    """(x - mean) @ transform, by the batch of each well. moves: of a batch, its mean (D,) and the transform after it (D, D)."""
+
+    moves: Mapping[str, tuple[Floats, Floats]]
 
     def __call__(self, x: Floats, wells: Wells) -> Floats:
         out = np.empty_like(x)

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.retrieval.alignment import require_harmony
-from sdvae_ray.retrieval.fits import Held, Source, Wells
+from sdvae_ray.retrieval.fits import Apply, Held, Source, Wells
 from sdvae_ray.retrieval.steps import HARMONISE, PUBLISHED_COMPONENTS, PUBLISHED_VARIANCE, STEPS, Parameter
 
 Step = str | Mapping[str, Any]
@@ -39,11 +39,13 @@ class Normalised:
 
     features: (W, D') float64, or float32 where they were too many to hold before; rows in the order given. record: one
     JSON-ready mapping per step, in order, with at least `step`, `fit_wells` and `features` (D' after it); then what it was
-    asked for and what it decided.
+    asked for and what it decided. chain: what each step does, fitted, to profiles of whole plates: applied in order to the
+    profiles that came in, it gives these features, and other wells of the same plates their place among them.
     """
 
     features: NDArray[np.floating]
     record: list[dict[str, Any]]
+    chain: tuple[Apply, ...] = ()
 
 
 def normalise(
@@ -82,15 +84,15 @@ def normalise(
             f"plate {plates[bad][0]}: {int((bad & (plates == plates[bad][0])).sum())} wells have features that are "
             "not finite; every feature must be a finite number"
         )
-    made, record = fitted(Held(x, Wells(control, among, plates, batches, np.arange(len(x)))), resolved)
-    return Normalised(made.x, record)
+    made, record, chain = fitted(Held(x, Wells(control, among, plates, batches, np.arange(len(x)))), resolved)
+    return Normalised(made.x, record, chain)
 
 
 S = TypeVar("S", bound=Source)
 
 
-def fitted(source: S, steps: Sequence[tuple[str, dict[str, Any]]]) -> tuple[S, list[dict[str, Any]]]:
-    """Return the source of the normalised profiles, and the record; `steps` as resolve_steps gives them.
+def fitted(source: S, steps: Sequence[tuple[str, dict[str, Any]]]) -> tuple[S, list[dict[str, Any]], tuple[Apply, ...]]:
+    """Return the source of the normalised profiles, the record and the chain; `steps` as resolve_steps gives them.
 
     Raises DataError as `normalise` does; a feature that is not finite is the reader's to refuse.
     """
@@ -103,14 +105,16 @@ def fitted(source: S, steps: Sequence[tuple[str, dict[str, Any]]]) -> tuple[S, l
                 f"{wells.where()}: {int(wells.in_fit(scope).sum())} {what} in this group; normalisation needs at least 2"
             )
     record: list[dict[str, Any]] = []
+    chain: list[Apply] = []
     for name, parameters in steps:
         step = STEPS[name][0](source, **parameters)
         source = source.through(step.apply, step.width)
+        chain.append(step.apply)
         scope = parameters.get("fit")
         count = len(wells.row) if scope is None else int(wells.in_fit(scope).sum())
         given: dict[str, Any] = {key: parameters[key] for key in ("fit", "per") if key in parameters}
         record.append({"step": name, **given, "fit_wells": count, "features": step.width, **step.record})
-    return source, record
+    return source, record, tuple(chain)
 
 
 def resolve_steps(steps: str | Sequence[Step]) -> list[tuple[str, dict[str, Any]]]:

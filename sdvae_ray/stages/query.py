@@ -15,13 +15,14 @@ from sdvae_ray.provenance import Record, check_same_run, read_record
 from sdvae_ray.schema import COLOUR, ERROR, FOV_ID, channel_column, column, embeddings_table, uri_column
 from sdvae_ray.sources.manifest import check_manifest, read_manifest
 from sdvae_ray.sources.rows import read_text_column, row_groups
+from sdvae_ray.stages.as_well import OnPlate, nearest_wells, on_plate, own_plate
 from sdvae_ray.stages.columns import EMBEDDING, PATCHES, takes_posterior
 from sdvae_ray.stages.encode import Encoder, auto_micro_batch
 from sdvae_ray.stages.forward import Forward
 from sdvae_ray.stages.load import Batch, Loader
 from sdvae_ray.stages.models import check_same_weights, load_models, pick_device, resolve_weights
 from sdvae_ray.stages.saved_index import PATCH, nearest_name
-from sdvae_ray.stages.search import Found, image_space, search_vector
+from sdvae_ray.stages.search import Found, Space, image_space, search_vector
 from sdvae_ray.storage import Storage
 
 _PLACE = ("source", "subfolder", "revision")  # where weights are; what they are is compared by their hashes
@@ -93,20 +94,36 @@ def search_image(
     count: int,
     storage: Storage,
     patch: int | None = None,
+    plate: str | None = None,
 ) -> Found:
-    """(what is nearest to the image, what was searched): FOVs, or wells where the run has no index of FOVs.
+    """(what is nearest to the image, what was searched): FOVs, or wells where the run has no index of FOVs, or for a plate.
 
-    patch: number of a patch of the image, counted row by row, whose nearest patches are wanted instead.
+    patch: number of a patch of the image, counted row by row, whose nearest patches are wanted instead. plate: one of the run's,
+    as whose well the image is normalised; where None and wells are searched, that of the image's row. Where that is not known or has
+    no fit, the wells' profiles are searched as they are, and the note says why; for a plate asked for, this is a DataError.
     """
     level = "fov" if patch is None else "patch"
-    space = image_space(config, level, extractor, side, storage)
+    place: OnPlate | str | None = None
+    if plate is not None:
+        place = on_plate(config, plate, extractor, side, storage)
+        one, of_side, _ = place.name.split("/", 2)
+        space = Space(level, one, of_side, place.name)
+    else:
+        space = image_space(config, level, extractor, side, storage)
+        if space.name is None:
+            place = own_plate(config, query.row, space.extractor, space.side, storage)
     if patch is not None and not 0 <= patch < config.image.patches:
         raise ConfigError(f"--patch {patch}: a field of this run has the patches 0 to {config.image.patches - 1}")
     embedded = embed_field(config, query.row, space.extractor, space.side, storage, patches=patch is not None)
     vector = (embedded if patch is None else embedded[patch]).reshape(-1)
-    found, about = search_vector(config, vector, space, count, storage)
-    random = [name for name in (space.extractor, space.side) if name in config.random_weights]
-    notes = [*query.notes, *(f"{name} has random weights" for name in random)]
+    notes = list(query.notes)
+    if isinstance(place, OnPlate):
+        found, about = nearest_wells(config, vector, place, count, storage)
+        notes += place.notes
+    else:
+        found, about = search_vector(config, vector, space, count, storage)
+        notes += [] if place is None else [f"these are cosines of profiles that are not normalised: {place}"]
+    notes += [f"{name} has random weights" for name in (space.extractor, space.side) if name in config.random_weights]
     kind = "fov" if FOV_ID in found.columns else "well"
     whose = {kind: f"new image {query.name}", **({} if patch is None else {PATCH: str(patch)})}
     return found, {**whose, **about, **({"note": "; ".join(notes)} if notes else {})}

@@ -1,6 +1,6 @@
 """An index as `score` saved it: which there are, opened in place, and the table that says what an id stands for.
 
-index/<extractor>/<side>/<group>.*     exact, of the normalised profiles of one group's wells
+index/<extractor>/<side>/<group>.*     exact, of the normalised profiles of one group's wells; `.fit.npz`: of another well too
 index/<extractor>/<side>/fovs.*        of FOVs, on request (score.fov_index)
 index/<extractor>/<side>/patches.*     of patches, on request
 
@@ -31,6 +31,7 @@ from sdvae_ray.storage import Storage, absolute, is_remote, join
 
 ID, SIMILARITY, PATCH = "id", "similarity", "patch"
 ROOT = "index"
+FIT = ".fit.npz"  # ends the name of what retrieval.saved_fit wrote, beside the index of a group
 PATCHES_PER_FOV = "patches_per_fov"  # in the .json of an index of patches
 LEVELS = {"fov": "fovs", "patch": PATCHES}  # what an index on request is of, and the name of its files
 _COMPARED = 50_000  # names compared letter by letter with an unknown one
