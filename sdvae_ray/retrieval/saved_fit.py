@@ -72,8 +72,10 @@ def from_bytes(data: bytes) -> tuple[Apply, ...]:
                 name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(members.read(name)), allow_pickle=False)
                 for name in members.namelist()
             }
-        written = json.loads(arrays.pop(_CHAIN).tobytes())
-        return tuple(_read(step, arrays) for step in written)
+        chain = _read(json.loads(arrays.pop(_CHAIN).tobytes()), arrays)
+        if not isinstance(chain, tuple) or not all(map(callable, chain)):
+            raise ValueError("no chain of transforms")
+        return chain
     except _DAMAGED as error:
         said = f"{len(data)} bytes are no readable fit of a normalisation: cut short, damaged, or of another program"
         raise DataError(said) from error

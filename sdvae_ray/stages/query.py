@@ -98,8 +98,8 @@ def search_image(
 ) -> Found:
     """(what is nearest to the image, what was searched): FOVs, or wells where the run has no index of FOVs, or for a plate.
 
-    patch: number of a patch of the image, counted row by row, whose nearest patches are wanted instead. plate: one of the run's,
-    as whose well the image is normalised; where None and wells are searched, that of the image's row. Where that is not known or has
+    patch: number of a patch of the image, counted row by row, whose nearest patches are wanted instead. plate: of the run, as
+    whose well the image is normalised; where None and wells are searched, that of the image's row. Where it is unknown or has
     no fit, the wells' profiles are searched as they are, and the note says why; for a plate asked for, this is a DataError.
     """
     level = "fov" if patch is None else "patch"
