@@ -17,10 +17,13 @@ from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.pipeline.field_index import build_field_index
 from sdvae_ray.pipeline.score import score
 from sdvae_ray.pipeline.session import ray_session
+from sdvae_ray.retrieval import index as faiss_index
 from sdvae_ray.retrieval import saved_fit
+from sdvae_ray.retrieval.normalise import normalise
 from sdvae_ray.retrieval.transforms import Replaced
 from sdvae_ray.schema import COLOUR, FOV_ID, KEYS, fov_id, uri_column
 from sdvae_ray.sources.manifest import write_manifest
+from sdvae_ray.stages.as_well import nearest_wells, on_plate
 from sdvae_ray.stages.encode import Encoder
 from sdvae_ray.stages.forward import Forward
 from sdvae_ray.stages.load import Loader
@@ -28,7 +31,7 @@ from sdvae_ray.stages.models import load_models, resolve_weights
 from sdvae_ray.stages.query import image_query, manifest_query, search_image
 from sdvae_ray.stages.saved_index import open_index, saved
 from sdvae_ray.storage import Storage, join
-from sdvae_ray.tables import read_fovs, write_rows
+from sdvae_ray.tables import read_fovs, write_rows, write_table
 
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
 STORAGE, SILENT = Storage(), Console(quiet=True)
@@ -216,3 +219,24 @@ def test_the_command_prints_it_and_gives_all_of_it_as_json(local_ray, run, capsy
     for wrong in (Asked(well="P1/A01", plate="P1"), Asked(fov="f", plate="P1"), asked._replace(patch=1)):
         with pytest.raises(ConfigError, match="--plate is of a new image"):
             search(config, wrong, None, None, 3, SILENT)
+
+
+def test_a_fit_in_a_bucket_is_read_and_its_absence_said(s3, small_run_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("SDVAE_RAY_CACHE", str(tmp_path / "cache"))
+    config = small_run_config(storage=s3.config.model_dump(), output=s3.prefix)
+    plate = np.repeat(["s/b/P1", "s/b/P2"], 20)
+    x = np.random.default_rng(0).normal(size=(40, 6)) + 100
+    made = normalise(x, np.ones(40, bool), plate, "plate_standardise")
+    wells = pl.DataFrame([(*key.split("/"), f"W{row:02d}", "b") for row, key in enumerate(plate)], orient="row")
+    wells.columns = [*KEYS[:4], "group"]
+    stem = join(s3.prefix, INDEX, "b")
+    write_table(f"{stem}.parquet", wells.with_row_index("id").to_arrow(), s3.storage)
+    s3.storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(faiss_index.build(made.features)))
+    with pytest.raises(DataError, match="without the fit"):
+        on_plate(config, "P2", None, None, s3.storage)
+    s3.storage.write_bytes(f"{stem}.fit.npz", saved_fit.to_bytes(made.chain))
+    place = on_plate(config, "P2", None, None, s3.storage)
+    assert (place.name, place.group, place.plate, place.batch) == ("intensity/image/b", "b", "s/b/P2", "s/b/P2")
+    found, _ = nearest_wells(config, x[33].astype(np.float32), place, 3, s3.storage)
+    assert found[KEYS[3]][0] == "W33"
+    assert found["similarity"][0] == pytest.approx(1, abs=1e-5)

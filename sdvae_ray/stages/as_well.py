@@ -68,7 +68,7 @@ def own_plate(config: RunConfig, row: Batch, extractor: str, side: str, storage:
     among = [name for name in saved(config, storage) if name.startswith(f"{extractor}/{side}/")]
     if not among:
         return f"the run has no index of wells of {extractor} on {side}"
-    advice = "--plate NAME, of one of the run's, has the image normalised as a well of it"
+    advice = "--plate NAME, a plate of the run, has the image normalised as a well of it"
     if PLATE not in row:
         return advice
     plate = str(row[PLATE][0])
