@@ -26,8 +26,7 @@ import torch
 from sdvae_ray.config import RunConfig
 from sdvae_ray.pipeline.profile import FILE, ROW, Profiles, build_profiles
 from sdvae_ray.pipeline.session import ray_session
-from sdvae_ray.pipeline.space import space_of
-from sdvae_ray.retrieval.fits import HELD_BYTES
+from sdvae_ray.pipeline.space import HELD_BYTES, space_of
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS, fov_id
 from sdvae_ray.schema import ROW as ROW_JSON

@@ -13,7 +13,7 @@ from sdvae_ray.config import RunConfig, StorageConfig
 from sdvae_ray.errors import DataError
 from sdvae_ray.pipeline.fan import in_order
 from sdvae_ray.pipeline.profile import FILE, ROW, Profiles
-from sdvae_ray.retrieval.fits import HELD_BYTES, Apply, Bools, Held, Ints, Wells
+from sdvae_ray.retrieval.fits import Apply, Bools, Held, Ints, Wells
 from sdvae_ray.retrieval.normalise import Normalised, fitted, resolve_steps
 from sdvae_ray.retrieval.whitening import Floats
 from sdvae_ray.schema import METADATA
@@ -22,6 +22,8 @@ from sdvae_ray.tables import read_table
 
 T = TypeVar("T")
 
+HELD_BYTES = 1 << 29  # of float64 profiles of a group that are read once and held
+FIT_BYTES = 1 << 27  # of those of a fit, where they are not: what is larger is fitted from moments
 _TASK_CPUS = 0.5
 _PLATES = 16  # read and reduced by one task
 
@@ -46,24 +48,24 @@ class Stored:
     wells: Wells
     width: int
     storage: StorageConfig
-    held_bytes: int = HELD_BYTES
+    fit_bytes: int = FIT_BYTES
     chain: tuple[Apply, ...] = ()
 
     def through(self, apply: Apply, width: int) -> "Stored":
         return replace(self, chain=(*self.chain, apply), width=width)
 
     def holds(self, rows: int) -> bool:
-        return rows * self.width * 8 <= self.held_bytes
+        return rows * self.width * 8 <= self.fit_bytes
 
     def map(self, function: Callable[[Floats, Wells], T], fit: str | None = None) -> Iterator[T]:
-        for found in self._pass(function, None, fit):
+        for found in self._pass(function, False, fit):
             yield from found
 
     def reduce(self, function: Callable[[Floats, Wells], T], merge: Callable[[T, T], T], fit: str) -> T:
-        return functools.reduce(merge, (found[0] for found in self._pass(function, merge, fit)))
+        return functools.reduce(merge, (found[0] for found in self._pass(function, True, fit)))
 
-    def _pass(self, function: Any, merge: Any, fit: str | None) -> Iterator[list[Any]]:
-        settings = ray.put((self.storage, self.chain, function, merge, fit))
+    def _pass(self, function: Any, together: bool, fit: str | None) -> Iterator[list[Any]]:
+        settings = ray.put((self.storage, self.chain, function, together, fit))
         chunks = [self.parts[at : at + _PLATES] for at in range(0, len(self.parts), _PLATES)]
         asked = ((settings, chunk, [self.wells.at(_rows(part)) for part in chunk]) for chunk in chunks)
         return in_order(_of_chunk.options(num_cpus=_TASK_CPUS), asked)
@@ -119,9 +121,9 @@ def space_of(config: RunConfig, sets: Sequence[tuple[Profiles, pl.DataFrame]], h
     batches = every[of_batch].fill_null("-").to_numpy().astype(str) if of_batch else plates
     nobody = np.zeros(every.height, bool)
     wells = Wells(nobody, nobody, plates, batches, np.arange(every.height))
-    stored = Stored(tuple(parts), wells, sets[0][0].width, config.storage, held_bytes)
+    stored = Stored(tuple(parts), wells, sets[0][0].width, config.storage, min(FIT_BYTES, held_bytes))
     steps = resolve_steps(config.score.normalise)
-    if not stored.holds(every.height):
+    if every.height * stored.width * 8 > held_bytes:
         return Space(stored, steps)
     x = np.empty((every.height, stored.width))
     for rows, features in stored.map(_numbered):
@@ -139,9 +141,9 @@ def _numbered(x: Floats, wells: Wells) -> tuple[Ints, np.ndarray]:
 
 @ray.remote
 def _of_chunk(settings: tuple[Any, ...], parts: Sequence[_Part], wells: Sequence[Wells]) -> list[Any] | DataError:
-    """`function` of every part, or one result where they merge."""
-    storage, chain, function, merge, fit = settings
-    found: list[Any] = []
+    """`function` of every part, or of all of them together."""
+    storage, chain, function, together, fit = settings
+    made: list[tuple[Floats, Wells]] = []
     try:
         for part, every in zip(parts, wells, strict=True):
             x, named = _read(part, every, Storage(storage)), every
@@ -150,11 +152,13 @@ def _of_chunk(settings: tuple[Any, ...], parts: Sequence[_Part], wells: Sequence
                 x, named = x[chosen], named.at(chosen)
             for step in chain:
                 x = step(x, named)
-            result = function(x, named)
-            found = [merge(found[0], result)] if merge and found else [*found, result]
+            made.append((x, named))
+        if together:
+            rows = [np.concatenate(column) for column in zip(*(each.columns() for _, each in made), strict=True)]
+            made = [(np.concatenate([x for x, _ in made]), Wells(*rows))]
+        return [function(x, named) for x, named in made]
     except DataError as error:  # raised by the driver: an exception that Ray carries says a traceback
         return error
-    return found
 
 
 def _read(part: _Part, wells: Wells, storage: Storage) -> Floats:

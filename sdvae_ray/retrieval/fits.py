@@ -22,7 +22,6 @@ Ints = NDArray[np.int64]
 Texts = NDArray[np.str_]
 T = TypeVar("T")
 
-HELD_BYTES = 1 << 29  # of float64 profiles that a source in parts hands out at once
 PLATE, GROUP = "plate", "group"
 _ALL = slice(None)
 
@@ -41,7 +40,10 @@ class Wells:
         return self.is_control if fit == "controls" else self.fittable
 
     def at(self, rows: Ints) -> Wells:
-        return Wells(self.is_control[rows], self.fittable[rows], self.plate[rows], self.batch[rows], self.row[rows])
+        return Wells(*(column[rows] for column in self.columns()))
+
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        return self.is_control, self.fittable, self.plate, self.batch, self.row
 
     def where(self) -> str:
         """Opens an error about the whole group."""
@@ -84,7 +86,7 @@ class Source(Protocol):
         ...
 
     def reduce(self, function: Callable[[Floats, Wells], T], merge: Callable[[T, T], T], fit: str) -> T:
-        """The parts' results, of their wells in the fit, merged in their order."""
+        """`function` of the wells of the fit of some parts at a time, its results merged in their order."""
         ...
 
 

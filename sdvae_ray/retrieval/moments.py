@@ -34,5 +34,8 @@ def merged(a: Moments, b: Moments) -> Moments:
     if not a.n or not b.n:
         return a if a.n else b
     n, between = a.n + b.n, b.mean - a.mean
-    extra = np.outer(between, between) if a.scatter.ndim == 2 else between**2
-    return Moments(n, a.mean + between * (b.n / n), a.scatter + b.scatter + extra * (a.n * b.n / n))
+    scaled = between * (a.n * b.n / n)
+    scatter = np.outer(between, scaled) if a.scatter.ndim == 2 else between * scaled
+    scatter += a.scatter  # in place: one matrix of D x D is made, not four
+    scatter += b.scatter
+    return Moments(n, a.mean + between * (b.n / n), scatter)
