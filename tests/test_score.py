@@ -427,3 +427,16 @@ def test_recalls_of_a_large_group_are_of_a_draw_of_its_wells(local_ray, config, 
     summary = score(config, SILENT).summary
     assert summary["recall_queries"].to_list() == [5, 5]
     assert summary.filter(pl.col("side") == "same")["reconstruction_recall"].to_list() == [1.0]
+
+
+def test_a_column_that_differs_within_a_well_is_a_reason(local_ray, config):
+    rows, patches = embeddings(0)
+    store(config, {"image": patches}, rows)
+    changed = {"target": "Metadata_Site", "normalise": ({"tvn": {"components": 2}},)}
+    asked = config.model_copy(update={"score": config.score.model_copy(update=changed)})
+    tasks = {row["task"]: row["status"] for row in score(asked, SILENT).tasks.rows(named=True)}
+    assert tasks["distinctiveness"] == "ok"
+    assert tasks["consistency"] == "not scored: Metadata_Site differs within a well"
+    asked = config.model_copy(update={"score": asked.score.model_copy(update={"batch": "Metadata_Site"})})
+    (status,) = score(asked, SILENT).summary["status"]
+    assert status == "not scored: score.batch: Metadata_Site differs within a well"

@@ -107,6 +107,8 @@ def space_of(config: RunConfig, sets: Sequence[tuple[Profiles, pl.DataFrame]], h
     Wells of one plate in several sets are normalised as one plate. Raises DataError for profiles that are not finite.
     """
     of_batch = config.score.batch
+    if of_batch is not None and any(of_batch not in wells.columns for _, wells in sets):
+        raise DataError(f"score.batch: {of_batch} differs within a well")
     columns = ["plate", *([of_batch] if of_batch else [])]
     frames = [wells.select(*columns, FILE, ROW, _set=pl.lit(number)) for number, (_, wells) in enumerate(sets)]
     every = pl.concat(frames).with_row_index("_number")

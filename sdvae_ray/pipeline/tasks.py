@@ -104,6 +104,8 @@ def distinctiveness(config: RunConfig, features: np.ndarray, treated: pl.DataFra
 def consistency(config: RunConfig, features: np.ndarray, treated: pl.DataFrame) -> dict[str, Any]:
     """Targets of a compound are joined by |; one without a target is left out."""
     target = str(config.score.target)
+    if target not in treated.columns:
+        raise DataError(f"{target} differs within a well")
     rows = treated.select("compound", pl.col(target).fill_null("").alias("target")).with_row_index("row")
     rows = rows.filter(pl.col("target") != "").sort("compound", "row")
     if rows.height == 0:
