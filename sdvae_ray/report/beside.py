@@ -44,23 +44,28 @@ def tasks_section(config: RunConfig, scores: Scores) -> str:
     said = [*tasks.reasons(scores), *transfers.reasons(scores)]
     if not names and not moved and not said:
         return ""
-    grouped = len({each.group for each in rows}) > 1
-    tables = []
-    for extractor in findings.extractors(config, (each.extractor for each in rows)) if names else []:
-        body = []
-        for each in (each for each in rows if each.extractor == extractor):
-            lead = [row_head(named(config, each.side)), *([cell(each.group)] if grouped else [])]
-            texts = [text for name in names for text in each.numbers.get(name, (NONE,) * len(tasks.NUMBERS))]
-            body.append(row([*lead, *(cell(text, NUMBER) for text in texts)]))
-        columns = [head("side"), *([head("group")] if grouped else [])]
-        columns += [head(what, NUMBER, name) for name in names for what in tasks.NUMBERS.values()]
-        tables.append(table(f"Extractor: {label(config, extractor)}", columns, body, "tight"))
     listed = [f"{name}: {tasks.TASKS[name]}." for name in names]
     listed += [f"{name}: {words}." for name, words in transfers.TRANSFERS.items() if moved]
     what = note("p-values of these are of copairs' null: for replicates it is conservative.")
     floor = (note(f"Permuted: {tasks.FLOOR}") if names else "") + (note(transfers.FLOORS) if moved else "")
-    shown = [*tables, *_transfer_tables(config, moved)]
+    shown = [*_task_tables(config, rows, names), *_transfer_tables(config, moved)]
     return section("tasks", "Other retrieval tasks", *shown, bullets(listed), floor, what, bullets(said))
+
+
+def _task_tables(config: RunConfig, rows: list[tasks.TaskRow], names: list[str]) -> Iterator[str]:
+    """One of each extractor and task."""
+    grouped = len({each.group for each in rows}) > 1
+    columns = [head("side"), *([head("group")] if grouped else [])]
+    columns += [head(words, NUMBER) for words in tasks.NUMBERS.values()]
+    for extractor in findings.extractors(config, (each.extractor for each in rows)) if names else []:
+        for name in names:
+            mine = [each for each in rows if each.extractor == extractor and name in each.numbers]
+            body = []
+            for each in mine:
+                lead = [row_head(named(config, each.side)), *([cell(each.group)] if grouped else [])]
+                body.append(row([*lead, *(cell(text, NUMBER) for text in each.numbers[name])]))
+            if mine:
+                yield table(f"Extractor: {label(config, extractor)}, {name}", columns, body, "tight")
 
 
 def _transfer_tables(config: RunConfig, rows: list[transfers.TransferRow]) -> Iterator[str]:
