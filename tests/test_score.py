@@ -415,6 +415,10 @@ def test_a_subset_of_plates_is_scored_alone(local_ray, config):
     asked = config.model_copy(update={"score": config.score.model_copy(update={"plates": ("P2",)})})
     assert score(asked, SILENT).wells["plate"].unique().to_list() == ["s/b/P2"]
     assert Storage().list(f"{config.output}/profiles/made/image") == ["s/b/P2.parquet"]
+    regrouped = config.model_copy(update={"score": config.score.model_copy(update={"group": ("Metadata_Plate",)})})
+    score(regrouped, SILENT)
+    names = {name.partition(".")[0] for name in Storage().list(f"{config.output}/index/made/image")}
+    assert names == {"P1", "P2"}  # the index of the earlier score's only group is gone
     wrong = config.model_copy(update={"score": config.score.model_copy(update={"plates": ("P2", "P3")})})
     with pytest.raises(DataError, match="score.plates: no usable FOV is of plate 'P3'; did you mean 'P"):
         score(wrong, SILENT)

@@ -17,7 +17,7 @@ from sdvae_ray.retrieval.normalise import Normalised, resolve_steps
 from sdvae_ray.retrieval.recall import reconstruction_recall, replicate_recall
 from sdvae_ray.retrieval.steps import HARMONISE
 from sdvae_ray.schema import WELL
-from sdvae_ray.stages.saved_index import FIT, ROOT
+from sdvae_ray.stages.saved_index import FIT, LEVELS, ROOT
 from sdvae_ray.storage import Storage, join
 from sdvae_ray.tables import write_table
 
@@ -34,6 +34,14 @@ def save_and_reload_index(
     storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(built))
     write_table(f"{stem}.parquet", wells.drop(FILE, ROW).with_row_index("id").to_arrow(), storage)
     return faiss_index.from_bytes(storage.read_bytes(f"{stem}.faiss"))
+
+
+def delete_well_indices(config: RunConfig, extractor: str, side: str, storage: Storage) -> None:
+    """Those of an earlier score, whose groups may be others; what is indexed on request stays."""
+    folder = join(config.output, ROOT, extractor, side)
+    for name in storage.list(folder):
+        if name.partition(".")[0] not in LEVELS.values():
+            storage.delete(join(folder, name))
 
 
 def recall_queries(config: RunConfig, label: dict[str, object], wells: pl.DataFrame) -> np.ndarray:

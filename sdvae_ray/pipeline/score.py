@@ -23,6 +23,7 @@ from sdvae_ray.pipeline.field_index import build_field_index
 from sdvae_ray.pipeline.floors import differences, floors_of, start_floors
 from sdvae_ray.pipeline.latent_space import latent_space
 from sdvae_ray.pipeline.neighbours import (
+    delete_well_indices,
     in_the_originals_space,
     own_well_recall,
     recall_queries,
@@ -170,6 +171,7 @@ def _score_side(
 ) -> list[_Part]:
     """The tables of every group; starts their floors and tasks."""
     roles = well_roles(config, profiles.wells)
+    delete_well_indices(config, profiles.extractor, profiles.side, storage)
     parts = []
     for (group,), wells in roles.group_by(GROUP, maintain_order=True):
         label = _label(config, profiles, str(group))
