@@ -76,7 +76,7 @@ def store(config: RunConfig, sides: dict[str, np.ndarray], rows: list[dict[str, 
             table = f"{EMBEDDINGS}/made/{side}"
             columns[f"{table}:embedding"] = patches[chosen].mean(1).astype(np.float16)
             columns[f"{table}:patches"] = patches[chosen].astype(np.float16)
-        write_rows(config.output, f"part-{part}", columns, Storage())
+        write_rows(config.output, f"part-{part}", columns, Storage(config.storage))
 
 
 @pytest.fixture
@@ -444,3 +444,17 @@ def test_a_column_that_differs_within_a_well_is_a_reason(local_ray, config):
     asked = config.model_copy(update={"score": asked.score.model_copy(update={"batch": "Metadata_Site"})})
     (status,) = score(asked, SILENT).summary["status"]
     assert status == "not scored: score.batch: Metadata_Site differs within a well"
+
+
+def test_a_score_in_a_bucket_is_the_local_one(local_ray, config, s3, monkeypatch):
+    rows, patches = embeddings(0)
+    few = config.model_copy(update={"score": config.score.model_copy(update={"null_size": 200, "tasks": ()})})
+    remote = few.model_copy(update={"output": s3.prefix, "storage": s3.config})
+    for each in (few, remote):
+        store(each, {"image": patches, "same": patches}, rows)
+    local = score(few, SILENT)
+    monkeypatch.setattr("sdvae_ray.pipeline.space.space_of.__defaults__", (8,))
+    streamed = score(remote, SILENT)
+    assert_frame_equal(streamed.compounds, local.compounds, abs_tol=1e-6)
+    assert_frame_equal(read_scores(s3.prefix, s3.storage).floors, local.floors, abs_tol=1e-6)
+    assert s3.storage.list(f"{s3.prefix}/profiles/made/same") == ["s/b/P1.parquet", "s/b/P2.parquet"]

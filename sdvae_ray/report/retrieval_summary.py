@@ -24,7 +24,7 @@ def print_retrieved(found: Retrieved, console: Console) -> None:
         console,
         f"mean mAP {number(summary['mean_map'], 4)}, normalised {number(summary['mean_normalised_map'], 4)}; FR "
         f"{number(summary['fraction_retrieved'], 4)} ({low} to {high}): {summary['retrieved']:,} of {summary['groups_scored']:,} "
-        f"groups, by the {summary['null']} null of {summary['null_size']:,}",
+        f"groups, by the {summary['null']} null, {'at most ' if summary['null'] != 'copairs' else ''}{summary['null_size']:,} draws",
     )
     if found.floors is None:
         say(console, "No floors: no column says where on its plate a well is (Metadata_Well).", style="dim")
