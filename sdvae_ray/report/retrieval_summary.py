@@ -19,12 +19,13 @@ def print_retrieved(found: Retrieved, console: Console) -> None:
         say(console, f"note: {note}", style="yellow")
     roles = f"{summary['queries']:,} queries, {summary['references']:,} references"
     say(console, f"{summary['wells']:,} wells ({roles}), {summary['features']:,} features", style="bold")
+    most = "" if summary["null"] == "copairs" else "at most "  # the others stop early, or count
     low, high = (number(summary[f"fraction_retrieved_{end}"], 3) for end in ("low", "high"))
     say(
         console,
         f"mean mAP {number(summary['mean_map'], 4)}, normalised {number(summary['mean_normalised_map'], 4)}; FR "
         f"{number(summary['fraction_retrieved'], 4)} ({low} to {high}): {summary['retrieved']:,} of {summary['groups_scored']:,} "
-        f"groups, by the {summary['null']} null, {'at most ' if summary['null'] != 'copairs' else ''}{summary['null_size']:,} draws",
+        f"groups, by the {summary['null']} null, {most}{summary['null_size']:,} draws",
     )
     if found.floors is None:
         say(console, "No floors: no column says where on its plate a well is (Metadata_Well).", style="dim")
