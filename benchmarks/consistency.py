@@ -10,7 +10,6 @@ A query's positives share the target, its negatives share none of its targets. T
 """
 
 import argparse
-import datetime
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -155,14 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     with threadpool_limits(options.threads):
         found = run(options)
-    record = {
-        "benchmark": "consistency",
-        "profiles": "synthetic",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": harness.machine(CPU),
-        "settings": vars(options),
-        **found,
-    }
+    record = {**harness.head("consistency", CPU, vars(options)), "profiles": "synthetic", **found}
     show(record, Console(width=160))
     harness.print_json(record)
     return 0

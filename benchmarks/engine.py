@@ -9,7 +9,6 @@ and threads. The floating-point operations are counted apart, on tensors without
 """
 
 import argparse
-import datetime
 import sys
 import time
 from collections import defaultdict
@@ -271,14 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    record = {
-        "benchmark": "engine",
-        "weights": "random",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": harness.machine(device),
-        "settings": {**vars(options), "patches_per_fov": config.image.patches},
-        **sweep(config, device, options),
-    }
+    settings = {**vars(options), "patches_per_fov": config.image.patches}
+    record = {**harness.head("engine", device, settings), "weights": "random", **sweep(config, device, options)}
     show(record, Console(width=200))
     harness.print_json(record)
     return 0

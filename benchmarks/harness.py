@@ -4,6 +4,7 @@ Nothing here knows what is measured. A machine is named by its processor, never 
 """
 
 import argparse
+import datetime
 import gc
 import json
 import os
@@ -217,6 +218,12 @@ def positive_numbers(text: str) -> list[int]:
     if min(found) < 1:
         raise argparse.ArgumentTypeError(f"numbers of at least 1 are wanted, got {text}")
     return found
+
+
+def head(benchmark: str, device: torch.device, settings: Record) -> Record:
+    """How every record begins: which benchmark, when, where and with what."""
+    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {"benchmark": benchmark, "date": date, "machine": machine(device), "settings": settings}
 
 
 def print_json(record: Record) -> None:

@@ -13,7 +13,6 @@ settings are tuned on half of the queries, and its recall and speed are of the o
 """
 
 import argparse
-import datetime
 import sys
 import time
 from collections.abc import Sequence
@@ -205,14 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = {
         name: path and Path(path).name for name, path in vars(options).items() if name in ("embeddings", "held_out")
     }
-    settings = {**vars(options), **given}
-    record = {
-        "benchmark": "index",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": harness.machine(torch.device("cpu")),
-        "settings": settings,
-        **measured,
-    }
+    record = {**harness.head("index", torch.device("cpu"), {**vars(options), **given}), **measured}
     show(record, Console(width=200))
     harness.print_json(record)
     return 0

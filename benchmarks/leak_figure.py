@@ -7,7 +7,6 @@ of four CPJUMP1 plates. The last line is one JSON object.
 """
 
 import argparse
-import datetime
 import sys
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -87,20 +86,13 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3, help="data sets of noise per rank")
     options = parser.parse_args(arguments)
-    machine = harness.machine(torch.device("cpu"))
+    settings = {"repeats": options.repeats, "seeds": options.seeds}
+    head = harness.head("leak_figure", torch.device("cpu"), settings)
     rows = on_noise(console or Console(width=200), options.repeats, options.seeds)["noise"]
     for row in rows:
         row["effective_rank"] = effective_rank(noise(row["rank"], seed=0)[0])
     options.output.write_text(figure(rows, options.seeds))
-    harness.print_json(
-        {
-            "benchmark": "leak_figure",
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "machine": machine,
-            "settings": {"repeats": options.repeats, "seeds": options.seeds},
-            "results": rows,
-        }
-    )
+    harness.print_json({**head, "results": rows})
     return 0
 
 

@@ -10,7 +10,6 @@ machine blurs less than the clock. The last line is one JSON object.
 """
 
 import argparse
-import datetime
 import statistics
 import sys
 import tempfile
@@ -164,13 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "lists": [of_list(*each, options.draws, options.repeats) for each in options.lists],
             "campaigns": [of_campaign(name, n, options.draws, options.repeats) for name, n in CAMPAIGNS.items()],
         }
-    record = {
-        "benchmark": "nulls",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": harness.machine(CPU),
-        "settings": vars(options),
-        **found,
-    }
+    record = {**harness.head("nulls", CPU, vars(options)), **found}
     show(record, Console(width=160))
     harness.print_json(record)
     return 0

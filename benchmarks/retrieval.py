@@ -13,7 +13,6 @@ another compound. The last line is one JSON object.
 import argparse
 import contextlib
 import ctypes
-import datetime
 import os
 import resource
 import sys
@@ -277,14 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = run(options)
         finally:
             os.environ["HOME"] = home
-    record = {
-        "benchmark": "retrieval",
-        "profiles": "random",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": harness.machine(CPU),
-        "settings": vars(options),
-        **found,
-    }
+    record = {**harness.head("retrieval", CPU, vars(options)), "profiles": "random", **found}
     show(record, Console(width=160))
     harness.print_json(record)
     return 0

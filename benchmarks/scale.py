@@ -10,7 +10,6 @@ Memory: the peak of the resident set of this process and of the largest Ray work
 """
 
 import argparse
-import datetime
 import json
 import os
 import shutil
@@ -94,9 +93,8 @@ def main() -> None:
     parser.add_argument("--normalise", default="published")
     asked = parser.parse_args()
     folder = tempfile.mkdtemp(prefix="scale-")
-    record: harness.Record = {"benchmark": "scale", "date": str(datetime.datetime.now(datetime.UTC).date())}
-    record |= {"machine": harness.machine(CPU), "plates": asked.plates, "wells": asked.plates * WELLS}
-    record |= {"features": asked.features, "written": min(asked.written, asked.plates), "held_gb": asked.held}
+    record = harness.head("scale", CPU, vars(asked))
+    record |= {"wells": asked.plates * WELLS, "written": min(asked.written, asked.plates)}
     try:
         raw = {"manifest": f"{folder}/none.parquet", "output": folder, "codecs": {"jpeg": {"name": "jpeg"}}}
         raw |= {"extractors": {"made": {"name": "intensity"}}, "metrics": [], "score": {"normalise": asked.normalise}}
@@ -125,7 +123,7 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     for key, value in record.items():
-        if key not in ("machine", "benchmark"):
+        if key not in ("machine", "benchmark", "settings"):
             print(f"{key:32} {value}")
     harness.print_json(record)
 

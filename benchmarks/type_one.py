@@ -12,7 +12,6 @@ object.
 """
 
 import argparse
-import datetime
 import os
 import sys
 from collections.abc import Sequence
@@ -133,15 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     rows = run(options)
     show(rows, options)
-    harness.print_json(
-        {
-            "benchmark": "type_one",
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "machine": harness.machine(torch.device("cpu")),
-            "settings": vars(options),
-            "results": rows,
-        }
-    )
+    harness.print_json({**harness.head("type_one", torch.device("cpu"), vars(options)), "results": rows})
     return 0
 
 

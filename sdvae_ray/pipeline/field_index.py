@@ -14,31 +14,30 @@ the id of the patch number patches[j].
 """
 
 import functools
-import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
+import pyarrow as pa
 import ray
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.distributions import sample
 from sdvae_ray.errors import DataError
+from sdvae_ray.pipeline.fan import in_order
 from sdvae_ray.retrieval import approximate, tuning
 from sdvae_ray.retrieval import index as faiss_index
 from sdvae_ray.schema import FOV_ID, METADATA, PLATE, embeddings_table
 from sdvae_ray.stages.columns import EMBEDDING, PATCHES, kept_patches
 from sdvae_ray.stages.saved_index import ID, LEVELS, PATCHES_PER_FOV, ROOT
 from sdvae_ray.storage import Storage, join
-from sdvae_ray.tables import read_column
+from sdvae_ray.tables import read_column, write_table
 
 _TASK_CPUS = 0.5
 _QUERIES = 500  # held out, half to choose settings, half to measure
 _NEIGHBOURS = 10
-_ROWS_PER_GROUP = 2048  # of the table of names: a search reads the groups that it needs
 
 
 class _Place(NamedTuple):
@@ -115,11 +114,12 @@ def build_field_index(
     plates = [plate.select(ID, FOV_ID, "files") for plate in rows.partition_by(*PLATE, maintain_order=True)]
     place = ray.put(_Place(config, extractor, side, patches))
     most = _rows_at_most(rows.height * each)
-    every = [_hashed.options(num_cpus=_TASK_CPUS).remote(place, plate, most) for plate in plates]
-    parts = [part for part in ray.get(every) if part is not None]
-    if not parts:
+    hashed = in_order(_hashed.options(num_cpus=_TASK_CPUS), ((place, plate, most) for plate in plates))
+    parts = (part for part in hashed if part is not None)
+    first = next(parts, None)
+    if first is None:
         raise DataError(f"no FOV has an embedding of {extractor} of {side}")
-    whole = functools.reduce(sample.merge, parts)
+    whole = functools.reduce(sample.merge, parts, first)
     what = "patches" if patches else "FOVs"
     queries = min(_QUERIES, whole.n // 10)
     if queries < 2:
@@ -142,7 +142,7 @@ def build_field_index(
     faiss_index.insert(best.index, faiss_index.unit_blocks(sampled.held, best.index.d), held_ids)
     stem = join(config.output, ROOT, extractor, side, LEVELS[level])
     storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(best.index))
-    storage.write_bytes(f"{stem}.parquet", _names(rows, best.filled, bool(patches)))
+    write_table(f"{stem}.parquet", _names(rows, best.filled, bool(patches)), storage)
     storage.write_bytes(f"{stem}.json", json.dumps(record, indent=1).encode() + b"\n")
     return record
 
@@ -153,17 +153,16 @@ def _build(
     """One kind, trained on the sample, filled by a task per plate, merged and tuned."""
     empty, choice = approximate.train(sampled.training[: choice.sample_rows or 1], choice)
     parcel = ray.put((faiss_index.to_bytes(empty), sampled.limit, sampled.held))
-    tasks = [_filled.options(num_cpus=_TASK_CPUS).remote(place, plate, parcel) for plate in plates]
+    parts = in_order(_filled.options(num_cpus=_TASK_CPUS), ((place, plate, parcel) for plate in plates))
     filled: list[_Filled] = []
-    index = approximate.merge(_indices(tasks, filled))
+    index = approximate.merge(_indices(parts, filled))
     truth = _nearest([(part.similarity, part.nearest) for part in filled])
     return _Built(index, choice, tuning.tune(index, sampled.held, truth, _NEIGHBOURS, recall), filled)
 
 
-def _indices(tasks: list[ray.ObjectRef], filled: list[_Filled]) -> Iterator[faiss_index.Index]:
+def _indices(parts: Iterable[_Filled | None], filled: list[_Filled]) -> Iterator[faiss_index.Index]:
     """The plates' indices, in order and one at a time; what else their tasks say is added to `filled`."""
-    for task in tasks:
-        part = ray.get(task)
+    for part in parts:
         if part is None:
             continue
         filled.append(part._replace(data=None))
@@ -171,15 +170,12 @@ def _indices(tasks: list[ray.ObjectRef], filled: list[_Filled]) -> Iterator[fais
             yield faiss_index.from_bytes(part.data)
 
 
-def _names(rows: pl.DataFrame, filled: list[_Filled], with_patches: bool) -> bytes:
-    """The Parquet file of the rows that are in the index."""
+def _names(rows: pl.DataFrame, filled: list[_Filled], with_patches: bool) -> pa.Table:
+    """The rows that are in the index."""
     found = pl.DataFrame({ID: np.concatenate([part.rows for part in filled])})
     if with_patches:
         found = found.with_columns(pl.Series(PATCHES, np.concatenate([part.patches for part in filled]).tolist()))
-    table = rows.join(found, on=ID, how="inner", maintain_order="left").to_arrow()
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", row_group_size=_ROWS_PER_GROUP)
-    return buffer.getvalue()
+    return rows.join(found, on=ID, how="inner", maintain_order="left").to_arrow()
 
 
 def _rows_at_most(vectors: int) -> int:

@@ -18,7 +18,7 @@ import ray
 from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import DataError
 from sdvae_ray.pipeline.fan import weighing
-from sdvae_ray.retrieval.groups import score_groups, split_labels
+from sdvae_ray.retrieval.groups import group_means, score_groups, split_labels
 from sdvae_ray.retrieval.permuted import NUMBERS, permuted_floor
 from sdvae_ray.retrieval.rules import MatchedPrecision, matched_average_precision
 from sdvae_ray.schema import WELL
@@ -175,10 +175,4 @@ def _summary(config: RunConfig, found: MatchedPrecision, names: pl.Series) -> di
         threshold=settings.threshold,
         exact=settings.null == "copairs_exact",
     )
-    return {
-        "queries": int(groups["replicates"].sum()),
-        "groups": groups.height,
-        "mean_map": groups["map"].mean(),
-        "mean_normalised_map": groups["normalised_map"].mean(),
-        "fraction_retrieved": groups["retrieved"].mean(),
-    }
+    return {"queries": int(groups["replicates"].sum()), "groups": groups.height, **group_means(groups)}

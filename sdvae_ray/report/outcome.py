@@ -177,7 +177,8 @@ def truth_rows(config: RunConfig, scores: Scores, fovs: pl.DataFrame) -> list[Tr
         mean = part["normalised_map"].mean()
         retrieved = part["retrieved"].cast(pl.Boolean)
         cell = TruthCell(_float(mean), int(retrieved.sum() or 0), int(retrieved.is_not_null().sum()), part.height)
-        rows.setdefault(tuple(map(str, key)), {})[str(side)] = cell  # type: ignore[arg-type]
+        where = (str(key[0]), str(key[1]), str(key[2]), str(key[3]))
+        rows.setdefault(where, {})[str(side)] = cell
     order = extractors(config, (key[0] for key in rows))
     ordered = sorted(
         rows, key=lambda key: (order.index(key[0]), key[1], strength_of(key[3]) == 0, key[2], -strength_of(key[3]))

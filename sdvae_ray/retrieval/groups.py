@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 
@@ -17,6 +19,12 @@ def split_labels(column: str) -> pl.Expr:
     """Text `a|b` as a list of distinct labels, without blanks."""
     found = pl.col(column).str.split(LABELS).list.eval(pl.element().str.strip_chars()).list.unique(maintain_order=True)
     return found.list.eval(pl.element().filter(pl.element() != ""))
+
+
+def group_means(groups: pl.DataFrame) -> dict[str, Any]:
+    """mean_map, mean_normalised_map and fraction_retrieved over the groups that have one; None where none has."""
+    columns = {"mean_map": "map", "mean_normalised_map": "normalised_map", "fraction_retrieved": "retrieved"}
+    return {name: groups[column].mean() for name, column in columns.items()}
 
 
 def score_groups(

@@ -108,7 +108,8 @@ def _kind(name: str) -> Kind | None:
         return "file"
     if posixpath.basename(name) == "data.mdb":
         return "lmdb"
-    return {".tar": "shard", ".parquet": "parquet"}.get(suffix)  # type: ignore[return-value]
+    shards: dict[str, Kind] = {".tar": "shard", ".parquet": "parquet"}
+    return shards.get(suffix)
 
 
 def _read_files(place: Place, storage: Storage, losses: Losses) -> Iterator[Photograph]:

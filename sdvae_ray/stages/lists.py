@@ -10,7 +10,7 @@ import polars as pl
 from sdvae_ray.errors import ConfigError, did_you_mean
 from sdvae_ray.retrieval.activity import OK
 from sdvae_ray.retrieval.floor_tables import SCHEMA
-from sdvae_ray.retrieval.groups import score_groups, split_labels
+from sdvae_ray.retrieval.groups import group_means, score_groups, split_labels
 from sdvae_ray.retrieval.inference import Null
 from sdvae_ray.retrieval.normalise import Step, resolve_steps
 from sdvae_ray.retrieval.permuted import NUMBERS, permuted_floor
@@ -118,7 +118,7 @@ def by_lists(
         }
     ).filter(pl.Series(query[found.well]))
     floor = permuted_floor(
-        lambda rows: means(score(rows)[2]),
+        lambda rows: group_means(score(rows)[2]),
         wells[PLATE] if PLATE in wells.columns else np.full(wells.height, "all"),
         query,
         what="retrieve",
@@ -130,16 +130,3 @@ def by_lists(
     counts = {"repeats": _REPEATS if there else 0, "compounds_scored": groups.height if there else None}
     row = {"group": "all", "quantity": PERMUTED, **floor, **counts}
     return (groups, per_well), pl.DataFrame([row], schema={name: SCHEMA[name] for name in _FLOOR_COLUMNS})
-
-
-def means(groups: pl.DataFrame) -> dict[str, float | None]:
-    return {
-        "mean_map": mean(groups["map"]),
-        "mean_normalised_map": mean(groups["normalised_map"]),
-        "fraction_retrieved": mean(groups["retrieved"].cast(pl.Float64)),
-    }
-
-
-def mean(values: pl.Series) -> float | None:
-    known = values.drop_nulls()
-    return float(known.mean()) if len(known) else None  # type: ignore[arg-type]

@@ -15,12 +15,13 @@ from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.retrieval.activity import phenotypic_activity
 from sdvae_ray.retrieval.bootstrap import interval
 from sdvae_ray.retrieval.floors import floors
+from sdvae_ray.retrieval.groups import group_means
 from sdvae_ray.retrieval.inference import Null
 from sdvae_ray.retrieval.normalise import normalise
 from sdvae_ray.schema import WELL
 from sdvae_ray.selection import select
 from sdvae_ray.sources.profiles import ProfileTable
-from sdvae_ray.stages.lists import PLATE, Lists, Settings, by_lists, means
+from sdvae_ray.stages.lists import PLATE, Lists, Settings, by_lists
 
 _WELL = WELL[-1]
 
@@ -81,7 +82,7 @@ def retrieve(
         "groups": int(groups["map"].is_not_null().sum()),
         "groups_scored": int(groups["p"].is_not_null().sum()),
         "retrieved": int(groups["retrieved"].sum() or 0),
-        **means(groups),
+        **group_means(groups),
         "fraction_retrieved_low": None if np.isnan(between.low) else between.low,
         "fraction_retrieved_high": None if np.isnan(between.high) else between.high,
         "null": null,
