@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import average_precision_score
 
-from sdvae_ray.retrieval.rules import MatchedPrecision, matched_average_precision
+from sdvae_ray.retrieval.ranking.by_rules import MatchedPrecision, matched_average_precision
 
 CPU = torch.device("cpu")
 COMPOUNDS, FEATURES = 116_753, 256

@@ -26,13 +26,13 @@ from torch import Tensor
 from sdvae_ray.autoencoders.diffusers_kl import ARCHITECTURES
 from sdvae_ray.config import ImageConfig, RunConfig
 from sdvae_ray.contracts import Autoencoder, Posterior
+from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.forward import DTYPES, Forward
+from sdvae_ray.engine.load import IMAGE, Batch
+from sdvae_ray.engine.models import Models, load_models, pick_device, pick_precision, resolve_weights
 from sdvae_ray.errors import ConfigError, UserError
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, FOV_ID
-from sdvae_ray.stages.encode import Encoder
-from sdvae_ray.stages.forward import DTYPES, Forward
-from sdvae_ray.stages.load import IMAGE, Batch
-from sdvae_ray.stages.models import Models, load_models, pick_device, pick_precision, resolve_weights
 from sdvae_ray.storage import Storage
 
 SIDE, EXTRACTOR = "vae", "inception"

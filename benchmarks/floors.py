@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from sdvae_ray.errors import DataError, UserError
-from sdvae_ray.retrieval.activity import phenotypic_activity
-from sdvae_ray.retrieval.bootstrap import intervals
-from sdvae_ray.retrieval.floors import floors
-from sdvae_ray.retrieval.normalise import normalise
+from sdvae_ray.retrieval.floors.control_floors import floors
+from sdvae_ray.retrieval.normalisation.normalise import normalise
+from sdvae_ray.retrieval.significance.bootstrap import intervals
+from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
 
 PLATES = ("BR00117010", "BR00117011", "BR00117012", "BR00117013")
 KEY = ("plate", "position")

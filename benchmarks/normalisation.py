@@ -33,8 +33,8 @@ import torch
 from scipy.stats import spearmanr
 
 from sdvae_ray.errors import DataError, UserError
-from sdvae_ray.retrieval.activity import phenotypic_activity
-from sdvae_ray.retrieval.normalise import Step, normalise
+from sdvae_ray.retrieval.normalisation.normalise import Step, normalise
+from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
 
 NOMINAL = 0.05  # of raw p at most this is what chance gives
 POSERS = 4  # wells of a pseudo-compound

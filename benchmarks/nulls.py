@@ -23,8 +23,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from sdvae_ray.retrieval.arrangements import arrangements_reaching, is_countable
-from sdvae_ray.retrieval.inference import arrangement_null, arrangement_p_values
+from sdvae_ray.retrieval.significance.arrangements import arrangements_reaching, is_countable
+from sdvae_ray.retrieval.significance.p_values import arrangement_null, arrangement_p_values
 
 CPU = torch.device("cpu")
 LISTS = "1:65,3:67,3:259,7:263,7:1000,7:5000,15:100,50:100,50:1000,199:2000"

@@ -28,8 +28,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from sdvae_ray.retrieval.activity import Activity, phenotypic_activity
-from sdvae_ray.retrieval.rules import matched_average_precision
+from sdvae_ray.retrieval.ranking.by_rules import matched_average_precision
+from sdvae_ray.retrieval.tasks.activity import Activity, phenotypic_activity
 
 PLATE, CONTROLS, REPLICATES = 384, 64, 4
 FEATURES, FEATURES_ALONE = 512, 256

@@ -22,15 +22,15 @@ import numpy as np
 import polars as pl
 import torch
 
+from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.config import RunConfig
-from sdvae_ray.pipeline.profile import FILE, ROW, Profiles, build_profiles
-from sdvae_ray.pipeline.session import ray_session
-from sdvae_ray.pipeline.space import HELD_BYTES, space_of
+from sdvae_ray.run.tables import read_fovs, write_rows
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS, fov_id
 from sdvae_ray.schema import ROW as ROW_JSON
+from sdvae_ray.scoring.normalised import HELD_BYTES, space_of
+from sdvae_ray.scoring.profiles import FILE, ROW, Profiles, build_profiles
 from sdvae_ray.storage import Storage
-from sdvae_ray.tables import read_fovs, write_rows
 
 WELLS, CONTROLS, SITES, PASSES = 384, 64, 2, 2
 CPU = torch.device("cpu")

@@ -22,7 +22,7 @@ import polars as pl
 import torch
 from scipy.stats import binom, kstest
 
-from sdvae_ray.retrieval.activity import phenotypic_activity
+from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
 
 LEVELS = (0.05, 0.01)
 NULLS = {

@@ -14,8 +14,8 @@ from sdvae_ray.runfile import load_run
 from sdvae_ray.storage import Storage, absolute, is_remote, join
 
 if TYPE_CHECKING:
-    from sdvae_ray.scores import Scores
-    from sdvae_ray.stages.search import Found
+    from sdvae_ray.queries.search import Found
+    from sdvae_ray.run.scores import Scores
 
 
 def read_run(path: str, overrides: list[str]) -> RunConfig:
@@ -41,7 +41,7 @@ def prepare(config: RunConfig, console: Console) -> None:
 
 
 def encode(config: RunConfig, console: Console, address: str | None = None, extend: bool = False) -> None:
-    from sdvae_ray.pipeline.encode import encode as stream
+    from sdvae_ray.encoding.stream import encode as stream
 
     prepare(config, console)
     done = stream(config, console, address, extend)
@@ -55,9 +55,9 @@ def encode(config: RunConfig, console: Console, address: str | None = None, exte
 
 
 def score(config: RunConfig, console: Console, address: str | None = None) -> "Scores":
-    from sdvae_ray.pipeline.score import score as grade
-    from sdvae_ray.provenance import read_record
-    from sdvae_ray.report.summary import print_summary
+    from sdvae_ray.report.terminal.summary import print_summary
+    from sdvae_ray.run.record import read_record
+    from sdvae_ray.scoring.score import score as grade
 
     scores = grade(config, console, address)
     print_summary(config, scores, read_record(config.output, Storage(config.storage)) or {}, console)
@@ -65,8 +65,8 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> "S
 
 
 def report(config: RunConfig, console: Console, scores: "Scores | None" = None) -> str:
-    from sdvae_ray.report.page import write_report
-    from sdvae_ray.scores import read_scores
+    from sdvae_ray.report.page.write import write_report
+    from sdvae_ray.run.scores import read_scores
 
     storage = Storage(config.storage)
     uri = write_report(config, scores or read_scores(config.output, storage), storage, console)
@@ -76,7 +76,7 @@ def report(config: RunConfig, console: Console, scores: "Scores | None" = None) 
 
 def run(config: RunConfig, console: Console, address: str | None = None) -> None:
     """encode, score and report in one Ray session."""
-    from sdvae_ray.pipeline.session import ray_session
+    from sdvae_ray.cluster.session import ray_session
 
     prepare(config, console)
     with ray_session(address):
@@ -86,7 +86,7 @@ def run(config: RunConfig, console: Console, address: str | None = None) -> None
 
 
 def check(config: RunConfig, console: Console, address: str | None = None) -> None:
-    from sdvae_ray.pipeline.check import check as check_run
+    from sdvae_ray.encoding.check import check as check_run
 
     prepare(config, console)
     check_run(config, console, address)
@@ -102,7 +102,7 @@ def demo_config(output: str, overrides: list[str]) -> RunConfig:
 
 
 def list_models(console: Console, as_json: bool = False) -> None:
-    from sdvae_ray.report.catalogue import catalogue, print_catalogue
+    from sdvae_ray.report.facts.catalogue import catalogue, print_catalogue
 
     if as_json:
         console.print_json(json.dumps(catalogue()))
@@ -124,11 +124,11 @@ def retrieve(
     as_json: bool = False,
 ) -> None:
     """`features`: prefixes to keep and globs to drop; `chosen`: the fields of stages.lists.Settings."""
-    from sdvae_ray.report.retrieval_summary import print_retrieved
+    from sdvae_ray.queries.copairs_lists import Lists, checked_settings
+    from sdvae_ray.queries.retrieve import retrieve as score_table
+    from sdvae_ray.report.terminal.retrieval_summary import print_retrieved
+    from sdvae_ray.run.tables import write_table
     from sdvae_ray.sources.profiles import read_profiles
-    from sdvae_ray.stages.lists import Lists, checked_settings
-    from sdvae_ray.stages.retrieve import retrieve as score_table
-    from sdvae_ray.tables import write_table
 
     storage, settings = Storage(storage_config), checked_settings(chosen)
     table = read_profiles(profiles, storage, *features)
@@ -146,8 +146,8 @@ def retrieve(
 
 
 def compare(a: str, b: str, storage: StorageConfig, console: Console, as_json: bool = False) -> None:
-    from sdvae_ray.report.compare import comparison
-    from sdvae_ray.report.side_by_side import print_comparison
+    from sdvae_ray.report.facts.compare import comparison
+    from sdvae_ray.report.terminal.side_by_side import print_comparison
 
     found = comparison(a, b, storage)
     if as_json:
@@ -176,7 +176,7 @@ def search(
     console: Console,
     as_json: bool = False,
 ) -> None:
-    from sdvae_ray.report.neighbours import print_neighbours
+    from sdvae_ray.report.terminal.neighbours import print_neighbours
 
     found, about = _found(config, asked, extractor, side, count, Storage(config.storage))
     if as_json:
@@ -191,7 +191,7 @@ def _found(
     config: RunConfig, asked: Asked, extractor: str | None, side: str | None, count: int, storage: Storage
 ) -> "Found":
     """What `asked` names, searched for where it is kept. ConfigError where it names nothing, or more than one thing."""
-    from sdvae_ray.stages.search import search_fov, search_patch, search_well
+    from sdvae_ray.queries.search import search_fov, search_patch, search_well
 
     of_run = asked.fov if asked.manifest is None else None
     named = [asked.well is not None, of_run is not None, bool(asked.images), asked.manifest is not None]
@@ -209,7 +209,7 @@ def _found(
         return search_patch(config, of_run, asked.patch, extractor, side, count, storage)
     if of_run is not None:
         return search_fov(config, of_run, extractor, side, count, storage)
-    from sdvae_ray.stages.query import image_query, manifest_query, search_image
+    from sdvae_ray.queries.new_image import image_query, manifest_query, search_image
 
     if asked.images:
         query = image_query(config, asked.images, storage)
@@ -219,7 +219,7 @@ def _found(
 
 
 def decode(config: RunConfig, fov_id: str, side: str | None, output: str, console: Console) -> None:
-    from sdvae_ray.stages.decode import decode_fov, ome_tiff
+    from sdvae_ray.queries.decode import decode_fov, ome_tiff
 
     storage = Storage(config.storage)
     stains, facts = decode_fov(config, fov_id, side, storage)

@@ -1,0 +1,103 @@
+"""The two stages as Ray actors: a Loader that reads its own rows of the manifest, an Encoder that brings its own weights."""
+
+import functools
+import json
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sdvae_ray.cluster.session import Pool
+from sdvae_ray.config import RunConfig
+from sdvae_ray.engine.columns import LATENT
+from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.forward import Forward
+from sdvae_ray.engine.load import Batch, Loader
+from sdvae_ray.engine.models import check_same_weights, load_models, pick_device, resolve_weights
+from sdvae_ray.run.tables import read_file_column
+from sdvae_ray.schema import FOV_ID, latents_table
+from sdvae_ray.sources.rows import read_row_group
+from sdvae_ray.storage import Storage
+
+FILES = "files_json"  # between stages: the files that commit a FOV already, where a run is extended
+
+
+class EncodeActor:
+    """An Encoder in a Ray actor: brings the weights to its node, loads the models once, reports what it finished.
+
+    `wanted`: columns to compute, all where None. Latents that the run has stored already are decoded, not encoded again.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        record: Mapping[str, Any],
+        pool: Pool,
+        ledger: Any,
+        wanted: Collection[str] | None = None,
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(max(1, round(pool.cpus)))
+        self.ledger = ledger
+        device = pick_device(pool.gpus)
+        resolved = resolve_weights(config, Storage(config.storage))
+        check_same_weights(resolved, record["weights"])
+        models = load_models(config, resolved, device)
+        self.encoder = Encoder(config, models, Forward(device, record["precision"]), record["micro_batch"], wanted)
+        storage = Storage(config.storage)
+        self.latents = functools.lru_cache(maxsize=2 * max(1, len(config.autoencoders)))(
+            lambda side, file: latents_of_file(config.output, side, file, storage)
+        )
+
+    def __call__(self, batch: Batch) -> Batch:
+        files = batch.pop(FILES, None)
+        out = self.encoder(batch, None if files is None else self._stored(batch[FOV_ID], files))
+        self.ledger.add_encoded.remote(len(out[FOV_ID]))
+        return out
+
+    def _stored(self, fov_ids: np.ndarray, files: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+        """fov_id -> side -> the latent that one of the FOV's files holds."""
+        found: dict[str, dict[str, np.ndarray]] = {}
+        for side in self.encoder.decodes_only:
+            for fov, names in zip(fov_ids, files, strict=True):
+                for name in json.loads(names):
+                    latents = self.latents(side, name)
+                    if fov in latents:
+                        found.setdefault(fov, {})[side] = latents[fov]
+        return found
+
+
+class LoadActor:
+    """A Loader in a Ray actor: reads its rows of the manifest itself, so that the driver hands out numbers only."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config, storage = config, Storage(config.storage)
+        self.loader = Loader(config.image, config.storage)
+        self.row_group = functools.lru_cache(maxsize=2)(lambda group: read_row_group(config.manifest, group, storage))
+
+    def __call__(self, work: Batch) -> Iterator[Batch]:
+        """One piece of work -> batches small enough to stay one block each."""
+        for group, rows in zip(work["row_group"], work["rows"], strict=True):
+            table = self.row_group(int(group)).take(pa.array(np.frombuffer(rows, np.int32)))
+            for start in range(0, len(table), self.config.load.batch_fovs):
+                batch = self.loader(as_batch(table.slice(start, self.config.load.batch_fovs)))
+                if FILES in work:
+                    names = json.loads(work[FILES][0])[start : start + self.config.load.batch_fovs]
+                    batch[FILES] = np.array([json.dumps(each) for each in names], object)
+                yield batch
+
+
+def latents_of_file(output: str, side: str, file: str, storage: Storage) -> dict[str, np.ndarray]:
+    """fov_id -> (P, T, Z, s, s) float16 of one file of a latents table; empty where it has none."""
+    try:
+        ids, values = read_file_column(output, latents_table(side), LATENT, file, storage)
+    except FileNotFoundError:
+        return {}
+    return dict(zip(ids, values, strict=True))
+
+
+def as_batch(table: pa.Table) -> Batch:
+    """Rows of a manifest as arrays of objects; null is None."""
+    return {name: np.array(table[name].to_pylist(), object) for name in table.column_names}

@@ -1,0 +1,143 @@
+"""Before the launch: one FOV through every stage, on a node of the cluster, with what it costs in bytes and seconds."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import ray
+from rich.console import Console
+
+from sdvae_ray.cluster.failures import unwrapped_failures
+from sdvae_ray.cluster.session import Pool, check_output_is_shared, plan_pools, ray_session
+from sdvae_ray.config import RunConfig
+from sdvae_ray.encoding.actors import EncodeActor, as_batch
+from sdvae_ray.encoding.stream import checked_manifest, prepare_record, probe
+from sdvae_ray.engine.load import Batch, Loader
+from sdvae_ray.engine.models import check_names, resolve_weights
+from sdvae_ray.errors import ConfigError, RunError, did_you_mean
+from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
+from sdvae_ray.run.tables import write_rows
+from sdvae_ray.schema import ERROR, FOV_ID, METADATA, SEPARATOR
+from sdvae_ray.selection import select
+from sdvae_ray.sources.rows import read_row_group, row_groups
+from sdvae_ray.storage import Storage, join
+
+_FOLDER = "_check"  # under the output; removed again
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What one FOV took: seconds per stage (models loaded, not counted), bytes stored per table, its shapes."""
+
+    fov_id: str
+    fovs: int
+    seconds: dict[str, float]
+    stored: dict[str, int]
+    columns: dict[str, str]
+    device: str
+
+
+def check(config: RunConfig, console: Console, address: str | None = None) -> Checked:
+    """Validates names, manifest, storage, weights, resources and the score section; then runs one FOV through every stage.
+
+    Raises the error that `encode` or `score` would meet, and RunError where the FOV itself fails.
+    """
+    check_names(config)
+    storage = Storage(config.storage)
+    keys = checked_manifest(config, storage)
+    _check_score(config, [name for name in row_groups(config.manifest, storage)[1] if name.startswith(METADATA)])
+    console.print(f"manifest  {len(keys)} FOVs", highlight=False)
+    resolved = resolve_weights(config, storage)
+    probe(config, keys, storage)
+    with ray_session(address):
+        check_output_is_shared(config)
+        pools = plan_pools(config)
+        console.print(f"pools     load {pools.load}; encode {pools.encode}", highlight=False)
+        record = prepare_record(config, len(keys), resolved, pools.encode, storage)
+        for name, found in record["weights"].items():
+            console.print(f"weights   {name}: {_origin(found)}", highlight=False, soft_wrap=True)
+        task = _one_fov.options(num_cpus=pools.encode.cpus, num_gpus=pools.encode.gpus)
+        first = keys.select(FOV_ID, "row_group", "row").head(1)
+        with unwrapped_failures():
+            checked = ray.get(task.remote(config, record, pools.encode, first, len(keys)))
+    console.print(
+        f"device    {checked.device}; {record['precision']}; {record['micro_batch']} passes per forward",
+        highlight=False,
+    )
+    for stage, seconds in checked.seconds.items():
+        console.print(f"{stage:9} {seconds:.2f} s per FOV", highlight=False)
+    for table, size in checked.stored.items():
+        console.print(f"stored    {table}: {size / 1e3:.1f} kB per FOV", highlight=False)
+    total = sum(checked.stored.values())
+    console.print(
+        f"stored    {total / 1e6:.2f} MB per FOV, {total * len(keys) / 1e9:.2f} GB for the manifest", highlight=False
+    )
+    return checked
+
+
+def _check_score(config: RunConfig, metadata: list[str]) -> None:
+    """The steps, columns and expressions of the score section, against the manifest's Metadata_*."""
+    settings = config.score
+    resolve_steps(settings.normalise)
+    retrieval = settings.perturbation is not None
+    for key, expression in (("control", settings.control), ("exclude", settings.exclude)):
+        if expression and retrieval:
+            select(expression, metadata, f"score.{key}")
+    columns = [("perturbation", settings.perturbation), *(("group", name) for name in settings.group)]
+    columns.append(("target", settings.target))
+    columns += [("distributions.by", name) for name in settings.distributions.by]
+    for key, column in columns:
+        if column is not None and column not in metadata:
+            raise ConfigError(f"score.{key}: there is no column {column!r}{did_you_mean(column, metadata)}")
+
+
+@ray.remote
+def _one_fov(config: RunConfig, record: Mapping[str, Any], pool: Pool, key: pl.DataFrame, fovs: int) -> Checked:
+    storage = Storage(config.storage)
+    group, row = key.select("row_group", "row").row(0)
+    batch = as_batch(read_row_group(config.manifest, group, storage).slice(row, 1))
+    actor = EncodeActor(config, record, pool, None)
+    loaded = Loader(config.image, config.storage)(batch)
+    if loaded[ERROR][0]:
+        raise RunError(f"the first FOV of the manifest cannot be read: {loaded[ERROR][0]}")
+    encoded = actor.encoder(loaded)
+    if encoded[ERROR][0]:
+        raise RunError(f"the first FOV of the manifest cannot be encoded: {encoded[ERROR][0]}")
+    stored, seconds = _write_and_remove(config.output, encoded, storage)
+    return Checked(
+        fov_id=str(encoded[FOV_ID][0]),
+        fovs=fovs,
+        seconds={
+            "load": float(encoded["seconds_load"][0]),
+            "encode": float(encoded["seconds_encode"][0]),
+            "write": seconds,
+        },
+        stored=stored,
+        columns={name: f"{values.dtype}{values.shape[1:]}" for name, values in encoded.items() if SEPARATOR in name},
+        device=str(encoded["device"][0]),
+    )
+
+
+def _write_and_remove(output: str, columns: Batch, storage: Storage) -> tuple[dict[str, int], float]:
+    """Bytes per table of one row, and the seconds of writing it; nothing stays."""
+    folder = join(output, _FOLDER)
+    start = time.perf_counter()
+    write_rows(folder, "check", columns, storage)
+    seconds = time.perf_counter() - start
+    sizes = {}
+    for name in storage.list(folder):
+        sizes[name.removesuffix("/check.parquet")] = len(storage.read_bytes(join(folder, name)))
+    storage.delete_folder(folder)
+    return sizes, seconds
+
+
+def _origin(found: Mapping[str, Any]) -> str:
+    if found["random"]:
+        return "random weights"
+    return (
+        f"{found['source']}" + (f" at {found['revision']}" if found["revision"] else "")
+        if found["source"]
+        else "none needed"
+    )

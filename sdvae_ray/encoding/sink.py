@@ -1,0 +1,72 @@
+"""Where the stream ends: each write task commits its rows of every table under one file name, and says so to the ledger."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import Datasink
+from ray.data.block import BlockAccessor
+
+from sdvae_ray.config import RunConfig
+from sdvae_ray.errors import RunError
+from sdvae_ray.run.tables import Written, write_rows
+from sdvae_ray.schema import ERROR
+from sdvae_ray.storage import Storage
+
+
+class Ledger:
+    """An actor that counts FOVs as they are encoded and as they are committed, and stops a run that fails too often."""
+
+    def __init__(self, allowed_errors: int) -> None:
+        self.allowed_errors = allowed_errors
+        self.encoded = self.written = self.errors = 0
+        self.last_error: str | None = None
+
+    def add_encoded(self, rows: int) -> None:
+        self.encoded += rows
+
+    def add_written(self, rows: int, errors: int, example: str | None) -> bool:
+        """Returns False once more rows have failed than the run allows."""
+        self.written += rows
+        self.errors += errors
+        self.last_error = example or self.last_error
+        return self.errors <= self.allowed_errors
+
+    def counts(self) -> dict[str, Any]:
+        return {"encoded": self.encoded, "written": self.written, "errors": self.errors, "last_error": self.last_error}
+
+
+class RunSink(Datasink[Written]):
+    """Files are named by write and task, so that a retried task overwrites its own file."""
+
+    def __init__(self, config: RunConfig, session: str, rows_per_file: int, ledger: Any) -> None:
+        self.config, self.session = config, session
+        self.rows_per_file, self.ledger = rows_per_file, ledger
+
+    def write(self, blocks: Iterable[pa.Table], ctx: Any) -> Written:
+        columns = _columns(blocks)
+        if not columns:
+            return Written(0, 0)
+        name, storage = f"{self.session}-{ctx.task_idx:06d}", Storage(self.config.storage)
+        written = write_rows(self.config.output, name, columns, storage, self.config.random_weights)
+        example = next((str(error) for error in columns[ERROR] if error), None)
+        if not ray.get(self.ledger.add_written.remote(written.rows, written.errors, example)):
+            raise RunError(f"more FOVs failed than max_error_fraction allows; the last one: {example}")
+        return written
+
+    @property
+    def min_rows_per_write(self) -> int:
+        return self.rows_per_file
+
+    def get_name(self) -> str:
+        return "write"
+
+
+def _columns(blocks: Iterable[pa.Table]) -> dict[str, Any]:
+    """All blocks of a write as columns of numpy arrays; none where there are no rows."""
+    parts = [BlockAccessor.for_block(block).to_numpy() for block in blocks if BlockAccessor.for_block(block).num_rows()]
+    if not parts:
+        return {}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

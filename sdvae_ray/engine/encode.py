@@ -1,0 +1,236 @@
+"""Stage two, the engine: patches in; latents, metrics and embeddings of every side out. Knows nothing of Ray.
+
+One FOV at a time goes to the device and stays there until its numbers come back. Forward passes have one shape (the last of a
+FOV is padded), and never mix FOVs, so that no result depends on the batch, the worker or the order. Codecs run beside the
+device, on threads of the process.
+"""
+
+import socket
+import time
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdvae_ray.config import IMAGE_SIDE, RunConfig
+from sdvae_ray.contracts import Extractor, Reconstruction
+from sdvae_ray.engine.columns import (
+    EMBEDDING,
+    LATENT,
+    PATCHES,
+    kept_patches,
+    needs_posterior,
+    run_columns,
+    side_columns,
+)
+from sdvae_ray.engine.forward import Forward
+from sdvae_ray.engine.load import IMAGE, Batch
+from sdvae_ray.engine.models import Models
+from sdvae_ray.engine.sides import CodecOutput, Field, Side, Sides, UnusableOutputError
+from sdvae_ray.errors import ConfigError
+from sdvae_ray.images.packing import Packing
+from sdvae_ray.schema import BITS, ENTROPY, ERROR, FOV_ID, column, embeddings_table, latents_table, metrics_table
+
+Row = dict[str, np.ndarray]
+Latents = Mapping[str, np.ndarray]  # side -> (P, T, Z, s, s) float16
+
+
+def auto_micro_batch(config: RunConfig, on_gpu: bool) -> int:
+    """RGB passes per forward pass: a whole FOV on a GPU, the pixels of two 256 x 256 passes on a CPU."""
+    passes = config.image.patches * len(config.image.triples)
+    return passes if on_gpu else max(1, min(passes, 2 * 256**2 // config.image.patch**2))
+
+
+class Encoder:
+    """Callable on a batch from the loader: adds, per row, the columns `<table>:<column>` of every table but fovs, and
+
+    seconds_encode  (n,) float32, device synchronised
+    device          text
+    encode_node     text
+    micro_batch     (n,) int32, as used: lower than the run's where memory ran out
+
+    A row with `error` is passed through with zeros; a row whose numbers cannot be stored gets an `error` here.
+    `wanted`: the columns to compute, all of the run's where None. `decodes_only`: autoencoders whose stored latent serves for all
+    that is wanted of them.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        models: Models,
+        forward: Forward,
+        micro_batch: int,
+        wanted: Collection[str] | None = None,
+    ) -> None:
+        self.config, self.models, self.forward, self.micro_batch = config, models, forward, micro_batch
+        self.device = forward.device
+        self.wanted = run_columns(config) if wanted is None else frozenset(wanted)
+        self.packing = Packing(config.image.stains, config.image.triples)
+        self.sides = Sides(config, self.packing, forward)
+        self.top = 2**config.image.scaling.bits - 1
+        self._of = {side: self.wanted & side_columns(config, side) for side in config.sides}
+        self.decodes_only = [
+            side for side in config.autoencoders if self._of[side] and not needs_posterior(config, side, self.wanted)
+        ]
+        self._codec_threads = ThreadPoolExecutor(max(1, torch.get_num_threads()))
+        self._template: Row | None = None
+        for name, autoencoder in models.autoencoders.items():
+            factor = getattr(autoencoder, "side_factor", 1)
+            if config.image.patch % factor:
+                raise ConfigError(
+                    f"autoencoders.{name} takes sides that are multiples of {factor}; image.patch is {config.image.patch}"
+                )
+
+    def __call__(self, batch: Mapping[str, np.ndarray], latents: Mapping[str, Latents] | None = None) -> Batch:
+        """`latents`: fov_id -> stored latents, for the sides of `decodes_only`; those that are not there are encoded again."""
+        count = len(batch[FOV_ID])
+        out: Batch = {key: np.asarray(values) for key, values in batch.items() if key != IMAGE}
+        errors = np.array(batch[ERROR], object)
+        seconds, micro_batches = np.zeros(count, np.float32), np.full(count, self.micro_batch, np.int32)
+        rows: list[Row | None] = [None] * count
+        codecs = [{} if errors[row] else self._start_codecs(batch[IMAGE][row]) for row in range(count)]
+        for row in range(count):
+            if errors[row]:
+                continue
+            start, fov_id = time.perf_counter(), str(batch[FOV_ID][row])
+            try:
+                stored = (latents or {}).get(fov_id, {})
+                rows[row], micro_batches[row] = self._with_less_memory(batch[IMAGE][row], fov_id, stored, codecs[row])
+            except UnusableOutputError as error:
+                errors[row] = str(error)
+            seconds[row] = time.perf_counter() - start
+        blank = self._blank(next((row for row in rows if row is not None), None))
+        for name in blank:
+            out[name] = np.stack([blank[name] if row is None else row[name] for row in rows])
+        device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        return {
+            **out,
+            ERROR: errors,
+            "seconds_encode": seconds,
+            "device": np.full(count, device, object),
+            "encode_node": np.full(count, socket.gethostname(), object),
+            "micro_batch": micro_batches,
+        }
+
+    def _start_codecs(self, image: np.ndarray) -> dict[str, Future[CodecOutput]]:
+        return {
+            side: self._codec_threads.submit(codec.roundtrip, np.array(image))
+            for side, codec in self.models.codecs.items()
+            if self._of[side]
+        }
+
+    def _with_less_memory(
+        self, image: np.ndarray, fov_id: str, latents: Latents, codecs: Mapping[str, Future[CodecOutput]]
+    ) -> tuple[Row, int]:
+        """The FOV's row and the micro-batch that it was done at: halved until it fits the device's memory."""
+        size = self.micro_batch
+        while True:
+            try:
+                return self.encode_fov(image, fov_id, size, latents, codecs), size
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                torch.cuda.empty_cache()
+                size = max(1, size // 2)
+
+    @torch.inference_mode()
+    def encode_fov(
+        self,
+        image: np.ndarray,
+        fov_id: str,
+        micro_batch: int,
+        latents: Latents | None = None,
+        codecs: Mapping[str, Future[CodecOutput]] | None = None,
+    ) -> Row:
+        """(P, C, S, S) integers -> the FOV's row of every table, keyed `<table>:<column>`. Raises UnusableOutputError."""
+        with self.forward.clock("copy in"):
+            stains = torch.from_numpy(np.array(image)).to(self.device).float() / self.top
+            field = Field(fov_id, stains, self.packing.pack(stains))
+        tensors: dict[str, Tensor] = {}
+        for name, extractor in self.models.extractors.items():
+            given = field.rgb if extractor.takes == "rgb" else field.stains
+            self._embed(tensors, name, IMAGE_SIDE, extractor, given, fov_id, micro_batch)
+        for side, autoencoder in self.models.autoencoders.items():
+            if self._of[side]:
+                stored = (latents or {}).get(side) if side in self.decodes_only else None
+                tensor = None if stored is None else torch.from_numpy(np.array(stored))
+                made = self.sides.by_autoencoder(side, autoencoder, field, micro_batch, tensor)
+                self._measure(tensors, side, made, fov_id, micro_batch)
+        for side, codec in self.models.codecs.items():
+            if self._of[side]:
+                done = codecs[side].result() if codecs else None
+                self._measure(
+                    tensors, side, self.sides.by_codec(codec, field, np.asarray(image), done), fov_id, micro_batch
+                )
+        with self.forward.clock("copy out"):
+            return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+
+    def _add(self, tensors: dict[str, Tensor], name: str, values: Tensor) -> None:
+        if name in self.wanted:
+            tensors[name] = values
+
+    def _measure(self, tensors: dict[str, Tensor], side: str, made: Side, fov_id: str, micro_batch: int) -> None:
+        """Latent, bits, metrics and embeddings of one side, as far as they are wanted."""
+        result = made.result
+        if made.latent is not None:
+            self._add(tensors, column(latents_table(side), LATENT), made.latent)
+        self._add(tensors, column(metrics_table(side), BITS), made.bits)
+        self._add(tensors, column(metrics_table(side), ENTROPY), made.entropy)
+        with self.forward.clock("metrics"):
+            for name, metric in self.models.metrics.items():
+                if column(metrics_table(side), name) in self.wanted:
+                    tensors[column(metrics_table(side), name)] = metric(result)
+        for name, extractor in self.models.extractors.items():
+            if (given := _given(extractor, result)) is not None:
+                self._embed(tensors, name, side, extractor, given, fov_id, micro_batch)
+
+    def _embed(
+        self,
+        tensors: dict[str, Tensor],
+        name: str,
+        side: str,
+        extractor: Extractor,
+        given: Tensor,
+        fov_id: str,
+        micro_batch: int,
+    ) -> None:
+        """Adds `embedding` (G, D), the mean over patches, and `patches` (k, G, D), a hashed choice of them; float16."""
+        table, settings = embeddings_table(name, side), self.config.extractors[name]
+        if not self.wanted & {column(table, EMBEDDING), column(table, PATCHES)}:
+            return
+        patches = max(1, micro_batch // given.shape[1])  # patches per forward pass
+        with self.forward.clock(f"extract {name}"), self.forward.autocast():
+            features, _ = self.forward.batched(lambda x: (extractor(x).float(), None), given, patches)
+        chosen = kept_patches(self.config, name, fov_id)
+        mean = features.half().mean(0) if settings.half_mean else features.mean(0).half()
+        chosen_features = features[torch.from_numpy(chosen)].half()
+        finite = torch.isfinite(mean).all() and torch.isfinite(chosen_features).all()
+        self.sides.demand(finite, f"the embedding of {name} of {side} is not finite in float16")
+        self._add(tensors, column(table, EMBEDDING), mean)
+        self._add(tensors, column(table, PATCHES), chosen_features)
+
+    def _blank(self, row: Row | None) -> Row:
+        """Zeros of every column's shape, from a row that was computed; from a black image while there was none."""
+        if self._template is None:
+            if row is None:
+                image = self.config.image
+                dtype = np.uint8 if image.scaling.bits == 8 else np.uint16
+                black = np.zeros((image.patches, len(image.stains), image.patch, image.patch), dtype)
+                self.sides.strict = False
+                row = self.encode_fov(black, "", self.micro_batch)
+                self.sides.strict = True
+            self._template = {name: np.zeros_like(values) for name, values in row.items()}
+        return self._template
+
+
+def _given(extractor: Extractor, result: Reconstruction) -> Tensor | None:
+    """What the extractor is given of a reconstruction; None where that is not there."""
+    if extractor.takes == "rgb":
+        return result.recon_rgb
+    if extractor.takes == "stains":
+        return result.recon
+    if result.posterior is None:
+        return None
+    return result.posterior.mean.view(*result.image_rgb.shape[:2], *result.posterior.mean.shape[1:])

@@ -1,0 +1,126 @@
+"""One field of view through one autoencoder or codec: the reconstruction, its latent as stored, and the bits that it took."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdvae_ray.config import RunConfig
+from sdvae_ray.contracts import Autoencoder, Codec, Posterior, Reconstruction
+from sdvae_ray.engine import rate
+from sdvae_ray.engine.columns import compresses, stores_latents
+from sdvae_ray.engine.forward import Forward
+from sdvae_ray.errors import ConfigError
+from sdvae_ray.images.packing import Packing
+from sdvae_ray.randomness import generator
+
+CodecOutput = tuple[np.ndarray, np.ndarray]  # as Codec.roundtrip gives it
+
+
+class UnusableOutputError(ValueError):
+    """A model gave numbers that must not be stored: not finite, or outside of the stored type's range."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One FOV on the device: stains (P, C, S, S) and their RGB passes (P, T, 3, S, S), float32 in [0, 1]."""
+
+    fov_id: str
+    stains: Tensor
+    rgb: Tensor
+
+
+@dataclass(frozen=True)
+class Side:
+    """result; latent (P, T, Z, s, s) float16, None where none is stored; bits, entropy (P, C) float32, NaN where there is none."""
+
+    result: Reconstruction
+    latent: Tensor | None
+    bits: Tensor
+    entropy: Tensor
+
+
+class Sides:
+    """Makes every side of a run. `strict` False lets numbers pass that must not be stored: for shapes alone."""
+
+    def __init__(self, config: RunConfig, packing: Packing, forward: Forward) -> None:
+        self.config, self.packing, self.forward = config, packing, forward
+        self.top = 2**config.image.scaling.bits - 1
+        self.strict = True
+        self._stored = {side: stores_latents(config, side) for side in config.autoencoders}
+        self._compresses = {side: compresses(config, side) for side in config.autoencoders}
+
+    def by_codec(self, codec: Codec, field: Field, image: np.ndarray, done: CodecOutput | None) -> Side:
+        """`image`: the FOV's integers (P, C, S, S); `done`: the codec's answer where it was asked before."""
+        recon, sizes = done if done is not None else codec.roundtrip(image)
+        stains = torch.from_numpy(np.ascontiguousarray(recon)).to(field.stains.device).float() / self.top
+        result = Reconstruction(field.stains, stains, field.rgb, self.packing.pack(stains), None)
+        bits = torch.from_numpy(sizes * 8).float()
+        return Side(result, None, bits, torch.full_like(bits, torch.nan))
+
+    def by_autoencoder(
+        self, side: str, autoencoder: Autoencoder, field: Field, micro_batch: int, stored: Tensor | None = None
+    ) -> Side:
+        """`stored`: the FOV's latent (P, T, Z, s, s) float16 where nothing is wanted that the posterior alone can give."""
+        config = self.config.autoencoders[side]
+        kept = self._stored[side]
+        posterior = None
+        if stored is not None:
+            half = stored.to(field.rgb.device).flatten(0, 1)
+            latent = half.float()
+        else:
+            posterior = self._encode(side, autoencoder, field, micro_batch)
+            latent = self._sample(posterior, side, field.fov_id) if config.latent == "sample" else posterior.mean
+            if config.latent_bits is not None:
+                latent, _ = rate.quantise(latent, config.latent_bits)
+            if kept:
+                half = self._rounded(latent, side)
+                latent = half.float()
+        with self.forward.clock(f"decode {side}"), self.forward.autocast():
+            (decoded, _) = self.forward.batched(lambda z: (autoencoder.decode(z).float(), None), latent, micro_batch)
+        self.demand(torch.isfinite(decoded).all(), f"the reconstruction of {side} is not finite")
+        recon_rgb = decoded.view(field.rgb.shape)
+        result = Reconstruction(field.stains, self.packing.unpack(recon_rgb), field.rgb, recon_rgb, posterior)
+        bits, entropy = self._bits(side, latent, field)
+        return Side(result, half.view(*field.rgb.shape[:2], *half.shape[1:]) if kept else None, bits, entropy)
+
+    def _encode(self, side: str, autoencoder: Autoencoder, field: Field, micro_batch: int) -> Posterior:
+        def encode(rgb: Tensor) -> tuple[Tensor, Tensor | None]:
+            posterior = autoencoder.encode(rgb)
+            return posterior.mean, posterior.logvar
+
+        with self.forward.clock(f"encode {side}"), self.forward.autocast():
+            return Posterior(*self.forward.batched(encode, field.rgb.flatten(0, 1), micro_batch))
+
+    def _sample(self, posterior: Posterior, side: str, fov_id: str) -> Tensor:
+        """mean + std * noise; the noise is a function of (seed, FOV, side), drawn on the CPU, so that any device gives the same."""
+        if posterior.logvar is None:
+            raise ConfigError(f"autoencoders.{side}: there is no posterior to sample from (use latent: mean)")
+        noise = generator(self.config.seed, "posterior", fov_id, side).standard_normal(posterior.mean.shape, np.float32)
+        return posterior.mean + (0.5 * posterior.logvar).exp() * torch.from_numpy(noise).to(posterior.mean.device)
+
+    def _rounded(self, latent: Tensor, side: str) -> Tensor:
+        half = latent.half()
+        problem = f"the latent of {side} does not fit float16 (largest {latent.abs().max().item():g})"
+        self.demand(torch.isfinite(half).all(), problem)
+        return half
+
+    def _bits(self, side: str, latent: Tensor, field: Field) -> tuple[Tensor, Tensor]:
+        """(bits as stored, bits of the quantised latent under its entropy), each (P, C)."""
+        patches, count, size, _ = field.stains.shape
+        none = torch.full((patches, count), torch.nan)
+        if not self._compresses[side]:
+            return torch.full_like(none, float(size**2 * self.config.image.scaling.bits)), none
+        shape, index = field.rgb.shape[:2], self.packing.index
+        width = 16 if self._stored[side] else 32
+        whole = torch.full(shape, float(latent[0].numel() * width))
+        if not torch.isfinite(latent).all():  # only where shapes alone are asked for
+            return rate.per_stain(whole, index, count), none
+        _, symbols = rate.quantise(latent, self.config.autoencoders[side].latent_bits or rate.NOMINAL_BITS)
+        entropy = rate.entropy_bits(symbols).view(shape)
+        return rate.per_stain(whole, index, count), rate.per_stain(entropy, index, count)
+
+    def demand(self, usable: Tensor, problem: str) -> None:
+        if not usable and self.strict:
+            raise UnusableOutputError(problem)

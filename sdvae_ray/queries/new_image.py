@@ -1,0 +1,210 @@
+"""A new image as a query: one field of view that the run need not know -> its embedding, as the run would have made it.
+
+The image is prepared by the run's own settings and embedded by its extractor, weights, precision and (on such a device) forward
+size: a field of the run gets the embedding that the run stored.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from sdvae_ray.config import IMAGE_SIDE, RunConfig, ShelfConfig
+from sdvae_ray.engine.columns import EMBEDDING, PATCHES, takes_posterior
+from sdvae_ray.engine.encode import Encoder, auto_micro_batch
+from sdvae_ray.engine.forward import Forward
+from sdvae_ray.engine.load import Batch, Loader
+from sdvae_ray.engine.models import check_same_weights, load_models, pick_device, resolve_weights
+from sdvae_ray.errors import ConfigError, DataError, did_you_mean
+from sdvae_ray.queries.as_well import OnPlate, nearest_wells, on_plate, own_plate
+from sdvae_ray.queries.saved_index import PATCH, nearest_name
+from sdvae_ray.queries.search import Found, Space, image_space, search_vector
+from sdvae_ray.run.record import Record, check_same_run, read_record
+from sdvae_ray.schema import COLOUR, ERROR, FOV_ID, channel_column, column, embeddings_table, uri_column
+from sdvae_ray.sources.manifest import check_manifest, read_manifest
+from sdvae_ray.sources.rows import read_text_column, row_groups
+from sdvae_ray.storage import Storage
+
+_PLACE = ("source", "subfolder", "revision")  # where weights are; what they are is compared by their hashes
+Model = TypeVar("Model", bound=ShelfConfig)
+
+
+class Query(NamedTuple):
+    """name: what to call the image. row: of a manifest, one FOV, columns of objects. notes: what an answer should say of it."""
+
+    name: str
+    row: Batch
+    notes: list[str]
+
+
+def image_query(config: RunConfig, files: Sequence[str], storage: Storage) -> Query:
+    """From STAIN=FILE for every stain of the run, or from one file that has them as its planes, in the run's order.
+
+    No illumination function is applied. Raises ConfigError for a stain too few, too many or unknown, and where the run scales by
+    constants of its manifest.
+    """
+    stains = config.image.stains
+    if config.image.scaling.method == "manifest":
+        raise ConfigError("--image: this run scales by constants of its manifest; give --manifest FILE --fov ID")
+    row: dict[str, object] = {FOV_ID: "new"}
+    if len(files) == 1 and _stain(files[0]) is None:
+        row |= {uri_column(stain): files[0] for stain in stains}
+        row |= {channel_column(stain): number for number, stain in enumerate(stains)}
+        row[COLOUR] = _of_photographs(config.manifest, storage)
+        name = files[0]
+    else:
+        given: dict[str, str] = {}
+        for text in files:
+            stain = _stain(text)
+            if stain is None:
+                raise ConfigError(f"--image {text}: STAIN=FILE is wanted, or one file with the planes of all stains")
+            if stain not in stains:
+                raise ConfigError(f"--image {text}: this run has no stain {stain!r}{did_you_mean(stain, stains)}")
+            if stain in given:
+                raise ConfigError(f"--image: {stain} is there twice")
+            given[stain] = text.partition("=")[2]
+        if missing := [stain for stain in stains if stain not in given]:
+            raise ConfigError(f"--image: no file of the stain {missing[0]!r} (wanted: {', '.join(stains)})")
+        row |= {uri_column(stain): uri for stain, uri in given.items()}
+        name = given[stains[0]]
+    return Query(
+        name, _batch(row), ["no illumination function is applied; the row of a manifest can name them (--manifest)"]
+    )
+
+
+def manifest_query(config: RunConfig, manifest: str, fov_id: str | None, storage: Storage) -> Query:
+    """From one row of a manifest of any run; `fov_id` may be None where it has one row. Raises DataError or ConfigError."""
+    table = read_manifest(manifest, storage)
+    if fov_id is None:
+        if table.height > 1:
+            raise ConfigError(f"{manifest} has {table.height} rows: --fov ID says which is meant")
+        fov_id = str(table[FOV_ID][0])
+    row = table.filter(table[FOV_ID] == fov_id)
+    if row.height == 0:
+        raise DataError(f"no FOV {fov_id!r} in {manifest}{nearest_name(fov_id, table[FOV_ID].head(50_000).to_list())}")
+    check_manifest(row, config.image.stains, manifest)
+    return Query(fov_id, _batch(row.row(0, named=True)), [])
+
+
+def search_image(
+    config: RunConfig,
+    query: Query,
+    extractor: str | None,
+    side: str | None,
+    count: int,
+    storage: Storage,
+    patch: int | None = None,
+    plate: str | None = None,
+) -> Found:
+    """(what is nearest to the image, what was searched): FOVs, or wells where the run has no index of FOVs, or for a plate.
+
+    patch: number of a patch of the image, counted row by row, whose nearest patches are wanted instead. plate: of the run, as
+    whose well the image is normalised; where None and wells are searched, that of the image's row. Where it is unknown or has
+    no fit, the wells' profiles are searched as they are, and the note says why; for a plate asked for, this is a DataError.
+    """
+    level = "fov" if patch is None else "patch"
+    place: OnPlate | str | None = None
+    if plate is not None:
+        place = on_plate(config, plate, extractor, side, storage)
+        one, of_side, _ = place.name.split("/", 2)
+        space = Space(level, one, of_side, place.name)
+    else:
+        space = image_space(config, level, extractor, side, storage)
+        if space.name is None:
+            place = own_plate(config, query.row, space.extractor, space.side, storage)
+    if patch is not None and not 0 <= patch < config.image.patches:
+        raise ConfigError(f"--patch {patch}: a field of this run has the patches 0 to {config.image.patches - 1}")
+    embedded = embed_field(config, query.row, space.extractor, space.side, storage, patches=patch is not None)
+    vector = (embedded if patch is None else embedded[patch]).reshape(-1)
+    notes = list(query.notes)
+    if isinstance(place, OnPlate):
+        found, about = nearest_wells(config, vector, place, count, storage)
+        notes += place.notes
+    else:
+        found, about = search_vector(config, vector, space, count, storage)
+        notes += [] if place is None else [f"these are cosines of profiles that are not normalised: {place}"]
+    notes += [f"{name} has random weights" for name in (space.extractor, space.side) if name in config.random_weights]
+    kind = "fov" if FOV_ID in found.columns else "well"
+    whose = {kind: f"new image {query.name}", **({} if patch is None else {PATCH: str(patch)})}
+    return found, {**whose, **about, **({"note": "; ".join(notes)} if notes else {})}
+
+
+def embed_field(
+    config: RunConfig, row: Batch, extractor: str, side: str, storage: Storage, patches: bool = False
+) -> np.ndarray:
+    """(G, D) float32, the mean over the field's patches as the run stores it in float16, or (P, G, D), each patch's.
+
+    row: one row of a manifest. Raises DataError where the image cannot be read or the run is not there, ConfigError where the run
+    file describes other pixels or models than the run has, WeightsError where the weights are others.
+    """
+    record = read_record(config.output, storage)
+    if record is None:
+        raise DataError(f"{config.output} holds no run yet: `sdvae-ray encode` makes one")
+    if side == IMAGE_SIDE and takes_posterior(config, extractor):
+        raise ConfigError(f"{extractor} takes an autoencoder's latent: --side {' or '.join(config.autoencoders)}")
+    _check_same_settings(config, record, extractor, side)
+    alone = _alone(config, extractor, side)
+    loaded = Loader(config.image, config.storage)(row)
+    if loaded[ERROR][0]:
+        raise DataError(str(loaded[ERROR][0]))
+    resolved = resolve_weights(alone, storage)
+    check_same_weights(resolved, record["weights"])
+    device = pick_device(1)
+    micro_batch = int(record["micro_batch"])
+    if device.type != "cuda":  # as the run chose for a CPU, where what a GPU held might not fit
+        micro_batch = min(micro_batch, auto_micro_batch(config, on_gpu=False))
+    wanted = column(embeddings_table(extractor, side), PATCHES if patches else EMBEDDING)
+    models = load_models(alone, resolved, device)
+    done = Encoder(alone, models, Forward(device, record["precision"]), micro_batch, {wanted})(loaded)
+    if done[ERROR][0]:
+        raise DataError(str(done[ERROR][0]))
+    return np.asarray(done[wanted][0], np.float32)
+
+
+def _alone(config: RunConfig, extractor: str, side: str) -> RunConfig:
+    """The run with one extractor, that keeps every patch, and one side."""
+    settings = config.extractors[extractor].model_copy(update={"keep_patches": config.image.patches})
+    sides = {
+        "autoencoders": {name: model for name, model in config.autoencoders.items() if name == side},
+        "codecs": {name: model for name, model in config.codecs.items() if name == side},
+    }
+    return config.model_copy(update={**sides, "extractors": {extractor: settings}, "metrics": {}})
+
+
+def _check_same_settings(config: RunConfig, record: Record, extractor: str, side: str) -> None:
+    """ConfigError where the run file says otherwise than the run does of what an embedding depends on."""
+    was = RunConfig.model_validate(record["config"])
+    if extractor not in was.extractors or side not in (IMAGE_SIDE, *was.sides):
+        lacking = extractor if extractor not in was.extractors else side
+        raise ConfigError(f"{config.output} has no {lacking} yet: `sdvae-ray encode --extend` adds it")
+    changes = {key: getattr(config, key) for key in ("image", "precision", "seed", "output")}
+    extractors = {**was.extractors, extractor: _placed(config.extractors[extractor], was.extractors[extractor])}
+    autoencoders = dict(was.autoencoders)
+    if side in autoencoders and side in config.autoencoders:
+        autoencoders[side] = _placed(config.autoencoders[side], autoencoders[side])
+    codecs = {name: config.codecs.get(name, codec) if name == side else codec for name, codec in was.codecs.items()}
+    now = was.model_copy(update={**changes, "extractors": extractors, "autoencoders": autoencoders, "codecs": codecs})
+    check_same_run(record, now, record["manifest"])
+
+
+def _placed(model: Model, was: Model) -> Model:
+    """The model with its weights where they were: they may have moved since."""
+    return model.model_copy(update={key: getattr(was, key) for key in _PLACE})
+
+
+def _of_photographs(manifest: str, storage: Storage) -> bool:
+    """Whether the run's images are photographs, as the first of them says."""
+    if COLOUR not in row_groups(manifest, storage)[1]:
+        return False
+    first = read_text_column(manifest, COLOUR, storage)[0].as_py()
+    return first is True
+
+
+def _stain(text: str) -> str | None:
+    """Of STAIN=FILE; None for a file alone, whose name may have a "=" in it after a folder or a dot."""
+    name, separator, _ = text.partition("=")
+    return name if separator and not {"/", "."} & set(name) else None
+
+
+def _batch(row: dict[str, object]) -> Batch:
+    return {name: np.array([value, None], object)[:1] for name, value in row.items()}

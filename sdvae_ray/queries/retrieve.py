@@ -1,0 +1,144 @@
+"""Retrieval on any table of profiles, by copairs' four lists: average precision, p-values, intervals, floors.
+
+Where the negatives are reference wells of the query's own plate, or of all plates, this is phenotypic activity and has the null by
+exchange and all floors, as the scores of a run have. Any other lists are ranked as they say, with copairs' null; their floor is
+the same with profiles permuted among the queries of each plate.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sdvae_ray.errors import ConfigError, DataError, did_you_mean
+from sdvae_ray.queries.copairs_lists import PLATE, Lists, Settings, by_lists
+from sdvae_ray.retrieval.floors.control_floors import floors
+from sdvae_ray.retrieval.normalisation.normalise import normalise
+from sdvae_ray.retrieval.significance.bootstrap import interval
+from sdvae_ray.retrieval.significance.p_values import Null
+from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
+from sdvae_ray.retrieval.tasks.groups import group_means
+from sdvae_ray.schema import WELL
+from sdvae_ray.selection import select
+from sdvae_ray.sources.profiles import ProfileTable
+
+_WELL = WELL[-1]
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """summary: JSON-ready; groups: a row per group of positives; wells: a row per query; floors: None where they do not apply."""
+
+    summary: dict[str, Any]
+    groups: pl.DataFrame
+    wells: pl.DataFrame
+    floors: pl.DataFrame | None
+
+
+def retrieve(
+    table: ProfileTable, lists: Lists, reference: str | None, exclude: str | None, settings: Settings
+) -> Retrieved:
+    """Raises ConfigError for columns that are not there and a null that does not apply, DataError for what cannot be scored."""
+    wells, features = table.wells, table.features
+    for column in (*lists.pos_sameby, *lists.pos_diffby, *lists.neg_sameby, *lists.neg_diffby):
+        if column not in wells.columns:
+            raise ConfigError(f"there is no column {column!r}{did_you_mean(column, wells.columns)}")
+    if exclude:
+        kept = ~wells.select(select(exclude, wells.columns, "exclude")).to_series().to_numpy()
+        wells, features = wells.filter(pl.Series(kept)), features[kept]
+    is_reference = np.zeros(wells.height, dtype=bool)
+    if reference:
+        is_reference = wells.select(select(reference, wells.columns, "reference")).to_series().to_numpy()
+        if not is_reference.any():
+            raise DataError(f"no well is a reference: {reference} holds for none of {wells.height}")
+    named = wells.select(pl.any_horizontal(pl.col(name) != "" for name in lists.pos_sameby)).to_series().to_numpy()
+    query = named & ~is_reference
+    by_exchange = bool(reference) and lists.is_activity() and settings.distance == "cosine"
+    if settings.null == "exchange" and not by_exchange:
+        raise ConfigError(
+            "--null exchange is for cosines and negatives that are reference wells: --reference, no --pos-diffby, and "
+            "--neg-diffby as --pos-sameby or not given; --null copairs is for any lists"
+        )
+    null: Null = settings.null or ("exchange" if by_exchange else "copairs")
+    frame = _frame(wells, lists, is_reference, query)
+    if settings.normalise not in ("none", ()):
+        fit = is_reference if reference else np.ones(wells.height, dtype=bool)
+        features_used = normalise(features, fit, frame["plate"].to_numpy(), settings.normalise).features
+    else:
+        features_used = features
+    if by_exchange:
+        found = _activity(features_used, frame, lists, null, settings)
+        table_of_floors = _floors(features, frame, wells, lists, null, settings)
+    else:
+        found, table_of_floors = by_lists(features_used, wells, frame, lists, bool(reference), settings)
+    groups, per_well = found
+    between = interval(groups["retrieved"].cast(pl.Float64).to_numpy(), seed=settings.seed)
+    summary = {
+        "wells": wells.height,
+        "queries": int(query.sum()),
+        "references": int(is_reference.sum()),
+        "features": int(features.shape[1]),
+        "groups": int(groups["map"].is_not_null().sum()),
+        "groups_scored": int(groups["p"].is_not_null().sum()),
+        "retrieved": int(groups["retrieved"].sum() or 0),
+        **group_means(groups),
+        "fraction_retrieved_low": None if np.isnan(between.low) else between.low,
+        "fraction_retrieved_high": None if np.isnan(between.high) else between.high,
+        "null": null,
+        "null_size": settings.null_size,
+        "ties": settings.ties,
+        "distance": settings.distance,
+        "strict": settings.strict,
+        "threshold": settings.threshold,
+        "seed": settings.seed,
+        "notes": list(table.notes),
+        "floors": [] if table_of_floors is None else table_of_floors.drop("group").to_dicts(),
+    }
+    return Retrieved(summary, groups, per_well, table_of_floors)
+
+
+def _frame(wells: pl.DataFrame, lists: Lists, is_reference: np.ndarray, query: np.ndarray) -> pl.DataFrame:
+    """Wells as the scores of a run have them: well_id, compound, plate (the scope of the negatives), group, roles."""
+    names = [name for name in WELL if name in wells.columns]
+    ids = wells.select(pl.concat_str(names, separator="/")).to_series() if names else None
+    if ids is None or ids.n_unique() < wells.height:
+        ids = pl.Series([f"{row:09d}" for row in range(wells.height)])
+    scope = lists.neg_sameby or ((PLATE,) if PLATE in wells.columns else ())
+    return wells.select(
+        well_id=ids,
+        compound=pl.concat_str(lists.pos_sameby, separator=" / "),
+        plate=pl.concat_str(scope, separator=" / ") if scope else pl.lit("all"),
+        group=pl.lit("all"),
+        is_control=pl.Series(is_reference),
+        is_treated=pl.Series(query),
+    )
+
+
+def _activity(
+    features: np.ndarray, frame: pl.DataFrame, lists: Lists, null: Null, settings: Settings
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    found = phenotypic_activity(features, frame, **_options(lists, null, settings))
+    return found.compounds.drop("group"), found.wells.drop("group")
+
+
+def _options(lists: Lists, null: Null, settings: Settings) -> dict[str, Any]:
+    return {
+        "negatives": "plate" if lists.neg_sameby else "group",
+        "ties": settings.ties,
+        "null": null,
+        "null_size": settings.null_size,
+        "seed": settings.seed,
+        "strict": settings.strict,
+        "threshold": settings.threshold,
+    }
+
+
+def _floors(
+    features: np.ndarray, frame: pl.DataFrame, wells: pl.DataFrame, lists: Lists, null: Null, settings: Settings
+) -> pl.DataFrame | None:
+    """None where no column says where on its plate a well is."""
+    if _WELL not in wells.columns:
+        return None
+    positions = wells[_WELL].to_numpy()
+    return floors(features, frame, settings.normalise, position=positions, **_options(lists, null, settings))

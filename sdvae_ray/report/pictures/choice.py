@@ -1,0 +1,86 @@
+"""Which fields of view the report shows: a control and the most active compounds, deterministically."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from sdvae_ray.config import IMAGE_SIDE, RunConfig
+from sdvae_ray.randomness import generator
+from sdvae_ray.report.facts.findings import extractors, number
+from sdvae_ray.report.facts.outcome import PHENOTYPE, STRENGTH
+from sdvae_ray.run.scores import Scores
+from sdvae_ray.schema import FOV_ID
+from sdvae_ray.selection import select
+
+EXAMPLES = 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A FOV and, in words, what it is and why it was chosen."""
+
+    fov_id: str
+    what: str
+    why: str
+
+
+def choose(config: RunConfig, scores: Scores, fovs: pl.DataFrame, count: int = EXAMPLES) -> list[Choice]:
+    """A control, then the compounds of highest normalised mAP on the originals, of distinct phenotypes where they are known.
+
+    `fovs`: usable rows of fovs. Which FOV of a compound is a matter of the seed; where nothing was scored, so is the compound.
+    """
+    if fovs.height == 0:
+        return []
+    compound = config.score.perturbation or ""
+    control = fovs.filter(select(config.score.control, fovs.columns, "score.control")) if compound else fovs.head(0)
+    chosen = [Choice(_by_hash(config, control), "control", "a control well")] if control.height else []
+    treated = (
+        fovs.filter(pl.col(compound).is_not_null() & (pl.col(compound) != "")) if compound in fovs.columns else fovs
+    )
+    treated = treated.filter(~pl.col(FOV_ID).is_in(control[FOV_ID].implode()))
+    seen: set[str] = set()
+    for name, why in _most_active(config, scores):
+        if len(chosen) == count:
+            return chosen
+        rows = treated.filter(pl.col(compound) == name)
+        kind = str(rows[PHENOTYPE][0]) if rows.height and PHENOTYPE in rows.columns else name
+        if rows.height and kind not in seen:
+            seen.add(kind)
+            chosen.append(Choice(_by_hash(config, rows), _what(rows, name), why))
+    while len(chosen) < count:
+        rest = (treated if treated.height else fovs).filter(~pl.col(FOV_ID).is_in([choice.fov_id for choice in chosen]))
+        if rest.height == 0:
+            break
+        fov = _by_hash(config, rest)
+        row = rest.filter(pl.col(FOV_ID) == fov)
+        chosen.append(
+            Choice(fov, _what(row, str(row[compound][0] or "")) if compound in row.columns else "", "chosen by hash")
+        )
+    return chosen
+
+
+def _most_active(config: RunConfig, scores: Scores) -> list[tuple[str, str]]:
+    """(compound, why), by the mean over extractors and groups of normalised mAP on the originals, else on any side."""
+    if scores.compounds.height == 0:
+        return []
+    known = scores.compounds.filter(pl.col("normalised_map").is_not_null())
+    originals = known.filter(pl.col("side") == IMAGE_SIDE)
+    used, where = (originals, "the originals") if originals.height else (known, "the reconstructions")
+    means = used.group_by("compound").agg(pl.col("normalised_map").mean())
+    ranked = means.sort("normalised_map", "compound", descending=[True, False])
+    by = ", ".join(extractors(config, used["extractor"])) if used.height else ""
+    return [(str(name), f"normalised mAP {number(value, 2)} on {where} by {by}") for name, value in ranked.rows()]
+
+
+def _what(rows: pl.DataFrame, name: str) -> str:
+    """The compound, and its phenotype where that is known."""
+    if PHENOTYPE not in rows.columns or rows[PHENOTYPE][0] is None:
+        return name
+    strength = f", strength {rows[STRENGTH][0]}" if STRENGTH in rows.columns and rows[STRENGTH][0] is not None else ""
+    return f"{name} ({rows[PHENOTYPE][0]}{strength})"
+
+
+def _by_hash(config: RunConfig, rows: pl.DataFrame) -> str:
+    names: Sequence[str] = sorted(rows[FOV_ID].to_list())
+    return names[int(generator(config.seed, "example", *names[:1], str(len(names))).integers(len(names)))]

@@ -1,0 +1,103 @@
+"""What `score` found: tables under scores/, written by the pipeline, read by the report and by `compare`."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import polars as pl
+
+from sdvae_ray.config import RunConfig
+from sdvae_ray.errors import DataError
+from sdvae_ray.run.tables import data_tables, read_column, read_table, write_table
+from sdvae_ray.schema import BITS, ENTROPY, METRICS, metrics_table
+from sdvae_ray.storage import Storage, join
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Everything that `score` found, each a table in scores/; `random_weights` in all of them.
+
+    summary    extractor, side, group: wells, controls, compounds, mean_map, fraction_retrieved, replicate_recall_at_<k>,
+               reconstruction_recall (its nearest original is its own), recall_queries, normalisation (what each step did, JSON),
+               random_weights, status
+    compounds  and per compound: replicates, map, normalised_map, p, p_corrected, retrieved, status
+    wells      and per treated well: ap, normalised_ap, n_positives, n_negatives, status
+    floors     extractor, side, group, quantity (retrieval.floors): fraction_retrieved, mean_map, ..., status
+    tasks      extractor, side, group, task (distinctiveness, consistency, cross_side): queries, groups, mean_map,
+               mean_normalised_map, fraction_retrieved, status; and of transfer (retrieval.transfer), whose group is the one
+               queried: column, source, target, zero_norm, floor_* and position_*
+    differences  extractor, side, group, quantity: estimate, low, high over compounds; and the side's minus the originals' over the
+               same compounds, with its interval
+    distributions  extractor, side, by (group or slice), slice, part (RGB pass or stain): n_image, n_side, dimensions, sampled, and
+                   fid, kid, kid_paired, cmmd, precision, recall, density, coverage; null with a `reason`
+    metrics    side, metric, part (stain or RGB pass), band (null where the metric has none): patches, mean, sd, median, q05, q95
+               over patches; `bits` and `bits_entropy` per patch are among them
+    latents    side, group: passes, channels, units, active_units, effective_rank of the stored latents
+    latent_channels  side, group, channel: mean, sd, skewness, kurtosis, min, max
+    """
+
+    summary: pl.DataFrame
+    compounds: pl.DataFrame
+    wells: pl.DataFrame
+    floors: pl.DataFrame
+    tasks: pl.DataFrame
+    differences: pl.DataFrame
+    distributions: pl.DataFrame
+    metrics: pl.DataFrame
+    latents: pl.DataFrame
+    latent_channels: pl.DataFrame
+
+    def write(self, output: str, storage: Storage) -> None:
+        for field in fields(self):
+            write_table(join(output, "scores", f"{field.name}.parquet"), getattr(self, field.name).to_arrow(), storage)
+
+
+def read_scores(output: str, storage: Storage) -> Scores:
+    """DataError where the run has not been scored."""
+    try:
+        found = {f.name: read_table(join(output, "scores", f"{f.name}.parquet"), storage) for f in fields(Scores)}
+    except FileNotFoundError as error:
+        raise DataError(f"{output} has no scores yet: run `sdvae-ray score` first") from error
+    return Scores(**{name: pl.DataFrame(table) for name, table in found.items()})
+
+
+def metric_distributions(
+    config: RunConfig, usable: pl.DataFrame, bands: Mapping[str, Sequence[str]], storage: Storage
+) -> pl.DataFrame:
+    """Every metric over the patches of `usable` (fov_id, files), per side, part and band; null where it does not apply."""
+    output = config.output
+    sides = [table.split("/")[1] for table in data_tables(output, storage) if table.startswith(f"{METRICS}/")]
+    rows = []
+    for side, metric in itertools.product(sides, (*config.metrics, BITS, ENTROPY)):
+        try:
+            values = metric_values(output, side, metric, usable, storage)
+        except KeyError:  # of a run that is being extended
+            continue
+        of_bands = bands.get(metric, (None,))
+        parts = config.image.parts(values.shape[2] // len(of_bands)) if values.shape[2] else []
+        for index, (part, band) in enumerate(itertools.product(parts, of_bands)):
+            rows.append((side, metric, part, band, *_distribution(values[:, :, index])))
+    names = {"side": pl.String, "metric": pl.String, "part": pl.String, "band": pl.String, "patches": pl.Int64}
+    numbers = dict.fromkeys(("mean", "sd", "median", "q05", "q95"), pl.Float64)
+    return pl.DataFrame(rows, schema={**names, **numbers}, orient="row")
+
+
+def metric_values(output: str, side: str, metric: str, fovs: pl.DataFrame, storage: Storage) -> np.ndarray:
+    """(FOVs, P, parts) of one metric of the FOVs in `fovs` (fov_id, files); bands of a part beside each other."""
+    _, values = read_column(output, metrics_table(side), metric, fovs, storage)
+    return values.reshape(*values.shape[:2], -1) if values.ndim > 1 else np.empty((0, 0, 0))
+
+
+def _distribution(
+    values: np.ndarray,
+) -> tuple[int, float | None, float | None, float | None, float | None, float | None]:
+    """(patches, mean, sd, median, 5 %, 95 %) of what is not NaN; sd null where a value is infinite."""
+    flat = values.ravel().astype(np.float64)
+    known = flat[~np.isnan(flat)]
+    if len(known) == 0:
+        return (0, None, None, None, None, None)
+    spread = float(known.std()) if np.isfinite(known).all() else None
+    ordered = np.sort(known)
+    median, low, high = (float(ordered[round(q * (len(ordered) - 1))]) for q in (0.5, 0.05, 0.95))
+    return len(known), float(known.mean()), spread, median, low, high

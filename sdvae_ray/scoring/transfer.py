@@ -1,0 +1,91 @@
+"""Transfer between the groups of a run, such as cell lines and times: each pair of groups of an extractor and side is one Ray task.
+
+Both groups are normalised together, fitted on the controls of both. Controls pose for the position floor in a second space, fitted
+on the other half of the control positions, unless the run's own fit has left them out already (score.fit half).
+"""
+
+from typing import Any
+
+import polars as pl
+import ray
+
+from sdvae_ray.cluster.ordered_tasks import weighing
+from sdvae_ray.config import RunConfig
+from sdvae_ray.errors import DataError
+from sdvae_ray.retrieval.tasks.transfer import Posing, transfer
+from sdvae_ray.retrieval.tasks.transfer_pairs import Pair, pairs_of, unscored
+from sdvae_ray.schema import WELL
+from sdvae_ray.scoring.distances import GROUP
+from sdvae_ray.scoring.normalised import Space, space_of
+from sdvae_ray.scoring.profiles import Profiles
+from sdvae_ray.scoring.roles import CONTROL, fit_and_negatives, fittable, halved
+
+_TASK_CPUS = 0.5
+_COPIES = 6  # of the normalised profiles of both groups: two spaces, and what is made ready to be ranked
+_COMPONENTS = 512  # a guess at how many features are left, for Ray's plan alone
+
+
+def start_transfers(config: RunConfig, label: dict[str, object], profiles: Profiles, wells: pl.DataFrame) -> list[Any]:
+    """Tasks whose results `transfers_of` gives. label: extractor, side, random_weights; wells: all of the profiles, with roles."""
+    along = config.score.transfer_columns
+    if not along:
+        return []
+    started = []
+    for pair in pairs_of(wells.select(GROUP, *config.score.group), config.score.group, along):
+        mine = wells.filter(pl.col(GROUP).is_in([pair.first, pair.second]))
+        try:
+            space = space_of(config, [(profiles, mine)])
+        except DataError as error:
+            started.append(ray.put(_rows(label, unscored(pair, _said(error)))))
+        else:
+            each = mine.height * min(profiles.width, _COMPONENTS) * 4
+            options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * each + 2 * space.held)}
+            started.append(_transfer.options(**options).remote(config, label, pair, space, mine))
+    return started
+
+
+def transfers_of(started: list[Any]) -> list[pl.DataFrame]:
+    return list(ray.get(started))
+
+
+@ray.remote
+def _transfer(
+    config: RunConfig, label: dict[str, object], pair: Pair, space: Space, wells: pl.DataFrame
+) -> pl.DataFrame:
+    settings = config.score
+    try:
+        fit, scored = fit_and_negatives(config, wells)
+        features = space(fit, fittable(config, scored)).features
+        posing = None
+        if settings.fit != "half":
+            half = halved(config, wells)
+            rest = wells[CONTROL].to_numpy() & ~half
+            posing = Posing(space(half, ~rest).features, rest)
+        found = transfer(
+            features,
+            scored,
+            pair,
+            posing=posing,
+            position=WELL[-1],
+            key=WELL,
+            distance=settings.task_distance,
+            ties=settings.ties,
+            null_size=settings.null_size,
+            seed=config.seed,
+            strict=settings.strict,
+            threshold=settings.threshold,
+            exact=settings.null == "copairs_exact",
+            repeats=settings.floor_repeats,
+        )
+    except DataError as error:
+        found = unscored(pair, _said(error))
+    return _rows(label, found)
+
+
+def _rows(label: dict[str, object], found: pl.DataFrame) -> pl.DataFrame:
+    head = [pl.lit(label[name]).alias(name) for name in ("extractor", "side", "random_weights")]
+    return found.with_columns(*head, pl.col("target").alias(GROUP))
+
+
+def _said(error: DataError) -> str:
+    return f"not scored: {error}"

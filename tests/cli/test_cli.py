@@ -1,0 +1,128 @@
+"""The command line as a user meets it: exit codes, one line for a mistake, a quick --help."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import yaml
+
+from sdvae_ray.cli import main
+from sdvae_ray.sources.synthetic import COMPOUNDS, write_screen
+
+
+@pytest.fixture
+def run_file(tmp_path, small_run_config) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(json.loads(small_run_config().model_dump_json())))
+    return path
+
+
+def failure(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """(exit code, what stands on stderr) of a command that ends by itself."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0), capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("encode.batch_fov=3", "unknown key 'encode.batch_fov'; did you mean 'batch_fovs'?"),
+        ("image.crop=100", "crop 100 is not a multiple of patch 64"),
+        ("metrics=[ssmi]", "no 'ssmi' on the shelf of metrics; did you mean 'ssim'?"),
+        ("autoencoders.tiny.name=diffuser_kl", "did you mean 'diffusers_kl'?"),
+        ("autoencoders.tiny.architectur=sd1", "has no option 'architectur'; did you mean 'architecture'?"),
+        ("autoencoders.tiny={name: diffusers_kl, source: /nowhere}", "no such weights: /nowhere"),
+        ("seed", "key=value is wanted"),
+    ],
+)
+def test_a_mistake_in_the_run_file_is_one_line_and_exit_code_2(capsys, run_file, write_fields, change, words):
+    pl.DataFrame({k: v.tolist() for k, v in write_fields().items()}).write_parquet(run_file.parent / "manifest.parquet")
+    code, said = failure(capsys, "encode", str(run_file), "--set", change)
+    assert code == 2
+    assert words in said
+    assert said.count("\n") == 1
+
+
+def test_a_missing_run_file_is_named(capsys, tmp_path):
+    code, said = failure(capsys, "run", str(tmp_path / "none.yaml"))
+    assert (code, said.count("\n")) == (2, 1)
+    assert "none.yaml" in said
+
+
+def test_a_missing_manifest_is_named(capsys, run_file):
+    code, said = failure(capsys, "encode", str(run_file))
+    assert (code, said.count("\n")) == (2, 1)
+    assert "manifest.parquet" in said
+
+
+def test_an_unreachable_bucket_is_one_line(capsys, run_file):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    arguments = ("--set", f"storage.endpoint_url=http://127.0.0.1:{port}", "--set", "storage.anonymous=true")
+    code, said = failure(capsys, "encode", str(run_file), *arguments, "--set", "manifest=s3://bucket/manifest.parquet")
+    assert (code, said.count("\n")) == (2, 1)
+    assert "s3://bucket/manifest.parquet" in said
+
+
+def test_scoring_what_was_never_encoded_says_so(capsys, run_file):
+    code, said = failure(capsys, "score", str(run_file))
+    assert (code, said.count("\n")) == (2, 1)
+    assert "encode" in said
+
+
+def test_an_unknown_option_is_one_line(capsys):
+    code, said = failure(capsys, "demo", "--ouput", "x")
+    assert (code, said.count("\n")) == (2, 1)
+
+
+def test_a_relative_output_is_refused_in_a_submitted_job(capsys, run_file, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    code, said = failure(capsys, "encode", str(run_file), "--set", "output=runs/here")
+    assert code == 2
+    assert "runs/here is relative" in said
+
+
+def test_help_imports_neither_torch_nor_ray():
+    program = (
+        "import sys\n"
+        "from sdvae_ray.cli import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit as ended:\n"
+        "    heavy = {'torch', 'ray', 'polars', 'diffusers', 'faiss'} & set(sys.modules)\n"
+        "    sys.exit(f'imported {heavy}' if heavy else ended.code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "manifest" in done.stdout
+
+
+def test_models_lists_every_file_of_the_shelves(capsys):
+    with pytest.raises(SystemExit):
+        main(["models"])
+    said = capsys.readouterr().out
+    root = Path(__file__).parents[2] / "sdvae_ray"
+    for shelf in ("autoencoders", "extractors", "metrics"):
+        for file in (root / shelf).glob("[!_]*.py"):
+            assert f"  {file.stem} " in said
+
+
+def test_the_manifest_command_joins_a_screen_of_both_header_forms(capsys, tmp_path):
+    files = write_screen(tmp_path / "plates", size=64, controls=2, replicates_per_plate=1, compounds=COMPOUNDS[:2])
+    arguments = ["manifest", *map(str, files.load_data), "--platemap", str(files.barcode_platemap)]
+    arguments += ["--metadata", str(files.compound_metadata), "--metadata", str(files.experiment_metadata)]
+    for before, after in files.rewrites:
+        arguments += ["--rewrite", f"{before}={after}"]
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--output", str(tmp_path / "manifest.parquet")])
+    assert ended.value.code == 0
+    assert "manifest: 8 FOVs, 8 wells, 2 plates" in capsys.readouterr().out
+    table = pl.read_parquet(tmp_path / "manifest.parquet")
+    assert all(Path(uri).is_file() for uri in table["uri_DNA"].to_list() + table["illum_ER"].to_list())
+    assert (table["Metadata_control_type"] == "negcon").sum() == 4
+    assert table["Metadata_Cell_type"].unique().to_list() == ["U2OS"]

@@ -1,0 +1,169 @@
+"""A finished run is extended: what is added is computed once, what was there is not computed again, and nothing else changes."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from rich.console import Console
+
+from sdvae_ray.config import RunConfig
+from sdvae_ray.contracts import Posterior
+from sdvae_ray.encoding.pending import pending
+from sdvae_ray.encoding.stream import encode
+from sdvae_ray.engine.columns import run_columns
+from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.forward import Forward
+from sdvae_ray.engine.load import IMAGE, Loader
+from sdvae_ray.engine.models import Models, load_models, resolve_weights
+from sdvae_ray.errors import ConfigError
+from sdvae_ray.run import record as provenance
+from sdvae_ray.run.tables import read_column, read_commits, read_fovs, write_rows
+from sdvae_ray.schema import ERROR, FOV_ID
+from sdvae_ray.sources.manifest import write_manifest
+from sdvae_ray.storage import Storage
+
+CPU = torch.device("cpu")
+STORAGE = Storage()
+FOVS = 6
+ADDED = {
+    "autoencoders": {"pca": {"name": "patch_pca"}},
+    "codecs": {"jpeg": {"name": "jpeg", "quality": 50}},
+    "extractors": {"pixels": {"name": "intensity", "keep_patches": 1}},
+    "metrics": ["kld", "mae", "ssim", "emd", "psnr", "mse"],
+}
+
+
+@pytest.fixture
+def manifest(tmp_path, write_fields):
+    rows = write_fields(FOVS)
+    write_manifest(
+        pl.DataFrame({name: list(values) for name, values in rows.items()}), str(tmp_path / "m.parquet"), STORAGE
+    )
+    return str(tmp_path / "m.parquet")
+
+
+def values(config: RunConfig) -> dict[str, dict[str, np.ndarray]]:
+    """column -> fov_id -> value, of everything that the run wrote."""
+    fovs, found = read_fovs(config.output, STORAGE), {}
+    for name in run_columns(config):
+        table, _, column = name.rpartition(":")
+        found[name] = dict(zip(*read_column(config.output, table, column, fovs, STORAGE), strict=True))
+    return found
+
+
+def test_an_extended_run_is_byte_for_byte_the_run_that_had_all_from_the_start(manifest, small_run_config, tmp_path):
+    few = small_run_config(manifest=manifest, output=str(tmp_path / "few"))
+    more = small_run_config(manifest=manifest, output=str(tmp_path / "few"), **ADDED)
+    whole = small_run_config(manifest=manifest, output=str(tmp_path / "whole"), **ADDED)
+    console = Console(quiet=True)
+    encode(few, console)
+    before, first = values(few), {name: STORAGE.read_bytes(f"{few.output}/{name}") for name in STORAGE.list(few.output)}
+    with pytest.raises(
+        ConfigError, match=r"without autoencoders.pca, codecs.jpeg, extractors.pixels, metrics.mse; .*--extend"
+    ):
+        encode(more, console)
+    done = encode(more, console, extend=True)
+    assert (done.fovs, done.before, done.computed, done.errors) == (FOVS, 0, FOVS, 0)
+    encode(whole, console)
+    after, expected = values(more), values(whole)
+    assert after.keys() == expected.keys() > before.keys()
+    for name, by_fov in expected.items():
+        assert after[name].keys() == by_fov.keys(), name
+        for fov, value in by_fov.items():
+            assert after[name][fov].tobytes() == value.tobytes(), (name, fov)
+    for name, data in first.items():  # what was there is as it was
+        if name != "run.json":
+            assert STORAGE.read_bytes(f"{few.output}/{name}") == data
+    _, commits = read_commits(more.output, STORAGE, [])
+    names = [name for columns in commits.values() for name in columns]
+    assert set(names) == run_columns(more)
+    assert {frozenset(columns) for columns in commits.values()} == {
+        run_columns(few),
+        run_columns(more) - run_columns(few),
+    }
+    again = encode(more, console)
+    assert (again.before, again.computed) == (FOVS, 0)
+    record = provenance.read_record(more.output, STORAGE)
+    assert record["extensions"][0]["added"] == ["autoencoders.pca", "codecs.jpeg", "extractors.pixels", "metrics.mse"]
+    assert "autoencoders.pca" in record["weights"]
+    with pytest.raises(ConfigError, match="a run that also has autoencoders.pca"):
+        encode(few, console, extend=True)
+
+
+# What is left to do, without Ray
+
+
+def test_fovs_are_sorted_by_what_they_lack(manifest, small_run_config, tmp_path):
+    few = small_run_config(manifest=manifest)
+    more = small_run_config(manifest=manifest, **ADDED)
+    keys = pl.read_parquet(manifest).select(FOV_ID).with_columns(row_group=pl.lit(0), row=pl.int_range(pl.len()))
+    assert [(work.wanted, work.keys.height) for work in pending(few, keys, STORAGE)] == [(run_columns(few), FOVS)]
+    batch = loaded(few, manifest)
+    failed = batch | {ERROR: np.array(["lost", *[""] * (FOVS - 1)], object)}
+    write_rows(few.output, "first", engine(few)(failed), STORAGE)
+    (work,) = pending(few, keys, STORAGE)
+    assert work.keys[FOV_ID].to_list() == [batch[FOV_ID][0]]
+    whole, extension = pending(more, keys, STORAGE)
+    assert (whole.wanted, whole.keys["files"].to_list()) == (run_columns(more), [None])
+    assert extension.wanted == run_columns(more) - run_columns(few)
+    assert extension.keys["files"].to_list() == [["first.parquet"]] * (FOVS - 1)
+
+
+def loaded(config: RunConfig, manifest: str) -> dict[str, np.ndarray]:
+    table = pl.read_parquet(manifest)
+    batch = {name: np.array(table[name].to_list(), object) for name in table.columns}
+    return Loader(config.image, config.storage)(batch)
+
+
+def engine(config: RunConfig, models: Models | None = None, wanted: frozenset[str] | None = None) -> Encoder:
+    models = models or load_models(config, resolve_weights(config, STORAGE), CPU)
+    return Encoder(config, models, Forward(CPU, "float32"), 8, wanted)
+
+
+class Counted:
+    """An autoencoder that counts how many passes it encoded and decoded."""
+
+    def __init__(self, inner) -> None:
+        self.inner, self.encoded, self.decoded = inner, 0, 0
+
+    def encode(self, rgb: torch.Tensor) -> Posterior:
+        self.encoded += len(rgb)
+        return self.inner.encode(rgb)
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        self.decoded += len(latent)
+        return self.inner.decode(latent)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "extractor", "encodes", "decodes"),
+    [
+        (["mae", "mse"], "intensity", False, True),  # the stored latent is decoded
+        (["mae", "kld"], "intensity", True, True),  # which has no variance
+        (["mae"], "intensity", False, False),  # nothing is wanted
+        (["mae"], "latent", True, True),
+    ],
+)
+def test_a_stored_latent_is_decoded_and_not_encoded_again(
+    manifest, small_run_config, metrics, extractor, encodes, decodes
+):
+    small = {"autoencoders": {"identity": None}, "extractors": {"latent": None}, "metrics": ["mae"]}
+    few = small_run_config(manifest=manifest, **small)
+    more = small_run_config(manifest=manifest, **small | {"metrics": metrics})
+    if extractor == "latent":
+        more = small_run_config(manifest=manifest, **small | {"extractors": {}})
+    batch = loaded(few, manifest)
+    first = engine(few)(batch)
+    models = load_models(more, resolve_weights(more, STORAGE), CPU)
+    counted = Counted(models.autoencoders["tiny"])
+    models.autoencoders["tiny"] = counted
+    extension = engine(more, models, run_columns(more) - run_columns(few))
+    stored = {fov: {"tiny": first["latents/tiny:latent"][row]} for row, fov in enumerate(batch[FOV_ID])}
+    out = extension(batch, stored)
+    assert {name for name in out if ":" in name} == run_columns(more) - run_columns(few)
+    passes = FOVS * 4 * 2
+    assert (counted.encoded, counted.decoded) == (passes * encodes, passes * decodes)
+    whole = engine(more)(batch)
+    for name in run_columns(more) - run_columns(few):
+        assert out[name].tobytes() == whole[name].tobytes()
+    assert batch[IMAGE].any()

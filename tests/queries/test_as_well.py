@@ -1,0 +1,242 @@
+"""A new image as a well of a plate of the run: it finds itself in the normalised index; what stands in the way is said."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from rich.console import Console
+
+from sdvae_ray.cluster.session import ray_session
+from sdvae_ray.commands import Asked, search
+from sdvae_ray.config import FovIndexConfig, RunConfig
+from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.forward import Forward
+from sdvae_ray.engine.load import Loader
+from sdvae_ray.engine.models import load_models, resolve_weights
+from sdvae_ray.errors import ConfigError, DataError
+from sdvae_ray.queries.as_well import nearest_wells, on_plate
+from sdvae_ray.queries.new_image import image_query, manifest_query, search_image
+from sdvae_ray.queries.saved_index import open_index, saved
+from sdvae_ray.retrieval.index import faiss_index
+from sdvae_ray.retrieval.normalisation import saved_fit
+from sdvae_ray.retrieval.normalisation.normalise import normalise
+from sdvae_ray.retrieval.normalisation.transforms import Replaced
+from sdvae_ray.run import record as provenance
+from sdvae_ray.run.tables import read_fovs, write_rows, write_table
+from sdvae_ray.schema import COLOUR, FOV_ID, KEYS, fov_id, uri_column
+from sdvae_ray.scoring.fov_index import build_field_index
+from sdvae_ray.scoring.score import score
+from sdvae_ray.sources.manifest import write_manifest
+from sdvae_ray.storage import Storage, join
+
+STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
+STORAGE, SILENT = Storage(), Console(quiet=True)
+CPU = torch.device("cpu")
+COUNT, PLATES, CONTROLS = 32, 2, 8  # wells, plates, controls of a plate
+INDEX = "index/intensity/image"
+EACH = COUNT // PLATES
+ASKED = 13  # a treated well of the first plate
+
+Batch = dict[str, np.ndarray]
+Run = tuple[RunConfig, Batch]
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    with ray_session("local"):
+        yield
+
+
+@pytest.fixture
+def run(small_run_config: Callable[..., RunConfig], write_fields: Callable[..., Batch]) -> Run:
+    """Two plates of 16 wells of one field through `intensity`, 8 of each controls; `Metadata_lab` is one for a plate."""
+    config = small_run_config(
+        metrics=[], autoencoders={"tiny": None}, extractors={"latent": None}, score={"null_size": 100}
+    )
+    fields = write_fields(COUNT)
+    rows = []
+    for number in range(COUNT):
+        row = {name: values[number] for name, values in fields.items()}
+        row |= {KEYS[2]: f"P{number // EACH + 1}", KEYS[3]: f"A{number % EACH + 1:02d}", COLOUR: None}
+        control = number % EACH < CONTROLS
+        treatment = None if control else f"BRD-{number % 4}"
+        row |= {"Metadata_control_type": "negcon" if control else None, "Metadata_broad_sample": treatment}
+        rows.append(row | {FOV_ID: fov_id(row), "Metadata_lab": f"lab {number // EACH}"})
+    fields = {name: np.array([row[name] for row in rows], object) for name in rows[0]}
+    write_manifest(pl.DataFrame({name: values.tolist() for name, values in fields.items()}), config.manifest, STORAGE)
+    resolved = resolve_weights(config, STORAGE)
+    encoder = Encoder(config, load_models(config, resolved, CPU), Forward(CPU, "float32"), 8)
+    write_rows(config.output, "all", encoder(Loader(config.image, config.storage)(fields)), STORAGE)
+    manifest = {"uri": config.manifest, "fovs": COUNT, "sha256": "0" * 64}
+    provenance.write_record(config.output, provenance.new_record(config, manifest, {}, 8, "float32"), STORAGE)
+    return config, fields
+
+
+def scored(run: Run, **changes: object) -> RunConfig:
+    config = run[0].model_copy(update={"score": run[0].score.model_copy(update=changes)})
+    score(config, SILENT)
+    return config
+
+
+def files_of(fields: Batch, number: int) -> list[str]:
+    return [f"{stain}={fields[uri_column(stain)][number]}" for stain in STAINS]
+
+
+TVN = ({"tvn": {"components": 5}},)
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch"),
+    [
+        ("published", None),
+        ("plate_standardise", None),
+        (TVN, None),
+        (TVN, "Metadata_lab"),
+        (("mad_robustize", {"sphere": {"per": "plate"}}), None),
+    ],
+)
+def test_an_image_of_the_run_finds_its_own_well_in_the_normalised_index(local_ray, run, steps, batch):
+    fields = run[1]
+    config = scored(run, normalise=steps, batch=batch)
+    assert saved(config, STORAGE) == ["intensity/identity/all", "intensity/image/all"]
+    for number, side in ((ASKED, "image"), (COUNT - 1, "identity")):
+        query = manifest_query(config, config.manifest, fields[FOV_ID][number], STORAGE)
+        found, about = search_image(config, query, None, side, 5, STORAGE)
+        assert found.select(KEYS[2], KEYS[3]).row(0) == (fields[KEYS[2]][number], fields[KEYS[3]][number])
+        assert found["Metadata_broad_sample"][0] == fields["Metadata_broad_sample"][number]
+        assert found["similarity"][0] == pytest.approx(1, abs=1e-5)
+        index = open_index(config, f"intensity/{side}/all", STORAGE)
+        same = index.nearest(
+            index.index.reconstruct(number), 5
+        )  # a well's id is its row: wells are sorted by their keys
+        np.testing.assert_allclose(found["similarity"], same["similarity"], atol=1e-5)
+        assert found[KEYS[3]].to_list() == same[KEYS[3]].to_list()
+        assert (about["side"], about["group"]) == (side, "all")
+        assert about["as"] == f"normalised as a well of plate source_1/batch 1/{fields[KEYS[2]][number]}"
+        assert "note" not in about
+
+
+def test_a_plate_is_named_for_an_image_of_files_and_preferred_to_the_index_of_fovs(local_ray, run):
+    fields = run[1]
+    config = scored(run, normalise="published")
+    query = image_query(config, files_of(fields, ASKED), STORAGE)
+    for name in ("P1", "source_1/batch 1/P1"):
+        found, about = search_image(config, query, None, None, 3, STORAGE, plate=name)
+        assert found[KEYS[3]][0] == fields[KEYS[3]][ASKED]
+        assert found["similarity"][0] == pytest.approx(1, abs=1e-5)  # this run has no illumination functions
+    other, about = search_image(config, query, None, None, 3, STORAGE, plate="P2")
+    assert about["as"].endswith("batch 1/P2")
+    assert other["similarity"][0] < 0.999
+    asking = config.score.model_copy(update={"fov_index": FovIndexConfig()})
+    config = config.model_copy(update={"score": asking})
+    build_field_index(config, read_fovs(config.output, STORAGE), "intensity", "image", STORAGE)
+    of_fovs, about = search_image(config, query, None, None, 3, STORAGE)
+    assert FOV_ID in of_fovs.columns
+    again, about = search_image(config, query, None, None, 3, STORAGE, plate="P1")
+    assert again.equals(found)
+    assert "well" in about
+
+
+def test_without_a_plate_the_profiles_are_searched_and_the_note_says_what_would_do_better(local_ray, run):
+    config, fields = scored(run), run[1]
+    query = image_query(config, files_of(fields, ASKED), STORAGE)
+    found, about = search_image(config, query, None, None, 3, STORAGE)
+    assert found["similarity"].min() > 0.9  # alike, all of them
+    assert "not normalised: --plate NAME" in about["note"]
+    strange = manifest_query(config, config.manifest, fields[FOV_ID][ASKED], STORAGE)
+    strange.row[KEYS[2]][0] = "P9"
+    _, about = search_image(config, strange, None, None, 3, STORAGE)
+    assert "its plate P9 is not of the run; --plate NAME" in about["note"]
+    with pytest.raises(
+        DataError, match=r"no plate 'P11' in the index of wells of intensity on image; did you mean 'P1'\?"
+    ):
+        search_image(config, query, None, None, 3, STORAGE, plate="P11")
+    with pytest.raises(DataError, match="did you mean 'image'"):
+        search_image(config, query, None, "imgae", 3, STORAGE, plate="P1")
+
+
+def test_harmony_a_fit_that_is_damaged_and_a_run_scored_before_fits_were_stored_say_so(local_ray, run):
+    config, fields = scored(run), run[1]
+    path = Path(join(config.output, INDEX, "all.fit.npz"))
+    query = manifest_query(config, config.manifest, fields[FOV_ID][ASKED], STORAGE)
+    cases: list[tuple[bytes | None, str]] = [
+        (saved_fit.to_bytes([Replaced(np.zeros((COUNT, 3)))]), "harmony moves the wells it was given"),
+        (b"rubbish", "7 bytes are no readable fit"),
+        (None, "saved without the fit of its normalisation: run `sdvae-ray score` again"),
+    ]
+    for data, words in cases:
+        path.unlink()
+        if data is not None:
+            path.write_bytes(data)
+        found, about = search_image(config, query, None, None, 3, STORAGE)
+        assert found[KEYS[3]][0] == fields[KEYS[3]][ASKED]
+        assert about["group"] == "all wells, profiles not normalised"
+        assert words in about["note"]
+        with pytest.raises(DataError) as caught:
+            search_image(config, query, None, None, 3, STORAGE, plate="P1")
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+        path.touch()
+
+
+def test_several_groups_on_a_plate_and_several_plates_of_a_name_are_said(local_ray, run):
+    config, fields = scored(run), run[1]
+    root = Path(join(config.output, INDEX))
+    for end in ("faiss", "parquet", "fit.npz"):
+        (root / f"b.{end}").write_bytes((root / f"all.{end}").read_bytes())
+    table = pl.read_parquet(root / "b.parquet")
+    table.with_columns(group=pl.lit("b")).write_parquet(root / "b.parquet")
+    query = image_query(config, files_of(fields, ASKED), STORAGE)
+    _, about = search_image(config, query, None, None, 3, STORAGE, plate="P1")
+    assert about["group"] == "all"
+    assert "wells of b are on plate P1 too, not searched" in about["note"]
+    table.with_columns(pl.lit("batch 2").alias(KEYS[1])).write_parquet(root / "b.parquet")
+    with pytest.raises(DataError, match="2 plates .* --plate source_1/batch 1/P1 or source_1/batch 2/P1"):
+        search_image(config, query, None, None, 3, STORAGE, plate="P1")
+    _, about = search_image(config, query, None, None, 3, STORAGE, plate="source_1/batch 1/P1")
+    assert about["group"] == "all"
+    own = manifest_query(config, config.manifest, fields[FOV_ID][ASKED], STORAGE)
+    assert search_image(config, own, None, None, 3, STORAGE)[1]["as"].endswith("source_1/batch 1/P1")
+
+
+def test_the_command_prints_it_and_gives_all_of_it_as_json(local_ray, run, capsys):
+    config, fields = scored(run), run[1]
+    asked = Asked(images=files_of(fields, ASKED), plate="P1")
+    search(config, asked, None, None, 3, Console(width=120))
+    said = capsys.readouterr().out
+    assert "normalised as a well of plate source_1/batch 1/P1" in " ".join(said.split())
+    assert "1.0000" in said
+    search(config, asked, None, None, 3, Console(width=120), as_json=True)
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["as"] == "normalised as a well of plate source_1/batch 1/P1"
+    assert answer["group"] == "all"
+    assert "illumination" in answer["note"]
+    assert answer["neighbours"][0][KEYS[3]] == fields[KEYS[3]][ASKED]
+    for wrong in (Asked(well="P1/A01", plate="P1"), Asked(fov="f", plate="P1"), asked._replace(patch=1)):
+        with pytest.raises(ConfigError, match="--plate is of a new image"):
+            search(config, wrong, None, None, 3, SILENT)
+
+
+def test_a_fit_in_a_bucket_is_read_and_its_absence_said(s3, small_run_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("SDVAE_RAY_CACHE", str(tmp_path / "cache"))
+    config = small_run_config(storage=s3.config.model_dump(), output=s3.prefix)
+    plate = np.repeat(["s/b/P1", "s/b/P2"], 20)
+    x = np.random.default_rng(0).normal(size=(40, 6)) + 100
+    made = normalise(x, np.ones(40, bool), plate, "plate_standardise")
+    wells = pl.DataFrame([(*key.split("/"), f"W{row:02d}", "b") for row, key in enumerate(plate)], orient="row")
+    wells.columns = [*KEYS[:4], "group"]
+    stem = join(s3.prefix, INDEX, "b")
+    write_table(f"{stem}.parquet", wells.with_row_index("id").to_arrow(), s3.storage)
+    s3.storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(faiss_index.build(made.features)))
+    with pytest.raises(DataError, match="without the fit"):
+        on_plate(config, "P2", None, None, s3.storage)
+    s3.storage.write_bytes(f"{stem}.fit.npz", saved_fit.to_bytes(made.chain))
+    place = on_plate(config, "P2", None, None, s3.storage)
+    assert (place.name, place.group, place.plate, place.batch) == ("intensity/image/b", "b", "s/b/P2", "s/b/P2")
+    found, _ = nearest_wells(config, x[33].astype(np.float32), place, 3, s3.storage)
+    assert found[KEYS[3]][0] == "W33"
+    assert found["similarity"][0] == pytest.approx(1, abs=1e-5)

@@ -1,0 +1,162 @@
+"""Saved indices: through S3 and back, read in place, and their table read where it is asked."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sdvae_ray.errors import DataError
+from sdvae_ray.queries.saved_index import PATCHES_PER_FOV, Names, local_copy, open_index, saved
+from sdvae_ray.queries.search import search_well
+from sdvae_ray.retrieval.index import approximate, faiss_index, tuning
+from sdvae_ray.schema import FOV_ID, KEYS
+from sdvae_ray.storage import Storage, join
+
+N, D, WELLS = 3000, 16, 384
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("SDVAE_RAY_CACHE", str(folder))
+    return folder
+
+
+def table(rows: int, step: int = 1) -> pl.DataFrame:
+    """Rows of FOVs, ascending by id and by fov_id."""
+    keys = [("s", "b", f"P{row // WELLS:02d}", f"W{row % WELLS:03d}", "1") for row in range(rows)]
+    names = pl.DataFrame(keys, schema=list(KEYS), orient="row")
+    return names.select(
+        pl.int_range(0, rows * step, step).alias("id"),
+        pl.concat_str(KEYS, separator="/").alias(FOV_ID),
+        pl.Series("files", [["a.parquet"]] * rows),
+        *KEYS,
+    )
+
+
+def write(uri: str, frame: pl.DataFrame, storage: Storage, rows: int = 100) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(frame.to_arrow(), sink, row_group_size=rows)
+    storage.write_bytes(uri, sink.getvalue().to_pybytes())
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf_sq8", "ivf_pq_refined"])
+def test_an_index_its_ids_and_its_recall_survive_the_round_trip_through_s3(small_run_config, s3, kind):
+    config = small_run_config(storage=s3.config.model_dump(), output=s3.prefix)
+    x = np.random.default_rng(0).normal(size=(N + 100, D)).astype(np.float32)
+    x, queries = x[100:], x[:100]
+    empty, choice = approximate.train(x, approximate.plan(kind, N, D))
+    ids = np.arange(N) * 7 + 2**35
+    index = approximate.add(empty, x, ids)
+    exact = faiss_index.build(x, ids)
+    record = tuning.record(index, choice, tuning.tune(index, queries, exact))
+    stem = join(s3.prefix, "index/intensity/image/fovs")
+    s3.storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(index))
+    write(f"{stem}.parquet", table(N).with_columns(pl.Series("id", ids)), s3.storage)
+    s3.storage.write_bytes(f"{stem}.json", json.dumps(record).encode())
+    opened = open_index(config, "intensity/image/fovs", s3.storage)
+    for one, other in zip(
+        faiss_index.search(opened.index, queries, 10), faiss_index.search(index, queries, 10), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    again = tuning.measure_recall(opened.index, queries[1::2], tuning.neighbours(exact, queries[1::2], 10))
+    assert again.recall == json.loads(s3.storage.read_bytes(f"{stem}.json"))["recall"]
+    found = opened.nearest(x[5], 3)
+    assert found[FOV_ID][0] == table(N)[FOV_ID][5]
+    assert not {"id", "files"} & set(found.columns)
+    assert saved(config, s3.storage, "fov") == ["intensity/image/fovs"]
+    assert saved(config, s3.storage) == []
+
+
+def test_a_remote_object_is_fetched_once_and_again_when_it_changes(s3, cache):
+    uri = join(s3.prefix, "index/a.faiss")
+    s3.storage.write_bytes(uri, b"first")
+    path = local_copy(uri, s3.storage)
+    assert path.read_bytes() == b"first"
+    assert path.is_relative_to(cache)
+    path.write_bytes(b"kept")  # a second call does not fetch
+    assert local_copy(uri, s3.storage).read_bytes() == b"kept"
+    s3.storage.write_bytes(uri, b"second")
+    newer = local_copy(uri, s3.storage)
+    assert newer.read_bytes() == b"second"
+    assert not path.exists()  # one version of each is kept
+    with pytest.raises(FileNotFoundError, match="no such object"):
+        local_copy(join(s3.prefix, "index/b.faiss"), s3.storage)
+
+
+def test_a_local_object_is_read_where_it_is(tmp_path, cache):
+    uri = str(tmp_path / "a.faiss")
+    Path(uri).write_bytes(b"here")
+    assert local_copy(uri, Storage()) == Path(uri)
+    assert local_copy(f"file://{uri}", Storage()) == Path(uri)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100, 5000])
+def test_names_are_those_of_the_whole_table_and_few_row_groups_are_read(tmp_path, monkeypatch, rows):
+    frame = table(N, step=3)
+    uri = str(tmp_path / "names.parquet")
+    write(uri, frame, Storage(), rows)
+    names, read = Names(Path(uri)), []
+    whole = pq.ParquetFile.read_row_groups
+
+    def counted(self, groups, *args, **more):
+        read.append(len(groups))
+        return whole(self, groups, *args, **more)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", counted)
+    ids = [0, 3 * 1500, 3 * (N - 1), 4]  # no row has the id 4
+    assert names.of(ids).sort("id").equals(frame.filter(pl.col("id").is_in(ids)))
+    assert read.pop() <= min(3 + (rows == 7) + (rows == 1), -(-N // rows))
+    for row in (0, 1234, N - 1):
+        asked = frame.row(row, named=True)
+        assert names.where({FOV_ID: asked[FOV_ID]}).equals(frame[row])
+        assert read.pop() == 1
+        assert names.where({KEYS[2]: asked[KEYS[2]], KEYS[3]: asked[KEYS[3]]}).equals(frame[row])
+    assert names.where({FOV_ID: "s/b/P00/none/1"}).height == 0
+    assert names.some([FOV_ID], 10)[:10] == frame[FOV_ID][:10].to_list()
+
+
+def test_ids_of_patches_carry_the_fov_and_the_number_of_the_patch(small_run_config, tmp_path):
+    config = small_run_config()
+    each, fovs = 3, 50
+    x = np.random.default_rng(0).normal(size=(fovs * each, D))
+    numbers = [sorted(np.random.default_rng(row).permutation(16)[:each].tolist()) for row in range(fovs)]
+    stem = join(config.output, "index/intensity/image/patches")
+    Storage().write_bytes(f"{stem}.faiss", faiss_index.to_bytes(faiss_index.build(x)))
+    write(f"{stem}.parquet", table(fovs, step=each).with_columns(pl.Series("patches", numbers)), Storage())
+    Storage().write_bytes(f"{stem}.json", json.dumps({PATCHES_PER_FOV: each}).encode())
+    opened = open_index(config, "intensity/image/patches", Storage())
+    for vector in (0, 1, 77, fovs * each - 1):
+        found = opened.nearest(x[vector], 4)
+        assert found[FOV_ID][0] == table(fovs)[FOV_ID][vector // each]
+        assert found["patch"][0] == numbers[vector // each][vector % each]
+        without = opened.nearest(x[vector], 4, without=vector)
+        assert without.select(FOV_ID, "patch").rows()[:3] == found.select(FOV_ID, "patch").rows()[1:]
+        assert without.height == 4
+
+
+def test_a_well_is_found_in_whichever_group_has_it_and_two_of_a_name_are_refused(small_run_config):
+    config = small_run_config()
+    random = np.random.default_rng(0)
+    for group, first in (("a", 0), ("b", WELLS)):
+        stem = join(config.output, "index/intensity/image", group)
+        Storage().write_bytes(f"{stem}.faiss", faiss_index.to_bytes(faiss_index.build(random.normal(size=(WELLS, D)))))
+        wells = table(2 * WELLS)[first : first + WELLS].with_columns(
+            pl.int_range(0, WELLS).alias("id"), group=pl.lit(group)
+        )
+        write(f"{stem}.parquet", wells.drop(FOV_ID, "files"), Storage(), 64)
+    found, about = search_well(config, "P01/W003", None, None, 5, Storage())
+    assert about["group"] == "b"
+    assert set(found["Metadata_Plate"]) == {"P01"}
+    assert found.height == 5
+    with pytest.raises(DataError, match="did you mean 'P01/W003'"):
+        search_well(config, "P01/W0003", None, None, 5, Storage())
+    twice = pl.concat([wells, wells.head(1)]).with_columns(pl.int_range(0, WELLS + 1).alias("id"))
+    write(f"{stem}.parquet", twice, Storage(), 64)
+    with pytest.raises(DataError, match="2 wells are P01/W000"):
+        search_well(config, "P01/W000", None, None, 5, Storage())

@@ -1,0 +1,582 @@
+"""The report and the summary: what they say is what the tables hold, nothing is fetched, and nothing missing stops them."""
+
+import dataclasses
+import io
+import json
+import math
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import polars as pl
+import pytest
+import tifffile
+import torch
+from rich.console import Console
+
+from sdvae_ray.config import RunConfig
+from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.forward import Forward
+from sdvae_ray.engine.load import IMAGE, Loader
+from sdvae_ray.engine.models import load_models, resolve_weights
+from sdvae_ray.metrics import radial_power
+from sdvae_ray.report.facts import findings, outcome, rates
+from sdvae_ray.report.page import figures
+from sdvae_ray.report.page.figures import Dumbbell, Point, Strip
+from sdvae_ray.report.page.write import write_report
+from sdvae_ray.report.pictures.choice import choose
+from sdvae_ray.report.pictures.draw import HIGH, LOW
+from sdvae_ray.report.pictures.examples import load_examples
+from sdvae_ray.report.terminal.summary import print_summary
+from sdvae_ray.run import record as provenance
+from sdvae_ray.run.scores import Scores, metric_distributions
+from sdvae_ray.run.tables import read_column, read_fovs, write_rows
+from sdvae_ray.runfile import parse_run
+from sdvae_ray.schema import ERROR, FOV_ID, KEYS, fov_id, illum_column, uri_column
+from sdvae_ray.storage import Storage
+
+STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
+EVIL = "<script>alert('x')</script> & \"Co\""
+COMPOUNDS = ((None, "none", "0"), ("strong", "er_stress", "1"), (EVIL, "actin_edge", "0.5"), ("inactive", "none", "0"))
+STORAGE = Storage()
+RANDOM = "(random weights)"
+
+
+def run_config(folder: Path, **changes: object) -> RunConfig:
+    raw = {
+        "manifest": str(folder / "manifest.parquet"),
+        "output": str(folder / "run"),
+        "synthetic": {"folder": str(folder / "plates")},
+        "image": {"crop": 128, "patch": 64},
+        "autoencoders": {
+            "pca": {"name": "patch_pca"},
+            "tiny": {"name": "diffusers_kl", "random": True, "architecture": "tiny"},
+            "identity": {"name": "identity"},
+        },
+        "codecs": {"jpeg": {"name": "jpeg", "quality": 30}},
+        "extractors": {"latent": {"name": "latent"}, "intensity": {"name": "intensity"}},
+        "metrics": ["kld", "mae", "ssim", "emd", "psnr", "radial_power"],
+    }
+    return parse_run({**raw, **changes})
+
+
+def write_run(folder: Path, config: RunConfig) -> None:
+    """Eight FOVs of four treatments, the last one truncated: TIFFs, manifest, tables, run.json; the engine without Ray."""
+    rows = []
+    for number in range(8):
+        compound, phenotype, strength = COMPOUNDS[number % 4]
+        keys = dict(zip(KEYS, ("source_1", "batch", "P1", f"A{number + 1:02d}", "1"), strict=True))
+        known = {"broad_sample": compound, "phenotype": phenotype, "strength": strength}
+        known["control_type"] = None if compound else "negcon"
+        row = {FOV_ID: fov_id(keys), **keys, **{f"Metadata_{name}": value for name, value in known.items()}}
+        for at, stain in enumerate(STAINS):
+            random = np.random.default_rng([number, at])
+            y, x = np.mgrid[:136, :136]
+            pixels = 2000 + 20000 * (np.sin(x / random.uniform(3, 9)) * np.cos(y / random.uniform(3, 9)) > 0.3)
+            path = folder / f"{number}-{stain}.tiff"
+            tifffile.imwrite(path, random.poisson(pixels).astype(np.uint16), compression="lzw")
+            row |= {uri_column(stain): str(path), illum_column(stain): None}
+        rows.append(row)
+    (folder / "7-ER.tiff").write_bytes((folder / "7-ER.tiff").read_bytes()[:500])
+    pl.DataFrame(rows).write_parquet(config.manifest)
+    resolved = resolve_weights(config, STORAGE)
+    cpu = torch.device("cpu")
+    encoder = Encoder(config, load_models(config, resolved, cpu), Forward(cpu, "float32"), 8)
+    batch = {name: np.array([row[name] for row in rows], object) for name in rows[0]}
+    loader = Loader(config.image, config.storage)
+    for start in (0, 4):
+        part = {name: values[start : start + 4] for name, values in batch.items()}
+        write_rows(config.output, f"part-{start}", encoder(loader(part)), STORAGE)
+    manifest = provenance.describe_manifest(config.manifest, len(rows), STORAGE)
+    weights = {name: found.record() for name, found in resolved.items()}
+    provenance.write_record(config.output, provenance.new_record(config, manifest, weights, 8, "float32"), STORAGE)
+
+
+def scores_of(config: RunConfig, sides: tuple[str, ...] = ("image", "pca", "tiny", "identity")) -> Scores:
+    """Tables as `score` writes them, for the extractors intensity (all sides) and latent (which has no originals)."""
+    summary, compounds, fid = [], [], []
+    for extractor in ("intensity", "latent"):
+        for side in sides:
+            if extractor == "latent" and side == "image":
+                continue
+            head = {"extractor": extractor, "side": side, "group": "U2OS / 48"}
+            recalls = {f"replicate_recall_at_{k}": 0.111 * k for k in (1, 5, 10)}
+            own = None if side == "image" else 0.125
+            counts = {"wells": 12345, "controls": 6789, "compounds": 3, "compounds_scored": 3, "retrieved": 1}
+            values = {"mean_map": 0.4567, "fraction_retrieved": 1 / 3, "reconstruction_recall": own}
+            summary.append({**head, "random_weights": side == "tiny", **counts, **values, **recalls, "status": "ok"})
+            for number, (name, _, _) in enumerate(COMPOUNDS[1:]):
+                lost = side == "tiny"
+                value = 0.9 - 0.3 * number - 0.2 * lost
+                found = {
+                    "compound": name,
+                    "map": value,
+                    "normalised_map": value - 0.2,
+                    "retrieved": number == 0 and not lost,
+                }
+                compounds.append({**head, **found, "status": "ok"})
+            if extractor == "intensity" and side != "image":
+                counts = {"n_image": 28, "n_side": 28, "dimensions": 17}
+                where = {"extractor": extractor, "side": side, "by": "group", "slice": "U2OS / 48"}
+                parts = enumerate(config.image.stains)
+                fid += [{**where, "part": name, **counts, "sampled": 28, "fid": 4.0 + at} for at, name in parts]
+    bands = {"radial_power": radial_power.BANDS}
+    metrics = metric_distributions(config, read_fovs(config.output, STORAGE), bands, STORAGE).filter(
+        pl.col("side").is_in(sides)
+    )
+    latents, channels = latents_of("pca" in sides)
+    distributions = pl.DataFrame(fid, schema=None if fid else {"extractor": pl.String, "by": pl.String})
+    return Scores(
+        summary=pl.DataFrame(summary),
+        compounds=pl.DataFrame(compounds),
+        wells=pl.DataFrame(),
+        floors=floors_of_sides(sides),
+        tasks=tasks_of_sides(sides),
+        differences=differences_of_sides(sides),
+        distributions=distributions,
+        metrics=metrics,
+        latents=latents,
+        latent_channels=channels,
+    )
+
+
+def floors_of_sides(sides: tuple[str, ...]) -> pl.DataFrame:
+    """Half fits have numbers, posing controls are too few."""
+    rows = []
+    for side in sides:
+        where = {"extractor": "intensity", "side": side, "group": "U2OS / 48"}
+        rows.append({**where, "quantity": "half_other", "fraction_retrieved": 0.271, "status": "ok"})
+        rows.append({**where, "quantity": "posing_position", "fraction_retrieved": None, "status": "too_few_controls"})
+    return pl.DataFrame(rows, schema=None if rows else {"extractor": pl.String, "side": pl.String})
+
+
+def tasks_of_sides(sides: tuple[str, ...]) -> pl.DataFrame:
+    rows = []
+    for side in sides:
+        where = {"extractor": "intensity", "side": side, "group": "U2OS / 48"}
+        counts = {
+            "queries": 12,
+            "groups": 3,
+            "mean_map": 0.345,
+            "mean_normalised_map": 0.234,
+            "fraction_retrieved": 0.678,
+        }
+        rows.append({**where, "task": "distinctiveness", **counts, "status": "ok"})
+        if side != "image":
+            rows.append({**where, "task": "cross_side", "mean_map": None, "status": "not scored: no well"})
+    return pl.DataFrame(rows, schema=None if rows else {"extractor": pl.String, "side": pl.String})
+
+
+def differences_of_sides(sides: tuple[str, ...]) -> pl.DataFrame:
+    rows = []
+    for side in sides:
+        where = {"extractor": "intensity", "side": side, "group": "U2OS / 48", "quantity": "fraction_retrieved"}
+        apart = None if side == "image" else -0.125
+        ends = {"difference": apart, "difference_low": -0.25, "difference_high": 0.0}
+        rows.append({**where, "estimate": 1 / 3, "low": 0.2, "high": 0.5, **ends})
+    return pl.DataFrame(rows, schema=None if rows else {"extractor": pl.String, "side": pl.String})
+
+
+def latents_of(there: bool) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What `latent_space` gives of the side pca: two channels, one of them without a unit that varies."""
+    where = {"side": "pca", "group": "U2OS / 48", "passes": 56}
+    whole = pl.DataFrame([{**where, "channels": 2, "units": 128, "active_units": 64, "effective_rank": 1.25}])
+    channels = pl.DataFrame([{**where, "channel": at, "sd": sd} for at, sd in enumerate((0.5, 3.25))])
+    return (whole, channels) if there else (whole.head(0), channels.head(0))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    folder = tmp_path_factory.mktemp("report")
+    config = run_config(folder)
+    write_run(folder, config)
+    return config
+
+
+@pytest.fixture
+def run(made: RunConfig, tmp_path: Path) -> RunConfig:
+    """A copy of the run whose output the test may change; its pixels are the shared ones."""
+    shutil.copytree(made.output, tmp_path / "run")
+    return made.model_copy(update={"output": str(tmp_path / "run")})
+
+
+def page_of(config: RunConfig, scores: Scores) -> str:
+    uri = write_report(config, scores, STORAGE)
+    assert uri == f"{config.output}/report/index.html"
+    return Path(uri).read_text()
+
+
+def summary_of(config: RunConfig, scores: Scores) -> str:
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_summary(config, scores, provenance.read_record(config.output, STORAGE), console)
+    return console.export_text()
+
+
+class Page(HTMLParser):
+    """Tags, attributes and visible text of a page; fails where tags do not nest."""
+
+    VOID = frozenset({"meta", "img", "col", "br", "rect", "line", "circle", "path"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def test_the_page_is_one_file_that_fetches_nothing(run: RunConfig) -> None:
+    text = page_of(run, scores_of(run))
+    page = Page(text)
+    assert {"script", "link", "iframe", "object", "base", "form"}.isdisjoint(page.tags)
+    for tag, name, value in page.attributes:
+        assert not name.startswith("on"), (tag, name)
+        if name in ("src", "srcset", "data", "poster"):
+            assert value.startswith("data:image/png;base64,"), (tag, name, value[:40])
+        if name in ("href", "xlink:href"):
+            assert value.startswith("#"), value
+    css = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in css
+    assert "@import" not in css
+    assert len(text) < 3_000_000
+    anchors = {value for _, name, value in page.attributes if name == "id"}
+    assert {value[1:] for _, name, value in page.attributes if name == "href"} <= anchors
+
+
+def test_the_page_names_every_side_and_extractor_and_says_what_is_synthetic_or_random(run: RunConfig) -> None:
+    text = page_of(run, scores_of(run))
+    page = Page(text)
+    for name in (*run.autoencoders, *run.extractors, "image", *run.metrics, *STAINS):
+        assert name in page.text
+    assert "Synthetic data." in page.text
+    assert "Synthetic truth" in page.text
+    assert "Random weights: tiny." in page.text
+    rows = re.findall(r'<th scope="row"><i class="swatch[^"]*"></i>([^<]*)', text)
+    assert {name for name in rows if name.startswith("tiny")} == {f"tiny {RANDOM}"}
+    real = run.model_copy(update={"synthetic": None})
+    assert "ynthetic" not in Page(page_of(real, scores_of(real))).text.replace("synthetic: null", "")
+
+
+def test_text_from_the_data_is_escaped(run: RunConfig) -> None:
+    page = Page(page_of(run, scores_of(run)))
+    assert "script" not in page.tags
+    assert EVIL in page.text  # as text: the point of the scatter plot and the caption of the example
+
+
+def test_the_same_run_gives_the_same_page(run: RunConfig) -> None:
+    assert page_of(run, scores_of(run)) == page_of(run, scores_of(run))
+
+
+def test_a_group_without_scores_shows_its_reason(run: RunConfig) -> None:
+    scores = scores_of(run)
+    reason = "not scored: the group has fewer than two controls"
+    row = {"extractor": "intensity", "side": "tiny", "group": "A549 / 24", "random_weights": True, "wells": 7}
+    extra = pl.DataFrame([{**row, "status": reason}])
+    scores = replace(scores, summary=pl.concat([scores.summary, extra], how="diagonal_relaxed"))
+    assert reason in Page(page_of(run, scores)).text
+    lines = " ".join(summary_of(run, scores).split())
+    assert f"intensity tiny {RANDOM} [A549 / 24]: {reason}" in lines
+    nothing = replace(scores, summary=extra, compounds=pl.DataFrame(schema={"extractor": pl.String, "side": pl.String}))
+    page = Page(page_of(run, nothing))
+    assert reason in page.text
+    assert "No compound was scored" in page.text
+    assert reason in " ".join(summary_of(run, nothing).split())
+
+
+def test_pixels_that_cannot_be_read_are_said_and_not_fatal(run: RunConfig, tmp_path: Path) -> None:
+    gone = run.model_copy(update={"manifest": str(tmp_path / "gone.parquet")})
+    page = Page(page_of(gone, scores_of(gone)))
+    assert "No pictures: the pixels cannot be read now" in page.text
+    assert "img" not in page.tags
+    rows = pl.read_parquet(run.manifest)
+    lost = rows.with_columns(pl.lit(str(tmp_path / "lost.tiff")).alias(uri_column("ER")))
+    lost.write_parquet(gone.manifest)
+    page = Page(page_of(gone, scores_of(gone)))
+    assert "is not shown: no such object" in page.text
+
+
+def test_other_weights_than_the_runs_hide_that_side_alone(run: RunConfig) -> None:
+    record = json.loads(Path(run.output, "run.json").read_text())
+    record["weights"]["autoencoders.pca"]["files"] = {"patch_pca.safetensors": "0" * 64}
+    Path(run.output, "run.json").write_text(json.dumps(record))
+    text = page_of(run, scores_of(run))
+    assert "its weights cannot be had now: autoencoders.pca" in Page(text).text
+    assert text.count("<img") == 4 * (6 + 11 + 11)  # originals; tiny and jpeg with differences; identity is the same
+
+
+def test_a_run_of_failures_alone_is_reported(run: RunConfig) -> None:
+    shutil.rmtree(run.output)
+    count = 230
+    columns = {
+        FOV_ID: np.array([f"s/b/P/A{n:03d}/1" for n in range(count)], object),
+        "row_json": np.array([json.dumps({"Metadata_Plate": "P"})] * count, object),
+        ERROR: np.array([f"truncated: {n}.tiff <b>" for n in range(count)], object),
+    }
+    write_rows(run.output, "all", columns, STORAGE)
+    empty = pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})  # as `score` leaves it
+    scores = dataclasses.replace(scores_of(run, ()), summary=empty, compounds=empty, distributions=empty)
+    page = Page(page_of(run, scores))
+    assert f"{count} of {count} could not be used" in page.text
+    assert page.text.count("truncated: ") == 200
+    assert "No pictures: there is no usable field of view." in page.text
+    summary = summary_of(run, scores)
+    assert f"{count} of {count} FOVs failed" in summary
+    assert "s/b/P/A002/1: truncated: 2.tiff <b>" in summary
+
+
+def test_one_side_alone(made: RunConfig, tmp_path: Path) -> None:
+    config = run_config(tmp_path, manifest=made.manifest, synthetic=None, autoencoders={"pca": {"name": "patch_pca"}})
+    shutil.copytree(made.output, config.output)
+    for side in ("tiny", "identity"):
+        shutil.rmtree(Path(config.output, "metrics", side))
+    scores = scores_of(config, ("pca",))  # and not even the originals were scored
+    page = Page(page_of(config, scores))
+    assert "The originals were not scored" in page.text
+    assert "identity" not in page.text.partition("How to read")[0]
+    assert "pca" in summary_of(config, scores)
+    assert "Known truth" in page.text
+
+
+def test_infinite_and_absent_metrics_are_words(run: RunConfig) -> None:
+    scores = scores_of(run)
+    cells = findings.metric_cells(run, scores.metrics)
+    assert cells["identity"] == {"kld": "–", "mae": "0", "ssim": "1.0000", "emd": "0", "psnr": "inf"}
+    assert cells["pca"]["kld"] == "–"
+    assert float(cells["tiny"]["kld"].replace(",", "")) > 0
+    text = page_of(run, scores)
+    assert not re.search(r"\b(nan|NaN|None|Infinity)\b", Page(text).text)
+    assert not re.search(r'="[^"]*\b(nan|inf)\b[^"]*"', re.sub(r'(alt|aria-label|src)="[^"]*"', "", text))
+    assert "∞" in text
+    assert "does not apply to pca, identity" in Page(text).text
+    assert re.search(r"identity\s.*\binf\b", summary_of(run, scores))
+
+
+def test_one_exact_patch_does_not_hide_the_others_behind_infinity(run: RunConfig) -> None:
+    row = {"side": "pca", "metric": "psnr", "patches": 9, "sd": None, "q05": 20.0, "q95": math.inf}
+    rows = [{**row, "band": None, "part": str(part), "mean": math.inf, "median": 30.0 + part} for part in range(5)]
+    assert findings.metric_cells(run, pl.DataFrame(rows))["pca"]["psnr"] == "inf (median 32.00)"
+
+
+def test_rates_frequencies_distances_and_the_latent_space_are_reported(run: RunConfig) -> None:
+    scores = scores_of(run, ("image", "pca", "tiny", "identity", "jpeg"))
+    text = Page(page_of(run, scores)).text
+    for title in ("Rate, distortion and phenotype", "Which frequencies are lost", "Distances between patches"):
+        assert title in text
+    assert "The latent space" in text
+    assert "64 of 128" in text
+    assert "0.5000 to 3.25" in text
+    assert "radial_power, ER" in text
+    assert "16-32 px" in text
+    assert scores.metrics.filter(pl.col("band") == "32-64 px")["mean"].null_count() == 5 * 4  # patches are too small
+    rows = {row.side: row for row in rates.rates(run, scores)}
+    assert rows["image"].bits == 8
+    assert rows["identity"].bits == 8
+    assert rows["pca"].bits == pytest.approx(
+        2 * 4 * 16 / 64 / 5
+    )  # two passes of four float16 values per 8 x 8 pixels, five stains
+    assert 0 < rows["pca"].entropy < rows["pca"].bits / 2
+    assert rows["jpeg"].entropy is None
+    jpeg = read_column(run.output, "metrics/jpeg", "bits", read_fovs(run.output, STORAGE), STORAGE)[1]
+    assert rows["jpeg"].bits == pytest.approx(jpeg.mean() / 64**2)
+    first, *others = rates.rates(run, scores)
+    assert first.side == "image"
+    assert [row.bits for row in others] == sorted((row.bits for row in others), reverse=True)
+    summary = summary_of(run, scores)
+    assert "Rate, distortion, phenotype" in summary
+    assert "radial_power" not in summary  # its numbers are curves
+
+
+def test_fr_stands_beside_its_interval_its_difference_and_its_floors(run: RunConfig) -> None:
+    scores = scores_of(run)
+    for text in (Page(page_of(run, scores)).text, summary_of(run, scores)):
+        for words in (
+            "0.20 to 0.50",
+            "-0.125",
+            "-0.25 to 0.00",
+            "0.271",
+            "posing_position: too few controls, on 4 sides",
+        ):
+            assert words in text
+
+
+def test_other_tasks_are_reported_with_the_reason_of_what_is_not_scored(run: RunConfig) -> None:
+    scores = scores_of(run)
+    for text in (Page(page_of(run, scores)).text, summary_of(run, scores)):
+        for words in (
+            "distinctiveness",
+            "0.345",
+            "0.678",
+            "cross_side not scored: no well (3 of extractor, side and group)",
+        ):
+            assert words in text
+        assert not re.search(r"consistency (\d|not scored)", text)
+
+
+def test_without_a_perturbation_the_page_and_the_summary_speak_of_pixels_alone(run: RunConfig) -> None:
+    config = run.model_copy(update={"score": run.score.model_copy(update={"perturbation": None})})
+    scores = scores_of(run)
+    nothing = scores.summary.select("extractor", "side", "group", "random_weights").with_columns(
+        status=pl.lit("not scored: score.perturbation is null")
+    )
+    scores = dataclasses.replace(scores, summary=nothing, compounds=scores.compounds.head(0))
+    assert "No retrieval: score.perturbation is null." in summary_of(config, scores)
+    text = Page(page_of(config, scores)).text
+    assert "there are no compounds in this run" in text
+    assert "Distances between patches" in text
+
+
+def test_the_summary_fits_100_columns_and_cuts_no_number(run: RunConfig) -> None:
+    long = "a-very-long-name-of-an-autoencoder-1.2.3"
+    autoencoders = {**run.autoencoders, long: run.autoencoders["tiny"]}
+    config = run.model_copy(update={"autoencoders": autoencoders})
+    scores = scores_of(config, ("image", "pca", "tiny", "identity", long))
+    second = scores.summary.with_columns(group=pl.lit("A549 / 24 h / high density"))
+    scores = replace(scores, summary=pl.concat([scores.summary, second]))
+    text = summary_of(config, scores)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    for number in ("12,345", "6,789", "0.457", "0.333", "0.111", "0.555", "1.110", "0.125", "6.00"):
+        assert number in text
+    rows = [line for line in text.splitlines() if "12,345" in line]
+    assert len(rows) == 2 * (5 + 4)
+    assert all(len(re.findall(r"[\d,.]+|–", line.partition("12,345")[2])) == 9 for line in rows)
+    assert "synthetic plates, 7 usable FOVs of 8" in " ".join(text.split())
+    assert "1 of 8 FOVs failed" in text
+    assert text.count("truncated or corrupt") == 1
+
+
+def test_truth_is_joined_by_compound(run: RunConfig) -> None:
+    fovs = read_fovs(run.output, STORAGE)
+    rows = outcome.truth_rows(run, scores_of(run), fovs)
+    found = {(row.extractor, row.phenotype): row for row in rows}
+    strong = found["intensity", "er_stress"]
+    assert (strong.strength, strong.cells["image"].verdict, strong.cells["tiny"].verdict) == ("1", "yes", "no")
+    assert strong.cells["image"].normalised_map == pytest.approx(0.7)
+    assert [row.phenotype for row in rows][-1] == "none"
+    other = pl.when(pl.col("Metadata_Well") == "A02").then(pl.lit("other")).otherwise("Metadata_phenotype")
+    two = fovs.with_columns(Metadata_phenotype=other)
+    assert "er_stress" not in {row.phenotype for row in outcome.truth_rows(run, scores_of(run), two)}
+    assert outcome.truth_rows(run, scores_of(run), fovs.drop("Metadata_phenotype")) == []
+
+
+def test_kept_counts_the_originals_compounds(run: RunConfig) -> None:
+    kept = {(row.extractor, row.side): (row.original, row.both, row.added) for row in outcome.kept(run, scores_of(run))}
+    assert kept == {
+        ("intensity", "pca"): (1, 1, 0),
+        ("intensity", "tiny"): (1, 0, 0),
+        ("intensity", "identity"): (1, 1, 0),
+    }
+
+
+def test_the_choice_is_a_control_and_the_most_active_and_the_same_every_time(run: RunConfig) -> None:
+    usable = read_fovs(run.output, STORAGE).filter(pl.col(ERROR).is_null())
+    scores = scores_of(run)
+    chosen = choose(run, scores, usable)
+    assert [choice.what for choice in chosen] == [
+        "control",
+        "strong (er_stress, strength 1)",
+        f"{EVIL} (actin_edge, strength 0.5)",
+        "inactive (none, strength 0)",
+    ]
+    assert chosen == choose(run, scores, usable.sample(fraction=1, shuffle=True, seed=3))
+    assert len({choice.fov_id for choice in choose(run, replace(scores, compounds=pl.DataFrame()), usable)}) == 4
+
+
+def test_the_pictures_are_the_stored_data(run: RunConfig) -> None:
+    """Grey levels against the pixels and against the stored latent decoded here; captions against the tables."""
+    usable = read_fovs(run.output, STORAGE).filter(pl.col(ERROR).is_null())
+    chosen = choose(run, scores_of(run), usable, 1)
+    record = provenance.read_record(run.output, STORAGE)
+    examples = load_examples(run, record, chosen, usable, STORAGE)
+    (example,) = examples.shown
+    assert (examples.crop, examples.notes) == (64, [])
+    manifest = pl.read_parquet(run.manifest).filter(pl.col(FOV_ID) == example.choice.fov_id)
+    batch = {name: np.array(manifest[name].to_list(), object) for name in manifest.columns}
+    pixels = Loader(run.image, run.storage)(batch)[IMAGE][0, example.patch] / 255
+    wanted = usable.filter(pl.col(FOV_ID) == example.choice.fov_id)
+    _, latent = read_column(run.output, "latents/pca", "latent", wanted, STORAGE)
+    model = load_models(run, resolve_weights(run, STORAGE), torch.device("cpu")).autoencoders["pca"]
+    decoded = model.decode(torch.from_numpy(latent[0, example.patch]).float()).numpy()
+    recon = np.stack([decoded[0, 0], decoded[0, 1], decoded[0, 2], decoded[1, 1], decoded[1, 2]])
+    pictures = example.sides["pca"]
+    assert not isinstance(pictures, str)
+    assert pictures.how == "decoded from the stored latent"
+    for stain in range(5):
+        low, high = np.percentile(pixels[stain], [LOW, HIGH])
+        for image, png in ((pixels, example.original.stains[stain]), (recon, pictures.stains[stain])):
+            wanted_levels = np.clip((image[stain] - low) / (high - low), 0, 1) * 255
+            assert np.abs(imagecodecs.png_decode(png) - wanted_levels).max() <= 255 / 63 / 2 + 1
+        for metric in ("ssim", "psnr"):
+            _, values = read_column(run.output, "metrics/pca", metric, wanted, STORAGE)
+            assert pictures.captions[stain][metric] == values[0, example.patch, stain]
+    same = example.sides["identity"]
+    assert not isinstance(same, str)
+    assert same.exact
+    assert same.stains == example.original.stains
+
+
+def test_time_is_bounded(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdvae_ray.report.pictures.examples.SECONDS", 0.0)
+    page = Page(page_of(run, scores_of(run)))
+    assert "not decoded: the limit of 0 s was reached" in page.text
+    assert "1 of 4 fields are shown" in page.text
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.0), (0.0, 1.0), (35.2, 44.9), (1e-7, 3e-7), (-3.0, 2e5), (5.0, 5.0)])
+def test_ticks_enclose_the_values(low: float, high: float) -> None:
+    ticks = figures.ticks_around(low, high)
+    assert ticks[0] <= low + 1e-12
+    assert ticks[-1] >= high - 1e-6 * abs(high)
+    assert 2 <= len(ticks) <= 8
+
+
+def test_charts_place_values_where_they_are() -> None:
+    strip = Strip("a <b>", 1, (0.0, 0.25, 0.5, math.inf, math.inf))
+    chart = figures.strips("m", "m, dB", [("DNA", [strip])])
+    Page(chart)
+    assert "a &lt;b&gt;, DNA: 5 % 0, median 0.5, 95 % ∞" in chart
+    middle, low = (float(re.search(pattern, chart)[1]) for pattern in (r'cx="([\d.]+)"', r'class="thin" x1="([\d.]+)"'))
+    ticks = [float(x) for x in re.findall(r'class="grid" x1="([\d.]+)"', chart)]
+    assert low == ticks[0]
+    assert middle == pytest.approx(ticks[-1], abs=0.1)  # 0 .. 0.5 is what is finite
+    rows = [Dumbbell("e", "g", "s", 1, 0.5, 0.25, "2/4 → 1/4"), Dumbbell("f", "g", "s", 1, None, 1.0, "4/4")]
+    chart = figures.dumbbells("t", "x", rows)
+    Page(chart)
+    (ring,), dots = (
+        [float(x) for x in re.findall(rf'class="{kind}" cx="([\d.]+)"', chart)] for kind in ("ring", "dot")
+    )
+    assert (dots[0] - 340, ring - 340, dots[1] - 340) == (90.0, 180.0, 360.0)
+    points = [Point("p", 1.0, 0.0, True, False), Point("q", 0.5, 0.5, False, False)]
+    chart = figures.scatter("t", "x", "y", points)
+    Page(chart)
+    assert "1 lost: from the originals only" in chart
+    assert 'class="mark lost"' in chart
