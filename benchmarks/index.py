@@ -26,11 +26,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from sdvae_ray.engine.columns import EMBEDDING, PATCHES
 from sdvae_ray.errors import UserError
 from sdvae_ray.retrieval.index import approximate, tuning
 from sdvae_ray.retrieval.index import faiss_index as store
-from sdvae_ray.schema import column_to_numpy
+from sdvae_ray.schema import EMBEDDING, PATCHES, column_to_numpy
 
 KINDS = "ivf_pq_refined:4,ivf_pq_refined:6,ivf_pq_refined:8,ivf_pq_refined:16,ivf_sq8,hnsw"
 SHARD = 100_000

@@ -31,8 +31,8 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
             f"{path} is not a run file: a YAML mapping with manifest, output, autoencoders, ... is wanted"
         )
     raw = _with_null_keys(raw)
-    for override in overrides:
-        _override(raw, override)
+    for given in overrides:
+        override(raw, given)
     return parse_run(raw, where=str(path))
 
 
@@ -50,21 +50,22 @@ def _with_null_keys(node: Any) -> Any:
     return [_with_null_keys(value) for value in node] if isinstance(node, list) else node
 
 
-def _override(raw: dict[str, Any], override: str) -> None:
-    key, separator, value = override.partition("=")
+def override(raw: dict[str, Any], given: str) -> None:
+    """Lays one `key.key=value` over the mapping of a run file, in place; the value is YAML."""
+    key, separator, value = given.partition("=")
     if not separator or not key:
-        raise ConfigError(f"--set {override}: key=value is wanted, such as encode.batch_fovs=16")
+        raise ConfigError(f"--set {given}: key=value is wanted, such as encode.batch_fovs=16")
     *parents, last = key.split(".")
     node = raw
     for parent in parents:
         child = node.setdefault(parent, {})
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {override}: {parent} is a value, not a section")
+            raise ConfigError(f"--set {given}: {parent} is a value, not a section")
         node = child
     try:
         node[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not YAML") from error
+        raise ConfigError(f"--set {given}: the value is not YAML") from error
 
 
 _UNION_TAGS = ("function-", "tuple[", "literal[", "constrained-")  # what pydantic puts into a place beside our keys

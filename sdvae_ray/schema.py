@@ -28,6 +28,11 @@ FOVS = "fovs"
 LATENTS = "latents"
 METRICS = "metrics"
 EMBEDDINGS = "embeddings"
+LATENT, EMBEDDING, PATCHES = (
+    "latent",
+    "embedding",
+    "patches",
+)  # columns of them; patches: those that are kept, each by itself
 
 
 def uri_column(stain: str) -> str:

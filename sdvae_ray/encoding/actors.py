@@ -10,13 +10,12 @@ import pyarrow as pa
 
 from sdvae_ray.cluster.session import Pool
 from sdvae_ray.config import RunConfig
-from sdvae_ray.engine.columns import LATENT
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import check_same_weights, load_models, pick_device, resolve_weights
 from sdvae_ray.run.tables import read_file_column
-from sdvae_ray.schema import FOV_ID, latents_table
+from sdvae_ray.schema import FOV_ID, LATENT, latents_table
 from sdvae_ray.sources.rows import read_row_group
 from sdvae_ray.storage import Storage
 

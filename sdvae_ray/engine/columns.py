@@ -8,9 +8,18 @@ import numpy as np
 from sdvae_ray import shelves
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.randomness import generator
-from sdvae_ray.schema import BITS, ENTROPY, SEPARATOR, column, embeddings_table, latents_table, metrics_table
-
-LATENT, EMBEDDING, PATCHES = "latent", "embedding", "patches"
+from sdvae_ray.schema import (
+    BITS,
+    EMBEDDING,
+    ENTROPY,
+    LATENT,
+    PATCHES,
+    SEPARATOR,
+    column,
+    embeddings_table,
+    latents_table,
+    metrics_table,
+)
 
 
 def run_columns(config: RunConfig) -> frozenset[str]:

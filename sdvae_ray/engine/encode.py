@@ -16,22 +16,26 @@ from torch import Tensor
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.contracts import Extractor, Reconstruction
-from sdvae_ray.engine.columns import (
-    EMBEDDING,
-    LATENT,
-    PATCHES,
-    kept_patches,
-    needs_posterior,
-    run_columns,
-    side_columns,
-)
+from sdvae_ray.engine.columns import kept_patches, needs_posterior, run_columns, side_columns
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import IMAGE, Batch
 from sdvae_ray.engine.models import Models
 from sdvae_ray.engine.sides import CodecOutput, Field, Side, Sides, UnusableOutputError
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.images.packing import Packing
-from sdvae_ray.schema import BITS, ENTROPY, ERROR, FOV_ID, column, embeddings_table, latents_table, metrics_table
+from sdvae_ray.schema import (
+    BITS,
+    EMBEDDING,
+    ENTROPY,
+    ERROR,
+    FOV_ID,
+    LATENT,
+    PATCHES,
+    column,
+    embeddings_table,
+    latents_table,
+    metrics_table,
+)
 
 Row = dict[str, np.ndarray]
 Latents = Mapping[str, np.ndarray]  # side -> (P, T, Z, s, s) float16

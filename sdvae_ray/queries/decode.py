@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.contracts import Autoencoder
-from sdvae_ray.engine.columns import LATENT, compresses, stores_latents
+from sdvae_ray.engine.columns import compresses, stores_latents
 from sdvae_ray.engine.encode import auto_micro_batch
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.models import check_same_weights, load_models, pick_device, resolve_weights
@@ -28,7 +28,7 @@ from sdvae_ray.images.packing import Packing
 from sdvae_ray.images.prepare import untile
 from sdvae_ray.run.record import Record, check_same_run, read_record
 from sdvae_ray.run.tables import read_column, read_fovs
-from sdvae_ray.schema import ERROR, FOV_ID, latents_table
+from sdvae_ray.schema import ERROR, FOV_ID, LATENT, latents_table
 from sdvae_ray.storage import Storage
 from sdvae_ray.version import VERSION
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig, ShelfConfig
-from sdvae_ray.engine.columns import EMBEDDING, PATCHES, takes_posterior
+from sdvae_ray.engine.columns import takes_posterior
 from sdvae_ray.engine.encode import Encoder, auto_micro_batch
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import Batch, Loader
@@ -20,7 +20,17 @@ from sdvae_ray.queries.as_well import OnPlate, nearest_wells, on_plate, own_plat
 from sdvae_ray.queries.saved_index import PATCH, nearest_name
 from sdvae_ray.queries.search import Found, Space, image_space, search_vector
 from sdvae_ray.run.record import Record, check_same_run, read_record
-from sdvae_ray.schema import COLOUR, ERROR, FOV_ID, channel_column, column, embeddings_table, uri_column
+from sdvae_ray.schema import (
+    COLOUR,
+    EMBEDDING,
+    ERROR,
+    FOV_ID,
+    PATCHES,
+    channel_column,
+    column,
+    embeddings_table,
+    uri_column,
+)
 from sdvae_ray.sources.manifest import check_manifest, read_manifest
 from sdvae_ray.sources.rows import read_text_column, row_groups
 from sdvae_ray.storage import Storage

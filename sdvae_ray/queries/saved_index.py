@@ -24,9 +24,9 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
-from sdvae_ray.engine.columns import PATCHES
 from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.retrieval.index import faiss_index
+from sdvae_ray.schema import PATCHES
 from sdvae_ray.storage import Storage, absolute, is_remote, join
 
 ID, SIMILARITY, PATCH = "id", "similarity", "patch"

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.engine.columns import EMBEDDING, PATCHES, kept_patches
+from sdvae_ray.engine.columns import kept_patches
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.queries.saved_index import (
     ID,
@@ -21,7 +21,7 @@ from sdvae_ray.queries.saved_index import (
     saved,
 )
 from sdvae_ray.run.tables import read_column, read_table
-from sdvae_ray.schema import FOV_ID, KEYS, METADATA, embeddings_table
+from sdvae_ray.schema import EMBEDDING, FOV_ID, KEYS, METADATA, PATCHES, embeddings_table
 from sdvae_ray.storage import Storage, join
 
 PLATE, WELL, SITE = KEYS[2], KEYS[3], KEYS[4]

@@ -14,10 +14,9 @@ from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.distributions import fid, sample
 from sdvae_ray.distributions.between import DISTANCES, compare
 from sdvae_ray.distributions.kernel import kid
-from sdvae_ray.engine.columns import EMBEDDING, PATCHES
 from sdvae_ray.randomness import generator
 from sdvae_ray.run.tables import read_column
-from sdvae_ray.schema import FOV_ID, embeddings_table
+from sdvae_ray.schema import EMBEDDING, FOV_ID, PATCHES, embeddings_table
 from sdvae_ray.storage import Storage
 
 GROUP = "group"  # values of score.group joined by " / "; "all" where there are none

@@ -26,12 +26,12 @@ import ray
 from sdvae_ray.cluster.ordered_tasks import in_order
 from sdvae_ray.config import RunConfig
 from sdvae_ray.distributions import sample
-from sdvae_ray.engine.columns import EMBEDDING, PATCHES, kept_patches
+from sdvae_ray.engine.columns import kept_patches
 from sdvae_ray.errors import DataError
 from sdvae_ray.queries.saved_index import ID, LEVELS, PATCHES_PER_FOV, ROOT
 from sdvae_ray.retrieval.index import approximate, faiss_index, tuning
 from sdvae_ray.run.tables import read_column, write_table
-from sdvae_ray.schema import FOV_ID, METADATA, PLATE, embeddings_table
+from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PATCHES, PLATE, embeddings_table
 from sdvae_ray.storage import Storage, join
 
 _TASK_CPUS = 0.5

@@ -7,10 +7,10 @@ import ray
 from sdvae_ray.cluster.ordered_tasks import in_order
 from sdvae_ray.config import RunConfig
 from sdvae_ray.distributions.latent import LatentMoments, active_units, describe, effective_rank, latent_moments, merge
-from sdvae_ray.engine.columns import LATENT, stores_latents
+from sdvae_ray.engine.columns import stores_latents
 from sdvae_ray.errors import DataError
 from sdvae_ray.run.tables import read_column
-from sdvae_ray.schema import FOV_ID, PLATE, latents_table
+from sdvae_ray.schema import FOV_ID, LATENT, PLATE, latents_table
 from sdvae_ray.scoring.distances import GROUP
 from sdvae_ray.storage import Storage
 

@@ -15,10 +15,9 @@ import ray
 
 from sdvae_ray.cluster.ordered_tasks import in_order
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
-from sdvae_ray.engine.columns import EMBEDDING
 from sdvae_ray.errors import DataError
 from sdvae_ray.run.tables import data_tables, read_column, write_wide_table
-from sdvae_ray.schema import EMBEDDINGS, FOV_ID, METADATA, PLATE, WELL, embeddings_table
+from sdvae_ray.schema import EMBEDDING, EMBEDDINGS, FOV_ID, METADATA, PLATE, WELL, embeddings_table
 from sdvae_ray.scoring.distances import GROUP, Patches, merge_all, patch_statistics, slice_columns
 from sdvae_ray.storage import Storage, join
 

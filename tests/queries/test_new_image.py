@@ -14,7 +14,7 @@ import torch
 from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.commands import Asked, search
 from sdvae_ray.config import RunConfig
-from sdvae_ray.engine.columns import EMBEDDING, PATCHES, kept_patches
+from sdvae_ray.engine.columns import kept_patches
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import Loader
@@ -24,7 +24,7 @@ from sdvae_ray.queries.new_image import embed_field, image_query, manifest_query
 from sdvae_ray.queries.search import nearest_profiles, search_patch
 from sdvae_ray.run import record as provenance
 from sdvae_ray.run.tables import read_column, read_fovs, write_rows, write_wide_table
-from sdvae_ray.schema import COLOUR, FOV_ID, KEYS, METADATA, embeddings_table, uri_column
+from sdvae_ray.schema import COLOUR, EMBEDDING, FOV_ID, KEYS, METADATA, PATCHES, embeddings_table, uri_column
 from sdvae_ray.scoring.fov_index import build_field_index
 from sdvae_ray.sources.manifest import write_manifest
 from sdvae_ray.storage import Storage, join

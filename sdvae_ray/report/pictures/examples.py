@@ -16,7 +16,6 @@ import torch
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.contracts import Autoencoder, Codec
-from sdvae_ray.engine.columns import LATENT
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import IMAGE, Batch, Loader
 from sdvae_ray.engine.models import load_models, pick_device
@@ -29,7 +28,7 @@ from sdvae_ray.report.pictures.choice import Choice
 from sdvae_ray.report.pictures.draw import Pictures, Pixels, crop_of, draw
 from sdvae_ray.run.record import Record
 from sdvae_ray.run.tables import read_column
-from sdvae_ray.schema import ERROR, FOV_ID, latents_table, metrics_table
+from sdvae_ray.schema import ERROR, FOV_ID, LATENT, latents_table, metrics_table
 from sdvae_ray.sources.rows import read_row_group, read_text_column, row_groups
 from sdvae_ray.storage import Storage
 

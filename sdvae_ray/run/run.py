@@ -1,0 +1,191 @@
+"""One run on storage, as every room above shares it and as a notebook opens it: what was asked for, and what is there.
+
+    run = sdvae_ray.open("s3://bucket/runs/name")
+    fov_ids, latents = run.latents("sd14")
+    run.scores().summary
+
+A `Run` holds its configuration alone, so it travels to any process; every method reads or writes storage when it is called.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from sdvae_ray.config import IMAGE_SIDE, RunConfig, StorageConfig
+from sdvae_ray.errors import ConfigError, DataError, did_you_mean
+from sdvae_ray.run import record, tables
+from sdvae_ray.run.record import Record
+from sdvae_ray.run.scores import Scores, read_scores
+from sdvae_ray.runfile import load_run, override, parse_run
+from sdvae_ray.schema import EMBEDDING, EMBEDDINGS, ERROR, LATENT, embeddings_table, latents_table, metrics_table
+from sdvae_ray.storage import Storage, absolute, is_remote, join
+
+PROFILES = "profiles"
+_RUN_FILES = (".yaml", ".yml")
+
+
+class Column(NamedTuple):
+    """One column of a data table: row n of `values` (n, ...) is of the field of view `fov_ids[n]`."""
+
+    fov_ids: list[str]
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run was asked to be (`config`), and its tables, record and scores on storage."""
+
+    config: RunConfig
+
+    @classmethod
+    def open(cls, place: str | Path, overrides: Sequence[str] = (), storage: StorageConfig | None = None) -> Self:
+        """The run of a run file (.yaml, .yml) or of an output folder or URI, with `key.key=value` overrides laid over it.
+
+        storage: how to reach an output folder; None: as the folder's own record says, which a local folder always can. A run
+        file says it itself. Raises ConfigError for a run file or an override that is not allowed, DataError where a folder holds
+        no run.
+        """
+        if str(place).endswith(_RUN_FILES):
+            return cls(_with_absolute_paths(load_run(place, overrides)))
+        return cls(_recorded(absolute(str(place)), overrides, storage))
+
+    @property
+    def output(self) -> str:
+        """The folder or URI that everything of the run stands under."""
+        return self.config.output
+
+    @property
+    def storage(self) -> Storage:
+        return Storage(self.config.storage)
+
+    def uri(self, *parts: str) -> str:
+        """The URI of `parts` under the run's output."""
+        return join(self.output, *parts)
+
+    # --- run.json ------------------------------------------------------------------------------------------------------------
+
+    def find_record(self) -> Record | None:
+        """run.json: the resolved configuration, versions, weights, sessions; None where nothing has been encoded yet."""
+        return record.read_record(self.output, self.storage)
+
+    @property
+    def record(self) -> Record:
+        """run.json. DataError where nothing has been encoded yet."""
+        if (found := self.find_record()) is None:
+            raise DataError(f"no run at {self.output}: there is no {record.FILE}; run `sdvae-ray encode` first")
+        return found
+
+    def write_record(self, changed: Record) -> None:
+        record.write_record(self.output, changed, self.storage)
+
+    # --- tables of fields of view ----------------------------------------------------------------------------------------------
+
+    def fovs(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """One row per field of view that was tried: fov_id, Metadata_*, `error` (null where the field is usable), seconds, node.
+
+        columns: None is all but the QC tensors; fov_id and error are always there. Adds `files`, which `read` wants.
+        """
+        return tables.read_fovs(self.output, self.storage, columns)
+
+    def commits(self, columns: Sequence[str] | None = None) -> tuple[pl.DataFrame, dict[str, frozenset[str]]]:
+        """`fovs`, and the columns `<table>:<column>` that each file of fovs/ commits."""
+        return tables.read_commits(self.output, self.storage, columns)
+
+    def tables(self) -> list[str]:
+        """Names of the data tables that have files, such as `embeddings/latent/sd14`."""
+        return tables.data_tables(self.output, self.storage)
+
+    def embedded(self) -> list[tuple[str, str]]:
+        """(extractor, side) of every embeddings table, the originals' side first within an extractor."""
+        pairs = [table.split("/")[1:] for table in self.tables() if table.startswith(f"{EMBEDDINGS}/")]
+        return sorted(((e, side) for e, side in pairs), key=lambda pair: (pair[0], pair[1] != IMAGE_SIDE, pair[1]))
+
+    def read(self, table: str, column: str, fovs: pl.DataFrame | None = None) -> Column:
+        """One column of a data table, for the rows of `fovs` (fov_id, files) that have it; None: for every usable one.
+
+        A row that was written twice counts once. KeyError where the table is there without such a column.
+        """
+        if fovs is None:
+            fovs = self.fovs([]).filter(pl.col(ERROR).is_null())
+        return Column(*tables.read_column(self.output, table, column, fovs, self.storage))
+
+    def latents(self, autoencoder: str) -> Column:
+        """(n, P, T, Z, s, s) float16: unscaled latents, as they were decoded; the model's factors are in `record`."""
+        return self._of_table(latents_table(autoencoder), LATENT)
+
+    def embeddings(self, extractor: str, side: str = IMAGE_SIDE) -> Column:
+        """(n, G, D) float16: mean over a field's patches of the originals' embeddings, or of a reconstruction's."""
+        return self._of_table(embeddings_table(extractor, side), EMBEDDING)
+
+    def metrics(self, side: str, metric: str) -> Column:
+        """(n, P), (n, P, C) or (n, P, T) float32: one metric of every patch; NaN where it does not apply."""
+        return self._of_table(metrics_table(side), metric)
+
+    def _of_table(self, table: str, column: str) -> Column:
+        """DataError, with the nearest match, where the run has no such table or column."""
+        try:
+            found = self.read(table, column)
+        except KeyError as error:
+            raise DataError(f"{self.output}: {table} has no column {column!r}") from error
+        if not found.fov_ids and table not in (known := self.tables()):
+            raise DataError(f"{self.output} has no table {table!r}{did_you_mean(table, known)}")
+        return found
+
+    # --- what `score` writes ---------------------------------------------------------------------------------------------------
+
+    def profiles(self, extractor: str, side: str = IMAGE_SIDE) -> pl.DataFrame:
+        """Well profiles before normalisation, one row per well: Metadata_* and one float32 column per feature.
+
+        DataError where `score` has made none.
+        """
+        root = self.uri(PROFILES, extractor, side)
+        names = [name for name in self.storage.list(root) if name.endswith(".parquet")]
+        if not names:
+            raise DataError(f"{self.output} has no profiles of {extractor} of {side}: run `sdvae-ray score` first")
+        frames = [pl.DataFrame(tables.read_table(join(root, name), self.storage)) for name in names]
+        return pl.concat(frames, how="diagonal_relaxed")
+
+    def scores(self) -> Scores:
+        """The tables of scores/ as polars frames. DataError where the run has not been scored."""
+        return read_scores(self.output, self.storage)
+
+    def write_table(self, table: pl.DataFrame | pa.Table, *parts: str) -> None:
+        """Writes one Parquet file under the run's output."""
+        arrow = table.to_arrow() if isinstance(table, pl.DataFrame) else table
+        tables.write_table(self.uri(*parts), arrow, self.storage)
+
+
+def _recorded(output: str, overrides: Sequence[str], storage: StorageConfig | None) -> RunConfig:
+    """The configuration that the record of an output folder holds; the folder's present place is its output."""
+    try:
+        found = record.read_record(output, Storage(storage))
+        raw = None if found is None else found["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{output}/{record.FILE} is not what `encode` writes") from error
+    if raw is None:
+        raise DataError(
+            f"no run at {output}: there is no {record.FILE} (the output of a run, or its run file .yaml, is wanted)"
+        )
+    if storage is not None:
+        raw = {**raw, "storage": storage.model_dump()}
+    for given in overrides:
+        override(raw, given)
+    return parse_run(raw, where=f"{output}/{record.FILE}").model_copy(update={"output": output})
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """In a submitted job a relative output is refused: the job's folder is temporary, and what is written there is lost."""
+    expanded = os.path.expanduser(config.output)
+    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if in_job and not is_remote(config.output) and not os.path.isabs(expanded):
+        raise ConfigError(
+            f"output: {config.output} is relative, and a submitted job runs in a temporary folder; "
+            f"an absolute path or s3://... is wanted"
+        )
+    return config.model_copy(update={"manifest": absolute(config.manifest), "output": absolute(config.output)})
