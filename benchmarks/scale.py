@@ -24,6 +24,7 @@ import torch
 
 from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.config import RunConfig
+from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_fovs, write_rows
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS, fov_id
@@ -103,14 +104,14 @@ def main() -> None:
         with ray_session("local"):
             fovs = read_fovs(folder, Storage()).with_columns(group=pl.lit("all"))
             start = time.perf_counter()
-            profiles = build_profiles(config, fovs, "made", "image", None)
+            profiles = build_profiles(Run(config), fovs, "made", "image", None)
             record["profile_seconds_per_plate"] = (time.perf_counter() - start) / record["written"]
             record["bytes_per_plate"] = sum(Path(uri).stat().st_size for uri in profiles.files) / record["written"]
             wells = repeated(profiles, asked.plates)
             fit = wells["control"].to_numpy()
             harness.reset_peak_memory(CPU)
             before, start = harness.peak_memory(CPU), time.perf_counter()
-            space = space_of(config, [(profiles, wells)], int(asked.held * 1e9))
+            space = space_of(Run(config), [(profiles, wells)], int(asked.held * 1e9))
             made = space(fit, np.ones(len(fit), bool))
             record["normalise_seconds"] = time.perf_counter() - start
             record["driver_bytes"] = harness.peak_memory(CPU) - before

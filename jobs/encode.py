@@ -7,6 +7,6 @@ Further arguments are those of `sdvae-ray encode`, such as --set output=s3://buc
 
 import sys
 
-from sdvae_ray.cli import main
+from sdvae_ray.cli.main import main
 
 main(["encode", *sys.argv[1:]])

@@ -7,6 +7,6 @@ Further arguments are those of `sdvae-ray run`, such as --set output=s3://bucket
 
 import sys
 
-from sdvae_ray.cli import main
+from sdvae_ray.cli.main import main
 
 main(["run", *sys.argv[1:]])

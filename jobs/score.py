@@ -7,6 +7,6 @@ Further arguments are those of `sdvae-ray score`, such as --set output=s3://buck
 
 import sys
 
-from sdvae_ray.cli import main
+from sdvae_ray.cli.main import main
 
 main(["score", *sys.argv[1:]])

@@ -24,11 +24,10 @@ if TYPE_CHECKING:
 def open(place: str | Path, overrides: Sequence[str] = (), storage: Mapping[str, Any] | None = None) -> Run:
     """A run on storage: its configuration, record, tables and scores.
 
-    place: a run's output folder or URI, or its run file (.yaml). overrides: `key.key=value`, as `--set` takes them. storage: how to
-    reach an output on object storage, the keys of `storage:` in a run file (anonymous, endpoint_url, region, profile).
+    place: a run's output folder or URI, or its run file (.yaml). overrides: `key.key=value`, as `--set` takes them. storage:
+    keys of `storage:` in a run file (anonymous, endpoint_url, region, profile), laid over the run's own.
     Raises ConfigError for what is not allowed and DataError where there is no run.
     """
-    from sdvae_ray.config import StorageConfig
     from sdvae_ray.run.run import Run
 
-    return Run.open(place, overrides, None if storage is None else StorageConfig(**storage))
+    return Run.open(place, overrides, storage)

@@ -1,50 +1,38 @@
 """What the commands do, in order; the command line and the jobs call these. Nothing heavy is imported until one runs."""
 
+from __future__ import annotations
+
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rich.console import Console
-
-from sdvae_ray.config import RunConfig, StorageConfig
+from sdvae_ray.config import StorageConfig
 from sdvae_ray.errors import ConfigError
-from sdvae_ray.runfile import load_run
-from sdvae_ray.storage import Storage, absolute, is_remote, join
+from sdvae_ray.storage import Storage, absolute, join
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sdvae_ray.queries.search import Found
+    from sdvae_ray.run.run import Run
     from sdvae_ray.run.scores import Scores
 
 
-def read_run(path: str, overrides: list[str]) -> RunConfig:
-    """The run file with its paths made absolute. In a submitted job a relative output is refused: it would be lost."""
-    config = load_run(path, overrides)
-    expanded = os.path.expanduser(config.output)
-    in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    if in_job and not is_remote(config.output) and not os.path.isabs(expanded):
-        raise ConfigError(
-            f"output: {config.output} is relative, and a submitted job runs in a temporary folder; "
-            f"an absolute path or s3://... is wanted"
-        )
-    return config.model_copy(update={"manifest": absolute(config.manifest), "output": absolute(config.output)})
-
-
-def prepare(config: RunConfig, console: Console) -> None:
+def prepare(run: Run, console: Console) -> None:
     """Draws the synthetic plates that the run names, and their manifest, where the manifest does not exist yet."""
-    if config.synthetic is None or Storage(config.storage).exists(config.manifest):
+    if run.config.synthetic is None or run.storage.exists(run.config.manifest):
         return
     from sdvae_ray.sources.screen import make_screen
 
-    make_screen(config.synthetic, config.manifest, console)
+    make_screen(run.config.synthetic, run.config.manifest, console)
 
 
-def encode(config: RunConfig, console: Console, address: str | None = None, extend: bool = False) -> None:
+def encode(run: Run, console: Console, address: str | None = None, extend: bool = False) -> None:
     from sdvae_ray.encoding.stream import encode as stream
 
-    prepare(config, console)
-    done = stream(config, console, address, extend)
+    prepare(run, console)
+    done = stream(run, console, address, extend)
     rate = f", {done.computed / done.seconds:.2f} FOV/s" if done.computed and done.seconds else ""
     failed = f"; {done.errors} failed, each with its reason in fovs/" if done.errors else ""
     console.print(
@@ -54,51 +42,83 @@ def encode(config: RunConfig, console: Console, address: str | None = None, exte
     )
 
 
-def score(config: RunConfig, console: Console, address: str | None = None) -> "Scores":
+def score(run: Run, console: Console, address: str | None = None) -> Scores:
     from sdvae_ray.report.terminal.summary import print_summary
-    from sdvae_ray.run.record import read_record
-    from sdvae_ray.scoring.score import score as grade
+    from sdvae_ray.scoring.score import score as score_run
 
-    scores = grade(config, console, address)
-    print_summary(config, scores, read_record(config.output, Storage(config.storage)) or {}, console)
+    scores = score_run(run, console, address)
+    print_summary(run.config, scores, run.find_record() or {}, console)
     return scores
 
 
-def report(config: RunConfig, console: Console, scores: "Scores | None" = None) -> str:
+def report(run: Run, console: Console, scores: Scores | None = None) -> str:
     from sdvae_ray.report.page.write import write_report
-    from sdvae_ray.run.scores import read_scores
 
-    storage = Storage(config.storage)
-    uri = write_report(config, scores or read_scores(config.output, storage), storage, console)
+    uri = write_report(run.config, scores or run.scores(), run.storage, console)
     console.print(f"report: {uri}", highlight=False, soft_wrap=True)
     return uri
 
 
-def run(config: RunConfig, console: Console, address: str | None = None) -> None:
+def run_all(run: Run, console: Console, address: str | None = None) -> None:
     """encode, score and report in one Ray session."""
     from sdvae_ray.cluster.session import ray_session
 
-    prepare(config, console)
+    prepare(run, console)
     with ray_session(address):
-        encode(config, console, address)
-        scores = score(config, console, address)
-    report(config, console, scores)
+        encode(run, console, address)
+        scores = score(run, console, address)
+    report(run, console, scores)
 
 
-def check(config: RunConfig, console: Console, address: str | None = None) -> None:
+def check(run: Run, console: Console, address: str | None = None) -> None:
     from sdvae_ray.encoding.check import check as check_run
 
-    prepare(config, console)
-    check_run(config, console, address)
+    prepare(run, console)
+    check_run(run, console, address)
     console.print("check: this run can start")
 
 
-def demo_config(output: str, overrides: list[str]) -> RunConfig:
+def demo_run(output: str, overrides: Sequence[str]) -> Run:
     """The packaged demo with everything under `output`."""
+    from sdvae_ray.run.run import Run
+
     folder = absolute(output)
     run_file = Path(__file__).parent / "assets" / "demo.yaml"
     places = {"manifest": "manifest.parquet", "output": "run", "synthetic.folder": "plates"}
-    return read_run(str(run_file), [f"{key}={join(folder, name)}" for key, name in places.items()] + overrides)
+    return Run.open(run_file, [*(f"{key}={join(folder, name)}" for key, name in places.items()), *overrides])
+
+
+def make_manifest(
+    load_data: Sequence[str], output: str, *, storage: Mapping[str, Any], console: Console, **settings: Any
+) -> None:
+    """`settings`: those of sources.manifest.build_manifest."""
+    from sdvae_ray.schema import PLATE, WELL
+    from sdvae_ray.sources.manifest import build_manifest, write_manifest
+
+    place = Storage(StorageConfig(**storage))
+    built = build_manifest(load_data, storage=place, **settings)
+    write_manifest(built.table, output, place)
+    plates, wells = built.table.select(PLATE).n_unique(), built.table.select(WELL).n_unique()
+    _say_made(built.notes, f"{built.table.height} FOVs, {wells} wells, {plates} plates -> {absolute(output)}", console)
+
+
+def make_photographs(
+    sources: Sequence[str], output: str, *, storage: Mapping[str, Any], console: Console, **settings: Any
+) -> None:
+    """`settings`: those of sources.photographs.build_photographs."""
+    from sdvae_ray.sources.photographs import build_photographs, write_photographs
+
+    place = Storage(StorageConfig(**storage))
+    built = build_photographs(sources, storage=place, **settings)
+    write_photographs(built, output, place)
+    classes = built.table["Metadata_Plate"].n_unique()
+    _say_made(built.notes, f"{built.table.height} photographs, {classes} classes -> {absolute(output)}", console)
+
+
+def _say_made(notes: Sequence[str], what: str, console: Console) -> None:
+    for note in notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    console.print(f"manifest: {what}", highlight=False, soft_wrap=True)
 
 
 def list_models(console: Console, as_json: bool = False) -> None:
@@ -119,7 +139,7 @@ def retrieve(
     features: tuple[Sequence[str], Sequence[str]],
     chosen: Mapping[str, Any],
     output: str | None,
-    storage_config: StorageConfig,
+    storage: Mapping[str, Any],
     console: Console,
     as_json: bool = False,
 ) -> None:
@@ -130,26 +150,27 @@ def retrieve(
     from sdvae_ray.run.tables import write_table
     from sdvae_ray.sources.profiles import read_profiles
 
-    storage, settings = Storage(storage_config), checked_settings(chosen)
-    table = read_profiles(profiles, storage, *features)
+    place, settings = Storage(StorageConfig(**storage)), checked_settings(chosen)
+    table = read_profiles(profiles, place, *features)
     found = score_table(table, Lists(lists[0], lists[1], lists[2], lists[3], multilabel), reference, exclude, settings)
     if output is not None:
         for name, frame in (("groups", found.groups), ("wells", found.wells), ("floors", found.floors)):
             if frame is not None:
-                write_table(join(absolute(output), f"{name}.parquet"), frame.to_arrow(), storage)
+                write_table(join(absolute(output), f"{name}.parquet"), frame.to_arrow(), place)
         text = json.dumps({"profiles": list(profiles), **found.summary}, indent=1)
-        storage.write_bytes(join(absolute(output), "retrieve.json"), text.encode() + b"\n")
+        place.write_bytes(join(absolute(output), "retrieve.json"), text.encode() + b"\n")
     if as_json:
         console.print_json(json.dumps({"profiles": list(profiles), **found.summary}))
     else:
         print_retrieved(found, console)
 
 
-def compare(a: str, b: str, storage: StorageConfig, console: Console, as_json: bool = False) -> None:
+def compare(a: str, b: str, storage: Mapping[str, Any], console: Console, as_json: bool = False) -> None:
     from sdvae_ray.report.facts.compare import comparison
     from sdvae_ray.report.terminal.side_by_side import print_comparison
+    from sdvae_ray.run.run import Run
 
-    found = comparison(a, b, storage)
+    found = comparison(Run.open(a, storage=storage), Run.open(b, storage=storage))
     if as_json:
         console.print_json(json.dumps(found, allow_nan=False))
     else:
@@ -168,7 +189,7 @@ class Asked(NamedTuple):
 
 
 def search(
-    config: RunConfig,
+    run: Run,
     asked: Asked,
     extractor: str | None,
     side: str | None,
@@ -178,18 +199,16 @@ def search(
 ) -> None:
     from sdvae_ray.report.terminal.neighbours import print_neighbours
 
-    found, about = _found(config, asked, extractor, side, count, Storage(config.storage))
+    found, about = _found(run, asked, extractor, side, count)
     if as_json:
         console.print_json(json.dumps({**about, "neighbours": found.to_dicts()}))
     else:
-        print_neighbours(config, found, about, console)
+        print_neighbours(run.config, found, about, console)
         if note := about.get("note"):
             console.print(f"note: {note}", highlight=False, soft_wrap=True)
 
 
-def _found(
-    config: RunConfig, asked: Asked, extractor: str | None, side: str | None, count: int, storage: Storage
-) -> "Found":
+def _found(run: Run, asked: Asked, extractor: str | None, side: str | None, count: int) -> Found:
     """What `asked` names, searched for where it is kept. ConfigError where it names nothing, or more than one thing."""
     from sdvae_ray.queries.search import search_fov, search_patch, search_well
 
@@ -204,27 +223,23 @@ def _found(
     if asked.plate is not None and (sum(named[2:]) == 0 or asked.patch is not None):
         raise ConfigError("search: --plate is of a new image (--image, --manifest), and of a whole one")
     if asked.well is not None:
-        return search_well(config, asked.well, extractor, side, count, storage)
+        return search_well(run, asked.well, extractor, side, count)
     if of_run is not None and asked.patch is not None:
-        return search_patch(config, of_run, asked.patch, extractor, side, count, storage)
+        return search_patch(run, of_run, asked.patch, extractor, side, count)
     if of_run is not None:
-        return search_fov(config, of_run, extractor, side, count, storage)
+        return search_fov(run, of_run, extractor, side, count)
     from sdvae_ray.queries.new_image import image_query, manifest_query, search_image
 
-    if asked.images:
-        query = image_query(config, asked.images, storage)
-    else:
-        query = manifest_query(config, str(asked.manifest), asked.fov, storage)
-    return search_image(config, query, extractor, side, count, storage, asked.patch, asked.plate)
+    query = image_query(run, asked.images) if asked.images else manifest_query(run, str(asked.manifest), asked.fov)
+    return search_image(run, query, extractor, side, count, asked.patch, asked.plate)
 
 
-def decode(config: RunConfig, fov_id: str, side: str | None, output: str, console: Console) -> None:
+def decode(run: Run, fov_id: str, side: str | None, output: str, console: Console) -> None:
     from sdvae_ray.queries.decode import decode_fov, ome_tiff
 
-    storage = Storage(config.storage)
-    stains, facts = decode_fov(config, fov_id, side, storage)
+    stains, facts = decode_fov(run, fov_id, side)
     uri = absolute(output)
-    storage.write_bytes(uri, ome_tiff(stains, config.image.stains, facts))
+    run.storage.write_bytes(uri, ome_tiff(stains, run.config.image.stains, facts))
     random = ", random weights" if facts["random_weights"] else ""
     shape = " x ".join(str(size) for size in stains.shape)
     console.print(

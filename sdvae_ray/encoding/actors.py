@@ -9,15 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from sdvae_ray.cluster.session import Pool
-from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import check_same_weights, load_models, pick_device, resolve_weights
+from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_file_column
 from sdvae_ray.schema import FOV_ID, LATENT, latents_table
 from sdvae_ray.sources.rows import read_row_group
-from sdvae_ray.storage import Storage
 
 FILES = "files_json"  # between stages: the files that commit a FOV already, where a run is extended
 
@@ -30,7 +29,7 @@ class EncodeActor:
 
     def __init__(
         self,
-        config: RunConfig,
+        run: Run,
         record: Mapping[str, Any],
         pool: Pool,
         ledger: Any,
@@ -41,13 +40,12 @@ class EncodeActor:
         torch.set_num_threads(max(1, round(pool.cpus)))
         self.ledger = ledger
         device = pick_device(pool.gpus)
-        resolved = resolve_weights(config, Storage(config.storage))
+        resolved = resolve_weights(run.config, run.storage)
         check_same_weights(resolved, record["weights"])
-        models = load_models(config, resolved, device)
-        self.encoder = Encoder(config, models, Forward(device, record["precision"]), record["micro_batch"], wanted)
-        storage = Storage(config.storage)
-        self.latents = functools.lru_cache(maxsize=2 * max(1, len(config.autoencoders)))(
-            lambda side, file: latents_of_file(config.output, side, file, storage)
+        models = load_models(run.config, resolved, device)
+        self.encoder = Encoder(run.config, models, Forward(device, record["precision"]), record["micro_batch"], wanted)
+        self.latents = functools.lru_cache(maxsize=2 * max(1, len(run.config.autoencoders)))(
+            lambda side, file: latents_of_file(run, side, file)
         )
 
     def __call__(self, batch: Batch) -> Batch:
@@ -71,27 +69,29 @@ class EncodeActor:
 class LoadActor:
     """A Loader in a Ray actor: reads its rows of the manifest itself, so that the driver hands out numbers only."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.config, storage = config, Storage(config.storage)
-        self.loader = Loader(config.image, config.storage)
-        self.row_group = functools.lru_cache(maxsize=2)(lambda group: read_row_group(config.manifest, group, storage))
+    def __init__(self, run: Run) -> None:
+        self.batch_fovs = run.config.load.batch_fovs
+        self.loader = Loader(run.config.image, run.config.storage)
+        self.row_group = functools.lru_cache(maxsize=2)(
+            lambda group: read_row_group(run.config.manifest, group, run.storage)
+        )
 
     def __call__(self, work: Batch) -> Iterator[Batch]:
         """One piece of work -> batches small enough to stay one block each."""
         for group, rows in zip(work["row_group"], work["rows"], strict=True):
             table = self.row_group(int(group)).take(pa.array(np.frombuffer(rows, np.int32)))
-            for start in range(0, len(table), self.config.load.batch_fovs):
-                batch = self.loader(as_batch(table.slice(start, self.config.load.batch_fovs)))
+            for start in range(0, len(table), self.batch_fovs):
+                batch = self.loader(as_batch(table.slice(start, self.batch_fovs)))
                 if FILES in work:
-                    names = json.loads(work[FILES][0])[start : start + self.config.load.batch_fovs]
+                    names = json.loads(work[FILES][0])[start : start + self.batch_fovs]
                     batch[FILES] = np.array([json.dumps(each) for each in names], object)
                 yield batch
 
 
-def latents_of_file(output: str, side: str, file: str, storage: Storage) -> dict[str, np.ndarray]:
+def latents_of_file(run: Run, side: str, file: str) -> dict[str, np.ndarray]:
     """fov_id -> (P, T, Z, s, s) float16 of one file of a latents table; empty where it has none."""
     try:
-        ids, values = read_file_column(output, latents_table(side), LATENT, file, storage)
+        ids, values = read_file_column(run.output, latents_table(side), LATENT, file, run.storage)
     except FileNotFoundError:
         return {}
     return dict(zip(ids, values, strict=True))

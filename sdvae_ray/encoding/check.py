@@ -11,18 +11,18 @@ from rich.console import Console
 
 from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.session import Pool, check_output_is_shared, plan_pools, ray_session
-from sdvae_ray.config import RunConfig
 from sdvae_ray.encoding.actors import EncodeActor, as_batch
 from sdvae_ray.encoding.stream import checked_manifest, prepare_record, probe
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import check_names, resolve_weights
 from sdvae_ray.errors import ConfigError, RunError, did_you_mean
 from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
+from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, METADATA, SEPARATOR
 from sdvae_ray.selection import select
 from sdvae_ray.sources.rows import read_row_group, row_groups
-from sdvae_ray.storage import Storage, join
+from sdvae_ray.storage import join
 
 _FOLDER = "_check"  # under the output; removed again
 
@@ -39,29 +39,28 @@ class Checked:
     device: str
 
 
-def check(config: RunConfig, console: Console, address: str | None = None) -> Checked:
+def check(run: Run, console: Console, address: str | None = None) -> Checked:
     """Validates names, manifest, storage, weights, resources and the score section; then runs one FOV through every stage.
 
     Raises the error that `encode` or `score` would meet, and RunError where the FOV itself fails.
     """
-    check_names(config)
-    storage = Storage(config.storage)
-    keys = checked_manifest(config, storage)
-    _check_score(config, [name for name in row_groups(config.manifest, storage)[1] if name.startswith(METADATA)])
+    check_names(run.config)
+    keys = checked_manifest(run)
+    _check_score(run, [name for name in row_groups(run.config.manifest, run.storage)[1] if name.startswith(METADATA)])
     console.print(f"manifest  {len(keys)} FOVs", highlight=False)
-    resolved = resolve_weights(config, storage)
-    probe(config, keys, storage)
+    resolved = resolve_weights(run.config, run.storage)
+    probe(run, keys)
     with ray_session(address):
-        check_output_is_shared(config)
-        pools = plan_pools(config)
+        check_output_is_shared(run.config)
+        pools = plan_pools(run.config)
         console.print(f"pools     load {pools.load}; encode {pools.encode}", highlight=False)
-        record = prepare_record(config, len(keys), resolved, pools.encode, storage)
+        record = prepare_record(run, len(keys), resolved, pools.encode)
         for name, found in record["weights"].items():
             console.print(f"weights   {name}: {_origin(found)}", highlight=False, soft_wrap=True)
         task = _one_fov.options(num_cpus=pools.encode.cpus, num_gpus=pools.encode.gpus)
         first = keys.select(FOV_ID, "row_group", "row").head(1)
         with unwrapped_failures():
-            checked = ray.get(task.remote(config, record, pools.encode, first, len(keys)))
+            checked = ray.get(task.remote(run, record, pools.encode, first, len(keys)))
     console.print(
         f"device    {checked.device}; {record['precision']}; {record['micro_batch']} passes per forward",
         highlight=False,
@@ -77,9 +76,9 @@ def check(config: RunConfig, console: Console, address: str | None = None) -> Ch
     return checked
 
 
-def _check_score(config: RunConfig, metadata: list[str]) -> None:
+def _check_score(run: Run, metadata: list[str]) -> None:
     """The steps, columns and expressions of the score section, against the manifest's Metadata_*."""
-    settings = config.score
+    settings = run.config.score
     resolve_steps(settings.normalise)
     retrieval = settings.perturbation is not None
     for key, expression in (("control", settings.control), ("exclude", settings.exclude)):
@@ -94,18 +93,17 @@ def _check_score(config: RunConfig, metadata: list[str]) -> None:
 
 
 @ray.remote
-def _one_fov(config: RunConfig, record: Mapping[str, Any], pool: Pool, key: pl.DataFrame, fovs: int) -> Checked:
-    storage = Storage(config.storage)
+def _one_fov(run: Run, record: Mapping[str, Any], pool: Pool, key: pl.DataFrame, fovs: int) -> Checked:
     group, row = key.select("row_group", "row").row(0)
-    batch = as_batch(read_row_group(config.manifest, group, storage).slice(row, 1))
-    actor = EncodeActor(config, record, pool, None)
-    loaded = Loader(config.image, config.storage)(batch)
+    batch = as_batch(read_row_group(run.config.manifest, group, run.storage).slice(row, 1))
+    actor = EncodeActor(run, record, pool, None)
+    loaded = Loader(run.config.image, run.config.storage)(batch)
     if loaded[ERROR][0]:
         raise RunError(f"the first FOV of the manifest cannot be read: {loaded[ERROR][0]}")
     encoded = actor.encoder(loaded)
     if encoded[ERROR][0]:
         raise RunError(f"the first FOV of the manifest cannot be encoded: {encoded[ERROR][0]}")
-    stored, seconds = _write_and_remove(config.output, encoded, storage)
+    stored, seconds = _write_and_remove(run, encoded)
     return Checked(
         fov_id=str(encoded[FOV_ID][0]),
         fovs=fovs,
@@ -120,9 +118,9 @@ def _one_fov(config: RunConfig, record: Mapping[str, Any], pool: Pool, key: pl.D
     )
 
 
-def _write_and_remove(output: str, columns: Batch, storage: Storage) -> tuple[dict[str, int], float]:
+def _write_and_remove(run: Run, columns: Batch) -> tuple[dict[str, int], float]:
     """Bytes per table of one row, and the seconds of writing it; nothing stays."""
-    folder = join(output, _FOLDER)
+    folder, storage = run.uri(_FOLDER), run.storage
     start = time.perf_counter()
     write_rows(folder, "check", columns, storage)
     seconds = time.perf_counter() - start

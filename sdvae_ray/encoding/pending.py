@@ -5,11 +5,9 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.columns import run_columns
-from sdvae_ray.run.tables import read_commits
+from sdvae_ray.run.run import Run
 from sdvae_ray.schema import ERROR, FOV_ID
-from sdvae_ray.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -20,16 +18,14 @@ class Work:
     keys: pl.DataFrame
 
 
-def pending(config: RunConfig, keys: pl.DataFrame, storage: Storage) -> list[Work]:
+def pending(run: Run, keys: pl.DataFrame) -> list[Work]:
     """`keys`: fov_id, row_group, row of the manifest. The FOVs that lack most come first; none where the run is whole."""
-    return lacking(config, keys, *read_commits(config.output, storage, []))
+    return lacking(run, keys, *run.commits([]))
 
 
-def lacking(
-    config: RunConfig, keys: pl.DataFrame, fovs: pl.DataFrame, commits: Mapping[str, frozenset[str]]
-) -> list[Work]:
+def lacking(run: Run, keys: pl.DataFrame, fovs: pl.DataFrame, commits: Mapping[str, frozenset[str]]) -> list[Work]:
     """The same of what `read_commits` gave."""
-    everything = run_columns(config)
+    everything = run_columns(run.config)
     usable = fovs.filter(pl.col(ERROR).is_null()).select(FOV_ID, "files")
     joined = keys.join(usable, on=FOV_ID, how="left", maintain_order="left")
     by_missing: dict[frozenset[str], list[pl.DataFrame]] = {}

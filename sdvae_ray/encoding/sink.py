@@ -9,11 +9,10 @@ import ray
 from ray.data import Datasink
 from ray.data.block import BlockAccessor
 
-from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import RunError
+from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import Written, write_rows
 from sdvae_ray.schema import ERROR
-from sdvae_ray.storage import Storage
 
 
 class Ledger:
@@ -41,16 +40,16 @@ class Ledger:
 class RunSink(Datasink[Written]):
     """Files are named by write and task, so that a retried task overwrites its own file."""
 
-    def __init__(self, config: RunConfig, session: str, rows_per_file: int, ledger: Any) -> None:
-        self.config, self.session = config, session
+    def __init__(self, run: Run, session: str, rows_per_file: int, ledger: Any) -> None:
+        self.run, self.session = run, session
         self.rows_per_file, self.ledger = rows_per_file, ledger
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> Written:
         columns = _columns(blocks)
         if not columns:
             return Written(0, 0)
-        name, storage = f"{self.session}-{ctx.task_idx:06d}", Storage(self.config.storage)
-        written = write_rows(self.config.output, name, columns, storage, self.config.random_weights)
+        name = f"{self.session}-{ctx.task_idx:06d}"
+        written = write_rows(self.run.output, name, columns, self.run.storage, self.run.config.random_weights)
         example = next((str(error) for error in columns[ERROR] if error), None)
         if not ray.get(self.ledger.add_written.remote(written.rows, written.errors, example)):
             raise RunError(f"more FOVs failed than max_error_fraction allows; the last one: {example}")

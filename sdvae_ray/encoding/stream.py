@@ -20,7 +20,6 @@ from rich.console import Console
 
 from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.session import IO_CPUS, Pool, check_output_is_shared, plan_pools, quiet_ray_data, ray_session
-from sdvae_ray.config import RunConfig
 from sdvae_ray.encoding.actors import FILES, EncodeActor, LoadActor, as_batch
 from sdvae_ray.encoding.pending import Work, lacking, pending
 from sdvae_ray.encoding.progress import shown
@@ -39,10 +38,10 @@ from sdvae_ray.errors import ConfigError, DataError, RunError, StorageError
 from sdvae_ray.images.prepare import CropError
 from sdvae_ray.run import record as provenance
 from sdvae_ray.run.lease import Lease
-from sdvae_ray.run.tables import read_commits, sweep
+from sdvae_ray.run.run import Run
+from sdvae_ray.run.tables import sweep
 from sdvae_ray.schema import ERROR, FOV_ID, divisor_column, offset_column, uri_column
 from sdvae_ray.sources.rows import read_row_group, read_text_column, row_groups
-from sdvae_ray.storage import Storage
 from sdvae_ray.weights import Weights
 
 _FOVS_PER_PIECE = 64  # 8.1 M FOVs are then 127 k blocks, at 10 to 15 ms of driver time each
@@ -60,25 +59,24 @@ class Encoded:
     seconds: float
 
 
-def encode(config: RunConfig, console: Console, address: str | None = None, extend: bool = False) -> Encoded:
+def encode(run: Run, console: Console, address: str | None = None, extend: bool = False) -> Encoded:
     """Computes every FOV of the manifest that has no usable row yet; with `extend` also what a finished run lacks.
 
     Raises ConfigError, DataError, StorageError, WeightsError or ResourceError before anything is computed, RunError where the run
     had to be stopped or is incomplete. Whatever was committed stays.
     """
-    check_names(config)
-    storage = Storage(config.storage)
-    keys = checked_manifest(config, storage)
-    resolved = resolve_weights(config, storage)
-    with Lease(config.output, storage) as lease:
-        works = pending(config, keys, storage)
+    check_names(run.config)
+    keys = checked_manifest(run)
+    resolved = resolve_weights(run.config, run.storage)
+    with Lease(run.output, run.storage) as lease:
+        works = pending(run, keys)
         total = sum(work.keys.height for work in works)
         if works:
-            probe(config, works[0].keys, storage)
+            probe(run, works[0].keys)
         with ray_session(address):
-            check_output_is_shared(config)
-            pools = plan_pools(config)
-            record = prepare_record(config, len(keys), resolved, pools.encode, storage, extend)
+            check_output_is_shared(run.config)
+            pools = plan_pools(run.config)
+            record = prepare_record(run, len(keys), resolved, pools.encode, extend)
             before = len(keys) - total
             if extend and record.get("extensions"):
                 console.print(f"extended by {', '.join(record['extensions'][-1]['added'])}", highlight=False)
@@ -93,52 +91,52 @@ def encode(config: RunConfig, console: Console, address: str | None = None, exte
             if total:
                 session = uuid.uuid4().hex[:8]
                 record["sessions"].append({"session": session, "started": provenance.now(), "fovs": total})
-                provenance.write_record(config.output, record, storage)
+                run.write_record(record)
                 for number, work in enumerate(works):
-                    _stream(config, work, pools.load, pools.encode, record, f"{session}{number or ''}", console)
+                    _stream(run, work, pools.load, pools.encode, record, f"{session}{number or ''}", console)
                     lease.check()
-        sweep(config.output, storage)
+        sweep(run.output, run.storage)
         seconds = time.monotonic() - start
-        result = _summary(config, keys, before, total, seconds, storage)
+        result = _summary(run, keys, before, total, seconds)
         if total:
             record["sessions"][-1] |= {"ended": provenance.now(), "seconds": round(seconds, 2), "errors": result.errors}
-            provenance.write_record(config.output, record, storage)
+            run.write_record(record)
     return result
 
 
 def prepare_record(
-    config: RunConfig, fovs: int, resolved: Mapping[str, Weights], pool: Pool, storage: Storage, extend: bool = False
+    run: Run, fovs: int, resolved: Mapping[str, Weights], pool: Pool, extend: bool = False
 ) -> provenance.Record:
     """The run's record: the one it was started with, checked to be of this run and with `extend` added to, or a new one."""
-    manifest = provenance.describe_manifest(config.manifest, fovs, storage)
+    manifest = provenance.describe_manifest(run.config.manifest, fovs, run.storage)
     weights = {name: found.record() for name, found in resolved.items()}
-    record = provenance.read_record(config.output, storage)
+    record = run.find_record()
     if record is not None:
-        added = provenance.check_same_run(record, config, manifest, extend)
+        added = provenance.check_same_run(record, run.config, manifest, extend)
         check_same_weights(resolved, record["weights"])
         if added:
-            return provenance.extended(record, config, weights, added, latent_scaling(config, resolved))
+            return provenance.extended(record, run.config, weights, added, latent_scaling(run.config, resolved))
         return record
-    micro_batch = config.encode.micro_batch
-    size = auto_micro_batch(config, on_gpu=pool.gpus > 0) if micro_batch == "auto" else micro_batch
-    precision = _precision_on_node(config, pool)
-    return provenance.new_record(config, manifest, weights, size, precision, latent_scaling(config, resolved))
+    micro_batch = run.config.encode.micro_batch
+    size = auto_micro_batch(run.config, on_gpu=pool.gpus > 0) if micro_batch == "auto" else micro_batch
+    precision = _precision_on_node(run, pool)
+    return provenance.new_record(run.config, manifest, weights, size, precision, latent_scaling(run.config, resolved))
 
 
-def _precision_on_node(config: RunConfig, pool: Pool) -> str:
+def _precision_on_node(run: Run, pool: Pool) -> str:
     """`auto` is for the node that encodes to say: the driver's may have no GPU."""
-    if pool.gpus == 0 or config.precision != "auto":
-        return pick_precision(config.precision, pick_device(0))
+    if pool.gpus == 0 or run.config.precision != "auto":
+        return pick_precision(run.config.precision, pick_device(0))
     ask = ray.remote(lambda: pick_precision("auto", pick_device(pool.gpus)))
     return ray.get(ask.options(num_cpus=pool.cpus, num_gpus=pool.gpus).remote())
 
 
-def probe(config: RunConfig, keys: pl.DataFrame, storage: Storage) -> None:
+def probe(run: Run, keys: pl.DataFrame) -> None:
     """Loads the first of `keys`: what would fail every FOV (the crop, the bucket, the credentials) is said before the start."""
     group, row = keys.select("row_group", "row").row(0)
-    table = read_row_group(config.manifest, group, storage).slice(row, 1)
+    table = read_row_group(run.config.manifest, group, run.storage).slice(row, 1)
     try:
-        Loader(config.image, config.storage).probe(as_batch(table))
+        Loader(run.config.image, run.config.storage).probe(as_batch(table))
     except CropError as error:
         raise ConfigError(f"image.crop: {error}") from error
     except StorageError:
@@ -147,19 +145,19 @@ def probe(config: RunConfig, keys: pl.DataFrame, storage: Storage) -> None:
         return  # of this FOV alone: it will have its row with this error
 
 
-def checked_manifest(config: RunConfig, storage: Storage) -> pl.DataFrame:
+def checked_manifest(run: Run) -> pl.DataFrame:
     """fov_id, row_group, row of every FOV; the columns that the run needs are there."""
-    columns = [uri_column(stain) for stain in config.image.stains]
-    if config.image.scaling.method == "manifest":
-        columns += [f(stain) for stain in config.image.stains for f in (offset_column, divisor_column)]
-    sizes, present = row_groups(config.manifest, storage)
+    columns = [uri_column(stain) for stain in run.config.image.stains]
+    if run.config.image.scaling.method == "manifest":
+        columns += [f(stain) for stain in run.config.image.stains for f in (offset_column, divisor_column)]
+    sizes, present = row_groups(run.config.manifest, run.storage)
     if missing := [name for name in columns if name not in present]:
         raise DataError(
-            f"{config.manifest} has no column {missing[0]}: it was made for other stains, or without scaling constants"
+            f"{run.config.manifest} has no column {missing[0]}: it was made for other stains, or without scaling constants"
         )
-    ids = pl.DataFrame({FOV_ID: pl.Series(read_text_column(config.manifest, FOV_ID, storage))})
+    ids = pl.DataFrame({FOV_ID: pl.Series(read_text_column(run.config.manifest, FOV_ID, run.storage))})
     if (twice := ids.filter(pl.col(FOV_ID).is_duplicated())).height:
-        raise DataError(f"{config.manifest} lists {twice[FOV_ID][0]} twice")
+        raise DataError(f"{run.config.manifest} lists {twice[FOV_ID][0]} twice")
     return ids.with_columns(
         row_group=pl.Series(np.repeat(np.arange(len(sizes)), sizes)),
         row=pl.Series(np.concatenate([np.arange(size) for size in sizes])),
@@ -167,7 +165,7 @@ def checked_manifest(config: RunConfig, storage: Storage) -> pl.DataFrame:
 
 
 def _stream(
-    config: RunConfig,
+    run: Run,
     work: Work,
     load: Pool,
     encoders: Pool,
@@ -177,7 +175,7 @@ def _stream(
 ) -> None:
     quiet_ray_data()
     total = work.keys.height
-    ledger = ray.remote(Ledger).options(num_cpus=0).remote(_allowed_errors(config, total))
+    ledger = ray.remote(Ledger).options(num_cpus=0).remote(_allowed_errors(run, total))
     pieces = _pieces(work.keys, load.least)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # 2.60 has no other way to bound restarts
@@ -185,7 +183,7 @@ def _stream(
             ray.data.from_items(pieces, override_num_blocks=len(pieces))
             .map_batches(
                 LoadActor,
-                fn_constructor_args=(config,),
+                fn_constructor_args=(run,),
                 batch_size=1,
                 batch_format="numpy",
                 compute=ActorPoolStrategy(min_size=load.least, max_size=load.most),
@@ -194,8 +192,8 @@ def _stream(
             )
             .map_batches(
                 EncodeActor,
-                fn_constructor_args=(config, record, encoders, ledger, work.wanted),
-                batch_size=config.encode.batch_fovs,
+                fn_constructor_args=(run, record, encoders, ledger, work.wanted),
+                batch_size=run.config.encode.batch_fovs,
                 batch_format="numpy",
                 compute=ActorPoolStrategy(min_size=encoders.least, max_size=encoders.most),
                 num_cpus=encoders.cpus,
@@ -203,7 +201,7 @@ def _stream(
                 ray_remote_args_fn=_bounded_restarts,
             )
         )
-    sink = RunSink(config, session, _rows_per_file(config, total), ledger)
+    sink = RunSink(run, session, _rows_per_file(run, total), ledger)
     with unwrapped_failures(), shown(console, "encode", total, lambda: ray.get(ledger.counts.remote())):
         stream.write_datasink(sink, ray_remote_args={"num_cpus": IO_CPUS})
 
@@ -225,31 +223,29 @@ def _pieces(pending: pl.DataFrame, loaders: int) -> list[dict[str, Any]]:
     return pieces
 
 
-def _summary(
-    config: RunConfig, keys: pl.DataFrame, before: int, total: int, seconds: float, storage: Storage
-) -> Encoded:
-    fovs, commits = read_commits(config.output, storage, [])
+def _summary(run: Run, keys: pl.DataFrame, before: int, total: int, seconds: float) -> Encoded:
+    fovs, commits = run.commits([])
     missing = keys.filter(~pl.col(FOV_ID).is_in(fovs[FOV_ID].implode()))
     if missing.height:
         raise RunError(
             f"{missing.height} FOVs have no row after the run, the first of them {missing[FOV_ID][0]}; run again"
         )
-    short = sum(work.keys.height for work in lacking(config, keys, fovs, commits))
+    short = sum(work.keys.height for work in lacking(run, keys, fovs, commits))
     result = Encoded(len(keys), before, total, short, seconds)
-    if short > _allowed_errors(config, len(keys)):
+    if short > _allowed_errors(run, len(keys)):
         failed = fovs.filter(pl.col(ERROR).is_not_null())[ERROR].to_list()
         why = f"the first: {failed[0]}" if failed else "they lack what was added: run again"
         raise RunError(
-            f"{short} of {len(keys)} FOVs failed, more than max_error_fraction {config.max_error_fraction:g} allows; {why}"
+            f"{short} of {len(keys)} FOVs failed, more than max_error_fraction {run.config.max_error_fraction:g} allows; {why}"
         )
     return result
 
 
-def _allowed_errors(config: RunConfig, fovs: int) -> int:
+def _allowed_errors(run: Run, fovs: int) -> int:
     """FOVs that may fail: the fraction of them, and one in any case unless the fraction is 0."""
-    return max(1, int(config.max_error_fraction * fovs)) if config.max_error_fraction else 0
+    return max(1, int(run.config.max_error_fraction * fovs)) if run.config.max_error_fraction else 0
 
 
-def _rows_per_file(config: RunConfig, fovs: int) -> int:
-    rows = config.write.rows_per_file
+def _rows_per_file(run: Run, fovs: int) -> int:
+    rows = run.config.write.rows_per_file
     return min(256, max(1, fovs // 16)) if rows == "auto" else rows

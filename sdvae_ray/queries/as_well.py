@@ -27,10 +27,9 @@ from sdvae_ray.queries.saved_index import (
 from sdvae_ray.queries.search import Found
 from sdvae_ray.retrieval.normalisation import saved_fit
 from sdvae_ray.retrieval.normalisation.source import Apply, Wells
-from sdvae_ray.run.record import read_record
+from sdvae_ray.run.run import Run
 from sdvae_ray.schema import METADATA
 from sdvae_ray.schema import PLATE as KEY
-from sdvae_ray.storage import Storage, join
 
 PLATE = KEY[-1]
 
@@ -46,26 +45,26 @@ class OnPlate(NamedTuple):
     notes: list[str]
 
 
-def on_plate(config: RunConfig, plate: str, extractor: str | None, side: str | None, storage: Storage) -> OnPlate:
+def on_plate(run: Run, plate: str, extractor: str | None, side: str | None) -> OnPlate:
     """Of the plate asked for: Metadata_Plate, or source/batch/plate. Raises DataError for one that is not there, and for a run
     without indices of wells or without a fit.
     """
-    names = saved(config, storage)
+    names = saved(run)
     if not names:
-        raise DataError(f"{config.output} has no index of wells: run `sdvae-ray score` first")
-    one, of_side = chosen(config, names, extractor, side, "index of wells")
+        raise DataError(f"{run.output} has no index of wells: run `sdvae-ray score` first")
+    one, of_side = chosen(run, names, extractor, side, "index of wells")
     among = [name for name in names if name.startswith(f"{one}/{of_side}/")]
-    there = _wells(config, among, plate, storage)
+    there = _wells(run, among, plate)
     if not there:
-        known = [name for each in among for name in _names(config, each, storage).some([PLATE])]
+        known = [name for each in among for name in _names(run, each).some([PLATE])]
         tail = nearest_name(plate, list(dict.fromkeys(known)))
         raise DataError(f"no plate {plate!r} in the index of wells of {one} on {of_side}{tail}")
-    return _placed(config, plate, there, storage)
+    return _placed(run, plate, there)
 
 
-def own_plate(config: RunConfig, row: Batch, extractor: str, side: str, storage: Storage) -> OnPlate | str:
+def own_plate(run: Run, row: Batch, extractor: str, side: str) -> OnPlate | str:
     """Of the plate that a row of a manifest names, or why there is none."""
-    among = [name for name in saved(config, storage) if name.startswith(f"{extractor}/{side}/")]
+    among = [name for name in saved(run) if name.startswith(f"{extractor}/{side}/")]
     if not among:
         return f"the run has no index of wells of {extractor} on {side}"
     advice = "--plate NAME, a plate of the run, has the image normalised as a well of it"
@@ -73,38 +72,38 @@ def own_plate(config: RunConfig, row: Batch, extractor: str, side: str, storage:
         return advice
     plate = str(row[PLATE][0])
     key = "/".join(str(row[name][0]) for name in KEY if name in row)
-    there = _wells(config, among, key, storage) or _wells(config, among, plate, storage)
+    there = _wells(run, among, key) or _wells(run, among, plate)
     if not there:
         return f"its plate {plate} is not of the run; {advice}"
     try:
-        return _placed(config, plate, there, storage)
+        return _placed(run, plate, there)
     except DataError as error:
         return str(error)
 
 
-def nearest_wells(config: RunConfig, vector: np.ndarray, place: OnPlate, count: int, storage: Storage) -> Found:
+def nearest_wells(run: Run, vector: np.ndarray, place: OnPlate, count: int) -> Found:
     """(the wells nearest to an image's embedding (D,), taken for the profile of a well of the plate; what was searched)."""
     one = np.zeros(1, bool)
     well = Wells(one, one, np.array([place.plate]), np.array([place.batch]), np.zeros(1, np.int64))
     x = vector.reshape(1, -1).astype(np.float64)
     for step in place.chain:
         x = step(x, well)
-    found = open_index(config, place.name, storage).nearest(x[0], count)
+    found = open_index(run, place.name).nearest(x[0], count)
     extractor, side, _ = place.name.split("/", 2)
     how = f"normalised as a well of plate {place.plate}"
     about = {"extractor": extractor, "side": side, "group": place.group, "as": how}
     return found.select(SIMILARITY, pl.col(f"^{METADATA}.*$")), about
 
 
-def _names(config: RunConfig, index: str, storage: Storage) -> Names:
-    return Names(local_copy(f"{join(config.output, ROOT, index)}.parquet", storage))
+def _names(run: Run, index: str) -> Names:
+    return Names(local_copy(f"{run.uri(ROOT, index)}.parquet", run.storage))
 
 
-def _wells(config: RunConfig, among: Sequence[str], plate: str, storage: Storage) -> dict[str, pl.DataFrame]:
+def _wells(run: Run, among: Sequence[str], plate: str) -> dict[str, pl.DataFrame]:
     """The plate's wells by index, of the indices that have some."""
     found = {}
     for index in among:
-        names = _names(config, index, storage)
+        names = _names(run, index)
         rows = names.where({PLATE: plate})
         if rows.height == 0 and plate.count("/") == len(KEY) - 1:
             rows = names.where(dict(zip(KEY, plate.split("/"), strict=True)))
@@ -113,7 +112,7 @@ def _wells(config: RunConfig, among: Sequence[str], plate: str, storage: Storage
     return found
 
 
-def _placed(config: RunConfig, asked: str, there: dict[str, pl.DataFrame], storage: Storage) -> OnPlate:
+def _placed(run: Run, asked: str, there: dict[str, pl.DataFrame]) -> OnPlate:
     of_plate = pl.concat_str(KEY, separator="/")
     plates = sorted({key for rows in there.values() for key in rows.select(of_plate).to_series()})
     if len(plates) > 1:
@@ -122,20 +121,20 @@ def _placed(config: RunConfig, asked: str, there: dict[str, pl.DataFrame], stora
     groups = [str(rows["group"][0]) for rows in there.values()]
     others = [f"wells of {', '.join(groups[1:])} are on plate {asked} too, not searched"] if groups[1:] else []
     try:
-        chain = saved_fit.from_bytes(local_copy(f"{join(config.output, ROOT, index)}{FIT}", storage).read_bytes())
+        chain = saved_fit.from_bytes(local_copy(f"{run.uri(ROOT, index)}{FIT}", run.storage).read_bytes())
     except FileNotFoundError:
         raise DataError(
             f"the index of wells of {index} was saved without the fit of its normalisation: run `sdvae-ray score` again"
         ) from None
     except DataError as error:
         raise DataError(f"an image cannot be normalised as the wells of {index} were: {error}") from error
-    return OnPlate(index, groups[0], plates[0], _batch(config, rows, plates[0], storage), chain, others)
+    return OnPlate(index, groups[0], plates[0], _batch(run, rows, plates[0]), chain, others)
 
 
-def _batch(config: RunConfig, rows: pl.DataFrame, plate: str, storage: Storage) -> str:
+def _batch(run: Run, rows: pl.DataFrame, plate: str) -> str:
     """Of the wells of a plate, as they were scored."""
-    record = read_record(config.output, storage)
-    scored = config if record is None else RunConfig.model_validate(record["config"])
+    record = run.find_record()
+    scored = run.config if record is None else RunConfig.model_validate(record["config"])
     column = scored.score.batch
     if column is None:
         return plate

@@ -26,10 +26,9 @@ from sdvae_ray.engine.sides import Field, Sides, UnusableOutputError
 from sdvae_ray.errors import ConfigError, DataError, RunError, did_you_mean
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.images.prepare import untile
-from sdvae_ray.run.record import Record, check_same_run, read_record
-from sdvae_ray.run.tables import read_column, read_fovs
+from sdvae_ray.run.record import Record, check_same_run
+from sdvae_ray.run.run import Run
 from sdvae_ray.schema import ERROR, FOV_ID, LATENT, latents_table
-from sdvae_ray.storage import Storage
 from sdvae_ray.version import VERSION
 
 Facts = dict[str, Any]
@@ -38,13 +37,13 @@ _PLACE = ("source", "subfolder", "revision")  # where the weights are; what they
 _COMPARED = 10_000  # fov_ids compared letter by letter with an unknown one: a run may have millions
 
 
-def decode_fov(config: RunConfig, fov_id: str, side: str | None, storage: Storage) -> tuple[np.ndarray, Facts]:
+def decode_fov(run: Run, fov_id: str, side: str | None) -> tuple[np.ndarray, Facts]:
     """(C, crop, crop) uint8 or uint16, the original's orientation, and what there is to say of them.
 
     A pixel x in [0, 1] becomes the nearest integer to x * (2^bits - 1). Raises as decode_patches.
     """
-    patches, facts = decode_patches(config, fov_id, side, storage)
-    image = config.image
+    patches, facts = decode_patches(run, fov_id, side)
+    image = run.config.image
     if image.transpose:
         patches = patches.transpose(2, 3)
     top = 2**image.scaling.bits - 1
@@ -53,35 +52,35 @@ def decode_fov(config: RunConfig, fov_id: str, side: str | None, storage: Storag
 
 
 @torch.inference_mode()
-def decode_patches(config: RunConfig, fov_id: str, side: str | None, storage: Storage) -> tuple[Tensor, Facts]:
+def decode_patches(run: Run, fov_id: str, side: str | None) -> tuple[Tensor, Facts]:
     """(P, C, S, S) float32 in [0, 1] on the CPU, the reconstruction that the run scored, and the facts of it.
 
     `side` None: the only autoencoder whose latents are stored. The same bits as scored come back on the same device and
     libraries; elsewhere the forward passes are rounded differently. Raises ConfigError, DataError, WeightsError or RunError.
     """
-    side = checked_side(config, side)
-    record = read_record(config.output, storage)
+    side = checked_side(run, side)
+    record = run.find_record()
     if record is None:
-        raise DataError(f"{config.output} holds no run yet: `sdvae-ray encode` makes one")
-    _check_same_settings(config, record, side)
-    row = _committed(config, record, fov_id, storage)
-    _, stored = read_column(config.output, latents_table(side), LATENT, row, storage)
+        raise DataError(f"{run.output} holds no run yet: `sdvae-ray encode` makes one")
+    _check_same_settings(run, record, side)
+    row = _committed(run, record, fov_id)
+    _, stored = run.read(latents_table(side), LATENT, row)
     if len(stored) == 0:
         raise DataError(f"{fov_id} has no latent of {side} yet: `sdvae-ray encode --extend` adds it")
     device = pick_device(1)
-    autoencoder = load_autoencoder(config, record, side, device, storage)
-    micro_batch, name = _micro_batch(config, record, row, device)
-    shape = (config.image.patches, len(config.image.stains), config.image.patch, config.image.patch)
-    packing = Packing(config.image.stains, config.image.triples)
+    autoencoder = load_autoencoder(run, record, side, device)
+    micro_batch, name = _micro_batch(run, record, row, device)
+    shape = (run.config.image.patches, len(run.config.image.stains), run.config.image.patch, run.config.image.patch)
+    packing = Packing(run.config.image.stains, run.config.image.triples)
     blank = torch.zeros(shape, device=device)  # by_autoencoder asks a field for its shape; its pixels play no part
-    sides = Sides(config, packing, Forward(device, record["precision"]))
+    sides = Sides(run.config, packing, Forward(device, record["precision"]))
     field = Field(fov_id, blank, packing.pack(blank))
     latent = torch.from_numpy(np.array(stored[0]))
     try:
         made = sides.by_autoencoder(side, autoencoder, field, micro_batch, latent)
     except UnusableOutputError as error:
         raise RunError(f"{fov_id}: {error} on {name} at {record['precision']}") from error
-    facts = _facts(config, record, fov_id, side) | {
+    facts = _facts(run, record, fov_id, side) | {
         "precision": record["precision"],
         "micro_batch": micro_batch,
         "device": name,
@@ -89,9 +88,9 @@ def decode_patches(config: RunConfig, fov_id: str, side: str | None, storage: St
     return made.result.recon.cpu(), facts
 
 
-def checked_side(config: RunConfig, side: str | None) -> str:
+def checked_side(run: Run, side: str | None) -> str:
     """The side whose stored latents can be decoded; ConfigError, saying why, where that is none or not clear."""
-    allowed = [name for name in config.autoencoders if stores_latents(config, name)]
+    allowed = [name for name in run.config.autoencoders if stores_latents(run.config, name)]
     if side is None:
         if not allowed:
             raise ConfigError("this run stores no latents to decode: no autoencoder of it has store_latents")
@@ -101,24 +100,22 @@ def checked_side(config: RunConfig, side: str | None) -> str:
     tail = f" (allowed: {', '.join(sorted(allowed)) or 'none, this run stores no latents'})"
     if side == IMAGE_SIDE:
         raise ConfigError(f"--side {side}: that is the originals, which no autoencoder encoded{tail}")
-    if side in config.codecs:
+    if side in run.config.codecs:
         raise ConfigError(f"--side {side}: that is a codec, of which the run keeps sizes and no files{tail}")
-    if side not in config.autoencoders:
+    if side not in run.config.autoencoders:
         raise ConfigError(f"--side {side}: this run has no such side{did_you_mean(side, allowed) if allowed else tail}")
     if side not in allowed:
-        what = "no smaller than the image" if not compresses(config, side) else "left out by store_latents: false"
+        what = "no smaller than the image" if not compresses(run.config, side) else "left out by store_latents: false"
         raise ConfigError(f"--side {side}: its latents are not stored, being {what}{tail}")
     return side
 
 
-def load_autoencoder(
-    config: RunConfig, record: Record | None, side: str, device: torch.device, storage: Storage
-) -> Autoencoder:
+def load_autoencoder(run: Run, record: Record | None, side: str, device: torch.device) -> Autoencoder:
     """One autoencoder of a run. Raises WeightsError where its weights are not there, or not those of the run's record."""
-    alone = config.model_copy(
-        update={"autoencoders": {side: config.autoencoders[side]}, "codecs": {}, "extractors": {}, "metrics": {}}
+    alone = run.config.model_copy(
+        update={"autoencoders": {side: run.config.autoencoders[side]}, "codecs": {}, "extractors": {}, "metrics": {}}
     )
-    resolved = resolve_weights(alone, storage)
+    resolved = resolve_weights(alone, run.storage)
     check_same_weights(resolved, record["weights"] if record else {})
     return load_models(alone, resolved, device).autoencoders[side]
 
@@ -148,28 +145,28 @@ def ome_tiff(stains: np.ndarray, names: Sequence[str], facts: Facts) -> bytes:
     return buffer.getvalue()
 
 
-def _check_same_settings(config: RunConfig, record: Record, side: str) -> None:
+def _check_same_settings(run: Run, record: Record, side: str) -> None:
     """ConfigError where the run file describes other pixels than the run has; its weights may have moved since."""
     was = RunConfig.model_validate(record["config"])
     if side not in was.autoencoders:
-        raise ConfigError(f"{config.output} has no {side} yet: `sdvae-ray encode --extend` adds it")
+        raise ConfigError(f"{run.output} has no {side} yet: `sdvae-ray encode --extend` adds it")
     place = {key: getattr(was.autoencoders[side], key) for key in _PLACE}
-    model = config.autoencoders[side].model_copy(update=place)
-    changes = {"image": config.image, "precision": config.precision, "output": config.output}
+    model = run.config.autoencoders[side].model_copy(update=place)
+    changes = {"image": run.config.image, "precision": run.config.precision, "output": run.output}
     now = was.model_copy(update={**changes, "autoencoders": {**was.autoencoders, side: model}})
     check_same_run(record, now, record["manifest"])
 
 
-def _committed(config: RunConfig, record: Record, fov_id: str, storage: Storage) -> pl.DataFrame:
+def _committed(run: Run, record: Record, fov_id: str) -> pl.DataFrame:
     """The row of fovs of a usable FOV, with `files`; DataError where there is none."""
-    fovs = read_fovs(config.output, storage, ["micro_batch", "device"])
+    fovs = run.fovs(["micro_batch", "device"])
     if fovs.height == 0:
-        raise DataError(f"{config.output} has no fields of view yet: `sdvae-ray encode` computes them")
+        raise DataError(f"{run.output} has no fields of view yet: `sdvae-ray encode` computes them")
     row = fovs.filter(pl.col(FOV_ID) == fov_id)
     if row.height == 0:
         total = record["manifest"]["fovs"]
         tail = f"; {fovs.height} of {total} are encoded, `sdvae-ray encode` goes on" if fovs.height < total else ""
-        raise DataError(f"no field of view {fov_id!r} in {config.output}{_nearest(fov_id, fovs[FOV_ID])}{tail}")
+        raise DataError(f"no field of view {fov_id!r} in {run.output}{_nearest(fov_id, fovs[FOV_ID])}{tail}")
     if row[ERROR][0] is not None:
         raise DataError(f"{fov_id} has nothing to decode, it failed: {' '.join(row[ERROR][0].split())}")
     return row
@@ -185,18 +182,18 @@ def _nearest(fov_id: str, known: pl.Series) -> str:
     return f"; did you mean {near[0]!r}?" if near else f" (one of them is {names[0]!r})"
 
 
-def _micro_batch(config: RunConfig, record: Record, row: pl.DataFrame, device: torch.device) -> tuple[int, str]:
+def _micro_batch(run: Run, record: Record, row: pl.DataFrame, device: torch.device) -> tuple[int, str]:
     """(passes per forward, name of the device): as the run had it where it ran on such a device, else what fits any."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     used = int(row["micro_batch"][0]) if "micro_batch" in row.columns else int(record["micro_batch"])
     same = "device" in row.columns and row["device"][0] == name
-    return (used if same else min(used, auto_micro_batch(config, on_gpu=False))), name
+    return (used if same else min(used, auto_micro_batch(run.config, on_gpu=False))), name
 
 
-def _facts(config: RunConfig, record: Record, fov_id: str, side: str) -> Facts:
+def _facts(run: Run, record: Record, fov_id: str, side: str) -> Facts:
     """What the picture is, in a run's own words."""
-    model, weights = config.autoencoders[side], record["weights"].get(f"autoencoders.{side}", {})
-    scaling, image = config.image.scaling, config.image
+    model, weights = run.config.autoencoders[side], record["weights"].get(f"autoencoders.{side}", {})
+    scaling, image = run.config.image.scaling, run.config.image
     top = 2**scaling.bits - 1
     constants = ("0", f"{scaling.divisor:g}")
     offset, divisor = constants if scaling.method == "divide" else ("offset", "divisor")

@@ -19,7 +19,8 @@ from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.queries.as_well import OnPlate, nearest_wells, on_plate, own_plate
 from sdvae_ray.queries.saved_index import PATCH, nearest_name
 from sdvae_ray.queries.search import Found, Space, image_space, search_vector
-from sdvae_ray.run.record import Record, check_same_run, read_record
+from sdvae_ray.run.record import Record, check_same_run
+from sdvae_ray.run.run import Run
 from sdvae_ray.schema import (
     COLOUR,
     EMBEDDING,
@@ -47,20 +48,20 @@ class Query(NamedTuple):
     notes: list[str]
 
 
-def image_query(config: RunConfig, files: Sequence[str], storage: Storage) -> Query:
+def image_query(run: Run, files: Sequence[str]) -> Query:
     """From STAIN=FILE for every stain of the run, or from one file that has them as its planes, in the run's order.
 
     No illumination function is applied. Raises ConfigError for a stain too few, too many or unknown, and where the run scales by
     constants of its manifest.
     """
-    stains = config.image.stains
-    if config.image.scaling.method == "manifest":
+    stains = run.config.image.stains
+    if run.config.image.scaling.method == "manifest":
         raise ConfigError("--image: this run scales by constants of its manifest; give --manifest FILE --fov ID")
     row: dict[str, object] = {FOV_ID: "new"}
     if len(files) == 1 and _stain(files[0]) is None:
         row |= {uri_column(stain): files[0] for stain in stains}
         row |= {channel_column(stain): number for number, stain in enumerate(stains)}
-        row[COLOUR] = _of_photographs(config.manifest, storage)
+        row[COLOUR] = _of_photographs(run.config.manifest, run.storage)
         name = files[0]
     else:
         given: dict[str, str] = {}
@@ -82,9 +83,9 @@ def image_query(config: RunConfig, files: Sequence[str], storage: Storage) -> Qu
     )
 
 
-def manifest_query(config: RunConfig, manifest: str, fov_id: str | None, storage: Storage) -> Query:
+def manifest_query(run: Run, manifest: str, fov_id: str | None) -> Query:
     """From one row of a manifest of any run; `fov_id` may be None where it has one row. Raises DataError or ConfigError."""
-    table = read_manifest(manifest, storage)
+    table = read_manifest(manifest, run.storage)
     if fov_id is None:
         if table.height > 1:
             raise ConfigError(f"{manifest} has {table.height} rows: --fov ID says which is meant")
@@ -92,17 +93,16 @@ def manifest_query(config: RunConfig, manifest: str, fov_id: str | None, storage
     row = table.filter(table[FOV_ID] == fov_id)
     if row.height == 0:
         raise DataError(f"no FOV {fov_id!r} in {manifest}{nearest_name(fov_id, table[FOV_ID].head(50_000).to_list())}")
-    check_manifest(row, config.image.stains, manifest)
+    check_manifest(row, run.config.image.stains, manifest)
     return Query(fov_id, _batch(row.row(0, named=True)), [])
 
 
 def search_image(
-    config: RunConfig,
+    run: Run,
     query: Query,
     extractor: str | None,
     side: str | None,
     count: int,
-    storage: Storage,
     patch: int | None = None,
     plate: str | None = None,
 ) -> Found:
@@ -115,54 +115,54 @@ def search_image(
     level = "fov" if patch is None else "patch"
     place: OnPlate | str | None = None
     if plate is not None:
-        place = on_plate(config, plate, extractor, side, storage)
+        place = on_plate(run, plate, extractor, side)
         one, of_side, _ = place.name.split("/", 2)
         space = Space(level, one, of_side, place.name)
     else:
-        space = image_space(config, level, extractor, side, storage)
+        space = image_space(run, level, extractor, side)
         if space.name is None:
-            place = own_plate(config, query.row, space.extractor, space.side, storage)
-    if patch is not None and not 0 <= patch < config.image.patches:
-        raise ConfigError(f"--patch {patch}: a field of this run has the patches 0 to {config.image.patches - 1}")
-    embedded = embed_field(config, query.row, space.extractor, space.side, storage, patches=patch is not None)
+            place = own_plate(run, query.row, space.extractor, space.side)
+    if patch is not None and not 0 <= patch < run.config.image.patches:
+        raise ConfigError(f"--patch {patch}: a field of this run has the patches 0 to {run.config.image.patches - 1}")
+    embedded = embed_field(run, query.row, space.extractor, space.side, patches=patch is not None)
     vector = (embedded if patch is None else embedded[patch]).reshape(-1)
     notes = list(query.notes)
     if isinstance(place, OnPlate):
-        found, about = nearest_wells(config, vector, place, count, storage)
+        found, about = nearest_wells(run, vector, place, count)
         notes += place.notes
     else:
-        found, about = search_vector(config, vector, space, count, storage)
+        found, about = search_vector(run, vector, space, count)
         notes += [] if place is None else [f"these are cosines of profiles that are not normalised: {place}"]
-    notes += [f"{name} has random weights" for name in (space.extractor, space.side) if name in config.random_weights]
+    notes += [
+        f"{name} has random weights" for name in (space.extractor, space.side) if name in run.config.random_weights
+    ]
     kind = "fov" if FOV_ID in found.columns else "well"
     whose = {kind: f"new image {query.name}", **({} if patch is None else {PATCH: str(patch)})}
     return found, {**whose, **about, **({"note": "; ".join(notes)} if notes else {})}
 
 
-def embed_field(
-    config: RunConfig, row: Batch, extractor: str, side: str, storage: Storage, patches: bool = False
-) -> np.ndarray:
+def embed_field(run: Run, row: Batch, extractor: str, side: str, patches: bool = False) -> np.ndarray:
     """(G, D) float32, the mean over the field's patches as the run stores it in float16, or (P, G, D), each patch's.
 
     row: one row of a manifest. Raises DataError where the image cannot be read or the run is not there, ConfigError where the run
     file describes other pixels or models than the run has, WeightsError where the weights are others.
     """
-    record = read_record(config.output, storage)
+    record = run.find_record()
     if record is None:
-        raise DataError(f"{config.output} holds no run yet: `sdvae-ray encode` makes one")
-    if side == IMAGE_SIDE and takes_posterior(config, extractor):
-        raise ConfigError(f"{extractor} takes an autoencoder's latent: --side {' or '.join(config.autoencoders)}")
-    _check_same_settings(config, record, extractor, side)
-    alone = _alone(config, extractor, side)
-    loaded = Loader(config.image, config.storage)(row)
+        raise DataError(f"{run.output} holds no run yet: `sdvae-ray encode` makes one")
+    if side == IMAGE_SIDE and takes_posterior(run.config, extractor):
+        raise ConfigError(f"{extractor} takes an autoencoder's latent: --side {' or '.join(run.config.autoencoders)}")
+    _check_same_settings(run, record, extractor, side)
+    alone = _alone(run, extractor, side)
+    loaded = Loader(run.config.image, run.config.storage)(row)
     if loaded[ERROR][0]:
         raise DataError(str(loaded[ERROR][0]))
-    resolved = resolve_weights(alone, storage)
+    resolved = resolve_weights(alone, run.storage)
     check_same_weights(resolved, record["weights"])
     device = pick_device(1)
     micro_batch = int(record["micro_batch"])
     if device.type != "cuda":  # as the run chose for a CPU, where what a GPU held might not fit
-        micro_batch = min(micro_batch, auto_micro_batch(config, on_gpu=False))
+        micro_batch = min(micro_batch, auto_micro_batch(run.config, on_gpu=False))
     wanted = column(embeddings_table(extractor, side), PATCHES if patches else EMBEDDING)
     models = load_models(alone, resolved, device)
     done = Encoder(alone, models, Forward(device, record["precision"]), micro_batch, {wanted})(loaded)
@@ -171,28 +171,28 @@ def embed_field(
     return np.asarray(done[wanted][0], np.float32)
 
 
-def _alone(config: RunConfig, extractor: str, side: str) -> RunConfig:
+def _alone(run: Run, extractor: str, side: str) -> RunConfig:
     """The run with one extractor, that keeps every patch, and one side."""
-    settings = config.extractors[extractor].model_copy(update={"keep_patches": config.image.patches})
+    settings = run.config.extractors[extractor].model_copy(update={"keep_patches": run.config.image.patches})
     sides = {
-        "autoencoders": {name: model for name, model in config.autoencoders.items() if name == side},
-        "codecs": {name: model for name, model in config.codecs.items() if name == side},
+        "autoencoders": {name: model for name, model in run.config.autoencoders.items() if name == side},
+        "codecs": {name: model for name, model in run.config.codecs.items() if name == side},
     }
-    return config.model_copy(update={**sides, "extractors": {extractor: settings}, "metrics": {}})
+    return run.config.model_copy(update={**sides, "extractors": {extractor: settings}, "metrics": {}})
 
 
-def _check_same_settings(config: RunConfig, record: Record, extractor: str, side: str) -> None:
+def _check_same_settings(run: Run, record: Record, extractor: str, side: str) -> None:
     """ConfigError where the run file says otherwise than the run does of what an embedding depends on."""
     was = RunConfig.model_validate(record["config"])
     if extractor not in was.extractors or side not in (IMAGE_SIDE, *was.sides):
         lacking = extractor if extractor not in was.extractors else side
-        raise ConfigError(f"{config.output} has no {lacking} yet: `sdvae-ray encode --extend` adds it")
-    changes = {key: getattr(config, key) for key in ("image", "precision", "seed", "output")}
-    extractors = {**was.extractors, extractor: _placed(config.extractors[extractor], was.extractors[extractor])}
+        raise ConfigError(f"{run.output} has no {lacking} yet: `sdvae-ray encode --extend` adds it")
+    changes = {key: getattr(run.config, key) for key in ("image", "precision", "seed", "output")}
+    extractors = {**was.extractors, extractor: _placed(run.config.extractors[extractor], was.extractors[extractor])}
     autoencoders = dict(was.autoencoders)
-    if side in autoencoders and side in config.autoencoders:
-        autoencoders[side] = _placed(config.autoencoders[side], autoencoders[side])
-    codecs = {name: config.codecs.get(name, codec) if name == side else codec for name, codec in was.codecs.items()}
+    if side in autoencoders and side in run.config.autoencoders:
+        autoencoders[side] = _placed(run.config.autoencoders[side], autoencoders[side])
+    codecs = {name: run.config.codecs.get(name, codec) if name == side else codec for name, codec in was.codecs.items()}
     now = was.model_copy(update={**changes, "extractors": extractors, "autoencoders": autoencoders, "codecs": codecs})
     check_same_run(record, now, record["manifest"])
 

@@ -23,11 +23,12 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from sdvae_ray.config import IMAGE_SIDE, RunConfig
+from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.retrieval.index import faiss_index
+from sdvae_ray.run.run import Run
 from sdvae_ray.schema import PATCHES
-from sdvae_ray.storage import Storage, absolute, is_remote, join
+from sdvae_ray.storage import Storage, absolute, is_remote
 
 ID, SIMILARITY, PATCH = "id", "similarity", "patch"
 ROOT = "index"
@@ -110,14 +111,14 @@ class SavedIndex:
         return rows.drop("_vector", ID, "files", PATCHES, strict=False)
 
 
-def open_index(config: RunConfig, name: str, storage: Storage) -> SavedIndex:
+def open_index(run: Run, name: str) -> SavedIndex:
     """The index of a name that `saved` gives."""
-    stem = join(config.output, ROOT, name)
+    stem = run.uri(ROOT, name)
     patches = 0
     if name.endswith(f"/{PATCHES}"):
-        patches = int(json.loads(storage.read_bytes(f"{stem}.json"))[PATCHES_PER_FOV])
-    index = faiss_index.open_mapped(local_copy(f"{stem}.faiss", storage))
-    return SavedIndex(index, Names(local_copy(f"{stem}.parquet", storage)), patches)
+        patches = int(json.loads(run.storage.read_bytes(f"{stem}.json"))[PATCHES_PER_FOV])
+    index = faiss_index.open_mapped(local_copy(f"{stem}.faiss", run.storage))
+    return SavedIndex(index, Names(local_copy(f"{stem}.parquet", run.storage)), patches)
 
 
 def local_copy(uri: str, storage: Storage) -> Path:
@@ -144,22 +145,25 @@ def local_copy(uri: str, storage: Storage) -> Path:
     return path
 
 
-def saved(config: RunConfig, storage: Storage, level: str | None = None) -> list[str]:
+def saved(run: Run, level: str | None = None) -> list[str]:
     """<extractor>/<side>/<name> of every index of a level of `LEVELS`; None: those of wells."""
-    root = join(config.output, ROOT)
-    every = [name.removesuffix(".faiss") for name in storage.list(root) if name.endswith(".faiss")]
+    root = run.uri(ROOT)
+    every = [name.removesuffix(".faiss") for name in run.storage.list(root) if name.endswith(".faiss")]
     return [name for name in every if _level(name) == level]
 
 
 def chosen(
-    config: RunConfig, names: Sequence[str], extractor: str | None, side: str | None, what: str = "index"
+    run: Run, names: Sequence[str], extractor: str | None, side: str | None, what: str = "index"
 ) -> tuple[str, str]:
     """Extractor and side: those asked for, else the run's first and the originals, of `names` (<extractor>/<side>...).
 
     Raises DataError for one that is not there, with the nearest match.
     """
     there = {name.split("/")[0] for name in names}
-    extractors = [*(name for name in config.extractors if name in there), *sorted(there - config.extractors.keys())]
+    extractors = [
+        *(name for name in run.config.extractors if name in there),
+        *sorted(there - run.config.extractors.keys()),
+    ]
     one = _one(f"{what} of extractor", extractor, extractors, extractors[0])
     sides = sorted({name.split("/")[1] for name in names if name.split("/")[0] == one})
     return one, _one(f"{what} of side", side, sides, IMAGE_SIDE if IMAGE_SIDE in sides else sides[0])

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.columns import kept_patches
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.queries.saved_index import (
@@ -20,7 +19,8 @@ from sdvae_ray.queries.saved_index import (
     open_index,
     saved,
 )
-from sdvae_ray.run.tables import read_column, read_table
+from sdvae_ray.run.run import Run
+from sdvae_ray.run.tables import read_table
 from sdvae_ray.schema import EMBEDDING, FOV_ID, KEYS, METADATA, PATCHES, embeddings_table
 from sdvae_ray.storage import Storage, join
 
@@ -29,22 +29,20 @@ PROFILES = "profiles"
 Found = tuple[pl.DataFrame, dict[str, str]]
 
 
-def search_well(
-    config: RunConfig, well: str, extractor: str | None, side: str | None, count: int, storage: Storage
-) -> Found:
+def search_well(run: Run, well: str, extractor: str | None, side: str | None, count: int) -> Found:
     """(the `count` nearest other wells of the well's group, nearest first, with their cosine similarity; what was searched).
 
     well: PLATE/WELL. extractor, side: the run's first and the originals where None, or the first side where there are no originals.
     Raises DataError for what is not there, with the nearest match.
     """
-    names = saved(config, storage)
+    names = saved(run)
     if not names:
-        raise DataError(f"{config.output} has no index: run `sdvae-ray score` first")
-    one, of_side = chosen(config, names, extractor, side)
+        raise DataError(f"{run.output} has no index: run `sdvae-ray score` first")
+    one, of_side = chosen(run, names, extractor, side)
     plate, _, position = well.partition("/")
     known: list[str] = []
     for name in (each for each in names if each.startswith(f"{one}/{of_side}/")):
-        opened = open_index(config, name, storage)
+        opened = open_index(run, name)
         rows = opened.names.where({PLATE: plate, WELL: position})
         if rows.height == 0:
             known += opened.names.some([PLATE, WELL])
@@ -56,25 +54,21 @@ def search_well(
         asked = rows.row(0, named=True)
         found = opened.nearest(opened.index.reconstruct(asked[ID]), count, without=asked[ID])
         about = {"well": well, "extractor": one, "side": of_side, "group": str(asked["group"])}
-        perturbation = config.score.perturbation
+        perturbation = run.config.score.perturbation
         if perturbation is not None and perturbation in asked:
             about["perturbation"] = str(asked[perturbation] or "")
         return found.select(SIMILARITY, *_metadata(found)), about
     raise DataError(f"no well {well!r} (PLATE/WELL) in the index of {one} on {of_side}{nearest_name(well, known)}")
 
 
-def search_fov(
-    config: RunConfig, fov_id: str, extractor: str | None, side: str | None, count: int, storage: Storage
-) -> Found:
+def search_fov(run: Run, fov_id: str, extractor: str | None, side: str | None, count: int) -> Found:
     """The same of one FOV in the index over FOVs (score.fov_index); its settings are those it was measured with."""
-    return _search_row(config, fov_id, None, extractor, side, count, storage)
+    return _search_row(run, fov_id, None, extractor, side, count)
 
 
-def search_patch(
-    config: RunConfig, fov_id: str, patch: int, extractor: str | None, side: str | None, count: int, storage: Storage
-) -> Found:
+def search_patch(run: Run, fov_id: str, patch: int, extractor: str | None, side: str | None, count: int) -> Found:
     """The same of one patch of a FOV, counted row by row from 0, in the index over patches; `patch` is that of each neighbour."""
-    return _search_row(config, fov_id, patch, extractor, side, count, storage)
+    return _search_row(run, fov_id, patch, extractor, side, count)
 
 
 class Space(NamedTuple):
@@ -86,25 +80,25 @@ class Space(NamedTuple):
     name: str | None
 
 
-def image_space(config: RunConfig, level: str, extractor: str | None, side: str | None, storage: Storage) -> Space:
+def image_space(run: Run, level: str, extractor: str | None, side: str | None) -> Space:
     """The index of the level; where the run has none of FOVs, its profiles of wells. Raises DataError where there is neither."""
-    names = saved(config, storage, level)
+    names = saved(run, level)
     if names or level == "patch":
-        one, of_side = _of_level(config, names, level, extractor, side)
+        one, of_side = _of_level(run, names, level, extractor, side)
         return Space(level, one, of_side, join(one, of_side, LEVELS[level]))
-    profiles = [name for name in storage.list(join(config.output, PROFILES)) if name.endswith(".parquet")]
+    profiles = [name for name in run.storage.list(run.uri(PROFILES)) if name.endswith(".parquet")]
     if not profiles:
-        raise DataError(f"{config.output} has no profiles: run `sdvae-ray score` first")
-    return Space(level, *chosen(config, profiles, extractor, side, "profiles"), None)
+        raise DataError(f"{run.output} has no profiles: run `sdvae-ray score` first")
+    return Space(level, *chosen(run, profiles, extractor, side, "profiles"), None)
 
 
-def search_vector(config: RunConfig, vector: np.ndarray, space: Space, count: int, storage: Storage) -> Found:
+def search_vector(run: Run, vector: np.ndarray, space: Space, count: int) -> Found:
     """The nearest to a new image's embedding (D,): FOVs or patches in their index, or wells by their profiles."""
     about = {"extractor": space.extractor, "side": space.side}
     if space.name is not None:
-        return open_index(config, space.name, storage).nearest(vector, count), about | {"group": "all"}
-    folder = join(config.output, PROFILES, space.extractor, space.side)
-    return nearest_profiles(folder, vector, count, storage), about | {"group": "all wells, profiles not normalised"}
+        return open_index(run, space.name).nearest(vector, count), about | {"group": "all"}
+    folder = run.uri(PROFILES, space.extractor, space.side)
+    return nearest_profiles(folder, vector, count, run.storage), about | {"group": "all wells, profiles not normalised"}
 
 
 def nearest_profiles(folder: str, vector: np.ndarray, count: int, storage: Storage) -> pl.DataFrame:
@@ -129,33 +123,32 @@ def nearest_profiles(folder: str, vector: np.ndarray, count: int, storage: Stora
 
 
 def _search_row(
-    config: RunConfig,
+    run: Run,
     fov_id: str,
     patch: int | None,
     extractor: str | None,
     side: str | None,
     count: int,
-    storage: Storage,
 ) -> Found:
     level = "fov" if patch is None else "patch"
-    one, of_side = _of_level(config, saved(config, storage, level), level, extractor, side)
-    opened = open_index(config, join(one, of_side, LEVELS[level]), storage)
+    one, of_side = _of_level(run, saved(run, level), level, extractor, side)
+    opened = open_index(run, join(one, of_side, LEVELS[level]))
     row = opened.names.where({FOV_ID: fov_id})
     if row.height == 0:
         tail = nearest_name(fov_id, opened.names.some([FOV_ID]))
         raise DataError(f"no FOV {fov_id!r} in the {_what(level)}{tail}")
-    place = 0 if patch is None else _place(config, one, fov_id, patch)
+    place = 0 if patch is None else _place(run, one, fov_id, patch)
     column = EMBEDDING if patch is None else PATCHES
-    _, values = read_column(config.output, embeddings_table(one, of_side), column, row, storage)
+    _, values = run.read(embeddings_table(one, of_side), column, row)
     vector = values[0] if patch is None else values[0][place]
     found = opened.nearest(vector.astype(np.float32).reshape(-1), count, without=int(row[ID][0]) + place)
     about = {"fov": fov_id, **({} if patch is None else {"patch": str(patch)})}
     return found, {**about, "extractor": one, "side": of_side, "group": "all"}
 
 
-def _place(config: RunConfig, extractor: str, fov_id: str, patch: int) -> int:
+def _place(run: Run, extractor: str, fov_id: str, patch: int) -> int:
     """Of a patch among those of its FOV that were kept."""
-    kept = kept_patches(config, extractor, fov_id).tolist()
+    kept = kept_patches(run.config, extractor, fov_id).tolist()
     if patch not in kept:
         listed = ", ".join(map(str, kept))
         raise ConfigError(f"patch {patch} of {fov_id} was not kept by {extractor} (allowed: {listed})")
@@ -172,12 +165,10 @@ def _what(level: str) -> str:
     return f"index of {'FOVs' if level == 'fov' else 'patches'}"
 
 
-def _of_level(
-    config: RunConfig, names: list[str], level: str, extractor: str | None, side: str | None
-) -> tuple[str, str]:
+def _of_level(run: Run, names: list[str], level: str, extractor: str | None, side: str | None) -> tuple[str, str]:
     if not names:
-        raise DataError(f"{config.output} has no {_what(level)}: {_HOW[level]}")
-    return chosen(config, names, extractor, side, _what(level))
+        raise DataError(f"{run.output} has no {_what(level)}: {_HOW[level]}")
+    return chosen(run, names, extractor, side, _what(level))
 
 
 def _metadata(frame: pl.DataFrame) -> list[str]:

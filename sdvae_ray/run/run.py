@@ -7,11 +7,12 @@
 A `Run` holds its configuration alone, so it travels to any process; every method reads or writes storage when it is called.
 """
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -44,16 +45,23 @@ class Run:
     config: RunConfig
 
     @classmethod
-    def open(cls, place: str | Path, overrides: Sequence[str] = (), storage: StorageConfig | None = None) -> Self:
+    def open(cls, place: str | Path, overrides: Sequence[str] = (), storage: Mapping[str, Any] | None = None) -> Self:
         """The run of a run file (.yaml, .yml) or of an output folder or URI, with `key.key=value` overrides laid over it.
 
-        storage: how to reach an output folder; None: as the folder's own record says, which a local folder always can. A run
-        file says it itself. Raises ConfigError for a run file or an override that is not allowed, DataError where a folder holds
-        no run.
+        storage: keys of `storage:`, such as anonymous and endpoint_url, laid over the run's own; an output folder is reached by
+        them. Raises ConfigError for a run file or an override that is not allowed, DataError where a folder holds no run.
         """
+        given = [*overrides, *(f"storage.{key}={json.dumps(value)}" for key, value in (storage or {}).items())]
         if str(place).endswith(_RUN_FILES):
-            return cls(_with_absolute_paths(load_run(place, overrides)))
-        return cls(_recorded(absolute(str(place)), overrides, storage))
+            return cls(_with_absolute_paths(load_run(place, given)))
+        return cls(_recorded(absolute(str(place)), given, Storage(StorageConfig(**(storage or {})))))
+
+    def changed(self, *overrides: str) -> Self:
+        """The same run with `key.key=value` overrides laid over its configuration; nothing is written."""
+        raw = self.config.model_dump(mode="json")
+        for given in overrides:
+            override(raw, given)
+        return type(self)(parse_run(raw))
 
     @property
     def output(self) -> str:
@@ -161,21 +169,20 @@ class Run:
         tables.write_table(self.uri(*parts), arrow, self.storage)
 
 
-def _recorded(output: str, overrides: Sequence[str], storage: StorageConfig | None) -> RunConfig:
+def _recorded(output: str, overrides: Sequence[str], storage: Storage) -> RunConfig:
     """The configuration that the record of an output folder holds; the folder's present place is its output."""
     try:
-        found = record.read_record(output, Storage(storage))
+        found = record.read_record(output, storage)
         raw = None if found is None else found["config"]
+        if raw is not None:
+            for given in overrides:
+                override(raw, given)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{output}/{record.FILE} is not what `encode` writes") from error
     if raw is None:
         raise DataError(
             f"no run at {output}: there is no {record.FILE} (the output of a run, or its run file .yaml, is wanted)"
         )
-    if storage is not None:
-        raw = {**raw, "storage": storage.model_dump()}
-    for given in overrides:
-        override(raw, given)
     return parse_run(raw, where=f"{output}/{record.FILE}").model_copy(update={"output": output})
 
 

@@ -10,14 +10,13 @@ import numpy as np
 import polars as pl
 import ray
 
-from sdvae_ray.config import IMAGE_SIDE, RunConfig
+from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.distributions import fid, sample
 from sdvae_ray.distributions.between import DISTANCES, compare
 from sdvae_ray.distributions.kernel import kid
 from sdvae_ray.randomness import generator
-from sdvae_ray.run.tables import read_column
+from sdvae_ray.run.run import Run
 from sdvae_ray.schema import EMBEDDING, FOV_ID, PATCHES, embeddings_table
-from sdvae_ray.storage import Storage
 
 GROUP = "group"  # values of score.group joined by " / "; "all" where there are none
 SLICE = "slice"  # the same of score.distributions.by
@@ -40,7 +39,7 @@ class PatchStatistics:
 Patches = dict[tuple[str, str, int], PatchStatistics]  # (GROUP or SLICE, its value, part)
 
 
-def with_slices(fovs: pl.DataFrame, config: RunConfig) -> pl.DataFrame:
+def with_slices(fovs: pl.DataFrame, run: Run) -> pl.DataFrame:
     """Adds `group`, and `slice` where the run asks for other slices."""
 
     def joined(columns: tuple[str, ...]) -> pl.Expr:
@@ -48,38 +47,36 @@ def with_slices(fovs: pl.DataFrame, config: RunConfig) -> pl.DataFrame:
             return pl.lit("all")
         return pl.concat_str([pl.col(name).fill_null("-") for name in columns], separator=" / ")
 
-    by = config.score.distributions.by
-    with_group = fovs.with_columns(joined(config.score.group).alias(GROUP))
+    by = run.config.score.distributions.by
+    with_group = fovs.with_columns(joined(run.config.score.group).alias(GROUP))
     return with_group.with_columns(joined(by).alias(SLICE)) if by else with_group
 
 
-def slice_columns(config: RunConfig) -> list[str]:
-    return [GROUP, SLICE] if config.score.distributions.by else [GROUP]
+def slice_columns(run: Run) -> list[str]:
+    return [GROUP, SLICE] if run.config.score.distributions.by else [GROUP]
 
 
-def near_the_mean(config: RunConfig, fovs: pl.DataFrame, extractor: str, storage: Storage) -> np.ndarray | None:
+def near_the_mean(run: Run, fovs: pl.DataFrame, extractor: str) -> np.ndarray | None:
     """(G, D) float64: the original of one FOV, chosen by hash. Moments about it do not drown in the square of their mean."""
     names = sorted(fovs[FOV_ID].to_list())
-    chosen = names[int(generator(config.seed, "shift").integers(len(names)))]
+    chosen = names[int(generator(run.config.seed, "shift").integers(len(names)))]
     row = fovs.filter(pl.col(FOV_ID) == chosen)
-    ids, values = read_column(config.output, embeddings_table(extractor, IMAGE_SIDE), EMBEDDING, row, storage)
+    ids, values = run.read(embeddings_table(extractor, IMAGE_SIDE), EMBEDDING, row)
     return values[0].astype(np.float64) if ids else None
 
 
-def patch_statistics(
-    config: RunConfig, table: str, plate: pl.DataFrame, shift: np.ndarray | None, storage: Storage
-) -> Patches:
+def patch_statistics(run: Run, table: str, plate: pl.DataFrame, shift: np.ndarray | None) -> Patches:
     """Of the FOVs of `plate` (fov_id, files and the slices); empty where the table keeps no patches."""
     try:
-        ids, values = read_column(config.output, table, PATCHES, plate, storage)
+        ids, values = run.read(table, PATCHES, plate)
     except KeyError:  # keep_patches: 0
         return {}
     if not ids:
         return {}
-    settings, wanted = config.score.distributions, config.score.distributions.metrics
+    settings, wanted = run.config.score.distributions, run.config.score.distributions.metrics
     found: Patches = {}
     by_fov = pl.DataFrame({FOV_ID: ids}).join(plate, on=FOV_ID, how="left", maintain_order="left")
-    for column in slice_columns(config):
+    for column in slice_columns(run):
         labels = by_fov[column].to_numpy()
         for label in sorted(set(labels.tolist())):
             rows = np.flatnonzero(labels == label)
@@ -90,7 +87,7 @@ def patch_statistics(
                 about = None if shift is None else shift[part]
                 found[column, label, part] = PatchStatistics(
                     fid.moments(flat, about) if "fid" in wanted else None,
-                    sample.sample(keys, flat, settings.samples, config.seed) if {*wanted} - {"fid"} else None,
+                    sample.sample(keys, flat, settings.samples, run.config.seed) if {*wanted} - {"fid"} else None,
                 )
     return found
 
@@ -108,11 +105,11 @@ def _merge(a: PatchStatistics, b: PatchStatistics) -> PatchStatistics:
     return PatchStatistics(moments, sample.merge(a.sample, b.sample) if a.sample and b.sample else None)
 
 
-def distances(config: RunConfig, extractor: str, side: str, image: Patches, found: Patches) -> pl.DataFrame:
+def distances(run: Run, extractor: str, side: str, image: Patches, found: Patches) -> pl.DataFrame:
     """One row per slice and part that both sides have; a number that cannot be had is null, with its reason."""
     keys = [key for key in sorted(found) if key in image]
     task = _compare.options(num_cpus=_TASK_CPUS)
-    settings = config.score.distributions
+    settings = run.config.score.distributions
     numbers = ray.get([task.remote(image[key], found[key], settings.metrics, settings.neighbours) for key in keys])
     count = 1 + max((part for _, _, part in found), default=0)
     rows = [
@@ -121,7 +118,7 @@ def distances(config: RunConfig, extractor: str, side: str, image: Patches, foun
             "side": side,
             "by": column,
             "slice": label,
-            "part": config.image.parts(count)[part],
+            "part": run.config.image.parts(count)[part],
             "n_image": image[column, label, part].n,
             "n_side": found[column, label, part].n,
             **values,
@@ -129,13 +126,13 @@ def distances(config: RunConfig, extractor: str, side: str, image: Patches, foun
         }
         for (column, label, part), (values, reasons) in zip(keys, numbers, strict=True)
     ]
-    return pl.DataFrame(rows, schema=_schema(config))
+    return pl.DataFrame(rows, schema=_schema(run))
 
 
-def _schema(config: RunConfig) -> Mapping[str, pl.DataType | type[pl.DataType]]:
+def _schema(run: Run) -> Mapping[str, pl.DataType | type[pl.DataType]]:
     text = dict.fromkeys(("extractor", "side", "by", "slice", "part"), pl.String)
     counts = dict.fromkeys(("n_image", "n_side", "dimensions", "sampled"), pl.Int64)
-    numbers = [name for distance in config.score.distributions.metrics for name in DISTANCES[distance]]
+    numbers = [name for distance in run.config.score.distributions.metrics for name in DISTANCES[distance]]
     if "kid" in numbers:
         numbers.append("kid_paired")
     return {**text, **counts, **dict.fromkeys(numbers, pl.Float64), "reason": pl.String}

@@ -9,10 +9,11 @@ import polars as pl
 import ray
 
 from sdvae_ray.cluster.ordered_tasks import weighing
-from sdvae_ray.config import IMAGE_SIDE, RunConfig
+from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.floors.control_floors import floors_in
 from sdvae_ray.retrieval.significance.bootstrap import intervals, paired_difference
+from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL
 from sdvae_ray.scoring.normalised import Space
 from sdvae_ray.scoring.roles import activity_options
@@ -21,10 +22,10 @@ _TASK_CPUS = 0.5
 _COPIES = 4  # of the normalised profiles: all controls' space, another fit's, one in the order of names, one scored
 
 
-def start_floors(config: RunConfig, label: dict[str, object], space: Space, wells: pl.DataFrame, each: int = 0) -> Any:
+def start_floors(run: Run, label: dict[str, object], space: Space, wells: pl.DataFrame, each: int = 0) -> Any:
     """A task whose result `floors_of` gives. space: of all `wells`, which have their roles; each: bytes of it normalised."""
     options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * each + 2 * space.held)}
-    return _floors.options(**options).remote(config, label, space, wells)
+    return _floors.options(**options).remote(run, label, space, wells)
 
 
 def floors_of(tasks: list[Any]) -> pl.DataFrame:
@@ -33,7 +34,7 @@ def floors_of(tasks: list[Any]) -> pl.DataFrame:
     return pl.concat(frames) if frames else pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})
 
 
-def differences(config: RunConfig, compounds: pl.DataFrame) -> pl.DataFrame:
+def differences(run: Run, compounds: pl.DataFrame) -> pl.DataFrame:
     """Per extractor, side and group: every mean over compounds with its interval, and the side's minus the originals'.
 
     quantity, estimate, low, high, compounds; image (the originals' mean over the same compounds), difference,
@@ -41,7 +42,7 @@ def differences(config: RunConfig, compounds: pl.DataFrame) -> pl.DataFrame:
     """
     if compounds.height == 0:
         return pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})
-    seed, parts = config.seed, []
+    seed, parts = run.config.seed, []
     for (extractor,), rows in compounds.group_by("extractor", maintain_order=True):
         image = rows.filter(pl.col("side") == IMAGE_SIDE)
         for (side,), mine in rows.group_by("side", maintain_order=True):
@@ -56,14 +57,14 @@ def differences(config: RunConfig, compounds: pl.DataFrame) -> pl.DataFrame:
 
 
 @ray.remote
-def _floors(config: RunConfig, label: dict[str, object], space: Space, wells: pl.DataFrame) -> pl.DataFrame | None:
+def _floors(run: Run, label: dict[str, object], space: Space, wells: pl.DataFrame) -> pl.DataFrame | None:
     try:
         found = floors_in(
             lambda fit, in_play: space(fit, in_play).features,
             wells.with_columns(group=pl.lit(str(label["group"]))),
             position=WELL[-1],
-            repeats=config.score.floor_repeats,
-            **activity_options(config),
+            repeats=run.config.score.floor_repeats,
+            **activity_options(run),
         )
     except DataError:  # said by the score itself
         return None

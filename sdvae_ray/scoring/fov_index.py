@@ -24,15 +24,14 @@ import pyarrow as pa
 import ray
 
 from sdvae_ray.cluster.ordered_tasks import in_order
-from sdvae_ray.config import RunConfig
 from sdvae_ray.distributions import sample
 from sdvae_ray.engine.columns import kept_patches
 from sdvae_ray.errors import DataError
 from sdvae_ray.queries.saved_index import ID, LEVELS, PATCHES_PER_FOV, ROOT
 from sdvae_ray.retrieval.index import approximate, faiss_index, tuning
-from sdvae_ray.run.tables import read_column, write_table
+from sdvae_ray.run.run import Run
+from sdvae_ray.run.tables import write_table
 from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PATCHES, PLATE, embeddings_table
-from sdvae_ray.storage import Storage, join
 
 _TASK_CPUS = 0.5
 _QUERIES = 500  # held out, half to choose settings, half to measure
@@ -42,7 +41,7 @@ _NEIGHBOURS = 10
 class _Place(NamedTuple):
     """What a task reads. patches: per FOV, 0 for an index of FOVs."""
 
-    config: RunConfig
+    run: Run
     extractor: str
     side: str
     patches: int
@@ -93,25 +92,23 @@ class _Built(NamedTuple):
     filled: list[_Filled]
 
 
-def build_field_index(
-    config: RunConfig, fovs: pl.DataFrame, extractor: str, side: str, storage: Storage, level: str = "fov"
-) -> dict[str, Any]:
+def build_field_index(run: Run, fovs: pl.DataFrame, extractor: str, side: str, level: str = "fov") -> dict[str, Any]:
     """The record that stands beside the index. `fovs`: usable rows with files; level: fov or patch.
 
     Raises DataError for too few of them, and where no patches are kept.
     """
-    settings = config.score.fov_index
+    settings = run.config.score.fov_index
     assert settings is not None
     patches = 0
     if level == "patch":
-        patches = min(config.extractors[extractor].keep_patches, config.image.patches)
+        patches = min(run.config.extractors[extractor].keep_patches, run.config.image.patches)
         if not patches:
             raise DataError(f"{extractor} keeps no patches: extractors.{extractor}.keep_patches is 0")
     each = max(1, patches)
     rows = fovs.select(FOV_ID, "files", f"^{METADATA}.*$").sort(FOV_ID)
     rows = rows.select((pl.int_range(pl.len(), dtype=pl.Int64) * each).alias(ID), pl.all())
     plates = [plate.select(ID, FOV_ID, "files") for plate in rows.partition_by(*PLATE, maintain_order=True)]
-    place = ray.put(_Place(config, extractor, side, patches))
+    place = ray.put(_Place(run, extractor, side, patches))
     most = _rows_at_most(rows.height * each)
     hashed = in_order(_hashed.options(num_cpus=_TASK_CPUS), ((place, plate, most) for plate in plates))
     parts = (part for part in hashed if part is not None)
@@ -139,10 +136,10 @@ def build_field_index(
     by_hash = dict(zip(hashes.tolist(), ids.tolist(), strict=True))
     held_ids = [by_hash[each] for each in whole.hashes[:queries].tolist()]
     faiss_index.insert(best.index, faiss_index.unit_blocks(sampled.held, best.index.d), held_ids)
-    stem = join(config.output, ROOT, extractor, side, LEVELS[level])
-    storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(best.index))
-    write_table(f"{stem}.parquet", _names(rows, best.filled, bool(patches)), storage)
-    storage.write_bytes(f"{stem}.json", json.dumps(record, indent=1).encode() + b"\n")
+    stem = run.uri(ROOT, extractor, side, LEVELS[level])
+    run.storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(best.index))
+    write_table(f"{stem}.parquet", _names(rows, best.filled, bool(patches)), run.storage)
+    run.storage.write_bytes(f"{stem}.json", json.dumps(record, indent=1).encode() + b"\n")
     return record
 
 
@@ -192,7 +189,7 @@ def _nearest(parts: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
 def _read(place: _Place, plate: pl.DataFrame) -> _Read | None:
     """The embeddings of a plate's FOVs that have one; None where none has."""
     table, column = embeddings_table(place.extractor, place.side), PATCHES if place.patches else EMBEDDING
-    names, values = read_column(place.config.output, table, column, plate, Storage(place.config.storage))
+    names, values = place.run.read(table, column, plate)
     if not names:
         return None
     row = dict(plate.select(FOV_ID, ID).iter_rows())
@@ -206,7 +203,7 @@ def _read(place: _Place, plate: pl.DataFrame) -> _Read | None:
 @ray.remote
 def _hashed(place: _Place, plate: pl.DataFrame, size: int) -> sample.Sample | None:
     read = _read(place, plate)
-    return None if read is None else sample.sample(read.keys, read.vectors, size, place.config.seed)
+    return None if read is None else sample.sample(read.keys, read.vectors, size, place.run.config.seed)
 
 
 @ray.remote
@@ -216,9 +213,9 @@ def _filled(place: _Place, plate: pl.DataFrame, parcel: tuple[bytes, int, np.nda
     if read is None:
         return None
     data, limit, queries = parcel
-    hashes = sample.hash_keys(read.keys, place.config.seed)
+    hashes = sample.hash_keys(read.keys, place.run.config.seed)
     kept = hashes >= limit
-    patches = [kept_patches(place.config, place.extractor, name) for name in read.names] if place.patches else []
+    patches = [kept_patches(place.run.config, place.extractor, name) for name in read.names] if place.patches else []
     rest = (hashes[~kept], read.ids[~kept], read.rows, np.array(patches, np.int32))
     if not kept.any():
         none = np.empty((len(queries), 0), np.float32)

@@ -5,29 +5,27 @@ import polars as pl
 import ray
 
 from sdvae_ray.cluster.ordered_tasks import in_order
-from sdvae_ray.config import RunConfig
 from sdvae_ray.distributions.latent import LatentMoments, active_units, describe, effective_rank, latent_moments, merge
 from sdvae_ray.engine.columns import stores_latents
 from sdvae_ray.errors import DataError
-from sdvae_ray.run.tables import read_column
+from sdvae_ray.run.run import Run
 from sdvae_ray.schema import FOV_ID, LATENT, PLATE, latents_table
 from sdvae_ray.scoring.distances import GROUP
-from sdvae_ray.storage import Storage
 
 _TASK_CPUS = 0.5
 _CHANNELS = ("mean", "sd", "skewness", "kurtosis", "min", "max")
 
 
-def latent_space(config: RunConfig, fovs: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+def latent_space(run: Run, fovs: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(units, active_units, effective_rank per side and group; moments per channel). `fovs`: usable ones, with files and group."""
     whole, channels = [], []
     plates = fovs.select(FOV_ID, "files", GROUP, *PLATE).partition_by(*PLATE, maintain_order=True)
-    for side in config.autoencoders:
-        if not stores_latents(config, side):
+    for side in run.config.autoencoders:
+        if not stores_latents(run.config, side):
             continue
         task = _moments_of_plate.options(num_cpus=_TASK_CPUS)
         merged: dict[str, LatentMoments] = {}
-        for found in in_order(task, ((config, side, plate) for plate in plates)):
+        for found in in_order(task, ((run, side, plate) for plate in plates)):
             for group, moments in found.items():
                 merged[group] = merge(merged[group], moments) if group in merged else moments
         for group, moments in sorted(merged.items()):
@@ -60,9 +58,9 @@ def _whole(moments: LatentMoments) -> dict[str, float | int | None]:
 
 
 @ray.remote
-def _moments_of_plate(config: RunConfig, side: str, plate: pl.DataFrame) -> dict[str, LatentMoments]:
+def _moments_of_plate(run: Run, side: str, plate: pl.DataFrame) -> dict[str, LatentMoments]:
     """group -> moments over the RGB passes of the plate's patches."""
-    ids, latents = read_column(config.output, latents_table(side), LATENT, plate, Storage(config.storage))
+    ids, latents = run.read(latents_table(side), LATENT, plate)
     if not ids:
         return {}
     groups = pl.DataFrame({FOV_ID: ids}).join(plate, on=FOV_ID, how="left", maintain_order="left")[GROUP].to_numpy()

@@ -10,11 +10,12 @@ import polars as pl
 import ray
 
 from sdvae_ray.cluster.ordered_tasks import in_order
-from sdvae_ray.config import RunConfig, StorageConfig
+from sdvae_ray.config import StorageConfig
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.normalisation.normalise import Normalised, fitted, resolve_steps
 from sdvae_ray.retrieval.normalisation.source import Apply, Bools, Held, Ints, Wells
 from sdvae_ray.retrieval.normalisation.whitening import Floats
+from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_table
 from sdvae_ray.schema import METADATA
 from sdvae_ray.scoring.profiles import FILE, ROW, Profiles
@@ -99,14 +100,14 @@ class Space:
         return Normalised(out, record, chain)
 
 
-def space_of(config: RunConfig, sets: Sequence[tuple[Profiles, pl.DataFrame]], held_bytes: int = HELD_BYTES) -> Space:
+def space_of(run: Run, sets: Sequence[tuple[Profiles, pl.DataFrame]], held_bytes: int = HELD_BYTES) -> Space:
     """Of wells with FILE, ROW, plate and, where score.batch names one, the batch; sets are stacked in their order.
 
     held_bytes: of float64 profiles; more than that are read again for every pass.
 
     Wells of one plate in several sets are normalised as one plate. Raises DataError for profiles that are not finite.
     """
-    of_batch = config.score.batch
+    of_batch = run.config.score.batch
     if of_batch is not None and any(of_batch not in wells.columns for _, wells in sets):
         raise DataError(f"score.batch: {of_batch} differs within a well")
     columns = ["plate", *([of_batch] if of_batch else [])]
@@ -123,8 +124,8 @@ def space_of(config: RunConfig, sets: Sequence[tuple[Profiles, pl.DataFrame]], h
     batches = every[of_batch].fill_null("-").to_numpy().astype(str) if of_batch else plates
     nobody = np.zeros(every.height, bool)
     wells = Wells(nobody, nobody, plates, batches, np.arange(every.height))
-    stored = Stored(tuple(parts), wells, sets[0][0].width, config.storage, min(FIT_BYTES, held_bytes))
-    steps = resolve_steps(config.score.normalise)
+    stored = Stored(tuple(parts), wells, sets[0][0].width, run.config.storage, min(FIT_BYTES, held_bytes))
+    steps = resolve_steps(run.config.score.normalise)
     if every.height * stored.width * 8 > held_bytes:
         return Space(stored, steps)
     x = np.empty((every.height, stored.width))

@@ -14,15 +14,14 @@ import polars as pl
 import ray
 
 from sdvae_ray.cluster.ordered_tasks import in_order
-from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.errors import DataError
-from sdvae_ray.run.tables import data_tables, read_column, write_wide_table
-from sdvae_ray.schema import EMBEDDING, EMBEDDINGS, FOV_ID, METADATA, PLATE, WELL, embeddings_table
+from sdvae_ray.run.run import PROFILES, Run
+from sdvae_ray.run.tables import write_wide_table
+from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PLATE, WELL, embeddings_table
 from sdvae_ray.scoring.distances import GROUP, Patches, merge_all, patch_statistics, slice_columns
-from sdvae_ray.storage import Storage, join
+from sdvae_ray.storage import join
 
 FILE, ROW = "_file", "_at"  # where a well's profile is: number of the file and row in it
-_ROOT = "profiles"
 _TASK_CPUS = 0.5
 
 
@@ -44,26 +43,16 @@ class Profiles:
     patches: Patches
 
 
-def sides_of_tables(output: str, storage: Storage) -> list[tuple[str, str]]:
-    """(extractor, side) of every embeddings table, image side first."""
-    found = [table.split("/")[1:] for table in data_tables(output, storage) if table.startswith(f"{EMBEDDINGS}/")]
-    return sorted(
-        ((extractor, side) for extractor, side in found), key=lambda pair: (pair[0], pair[1] != IMAGE_SIDE, pair[1])
-    )
-
-
-def build_profiles(
-    config: RunConfig, fovs: pl.DataFrame, extractor: str, side: str, shift: np.ndarray | None
-) -> Profiles:
+def build_profiles(run: Run, fovs: pl.DataFrame, extractor: str, side: str, shift: np.ndarray | None) -> Profiles:
     """`fovs`: usable rows of fovs with `files`, `group` and the slices. Runs one Ray task per plate; Ray must be connected.
 
     shift: (G, D), near the mean, the same for all sides of an extractor; zeros where None. Raises DataError where no FOV has one.
     """
-    storage, root = Storage(config.storage), join(config.output, _ROOT, extractor, side)
+    root = run.uri(PROFILES, extractor, side)
     per_well = well_table(fovs)
     of_plate = per_well.select(*WELL, pl.col(f"^{METADATA}.*$").exclude(WELL)).partition_by(PLATE, as_dict=True)
-    plates = fovs.select(FOV_ID, "files", *WELL, *slice_columns(config)).sort(PLATE).partition_by(PLATE, as_dict=True)
-    settings = ray.put((config, extractor, side, shift))
+    plates = fovs.select(FOV_ID, "files", *WELL, *slice_columns(run)).sort(PLATE).partition_by(PLATE, as_dict=True)
+    settings = ray.put((run, extractor, side, shift))
     task = _profile_plate.options(num_cpus=_TASK_CPUS)
     uris = [f"{join(root, *map(_path_part, key))}.parquet" for key in plates]
     asked = ((settings, uri, plates[key], of_plate[key]) for key, uri in zip(plates, uris, strict=True))
@@ -77,8 +66,8 @@ def build_profiles(
         patches = merge_all([patches, statistics])
     if not files:
         raise DataError(f"no FOV has an embedding of {extractor} of {side}")
-    for name in set(storage.list(root)) - {uri.removeprefix(f"{root}/") for uri in files}:
-        storage.delete(join(root, name))  # of plates that are no longer scored
+    for name in set(run.storage.list(root)) - {uri.removeprefix(f"{root}/") for uri in files}:
+        run.storage.delete(join(root, name))  # of plates that are no longer scored
     table = pl.concat(wells).join(per_well, on=list(WELL), how="left", maintain_order="left")
     return Profiles(extractor, side, table, files, width, patches)
 
@@ -93,18 +82,18 @@ def well_table(fovs: pl.DataFrame) -> pl.DataFrame:
 
 @ray.remote
 def _profile_plate(
-    settings: tuple[RunConfig, str, str, np.ndarray | None], uri: str, plate: pl.DataFrame, wells: pl.DataFrame
+    settings: tuple[Run, str, str, np.ndarray | None], uri: str, plate: pl.DataFrame, wells: pl.DataFrame
 ) -> tuple[pl.DataFrame, int, Patches] | None:
     """Writes one plate's profiles. (its wells in the order of the file, features, patch statistics); None where it has none."""
-    config, extractor, side, shift = settings
-    storage, table = Storage(config.storage), embeddings_table(extractor, side)
-    ids, values = read_column(config.output, table, EMBEDDING, plate, storage)
+    run, extractor, side, shift = settings
+    table = embeddings_table(extractor, side)
+    ids, values = run.read(table, EMBEDDING, plate)
     if not ids:
         return None
     rows = pl.DataFrame({FOV_ID: ids, "row": np.arange(len(ids))}).join(
         plate, on=FOV_ID, how="left", maintain_order="left"
     )
-    reduce = np.median if config.score.aggregate == "median" else np.mean
+    reduce = np.median if run.config.score.aggregate == "median" else np.mean
     names, profiles = [], []
     for well, members in rows.sort(FOV_ID).group_by(WELL, maintain_order=True):
         names.append(well)
@@ -114,8 +103,8 @@ def _profile_plate(
     found = np.asarray(profiles, np.float32)
     columns = [f"{extractor}_{group}_{number}" for group in range(found.shape[1]) for number in range(found.shape[2])]
     features = pl.DataFrame(found.reshape(len(keys), -1), schema=columns)
-    write_wide_table(uri, pl.concat([metadata, features], how="horizontal").to_arrow(), storage)
-    return keys, features.width, patch_statistics(config, table, plate, shift, storage)
+    write_wide_table(uri, pl.concat([metadata, features], how="horizontal").to_arrow(), run.storage)
+    return keys, features.width, patch_statistics(run, table, plate, shift)
 
 
 def _path_part(name: str) -> str:

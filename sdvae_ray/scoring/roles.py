@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.randomness import generator
+from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL
 from sdvae_ray.selection import select
 
@@ -23,9 +23,9 @@ def known_columns(columns: tuple[str, ...], fovs: pl.DataFrame, where: str) -> N
             raise ConfigError(f"{where}: there is no column {name!r}{did_you_mean(name, metadata)}")
 
 
-def with_roles(config: RunConfig, fovs: pl.DataFrame) -> pl.DataFrame:
+def with_roles(run: Run, fovs: pl.DataFrame) -> pl.DataFrame:
     """Adds is_control and is_treated: a well without a perturbation that is no control, or that is excluded, is neither."""
-    settings = config.score
+    settings = run.config.score
     if settings.perturbation is None:
         return fovs.with_columns(pl.lit(False).alias(CONTROL), pl.lit(False).alias(TREATED))
     known_columns((settings.perturbation,), fovs, "score.perturbation")
@@ -37,54 +37,56 @@ def with_roles(config: RunConfig, fovs: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def well_roles(config: RunConfig, wells: pl.DataFrame) -> pl.DataFrame:
+def well_roles(run: Run, wells: pl.DataFrame) -> pl.DataFrame:
     """Adds what retrieval asks for: compound, plate, is_control, is_treated."""
-    compound = pl.lit("") if config.score.perturbation is None else pl.col(config.score.perturbation).fill_null("")
-    return with_roles(config, wells).with_columns(
+    compound = (
+        pl.lit("") if run.config.score.perturbation is None else pl.col(run.config.score.perturbation).fill_null("")
+    )
+    return with_roles(run, wells).with_columns(
         compound.alias("compound"), pl.concat_str(pl.col(WELL[:3]), separator="/").alias("plate")
     )
 
 
-def activity_options(config: RunConfig) -> dict[str, Any]:
+def activity_options(run: Run) -> dict[str, Any]:
     """What phenotypic_activity and its floors are asked, as the run has it."""
-    settings = config.score
+    settings = run.config.score
     return {
         "key": WELL,
         "negatives": settings.negatives,
         "ties": settings.ties,
         "null": settings.null,
         "null_size": settings.null_size,
-        "seed": config.seed,
+        "seed": run.config.seed,
         "strict": settings.strict,
         "threshold": settings.threshold,
     }
 
 
-def fittable(config: RunConfig, wells: pl.DataFrame) -> np.ndarray:
+def fittable(run: Run, wells: pl.DataFrame) -> np.ndarray:
     """Wells that a step with `fit: all` may be fitted on: every one, but for the negatives under score.fit half."""
     every = np.ones(wells.height, dtype=bool)
-    return every & ~wells[CONTROL].to_numpy() if config.score.fit == "half" else every
+    return every & ~wells[CONTROL].to_numpy() if run.config.score.fit == "half" else every
 
 
-def fit_and_negatives(config: RunConfig, wells: pl.DataFrame) -> tuple[np.ndarray, pl.DataFrame]:
+def fit_and_negatives(run: Run, wells: pl.DataFrame) -> tuple[np.ndarray, pl.DataFrame]:
     """(controls to fit the normalisation on, the wells with is_control for the negatives alone).
 
     score.fit half: one half of the controls (`halved`) is for the fit, the others are the negatives, so that no negative has had a
     part in the space that it is compared in.
     """
     control = wells[CONTROL].to_numpy()
-    if config.score.fit == "controls":
+    if run.config.score.fit == "controls":
         return control, wells
-    fit = halved(config, wells)
+    fit = halved(run, wells)
     return fit, wells.with_columns(pl.Series(CONTROL, control & ~fit))
 
 
-def halved(config: RunConfig, wells: pl.DataFrame) -> np.ndarray:
+def halved(run: Run, wells: pl.DataFrame) -> np.ndarray:
     """(W,) the controls at one half of the control positions, drawn by the seed. DataError for fewer than 2 positions."""
     control = wells[CONTROL].to_numpy()
     positions = sorted(set(wells.filter(pl.col(CONTROL))[_POSITION].to_list()))
     if len(positions) < 2:
         raise DataError(f"halves of the controls need 2 positions at least, and they are at {len(positions)}")
-    order = generator(config.seed, "control halves").permutation(len(positions))
+    order = generator(run.config.seed, "control halves").permutation(len(positions))
     fitted = {positions[at] for at in order[: len(positions) // 2]}
     return control & wells[_POSITION].is_in(fitted).to_numpy()

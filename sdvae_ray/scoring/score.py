@@ -17,20 +17,19 @@ from rich.console import Console
 
 from sdvae_ray import shelves
 from sdvae_ray.cluster.session import ray_session
-from sdvae_ray.config import IMAGE_SIDE, RunConfig
+from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
 from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
-from sdvae_ray.run import record as provenance
+from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores, metric_distributions
-from sdvae_ray.run.tables import read_fovs
 from sdvae_ray.schema import ERROR, PLATE
 from sdvae_ray.scoring.distances import GROUP, distances, near_the_mean, with_slices
 from sdvae_ray.scoring.floors import differences, floors_of, start_floors
 from sdvae_ray.scoring.fov_index import build_field_index
 from sdvae_ray.scoring.latent_space import latent_space
 from sdvae_ray.scoring.normalised import Space, space_of
-from sdvae_ray.scoring.profiles import Profiles, build_profiles, sides_of_tables
+from sdvae_ray.scoring.profiles import Profiles, build_profiles
 from sdvae_ray.scoring.roles import (
     activity_options,
     fit_and_negatives,
@@ -49,29 +48,27 @@ from sdvae_ray.scoring.well_index import (
     replicate_recalls,
     save_and_reload_index,
 )
-from sdvae_ray.storage import Storage
 
 NOT_SCORED = "not scored: "
 NO_PERTURBATION = "score.perturbation is null"
 
 
-def score(config: RunConfig, console: Console, address: str | None = None) -> Scores:
+def score(run: Run, console: Console, address: str | None = None) -> Scores:
     """Scores what `encode` has committed. Raises DataError where there is nothing, ConfigError for columns that are not there."""
-    storage = Storage(config.storage)
-    resolve_steps(config.score.normalise)
-    fovs = read_fovs(config.output, storage)
-    usable = _of_plates(config, fovs.filter(pl.col(ERROR).is_null()))
+    resolve_steps(run.config.score.normalise)
+    fovs = run.fovs()
+    usable = _of_plates(run, fovs.filter(pl.col(ERROR).is_null()))
     if usable.height == 0:
-        raise DataError(f"{config.output} has no usable FOVs to score: run `sdvae-ray encode` first")
-    known_columns(config.score.group, usable, "score.group")
-    known_columns(config.score.distributions.by, usable, "score.distributions.by")
-    if config.score.batch is not None:
-        known_columns((config.score.batch,), usable, "score.batch")
-    if config.score.target is not None:
-        known_columns((config.score.target,), usable, "score.target")
-    usable = with_roles(config, with_slices(usable, config))
-    pairs = sides_of_tables(config.output, storage)
-    of = f" of plates {', '.join(config.score.plates)} alone" if config.score.plates else ""
+        raise DataError(f"{run.output} has no usable FOVs to score: run `sdvae-ray encode` first")
+    known_columns(run.config.score.group, usable, "score.group")
+    known_columns(run.config.score.distributions.by, usable, "score.distributions.by")
+    if run.config.score.batch is not None:
+        known_columns((run.config.score.batch,), usable, "score.batch")
+    if run.config.score.target is not None:
+        known_columns((run.config.score.target,), usable, "score.target")
+    usable = with_roles(run, with_slices(usable, run))
+    pairs = run.embedded()
+    of = f" of plates {', '.join(run.config.score.plates)} alone" if run.config.score.plates else ""
     said = f"score: {usable.height} FOVs{of}, {len(pairs)} pairs of extractor and side"
     console.print(said, highlight=False, soft_wrap=True)
     images: dict[str, Profiles] = {}
@@ -80,59 +77,57 @@ def score(config: RunConfig, console: Console, address: str | None = None) -> Sc
     apart: list[pl.DataFrame] = []
     with ray_session(address):
         extractors = dict.fromkeys(extractor for extractor, _ in pairs)
-        shifts = {extractor: near_the_mean(config, usable, extractor, storage) for extractor in extractors}
+        shifts = {extractor: near_the_mean(run, usable, extractor) for extractor in extractors}
         for extractor, side in pairs:
-            profiles = build_profiles(config, usable, extractor, side, shifts[extractor])
+            profiles = build_profiles(run, usable, extractor, side, shifts[extractor])
             if side == IMAGE_SIDE:
                 images[extractor] = profiles
             else:
                 image = images[extractor].patches if extractor in images else {}
-                apart.append(distances(config, extractor, side, image, profiles.patches))
-            if config.score.fov_index is not None:
-                _index_fovs(config, config.score.fov_index.level, usable, extractor, side, storage, console)
-            parts += _score_side(config, profiles, images.get(extractor), started, storage)
-        latents, channels = latent_space(config, usable)
+                apart.append(distances(run, extractor, side, image, profiles.patches))
+            if run.config.score.fov_index is not None:
+                _index_fovs(run, run.config.score.fov_index.level, usable, extractor, side, console)
+            parts += _score_side(run, profiles, images.get(extractor), started)
+        latents, channels = latent_space(run, usable)
         found_floors = floors_of(started.floors)
         found_tasks = tasks_of(started.tasks, transfers_of(started.transfers))
-    random = set(config.random_weights)
+    random = set(run.config.random_weights)
     compounds = _stacked([part.compounds for part in parts])
     scores = Scores(
         summary=pl.concat([part.summary for part in parts], how="diagonal_relaxed"),
         compounds=compounds,
         floors=found_floors,
         tasks=found_tasks,
-        differences=_says_random(differences(config, compounds), random),
+        differences=_says_random(differences(run, compounds), random),
         wells=_stacked([part.wells for part in parts]),
         distributions=_says_random(_stacked(apart), random),
-        metrics=_says_random(metric_distributions(config, usable, bands(config), storage), random),
+        metrics=_says_random(metric_distributions(run.config, usable, bands(run), run.storage), random),
         latents=_says_random(latents, random),
         latent_channels=_says_random(channels, random),
     )
-    scores.write(config.output, storage)
-    record = provenance.read_record(config.output, storage)
+    scores.write(run.output, run.storage)
+    record = run.find_record()
     if record is not None:  # as it was scored: `score` may be run again with other settings
-        record["config"]["score"] = config.model_dump(mode="json")["score"]
-        provenance.write_record(config.output, record, storage)
+        record["config"]["score"] = run.config.model_dump(mode="json")["score"]
+        run.write_record(record)
     return scores
 
 
-def _of_plates(config: RunConfig, fovs: pl.DataFrame) -> pl.DataFrame:
+def _of_plates(run: Run, fovs: pl.DataFrame) -> pl.DataFrame:
     """Those of score.plates; DataError, with the nearest match, for a plate that has none."""
-    if config.score.plates is None or fovs.height == 0:
+    if run.config.score.plates is None or fovs.height == 0:
         return fovs
     there = fovs[PLATE[-1]].unique().to_list()
-    for name in config.score.plates:
+    for name in run.config.score.plates:
         if name not in there:
             raise DataError(f"score.plates: no usable FOV is of plate {name!r}{did_you_mean(name, there)}")
-    return fovs.filter(pl.col(PLATE[-1]).is_in(config.score.plates))
+    return fovs.filter(pl.col(PLATE[-1]).is_in(run.config.score.plates))
 
 
-def _index_fovs(
-    config: RunConfig, level: str, usable: pl.DataFrame, extractor: str, side: str, storage: Storage, console: Console
-) -> None:
+def _index_fovs(run: Run, level: str, usable: pl.DataFrame, extractor: str, side: str, console: Console) -> None:
     what = "FOVs" if level == "fov" else "patches"
     try:
-        record = build_field_index(config, usable, extractor, side, storage, level)
+        record = build_field_index(run, usable, extractor, side, level)
     except DataError as error:
         said = f"no index of {what}: {error}"
     else:
@@ -141,10 +136,10 @@ def _index_fovs(
     console.print(f"index: {extractor} {side}: {said}", highlight=False, soft_wrap=True)
 
 
-def bands(config: RunConfig) -> dict[str, tuple[str, ...]]:
+def bands(run: Run) -> dict[str, tuple[str, ...]]:
     """Metric -> names of its last axis, for those that have one."""
     found = {
-        name: getattr(shelves.find("metrics", metric.name), "BANDS", ()) for name, metric in config.metrics.items()
+        name: getattr(shelves.find("metrics", metric.name), "BANDS", ()) for name, metric in run.config.metrics.items()
     }
     return {name: tuple(names) for name, names in found.items() if names}
 
@@ -167,38 +162,36 @@ class _Part:
     wells: pl.DataFrame | None = None
 
 
-def _score_side(
-    config: RunConfig, profiles: Profiles, image: Profiles | None, started: "_Started", storage: Storage
-) -> list[_Part]:
+def _score_side(run: Run, profiles: Profiles, image: Profiles | None, started: "_Started") -> list[_Part]:
     """The tables of every group; starts their floors and tasks."""
-    roles = well_roles(config, profiles.wells)
-    delete_well_indices(config, profiles.extractor, profiles.side, storage)
+    roles = well_roles(run, profiles.wells)
+    delete_well_indices(run, profiles.extractor, profiles.side)
     parts = []
     for (group,), wells in roles.group_by(GROUP, maintain_order=True):
-        label = _label(config, profiles, str(group))
-        if config.score.perturbation is None:
+        label = _label(run, profiles, str(group))
+        if run.config.score.perturbation is None:
             parts.append(_not_scored(label, wells, NO_PERTURBATION))
             continue
         try:
-            space = space_of(config, [(profiles, wells)])
+            space = space_of(run, [(profiles, wells)])
         except DataError as error:
             parts.append(_not_scored(label, wells, str(error)))
             continue
         width = 0
         try:
-            parts.append(_score_group(config, label, space, wells, profiles, image, started.tasks, storage))
+            parts.append(_score_group(run, label, space, wells, profiles, image, started.tasks))
             width = int(parts[-1].summary["features"][0])
         except DataError as error:
             parts.append(_not_scored(label, wells, str(error)))
-        started.floors.append(start_floors(config, label, space, wells, 4 * width * wells.height))
-    if config.score.perturbation is not None:
-        head = _label(config, profiles, None)
-        started.transfers.extend(start_transfers(config, head, profiles, roles))
+        started.floors.append(start_floors(run, label, space, wells, 4 * width * wells.height))
+    if run.config.score.perturbation is not None:
+        head = _label(run, profiles, None)
+        started.transfers.extend(start_transfers(run, head, profiles, roles))
     return parts
 
 
-def _label(config: RunConfig, profiles: Profiles, group: str | None) -> dict[str, object]:
-    random = bool({profiles.extractor, profiles.side} & set(config.random_weights))
+def _label(run: Run, profiles: Profiles, group: str | None) -> dict[str, object]:
+    random = bool({profiles.extractor, profiles.side} & set(run.config.random_weights))
     return {"extractor": profiles.extractor, "side": profiles.side, "group": group, "random_weights": random}
 
 
@@ -217,27 +210,26 @@ def _stacked(frames: Sequence[pl.DataFrame | None]) -> pl.DataFrame:
 
 
 def _score_group(
-    config: RunConfig,
+    run: Run,
     label: dict[str, object],
     space: Space,
     wells: pl.DataFrame,
     profiles: Profiles,
     image: Profiles | None,
     tasks: list[Any],
-    storage: Storage,
 ) -> _Part:
-    fit, wells = fit_and_negatives(config, wells)
-    among = fittable(config, wells)
+    fit, wells = fit_and_negatives(run, wells)
+    among = fittable(run, wells)
     normalised = space(fit, among)
-    activity = phenotypic_activity(normalised.features, wells, **activity_options(config))
-    index = save_and_reload_index(config, label, normalised, wells, storage)
-    treated = recall_queries(config, label, wells)
-    recalls = replicate_recalls(config, index, normalised.features, wells, treated)
+    activity = phenotypic_activity(normalised.features, wells, **activity_options(run))
+    index = save_and_reload_index(run, label, normalised, wells)
+    treated = recall_queries(run, label, wells)
+    recalls = replicate_recalls(run, index, normalised.features, wells, treated)
     both = None
     if image is not None and label["side"] != IMAGE_SIDE:
-        both = in_the_originals_space(config, profiles, wells, fit, among, image)
+        both = in_the_originals_space(run, profiles, wells, fit, among, image)
     nearest = own_well_recall(both, wells, treated)
-    tasks.append(start_tasks(config, label, normalised.features, wells, both))
+    tasks.append(start_tasks(run, label, normalised.features, wells, both))
     summary = activity.groups.drop("group").with_columns(
         **{key: pl.lit(value) for key, value in {**label, **recalls, "reconstruction_recall": nearest}.items()},
         recall_queries=pl.lit(len(treated)),

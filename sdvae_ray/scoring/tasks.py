@@ -16,11 +16,11 @@ import polars as pl
 import ray
 
 from sdvae_ray.cluster.ordered_tasks import weighing
-from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.floors.permuted import NUMBERS, permuted_floor
 from sdvae_ray.retrieval.ranking.by_rules import MatchedPrecision, matched_average_precision
 from sdvae_ray.retrieval.tasks.groups import group_means, score_groups, split_labels
+from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL
 
 _TASK_CPUS = 0.5
@@ -36,7 +36,7 @@ FLOOR = {  # a number of permuted_floor: its column
 
 
 def start_tasks(
-    config: RunConfig,
+    run: Run,
     label: dict[str, object],
     features: np.ndarray,
     wells: pl.DataFrame,
@@ -45,7 +45,7 @@ def start_tasks(
     """features: (W, D) normalised; wells with roles; both: (originals, reconstructions), each (W, D), in the originals' space."""
     held = features.nbytes + sum(each.nbytes for each in both or ())
     options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * held)}
-    return _tasks.options(**options).remote(config, label, features, wells, both)
+    return _tasks.options(**options).remote(run, label, features, wells, both)
 
 
 def tasks_of(started: list[Any], transfers: Sequence[pl.DataFrame] = ()) -> pl.DataFrame:
@@ -64,7 +64,7 @@ def tasks_of(started: list[Any], transfers: Sequence[pl.DataFrame] = ()) -> pl.D
 
 @ray.remote
 def _tasks(
-    config: RunConfig,
+    run: Run,
     label: dict[str, object],
     features: np.ndarray,
     wells: pl.DataFrame,
@@ -72,12 +72,12 @@ def _tasks(
 ) -> list[dict[str, Any]]:
     treated = wells["is_treated"].to_numpy()
     mine, space = wells.filter(pl.col("is_treated")), features[treated]
-    made: dict[str, Callable[[], dict[str, Any]]] = {"distinctiveness": lambda: distinctiveness(config, space, mine)}
-    if config.score.target is not None:
-        made["consistency"] = lambda: consistency(config, space, mine)
+    made: dict[str, Callable[[], dict[str, Any]]] = {"distinctiveness": lambda: distinctiveness(run, space, mine)}
+    if run.config.score.target is not None:
+        made["consistency"] = lambda: consistency(run, space, mine)
     if both is not None:
-        made["cross_side"] = lambda: cross_side(config, both, wells)
-    made = {name: score for name, score in made.items() if name in config.score.tasks}
+        made["cross_side"] = lambda: cross_side(run, both, wells)
+    made = {name: score for name, score in made.items() if name in run.config.score.tasks}
     rows = []
     for name, score in made.items():
         row: dict[str, Any] = {**{key: label[key] for key in _WHERE}, "task": name}
@@ -89,21 +89,19 @@ def _tasks(
     return rows
 
 
-def distinctiveness(config: RunConfig, features: np.ndarray, treated: pl.DataFrame) -> dict[str, Any]:
+def distinctiveness(run: Run, features: np.ndarray, treated: pl.DataFrame) -> dict[str, Any]:
     compound = treated.select("compound")
 
     def score(rows: np.ndarray) -> dict[str, Any]:
-        found = matched_average_precision(
-            features[rows], compound, ["compound"], [], [], ["compound"], **_ranking(config)
-        )
-        return _summary(config, found, compound["compound"].gather(found.well))
+        found = matched_average_precision(features[rows], compound, ["compound"], [], [], ["compound"], **_ranking(run))
+        return _summary(run, found, compound["compound"].gather(found.well))
 
-    return _with_floor(config, score, "distinctiveness", treated["plate"])
+    return _with_floor(run, score, "distinctiveness", treated["plate"])
 
 
-def consistency(config: RunConfig, features: np.ndarray, treated: pl.DataFrame) -> dict[str, Any]:
+def consistency(run: Run, features: np.ndarray, treated: pl.DataFrame) -> dict[str, Any]:
     """Targets of a compound are joined by |; one without a target is left out."""
-    target = str(config.score.target)
+    target = str(run.config.score.target)
     if target not in treated.columns:
         raise DataError(f"{target} differs within a well")
     rows = treated.select("compound", pl.col(target).fill_null("").alias("target")).with_row_index("row")
@@ -116,15 +114,15 @@ def consistency(config: RunConfig, features: np.ndarray, treated: pl.DataFrame) 
 
     def score(rows: np.ndarray) -> dict[str, Any]:
         found = matched_average_precision(
-            profiles[rows], table, ["target"], [], [], ["target"], multilabel_col="target", **_ranking(config)
+            profiles[rows], table, ["target"], [], [], ["target"], multilabel_col="target", **_ranking(run)
         )
         assert found.label is not None
-        return _summary(config, found, found.label.cast(pl.String))
+        return _summary(run, found, found.label.cast(pl.String))
 
-    return _with_floor(config, score, "consistency", pl.Series(["all"] * members.height))
+    return _with_floor(run, score, "consistency", pl.Series(["all"] * members.height))
 
 
-def cross_side(config: RunConfig, both: tuple[np.ndarray, np.ndarray], wells: pl.DataFrame) -> dict[str, Any]:
+def cross_side(run: Run, both: tuple[np.ndarray, np.ndarray], wells: pl.DataFrame) -> dict[str, Any]:
     """Every treated reconstruction among the originals: its compound's other wells against its plate's controls."""
     treated, control = wells["is_treated"].to_numpy(), wells["is_control"].to_numpy()
     original, recon = both
@@ -143,34 +141,32 @@ def cross_side(config: RunConfig, both: tuple[np.ndarray, np.ndarray], wells: pl
     def score(rows: np.ndarray) -> dict[str, Any]:
         lists = (["compound"], [_OF, _OWN], ["plate"], [_OF, "role"])
         profiles = np.concatenate([queries[rows], kept])
-        found = matched_average_precision(profiles, table, *lists, queries=of_recon, **_ranking(config))
-        return _summary(config, found, table["compound"].gather(found.well))
+        found = matched_average_precision(profiles, table, *lists, queries=of_recon, **_ranking(run))
+        return _summary(run, found, table["compound"].gather(found.well))
 
-    return _with_floor(config, score, "cross_side", asked["plate"])
+    return _with_floor(run, score, "cross_side", asked["plate"])
 
 
-def _with_floor(
-    config: RunConfig, score: Callable[[np.ndarray], dict[str, Any]], task: str, plate: pl.Series
-) -> dict[str, Any]:
+def _with_floor(run: Run, score: Callable[[np.ndarray], dict[str, Any]], task: str, plate: pl.Series) -> dict[str, Any]:
     """The score, and as floor_* the same with profiles permuted within each plate."""
     found = score(np.arange(len(plate)))
-    everyone, repeats = np.ones(len(plate), bool), config.score.floor_repeats
-    floor = permuted_floor(score, plate.to_numpy(), everyone, what=task, seed=config.seed, repeats=repeats)
+    everyone, repeats = np.ones(len(plate), bool), run.config.score.floor_repeats
+    floor = permuted_floor(score, plate.to_numpy(), everyone, what=task, seed=run.config.seed, repeats=repeats)
     return {**found, **{FLOOR[name]: floor.get(name) for name in FLOOR}}
 
 
-def _ranking(config: RunConfig) -> dict[str, Any]:
-    return {"distance": config.score.task_distance, "ties": config.score.ties}
+def _ranking(run: Run) -> dict[str, Any]:
+    return {"distance": run.config.score.task_distance, "ties": run.config.score.ties}
 
 
-def _summary(config: RunConfig, found: MatchedPrecision, names: pl.Series) -> dict[str, Any]:
+def _summary(run: Run, found: MatchedPrecision, names: pl.Series) -> dict[str, Any]:
     """Means over groups of positives."""
-    settings = config.score
+    settings = run.config.score
     groups = score_groups(
         found,
         names,
         null_size=settings.null_size,
-        seed=config.seed,
+        seed=run.config.seed,
         strict=settings.strict,
         threshold=settings.threshold,
         exact=settings.null == "copairs_exact",

@@ -10,10 +10,10 @@ import polars as pl
 import ray
 
 from sdvae_ray.cluster.ordered_tasks import weighing
-from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.tasks.transfer import Posing, transfer
 from sdvae_ray.retrieval.tasks.transfer_pairs import Pair, pairs_of, unscored
+from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL
 from sdvae_ray.scoring.distances import GROUP
 from sdvae_ray.scoring.normalised import Space, space_of
@@ -25,22 +25,22 @@ _COPIES = 6  # of the normalised profiles of both groups: two spaces, and what i
 _COMPONENTS = 512  # a guess at how many features are left, for Ray's plan alone
 
 
-def start_transfers(config: RunConfig, label: dict[str, object], profiles: Profiles, wells: pl.DataFrame) -> list[Any]:
+def start_transfers(run: Run, label: dict[str, object], profiles: Profiles, wells: pl.DataFrame) -> list[Any]:
     """Tasks whose results `transfers_of` gives. label: extractor, side, random_weights; wells: all of the profiles, with roles."""
-    along = config.score.transfer_columns
+    along = run.config.score.transfer_columns
     if not along:
         return []
     started = []
-    for pair in pairs_of(wells.select(GROUP, *config.score.group), config.score.group, along):
+    for pair in pairs_of(wells.select(GROUP, *run.config.score.group), run.config.score.group, along):
         mine = wells.filter(pl.col(GROUP).is_in([pair.first, pair.second]))
         try:
-            space = space_of(config, [(profiles, mine)])
+            space = space_of(run, [(profiles, mine)])
         except DataError as error:
             started.append(ray.put(_rows(label, unscored(pair, _said(error)))))
         else:
             each = mine.height * min(profiles.width, _COMPONENTS) * 4
             options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * each + 2 * space.held)}
-            started.append(_transfer.options(**options).remote(config, label, pair, space, mine))
+            started.append(_transfer.options(**options).remote(run, label, pair, space, mine))
     return started
 
 
@@ -49,16 +49,14 @@ def transfers_of(started: list[Any]) -> list[pl.DataFrame]:
 
 
 @ray.remote
-def _transfer(
-    config: RunConfig, label: dict[str, object], pair: Pair, space: Space, wells: pl.DataFrame
-) -> pl.DataFrame:
-    settings = config.score
+def _transfer(run: Run, label: dict[str, object], pair: Pair, space: Space, wells: pl.DataFrame) -> pl.DataFrame:
+    settings = run.config.score
     try:
-        fit, scored = fit_and_negatives(config, wells)
-        features = space(fit, fittable(config, scored)).features
+        fit, scored = fit_and_negatives(run, wells)
+        features = space(fit, fittable(run, scored)).features
         posing = None
         if settings.fit != "half":
-            half = halved(config, wells)
+            half = halved(run, wells)
             rest = wells[CONTROL].to_numpy() & ~half
             posing = Posing(space(half, ~rest).features, rest)
         found = transfer(
@@ -71,7 +69,7 @@ def _transfer(
             distance=settings.task_distance,
             ties=settings.ties,
             null_size=settings.null_size,
-            seed=config.seed,
+            seed=run.config.seed,
             strict=settings.strict,
             threshold=settings.threshold,
             exact=settings.null == "copairs_exact",

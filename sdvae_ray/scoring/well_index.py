@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sdvae_ray.config import RunConfig
 from sdvae_ray.queries.saved_index import FIT, LEVELS, ROOT
 from sdvae_ray.randomness import generator
 from sdvae_ray.retrieval.index import faiss_index
@@ -14,75 +13,74 @@ from sdvae_ray.retrieval.normalisation import saved_fit
 from sdvae_ray.retrieval.normalisation.normalise import Normalised, resolve_steps
 from sdvae_ray.retrieval.normalisation.steps import HARMONISE
 from sdvae_ray.retrieval.tasks.recall import reconstruction_recall, replicate_recall
+from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_table
 from sdvae_ray.schema import WELL
 from sdvae_ray.scoring.normalised import space_of
 from sdvae_ray.scoring.profiles import FILE, ROW, Profiles
 from sdvae_ray.scoring.roles import TREATED
-from sdvae_ray.storage import Storage, join
+from sdvae_ray.storage import join
 
 _QUERIES = 20_000  # a mean over them is known to 0.4 %
 
 
-def save_and_reload_index(
-    config: RunConfig, label: dict[str, object], normalised: Normalised, wells: pl.DataFrame, storage: Storage
-) -> Any:
+def save_and_reload_index(run: Run, label: dict[str, object], normalised: Normalised, wells: pl.DataFrame) -> Any:
     """Builds the group's index, saves it with the wells of its ids and the fit of their normalisation, returns it as read back."""
-    stem = join(config.output, ROOT, str(label["extractor"]), str(label["side"]), _file_name(str(label["group"])))
+    stem = run.uri(ROOT, str(label["extractor"]), str(label["side"]), _file_name(str(label["group"])))
     built = faiss_index.build(normalised.features, np.arange(wells.height))
-    storage.write_bytes(f"{stem}{FIT}", saved_fit.to_bytes(normalised.chain))
-    storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(built))
-    write_table(f"{stem}.parquet", wells.drop(FILE, ROW).with_row_index("id").to_arrow(), storage)
-    return faiss_index.from_bytes(storage.read_bytes(f"{stem}.faiss"))
+    run.storage.write_bytes(f"{stem}{FIT}", saved_fit.to_bytes(normalised.chain))
+    run.storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(built))
+    write_table(f"{stem}.parquet", wells.drop(FILE, ROW).with_row_index("id").to_arrow(), run.storage)
+    return faiss_index.from_bytes(run.storage.read_bytes(f"{stem}.faiss"))
 
 
-def delete_well_indices(config: RunConfig, extractor: str, side: str, storage: Storage) -> None:
+def delete_well_indices(run: Run, extractor: str, side: str) -> None:
     """Those of an earlier score, whose groups may be others; what is indexed on request stays."""
-    folder = join(config.output, ROOT, extractor, side)
-    for name in storage.list(folder):
+    folder = run.uri(ROOT, extractor, side)
+    for name in run.storage.list(folder):
         if name.partition(".")[0] not in LEVELS.values():
-            storage.delete(join(folder, name))
+            run.storage.delete(join(folder, name))
 
 
-def recall_queries(config: RunConfig, label: dict[str, object], wells: pl.DataFrame) -> np.ndarray:
+def recall_queries(run: Run, label: dict[str, object], wells: pl.DataFrame) -> np.ndarray:
     """Rows of the treated wells whose neighbours are looked up: all, or a draw where they are many, for each meets every well."""
     treated = np.flatnonzero(wells[TREATED].to_numpy())
     if len(treated) <= _QUERIES:
         return treated
-    drawn = generator(config.seed, "recall", str(label["group"])).choice(len(treated), _QUERIES, replace=False)
+    drawn = generator(run.config.seed, "recall", str(label["group"])).choice(len(treated), _QUERIES, replace=False)
     return treated[np.sort(drawn)]
 
 
 def replicate_recalls(
-    config: RunConfig, index: Any, features: np.ndarray, wells: pl.DataFrame, treated: np.ndarray
+    run: Run, index: Any, features: np.ndarray, wells: pl.DataFrame, treated: np.ndarray
 ) -> dict[str, float | None]:
     """treated: rows of the queries."""
     if len(treated) == 0:
         return {}
-    deepest = max(config.score.recall_at)
+    deepest = max(run.config.score.recall_at)
     _, found = faiss_index.search(index, features[treated], deepest + 1)
     recalls = {}
-    for k in config.score.recall_at:
+    for k in run.config.score.recall_at:
         result = replicate_recall(found, treated, wells["compound"].to_numpy(), wells["is_treated"].to_numpy(), k)
         recalls[f"replicate_recall_at_{k}"] = _mean(result.recall)
     return recalls
 
 
 def in_the_originals_space(
-    config: RunConfig, profiles: Profiles, wells: pl.DataFrame, fit: np.ndarray, among: np.ndarray, image: Profiles
+    run: Run, profiles: Profiles, wells: pl.DataFrame, fit: np.ndarray, among: np.ndarray, image: Profiles
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """(originals, reconstructions), each (W, D), normalised by the fit on the originals' controls (`fit`): a space fitted on the
     other side would not be theirs. `among`: wells that a step may be fitted on. None where a well has no original, and for harmony,
     which would align the one side to the other.
     """
-    if any(name == HARMONISE for name, _ in resolve_steps(config.score.normalise)):
+    if any(name == HARMONISE for name, _ in resolve_steps(run.config.score.normalise)):
         return None
     theirs = image.wells.select(*WELL, FILE, ROW)
     originals = wells.drop(FILE, ROW).join(theirs, on=list(WELL), how="left", maintain_order="left")
     if originals[ROW].null_count():
         return None
     nobody = np.zeros_like(fit)
-    space = space_of(config, [(image, originals), (profiles, wells)])
+    space = space_of(run, [(image, originals), (profiles, wells)])
     both = space(np.concatenate([fit, nobody]), np.concatenate([among, nobody])).features
     return both[: wells.height], both[wells.height :]
 

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
-from sdvae_ray.cli import main
+from sdvae_ray.cli.main import main
 from sdvae_ray.sources.synthetic import COMPOUNDS, write_screen
 
 
@@ -91,7 +91,7 @@ def test_a_relative_output_is_refused_in_a_submitted_job(capsys, run_file, monke
 def test_help_imports_neither_torch_nor_ray():
     program = (
         "import sys\n"
-        "from sdvae_ray.cli import main\n"
+        "from sdvae_ray.cli.main import main\n"
         "try:\n    main(['--help'])\n"
         "except SystemExit as ended:\n"
         "    heavy = {'torch', 'ray', 'polars', 'diffusers', 'faiss'} & set(sys.modules)\n"

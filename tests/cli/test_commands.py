@@ -10,7 +10,7 @@ import pytest
 import tifffile
 import yaml
 
-from sdvae_ray.cli import main
+from sdvae_ray.cli.main import main
 from sdvae_ray.run.scores import read_scores
 from sdvae_ray.storage import Storage
 

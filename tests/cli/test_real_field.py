@@ -17,7 +17,7 @@ import torch
 from scipy.stats import wasserstein_distance
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from sdvae_ray.cli import main
+from sdvae_ray.cli.main import main
 from sdvae_ray.run.tables import read_column, read_fovs
 from sdvae_ray.storage import Storage
 

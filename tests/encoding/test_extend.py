@@ -17,6 +17,7 @@ from sdvae_ray.engine.load import IMAGE, Loader
 from sdvae_ray.engine.models import Models, load_models, resolve_weights
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.run import record as provenance
+from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_column, read_commits, read_fovs, write_rows
 from sdvae_ray.schema import ERROR, FOV_ID
 from sdvae_ray.sources.manifest import write_manifest
@@ -56,15 +57,15 @@ def test_an_extended_run_is_byte_for_byte_the_run_that_had_all_from_the_start(ma
     more = small_run_config(manifest=manifest, output=str(tmp_path / "few"), **ADDED)
     whole = small_run_config(manifest=manifest, output=str(tmp_path / "whole"), **ADDED)
     console = Console(quiet=True)
-    encode(few, console)
+    encode(Run(few), console)
     before, first = values(few), {name: STORAGE.read_bytes(f"{few.output}/{name}") for name in STORAGE.list(few.output)}
     with pytest.raises(
         ConfigError, match=r"without autoencoders.pca, codecs.jpeg, extractors.pixels, metrics.mse; .*--extend"
     ):
-        encode(more, console)
-    done = encode(more, console, extend=True)
+        encode(Run(more), console)
+    done = encode(Run(more), console, extend=True)
     assert (done.fovs, done.before, done.computed, done.errors) == (FOVS, 0, FOVS, 0)
-    encode(whole, console)
+    encode(Run(whole), console)
     after, expected = values(more), values(whole)
     assert after.keys() == expected.keys() > before.keys()
     for name, by_fov in expected.items():
@@ -81,13 +82,13 @@ def test_an_extended_run_is_byte_for_byte_the_run_that_had_all_from_the_start(ma
         run_columns(few),
         run_columns(more) - run_columns(few),
     }
-    again = encode(more, console)
+    again = encode(Run(more), console)
     assert (again.before, again.computed) == (FOVS, 0)
     record = provenance.read_record(more.output, STORAGE)
     assert record["extensions"][0]["added"] == ["autoencoders.pca", "codecs.jpeg", "extractors.pixels", "metrics.mse"]
     assert "autoencoders.pca" in record["weights"]
     with pytest.raises(ConfigError, match="a run that also has autoencoders.pca"):
-        encode(few, console, extend=True)
+        encode(Run(few), console, extend=True)
 
 
 # What is left to do, without Ray
@@ -97,13 +98,13 @@ def test_fovs_are_sorted_by_what_they_lack(manifest, small_run_config, tmp_path)
     few = small_run_config(manifest=manifest)
     more = small_run_config(manifest=manifest, **ADDED)
     keys = pl.read_parquet(manifest).select(FOV_ID).with_columns(row_group=pl.lit(0), row=pl.int_range(pl.len()))
-    assert [(work.wanted, work.keys.height) for work in pending(few, keys, STORAGE)] == [(run_columns(few), FOVS)]
+    assert [(work.wanted, work.keys.height) for work in pending(Run(few), keys)] == [(run_columns(few), FOVS)]
     batch = loaded(few, manifest)
     failed = batch | {ERROR: np.array(["lost", *[""] * (FOVS - 1)], object)}
     write_rows(few.output, "first", engine(few)(failed), STORAGE)
-    (work,) = pending(few, keys, STORAGE)
+    (work,) = pending(Run(few), keys)
     assert work.keys[FOV_ID].to_list() == [batch[FOV_ID][0]]
-    whole, extension = pending(more, keys, STORAGE)
+    whole, extension = pending(Run(more), keys)
     assert (whole.wanted, whole.keys["files"].to_list()) == (run_columns(more), [None])
     assert extension.wanted == run_columns(more) - run_columns(few)
     assert extension.keys["files"].to_list() == [["first.parquet"]] * (FOVS - 1)

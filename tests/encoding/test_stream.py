@@ -23,6 +23,7 @@ from sdvae_ray.config import RunConfig
 from sdvae_ray.encoding.check import check
 from sdvae_ray.encoding.stream import encode
 from sdvae_ray.errors import ConfigError, ResourceError, RunError
+from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_column, read_fovs
 from sdvae_ray.schema import FOV_ID, column_to_numpy
 from sdvae_ray.storage import Storage
@@ -87,7 +88,7 @@ def everything(config: RunConfig) -> dict[tuple[str, str], dict[str, bytes]]:
 
 
 def test_a_run_with_a_failed_fov_is_read_back_by_arrow_polars_and_ray(local_ray, config):
-    result = encode(config, SILENT)
+    result = encode(Run(config), SILENT)
     assert (result.fovs, result.computed, result.errors) == (FOVS, FOVS, 1)
     output = Path(config.output)
 
@@ -124,14 +125,14 @@ def test_a_run_with_a_failed_fov_is_read_back_by_arrow_polars_and_ray(local_ray,
 
 def test_a_run_is_the_same_whatever_was_lost_healed_or_batched_otherwise(local_ray, config, manifest, tmp_path):
     """One run to compare with, then: a lost commit, a healed file, another batch size and other pools, another seed."""
-    encode(config, SILENT)
+    encode(Run(config), SILENT)
     before = everything(config)
     assert {len(rows) for rows in before.values()} == {FOVS - 1}
 
     lost = min((Path(config.output) / "fovs").glob("*.parquet"))
     gone = pl.read_parquet(lost, columns=[FOV_ID, "error"])
     lost.unlink()
-    again = encode(config, SILENT)
+    again = encode(Run(config), SILENT)
     assert again.computed == gone.height + int(
         gone["error"].null_count() == gone.height
     )  # the failed FOV is tried again
@@ -141,7 +142,7 @@ def test_a_run_is_the_same_whatever_was_lost_healed_or_batched_otherwise(local_r
 
     row = pl.read_parquet(manifest).row(BROKEN, named=True)
     Path(row["uri_ER"]).write_bytes(Path(row["uri_RNA"]).read_bytes())
-    healed = encode(config, SILENT)
+    healed = encode(Run(config), SILENT)
     assert (healed.computed, healed.errors) == (1, 0)
     assert read_fovs(config.output, Storage())["error"].null_count() == FOVS
 
@@ -152,11 +153,11 @@ def test_a_run_is_the_same_whatever_was_lost_healed_or_batched_otherwise(local_r
             "encode": config.encode.model_copy(update={"batch_fovs": 3, "actors": 1, "cpus": 0.5}),
         }
     )
-    encode(other, SILENT)
+    encode(Run(other), SILENT)
     assert everything(config) == everything(other)
 
     with pytest.raises(ConfigError, match="seed = 0, this one has 1"):
-        encode(config.model_copy(update={"seed": 1}), SILENT)
+        encode(Run(config.model_copy(update={"seed": 1})), SILENT)
 
 
 def test_a_run_that_fails_too_often_is_stopped_and_keeps_what_it_wrote(local_ray, config, manifest):
@@ -164,16 +165,16 @@ def test_a_run_that_fails_too_often_is_stopped_and_keeps_what_it_wrote(local_ray
         Path(uri).write_bytes(b"not an image")
     strict = config.model_copy(update={"max_error_fraction": 0.1})
     with pytest.raises(RunError, match="max_error_fraction") as caught:
-        encode(strict, SILENT)
+        encode(Run(strict), SILENT)
     assert "\n" not in str(caught.value)
     assert read_fovs(config.output, Storage()).height > 0
 
 
 def test_a_check_takes_one_fov_through_every_stage_and_leaves_nothing(local_ray, config):
     with pytest.raises(ConfigError, match="score.control: there is no column 'Metadata_control_type'"):
-        check(config, SILENT)
+        check(Run(config), SILENT)
     scored = config.score.model_copy(update={"control": "Metadata_broad_sample == 'BRD-1'"})
-    checked = check(config.model_copy(update={"score": scored}), SILENT)
+    checked = check(Run(config.model_copy(update={"score": scored})), SILENT)
     assert checked.fovs == FOVS
     assert set(checked.seconds) == {"load", "encode", "write"}
     assert checked.columns["latents/tiny:latent"] == "float16(4, 2, 4, 8, 8)"
@@ -185,7 +186,7 @@ def test_a_check_takes_one_fov_through_every_stage_and_leaves_nothing(local_ray,
 def test_a_crop_larger_than_the_image_is_refused_before_the_start(local_ray, config):
     image = config.image.model_copy(update={"crop": 192})
     with pytest.raises(ConfigError, match="image.crop: crop 192 does not fit .* 136 x 136"):
-        encode(config.model_copy(update={"image": image}), SILENT)
+        encode(Run(config.model_copy(update={"image": image})), SILENT)
     assert not (Path(config.output) / "fovs").exists()
 
 
@@ -193,7 +194,7 @@ def test_pools_that_starve_reading_and_writing_are_refused(local_ray, config):
     cpus = int(ray.cluster_resources()["CPU"])
     encode_pool = config.encode.model_copy(update={"actors": cpus, "cpus": 1.0})
     with pytest.raises(ResourceError, match="too few CPUs.*encode.actors"):
-        encode(config.model_copy(update={"encode": encode_pool}), SILENT)
+        encode(Run(config.model_copy(update={"encode": encode_pool})), SILENT)
 
 
 def test_a_killed_driver_resumes_with_every_fov_exactly_once(write_fields, small_run_config, tmp_path):
@@ -206,7 +207,7 @@ def test_a_killed_driver_resumes_with_every_fov_exactly_once(write_fields, small
     )
     run_file = tmp_path / "run.yaml"
     run_file.write_text(config.model_dump_json())
-    command = [sys.executable, "-m", "sdvae_ray.cli", "encode", str(run_file)]
+    command = [sys.executable, "-m", "sdvae_ray.cli.main", "encode", str(run_file)]
     environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     first = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
@@ -228,6 +229,6 @@ def test_a_killed_driver_resumes_with_every_fov_exactly_once(write_fields, small
         assert (len(ids), ids.n_unique()) == (count, count), table
 
     alone = config.model_copy(update={"output": str(tmp_path / "alone")})
-    encode(alone, SILENT, "local")
+    encode(Run(alone), SILENT, "local")
     columns = [("latents/tiny", "latent"), ("metrics/tiny", "ssim"), ("embeddings/intensity/image", "patches")]
     assert [rows_of(config, *names) for names in columns] == [rows_of(alone, *names) for names in columns]

@@ -26,6 +26,7 @@ from sdvae_ray.retrieval.normalisation import saved_fit
 from sdvae_ray.retrieval.normalisation.normalise import normalise
 from sdvae_ray.retrieval.normalisation.transforms import Replaced
 from sdvae_ray.run import record as provenance
+from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_fovs, write_rows, write_table
 from sdvae_ray.schema import COLOUR, FOV_ID, KEYS, fov_id, uri_column
 from sdvae_ray.scoring.fov_index import build_field_index
@@ -42,7 +43,7 @@ EACH = COUNT // PLATES
 ASKED = 13  # a treated well of the first plate
 
 Batch = dict[str, np.ndarray]
-Run = tuple[RunConfig, Batch]
+Encoded = tuple[RunConfig, Batch]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def local_ray() -> Iterator[None]:
 
 
 @pytest.fixture
-def run(small_run_config: Callable[..., RunConfig], write_fields: Callable[..., Batch]) -> Run:
+def run(small_run_config: Callable[..., RunConfig], write_fields: Callable[..., Batch]) -> Encoded:
     """Two plates of 16 wells of one field through `intensity`, 8 of each controls; `Metadata_lab` is one for a plate."""
     config = small_run_config(
         metrics=[], autoencoders={"tiny": None}, extractors={"latent": None}, score={"null_size": 100}
@@ -76,9 +77,9 @@ def run(small_run_config: Callable[..., RunConfig], write_fields: Callable[..., 
     return config, fields
 
 
-def scored(run: Run, **changes: object) -> RunConfig:
+def scored(run: Encoded, **changes: object) -> RunConfig:
     config = run[0].model_copy(update={"score": run[0].score.model_copy(update=changes)})
-    score(config, SILENT)
+    score(Run(config), SILENT)
     return config
 
 
@@ -102,14 +103,14 @@ TVN = ({"tvn": {"components": 5}},)
 def test_an_image_of_the_run_finds_its_own_well_in_the_normalised_index(local_ray, run, steps, batch):
     fields = run[1]
     config = scored(run, normalise=steps, batch=batch)
-    assert saved(config, STORAGE) == ["intensity/identity/all", "intensity/image/all"]
+    assert saved(Run(config)) == ["intensity/identity/all", "intensity/image/all"]
     for number, side in ((ASKED, "image"), (COUNT - 1, "identity")):
-        query = manifest_query(config, config.manifest, fields[FOV_ID][number], STORAGE)
-        found, about = search_image(config, query, None, side, 5, STORAGE)
+        query = manifest_query(Run(config), config.manifest, fields[FOV_ID][number])
+        found, about = search_image(Run(config), query, None, side, 5)
         assert found.select(KEYS[2], KEYS[3]).row(0) == (fields[KEYS[2]][number], fields[KEYS[3]][number])
         assert found["Metadata_broad_sample"][0] == fields["Metadata_broad_sample"][number]
         assert found["similarity"][0] == pytest.approx(1, abs=1e-5)
-        index = open_index(config, f"intensity/{side}/all", STORAGE)
+        index = open_index(Run(config), f"intensity/{side}/all")
         same = index.nearest(
             index.index.reconstruct(number), 5
         )  # a well's id is its row: wells are sorted by their keys
@@ -123,46 +124,46 @@ def test_an_image_of_the_run_finds_its_own_well_in_the_normalised_index(local_ra
 def test_a_plate_is_named_for_an_image_of_files_and_preferred_to_the_index_of_fovs(local_ray, run):
     fields = run[1]
     config = scored(run, normalise="published")
-    query = image_query(config, files_of(fields, ASKED), STORAGE)
+    query = image_query(Run(config), files_of(fields, ASKED))
     for name in ("P1", "source_1/batch 1/P1"):
-        found, about = search_image(config, query, None, None, 3, STORAGE, plate=name)
+        found, about = search_image(Run(config), query, None, None, 3, plate=name)
         assert found[KEYS[3]][0] == fields[KEYS[3]][ASKED]
         assert found["similarity"][0] == pytest.approx(1, abs=1e-5)  # this run has no illumination functions
-    other, about = search_image(config, query, None, None, 3, STORAGE, plate="P2")
+    other, about = search_image(Run(config), query, None, None, 3, plate="P2")
     assert about["as"].endswith("batch 1/P2")
     assert other["similarity"][0] < 0.999
     asking = config.score.model_copy(update={"fov_index": FovIndexConfig()})
     config = config.model_copy(update={"score": asking})
-    build_field_index(config, read_fovs(config.output, STORAGE), "intensity", "image", STORAGE)
-    of_fovs, about = search_image(config, query, None, None, 3, STORAGE)
+    build_field_index(Run(config), read_fovs(config.output, STORAGE), "intensity", "image")
+    of_fovs, about = search_image(Run(config), query, None, None, 3)
     assert FOV_ID in of_fovs.columns
-    again, about = search_image(config, query, None, None, 3, STORAGE, plate="P1")
+    again, about = search_image(Run(config), query, None, None, 3, plate="P1")
     assert again.equals(found)
     assert "well" in about
 
 
 def test_without_a_plate_the_profiles_are_searched_and_the_note_says_what_would_do_better(local_ray, run):
     config, fields = scored(run), run[1]
-    query = image_query(config, files_of(fields, ASKED), STORAGE)
-    found, about = search_image(config, query, None, None, 3, STORAGE)
+    query = image_query(Run(config), files_of(fields, ASKED))
+    found, about = search_image(Run(config), query, None, None, 3)
     assert found["similarity"].min() > 0.9  # alike, all of them
     assert "not normalised: --plate NAME" in about["note"]
-    strange = manifest_query(config, config.manifest, fields[FOV_ID][ASKED], STORAGE)
+    strange = manifest_query(Run(config), config.manifest, fields[FOV_ID][ASKED])
     strange.row[KEYS[2]][0] = "P9"
-    _, about = search_image(config, strange, None, None, 3, STORAGE)
+    _, about = search_image(Run(config), strange, None, None, 3)
     assert "its plate P9 is not of the run; --plate NAME" in about["note"]
     with pytest.raises(
         DataError, match=r"no plate 'P11' in the index of wells of intensity on image; did you mean 'P1'\?"
     ):
-        search_image(config, query, None, None, 3, STORAGE, plate="P11")
+        search_image(Run(config), query, None, None, 3, plate="P11")
     with pytest.raises(DataError, match="did you mean 'image'"):
-        search_image(config, query, None, "imgae", 3, STORAGE, plate="P1")
+        search_image(Run(config), query, None, "imgae", 3, plate="P1")
 
 
 def test_harmony_a_fit_that_is_damaged_and_a_run_scored_before_fits_were_stored_say_so(local_ray, run):
     config, fields = scored(run), run[1]
     path = Path(join(config.output, INDEX, "all.fit.npz"))
-    query = manifest_query(config, config.manifest, fields[FOV_ID][ASKED], STORAGE)
+    query = manifest_query(Run(config), config.manifest, fields[FOV_ID][ASKED])
     cases: list[tuple[bytes | None, str]] = [
         (saved_fit.to_bytes([Replaced(np.zeros((COUNT, 3)))]), "harmony moves the wells it was given"),
         (b"rubbish", "7 bytes are no readable fit"),
@@ -172,12 +173,12 @@ def test_harmony_a_fit_that_is_damaged_and_a_run_scored_before_fits_were_stored_
         path.unlink()
         if data is not None:
             path.write_bytes(data)
-        found, about = search_image(config, query, None, None, 3, STORAGE)
+        found, about = search_image(Run(config), query, None, None, 3)
         assert found[KEYS[3]][0] == fields[KEYS[3]][ASKED]
         assert about["group"] == "all wells, profiles not normalised"
         assert words in about["note"]
         with pytest.raises(DataError) as caught:
-            search_image(config, query, None, None, 3, STORAGE, plate="P1")
+            search_image(Run(config), query, None, None, 3, plate="P1")
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
         path.touch()
@@ -190,27 +191,27 @@ def test_several_groups_on_a_plate_and_several_plates_of_a_name_are_said(local_r
         (root / f"b.{end}").write_bytes((root / f"all.{end}").read_bytes())
     table = pl.read_parquet(root / "b.parquet")
     table.with_columns(group=pl.lit("b")).write_parquet(root / "b.parquet")
-    query = image_query(config, files_of(fields, ASKED), STORAGE)
-    _, about = search_image(config, query, None, None, 3, STORAGE, plate="P1")
+    query = image_query(Run(config), files_of(fields, ASKED))
+    _, about = search_image(Run(config), query, None, None, 3, plate="P1")
     assert about["group"] == "all"
     assert "wells of b are on plate P1 too, not searched" in about["note"]
     table.with_columns(pl.lit("batch 2").alias(KEYS[1])).write_parquet(root / "b.parquet")
     with pytest.raises(DataError, match="2 plates .* --plate source_1/batch 1/P1 or source_1/batch 2/P1"):
-        search_image(config, query, None, None, 3, STORAGE, plate="P1")
-    _, about = search_image(config, query, None, None, 3, STORAGE, plate="source_1/batch 1/P1")
+        search_image(Run(config), query, None, None, 3, plate="P1")
+    _, about = search_image(Run(config), query, None, None, 3, plate="source_1/batch 1/P1")
     assert about["group"] == "all"
-    own = manifest_query(config, config.manifest, fields[FOV_ID][ASKED], STORAGE)
-    assert search_image(config, own, None, None, 3, STORAGE)[1]["as"].endswith("source_1/batch 1/P1")
+    own = manifest_query(Run(config), config.manifest, fields[FOV_ID][ASKED])
+    assert search_image(Run(config), own, None, None, 3)[1]["as"].endswith("source_1/batch 1/P1")
 
 
 def test_the_command_prints_it_and_gives_all_of_it_as_json(local_ray, run, capsys):
     config, fields = scored(run), run[1]
     asked = Asked(images=files_of(fields, ASKED), plate="P1")
-    search(config, asked, None, None, 3, Console(width=120))
+    search(Run(config), asked, None, None, 3, Console(width=120))
     said = capsys.readouterr().out
     assert "normalised as a well of plate source_1/batch 1/P1" in " ".join(said.split())
     assert "1.0000" in said
-    search(config, asked, None, None, 3, Console(width=120), as_json=True)
+    search(Run(config), asked, None, None, 3, Console(width=120), as_json=True)
     answer = json.loads(capsys.readouterr().out)
     assert answer["as"] == "normalised as a well of plate source_1/batch 1/P1"
     assert answer["group"] == "all"
@@ -218,7 +219,7 @@ def test_the_command_prints_it_and_gives_all_of_it_as_json(local_ray, run, capsy
     assert answer["neighbours"][0][KEYS[3]] == fields[KEYS[3]][ASKED]
     for wrong in (Asked(well="P1/A01", plate="P1"), Asked(fov="f", plate="P1"), asked._replace(patch=1)):
         with pytest.raises(ConfigError, match="--plate is of a new image"):
-            search(config, wrong, None, None, 3, SILENT)
+            search(Run(config), wrong, None, None, 3, SILENT)
 
 
 def test_a_fit_in_a_bucket_is_read_and_its_absence_said(s3, small_run_config, tmp_path, monkeypatch):
@@ -233,10 +234,10 @@ def test_a_fit_in_a_bucket_is_read_and_its_absence_said(s3, small_run_config, tm
     write_table(f"{stem}.parquet", wells.with_row_index("id").to_arrow(), s3.storage)
     s3.storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(faiss_index.build(made.features)))
     with pytest.raises(DataError, match="without the fit"):
-        on_plate(config, "P2", None, None, s3.storage)
+        on_plate(Run(config), "P2", None, None)
     s3.storage.write_bytes(f"{stem}.fit.npz", saved_fit.to_bytes(made.chain))
-    place = on_plate(config, "P2", None, None, s3.storage)
+    place = on_plate(Run(config), "P2", None, None)
     assert (place.name, place.group, place.plate, place.batch) == ("intensity/image/b", "b", "s/b/P2", "s/b/P2")
-    found, _ = nearest_wells(config, x[33].astype(np.float32), place, 3, s3.storage)
+    found, _ = nearest_wells(Run(config), x[33].astype(np.float32), place, 3)
     assert found[KEYS[3]][0] == "W33"
     assert found["similarity"][0] == pytest.approx(1, abs=1e-5)

@@ -25,6 +25,7 @@ from sdvae_ray.errors import ConfigError, DataError, RunError, SdvaeRayError, We
 from sdvae_ray.images.prepare import centre_crop, scale, untile
 from sdvae_ray.queries.decode import checked_side, decode_fov, decode_patches, ome_tiff
 from sdvae_ray.run import record as provenance
+from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_column, read_fovs, write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, latents_table, uri_column
 from sdvae_ray.storage import Storage
@@ -81,7 +82,7 @@ def run(make: Callable[..., Any]) -> RunConfig:
 @pytest.mark.parametrize("side", ["tiny", "pca"])
 def test_the_patches_are_the_reconstruction_that_was_scored(make, side, precision):
     config, out = make(precision)
-    patches, facts = decode_patches(config, FOV, side, STORAGE)
+    patches, facts = decode_patches(Run(config), FOV, side)
     assert (tuple(patches.shape), patches.dtype) == ((4, 5, 64, 64), torch.float32)
     original = torch.from_numpy(out[IMAGE][0]).float() / 255
     # both are means of the same 4096 float32 differences, summed here in float64
@@ -101,7 +102,7 @@ def test_the_patches_are_the_engines_own_to_the_last_bit(make, precision, settin
     field = Field("source_1/batch 1/P1/A02/1", stains, encoder.packing.pack(stains))
     with torch.inference_mode():
         made = encoder.sides.by_autoencoder("tiny", models.autoencoders["tiny"], field, MICRO_BATCH)
-    assert torch.equal(decode_patches(config, field.fov_id, "tiny", STORAGE)[0], made.result.recon)
+    assert torch.equal(decode_patches(Run(config), field.fov_id, "tiny")[0], made.result.recon)
 
 
 def test_the_picture_is_the_slow_obvious_one(make):
@@ -116,7 +117,7 @@ def test_the_picture_is_the_slow_obvious_one(make):
             red, green, blue = model.decode(torch.from_numpy(latent[0, patch, stain][None]).float())[0].double().numpy()
             top, left = 64 * (patch // 2), 64 * (patch % 2)
             picture[stain, top : top + 64, left : left + 64] = ((red + green + blue) / 3).T
-    stains, _ = decode_fov(config, FOV, "pca", STORAGE)
+    stains, _ = decode_fov(Run(config), FOV, "pca")
     assert (stains.shape, stains.dtype) == ((5, 128, 128), np.uint8)
     # half a level of rounding, and float32 sums in batches of another size
     assert np.abs(stains - 255 * picture).max() <= 0.5 + 255 * 1e-5
@@ -131,7 +132,7 @@ def test_the_control_comes_back_as_the_field_lies(make, write_fields, transpose,
         autoencoders={"tiny": None, "pca": None, "identity": {"store_latents": True}},
         image={"transpose": transpose, "scaling": scaling},
     )
-    stains, facts = decode_fov(config, FOV, None, STORAGE)
+    stains, facts = decode_fov(Run(config), FOV, None)
     batch = write_fields(1)
     for at, stain in enumerate(STAINS):
         plane = tifffile.imread(batch[uri_column(stain)][0])
@@ -149,7 +150,7 @@ def test_a_real_field_comes_back_in_its_place(small_run_config, real_field):
     config = small_run_config(**changes)
     batch = {uri_column(stain): np.array([str(path)], object) for stain, path in real_field.items()}
     out = encoded(config, {FOV_ID: np.array([FOV], object), "Metadata_Plate": np.array(["P"], object), **batch})
-    stains, _ = decode_fov(config, FOV, None, STORAGE)
+    stains, _ = decode_fov(Run(config), FOV, None)
     original = untile(out[IMAGE][0])
     for decoded, plane in zip(stains.astype(float), original.astype(float), strict=True):
         assert np.corrcoef(decoded.ravel(), plane.ravel())[0, 1] > 0.7
@@ -162,17 +163,17 @@ def test_a_run_of_another_device_is_decoded_in_small_forwards(run):
     at = table.column_names.index("micro_batch")
     table = table.set_column(at, "micro_batch", pa.array([10_000] * 3, pa.int32()))
     pq.write_table(table, path)
-    assert decode_patches(run, FOV, "pca", STORAGE)[1]["micro_batch"] == 10_000
+    assert decode_patches(Run(run), FOV, "pca")[1]["micro_batch"] == 10_000
     at = table.column_names.index("device")
     pq.write_table(table.set_column(at, "device", pa.array(["NVIDIA H100"] * 3)), path)
-    assert decode_patches(run, FOV, "pca", STORAGE)[1]["micro_batch"] == 8
+    assert decode_patches(Run(run), FOV, "pca")[1]["micro_batch"] == 8
 
 
 # The file
 
 
 def test_the_file_says_what_it_is(run):
-    stains, facts = decode_fov(run, FOV, "tiny", STORAGE)
+    stains, facts = decode_fov(Run(run), FOV, "tiny")
     data = ome_tiff(stains, run.image.stains, facts)
     assert data == ome_tiff(stains, run.image.stains, facts)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
@@ -195,12 +196,12 @@ def test_the_file_says_what_it_is(run):
 
 
 def test_the_file_of_published_weights_names_them(run):
-    _, facts = decode_fov(run, FOV, "pca", STORAGE)
+    _, facts = decode_fov(Run(run), FOV, "pca")
     assert (facts["autoencoder"], facts["source"], facts["random_weights"]) == ("patch_pca", "asset:patch_pca", False)
     record = provenance.read_record(run.output, STORAGE)
     record["weights"]["autoencoders.pca"] |= {"source": "someone/vae", "revision": "0123abc"}
     provenance.write_record(run.output, record, STORAGE)
-    _, facts = decode_fov(run, FOV, "pca", STORAGE)
+    _, facts = decode_fov(Run(run), FOV, "pca")
     assert (facts["source"], facts["revision"]) == ("someone/vae", "0123abc")
 
 
@@ -224,7 +225,7 @@ def test_any_number_of_stains_of_any_name_is_one_channel_each(count, kind):
 
 def refused(kind: type[SdvaeRayError], config: RunConfig, fov_id: str, side: str | None) -> str:
     with pytest.raises(kind) as caught:
-        decode_fov(config, fov_id, side, STORAGE)
+        decode_fov(Run(config), fov_id, side)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -267,15 +268,15 @@ def test_a_side_that_cannot_be_decoded_says_why(small_run_config, side, said):
     autoencoders = {"pca": {"name": "patch_pca"}, "lean": lean}
     config = small_run_config(autoencoders=autoencoders, codecs={"jpeg": {"name": "jpeg"}})
     with pytest.raises(ConfigError, match=said):
-        checked_side(config, side)
+        checked_side(Run(config), side)
 
 
 def test_the_only_side_with_latents_need_not_be_named(small_run_config):
-    assert checked_side(small_run_config(), None) == "tiny"
+    assert checked_side(Run(small_run_config()), None) == "tiny"
     none = small_run_config(autoencoders={"tiny": None})
     for side, said in ((None, "no autoencoder of it has store_latents"), ("identity", "allowed: none, this run")):
         with pytest.raises(ConfigError, match=said):
-            checked_side(none, side)
+            checked_side(Run(none), side)
 
 
 def test_other_weights_than_the_runs_are_refused(run):
@@ -291,8 +292,8 @@ def test_the_same_weights_elsewhere_will_do(run, tmp_path):
     shutil.copytree(Path(sdvae_ray.__path__[0], "assets", "patch_pca"), tmp_path / "moved")
     moved = run.autoencoders["pca"].model_copy(update={"source": str(tmp_path / "moved")})
     elsewhere = run.model_copy(update={"autoencoders": {"pca": moved}, "metrics": {}})
-    stains, facts = decode_fov(elsewhere, FOV, None, STORAGE)
-    np.testing.assert_array_equal(stains, decode_fov(run, FOV, "pca", STORAGE)[0])
+    stains, facts = decode_fov(Run(elsewhere), FOV, None)
+    np.testing.assert_array_equal(stains, decode_fov(Run(run), FOV, "pca")[0])
     assert facts["source"] == "asset:patch_pca"  # what the run was made with
 
 
@@ -335,5 +336,5 @@ def test_a_model_that_leaves_the_unit_interval_saturates(run, monkeypatch):
             return torch.tensor([-0.1, 0.5, 1.1]).view(1, 3, 1, 1).expand(len(latent), 3, 64, 64).contiguous()
 
     monkeypatch.setattr("sdvae_ray.queries.decode.load_autoencoder", lambda *_: Wide())
-    stains, _ = decode_fov(run, FOV, "pca", STORAGE)  # (Mito, AGP, RNA), (RNA, ER, DNA); 127.5 is rounded to even
+    stains, _ = decode_fov(Run(run), FOV, "pca")  # (Mito, AGP, RNA), (RNA, ER, DNA); 127.5 is rounded to even
     assert [np.unique(plane).tolist() for plane in stains] == [[0], [128], [255], [128], [255]]

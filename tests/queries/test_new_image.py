@@ -23,6 +23,7 @@ from sdvae_ray.errors import ConfigError, DataError, SdvaeRayError
 from sdvae_ray.queries.new_image import embed_field, image_query, manifest_query, search_image
 from sdvae_ray.queries.search import nearest_profiles, search_patch
 from sdvae_ray.run import record as provenance
+from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_column, read_fovs, write_rows, write_wide_table
 from sdvae_ray.schema import COLOUR, EMBEDDING, FOV_ID, KEYS, METADATA, PATCHES, embeddings_table, uri_column
 from sdvae_ray.scoring.fov_index import build_field_index
@@ -63,9 +64,9 @@ def run(small_run_config: Callable[..., RunConfig], write_fields: Callable[..., 
 def indexed(local_ray: None, run: tuple[RunConfig, Batch]) -> tuple[RunConfig, Batch]:
     config, _ = run
     fovs = read_fovs(config.output, STORAGE)
-    build_field_index(config, fovs, "intensity", "image", STORAGE)
-    build_field_index(config, fovs, "latent", "tiny", STORAGE)
-    build_field_index(config, fovs, "intensity", "image", STORAGE, level="patch")
+    build_field_index(Run(config), fovs, "intensity", "image")
+    build_field_index(Run(config), fovs, "latent", "tiny")
+    build_field_index(Run(config), fovs, "intensity", "image", level="patch")
     return run
 
 
@@ -94,8 +95,8 @@ def test_a_field_of_the_run_gets_the_embedding_that_the_run_stored(run, extracto
         name = fields[FOV_ID][3]
         row = fovs.filter(pl.col(FOV_ID) == name)
         _, stored = read_column(config.output, embeddings_table(extractor, side), column, row, STORAGE)
-        query = manifest_query(config, config.manifest, name, STORAGE)
-        made = embed_field(config, query.row, extractor, side, STORAGE, patches=patches)
+        query = manifest_query(Run(config), config.manifest, name)
+        made = embed_field(Run(config), query.row, extractor, side, patches=patches)
         if patches:
             assert len(made) == config.image.patches
             made = made[kept_patches(config, extractor, name)]
@@ -108,8 +109,8 @@ def test_a_field_of_the_run_finds_itself_first(indexed):
         ("intensity", "image", False),
         ("latent", "tiny", True),
     ):
-        query = manifest_query(config, config.manifest, fields[FOV_ID][7], STORAGE)
-        found, about = search_image(config, query, extractor, side, 3, STORAGE)
+        query = manifest_query(Run(config), config.manifest, fields[FOV_ID][7])
+        found, about = search_image(Run(config), query, extractor, side, 3)
         assert found[FOV_ID][0] == fields[FOV_ID][7]
         assert found["similarity"][0] == pytest.approx(1, abs=1e-5)
         assert found["similarity"][1] < found["similarity"][0]
@@ -121,12 +122,12 @@ def test_a_field_of_the_run_finds_itself_first(indexed):
 def test_files_named_by_stain_are_the_row_of_a_manifest_without_illumination(indexed):
     config, fields = indexed
     files = [f"{stain}={fields[uri_column(stain)][2]}" for stain in reversed(STAINS)]
-    query = image_query(config, files, STORAGE)
-    bare = dict(manifest_query(config, config.manifest, fields[FOV_ID][2], STORAGE).row)
+    query = image_query(Run(config), files)
+    bare = dict(manifest_query(Run(config), config.manifest, fields[FOV_ID][2]).row)
     bare |= {name: np.array([None], object) for name in bare if name.startswith("illum_")}
-    one, other = (embed_field(config, row, "intensity", "image", STORAGE) for row in (query.row, bare))
+    one, other = (embed_field(Run(config), row, "intensity", "image") for row in (query.row, bare))
     np.testing.assert_array_equal(one, other)
-    _, about = search_image(config, query, None, None, 3, STORAGE)
+    _, about = search_image(Run(config), query, None, None, 3)
     assert "no illumination function" in about["note"]
     assert (about["extractor"], about["side"]) == ("latent", "tiny")  # the first of the run
 
@@ -136,17 +137,17 @@ def test_one_file_with_the_planes_of_all_stains_is_the_same_image(indexed, tmp_p
     files = [fields[uri_column(stain)][2] for stain in STAINS]
     stack = tmp_path / "a=b.tif"
     tifffile.imwrite(stack, np.stack([tifffile.imread(file) for file in files]))
-    one = embed_field(config, image_query(config, [str(stack)], STORAGE).row, "intensity", "image", STORAGE)
+    one = embed_field(Run(config), image_query(Run(config), [str(stack)]).row, "intensity", "image")
     named = [f"{stain}={file}" for stain, file in zip(STAINS, files, strict=True)]
-    other = embed_field(config, image_query(config, named, STORAGE).row, "intensity", "image", STORAGE)
+    other = embed_field(Run(config), image_query(Run(config), named).row, "intensity", "image")
     np.testing.assert_array_equal(one, other)
 
 
 def test_without_an_index_of_fovs_the_wells_are_searched_by_their_profiles(run):
     config, fields = run
     profiles(config)
-    query = manifest_query(config, config.manifest, fields[FOV_ID][7], STORAGE)
-    found, about = search_image(config, query, None, None, 5, STORAGE)
+    query = manifest_query(Run(config), config.manifest, fields[FOV_ID][7])
+    found, about = search_image(Run(config), query, None, None, 5)
     assert (about["extractor"], about["side"]) == ("intensity", "image")
     assert found.height == 5
     assert found["Metadata_Well"][0] == fields[KEYS[3]][7]
@@ -177,10 +178,10 @@ def test_profiles_are_searched_plate_by_plate_as_brute_force_does(run):
 def test_the_numbers_of_the_kept_patches_are_those_of_the_engine(run):
     config, fields = run
     whole = embed_field(
-        config,
-        manifest_query(config, config.manifest, fields[FOV_ID][0], STORAGE).row,
-        *("intensity", "image"),
-        STORAGE,
+        Run(config),
+        manifest_query(Run(config), config.manifest, fields[FOV_ID][0]).row,
+        "intensity",
+        "image",
         patches=True,
     )
     row = read_fovs(config.output, STORAGE).filter(pl.col(FOV_ID) == fields[FOV_ID][0])
@@ -202,12 +203,12 @@ def test_a_patch_finds_what_brute_force_over_all_patches_finds_by_key(indexed):
     asked = 9
     cosine = flat @ flat[asked]
     order = [at for at in np.argsort(-cosine) if at != asked][:5]
-    found, about = search_patch(config, *keys[asked], None, None, 5, STORAGE)
+    found, about = search_patch(Run(config), *keys[asked], None, None, 5)
     assert list(zip(found[FOV_ID], found["patch"], strict=True)) == [keys[at] for at in order]
     np.testing.assert_allclose(found["similarity"], cosine[order], atol=1e-5)
     assert (about["fov"], about["patch"]) == (keys[asked][0], str(keys[asked][1]))
-    query = manifest_query(config, config.manifest, keys[asked][0], STORAGE)
-    same, _ = search_image(config, query, "intensity", None, 5, STORAGE, patch=keys[asked][1])
+    query = manifest_query(Run(config), config.manifest, keys[asked][0])
+    same, _ = search_image(Run(config), query, "intensity", None, 5, patch=keys[asked][1])
     assert (same[FOV_ID][0], same["patch"][0]) == keys[asked]
     record = json.loads(STORAGE.read_bytes(join(config.output, "index/intensity/image/patches.json")))
     assert (record["level"], record["patches_per_fov"], record["queries"]) == ("patch", KEPT, COUNT * KEPT // 10 // 2)
@@ -229,7 +230,7 @@ def test_what_cannot_be_searched_is_said_in_one_line(indexed, tmp_path, write_ti
 
     def image(given: list[str], of: RunConfig = config, **more: Any) -> None:
         asked = {"extractor": None, "side": None, "count": 3, **more}
-        search_image(of, image_query(of, given, STORAGE), storage=STORAGE, **asked)
+        search_image(Run(of), image_query(Run(of), given), **asked)
 
     cases: list[tuple[Callable[[], object], str]] = [
         (lambda: image(files[1:]), "no file of the stain 'Mito'"),
@@ -246,25 +247,29 @@ def test_what_cannot_be_searched_is_said_in_one_line(indexed, tmp_path, write_ti
         (lambda: image(files, empty), "run `sdvae-ray score` first"),
         (lambda: image(files, transposed), "image.transpose = False"),
         (lambda: image(files, config.model_copy(update={"image": manual})), "constants of its manifest"),
-        (lambda: manifest_query(config, config.manifest, None, STORAGE), "24 rows: --fov ID"),
-        (lambda: manifest_query(config, config.manifest, "source_1/batch 1/P1/A01/2", STORAGE), "did you mean"),
-        (lambda: manifest_query(config, str(tmp_path / "m.parquet"), None, STORAGE), "does not exist"),
-        (lambda: search_patch(config, fields[FOV_ID][0], lost, None, None, 3, STORAGE), "was not kept by intensity"),
+        (lambda: manifest_query(Run(config), config.manifest, None), "24 rows: --fov ID"),
+        (lambda: manifest_query(Run(config), config.manifest, "source_1/batch 1/P1/A01/2"), "did you mean"),
+        (lambda: manifest_query(Run(config), str(tmp_path / "m.parquet"), None), "does not exist"),
         (
-            lambda: embed_field(config, image_query(config, files, STORAGE).row, "latent", "image", STORAGE),
+            lambda: search_patch(Run(config), fields[FOV_ID][0], lost, None, None, 3),
+            "was not kept by intensity",
+        ),
+        (
+            lambda: embed_field(Run(config), image_query(Run(config), files).row, "latent", "image"),
             "--side tiny",
         ),
         (
             lambda: build_field_index(
-                config.model_copy(
-                    update={
-                        "extractors": {"latent": config.extractors["latent"].model_copy(update={"keep_patches": 0})}
-                    }
+                Run(
+                    config.model_copy(
+                        update={
+                            "extractors": {"latent": config.extractors["latent"].model_copy(update={"keep_patches": 0})}
+                        }
+                    )
                 ),
                 read_fovs(config.output, STORAGE),
                 "latent",
                 "tiny",
-                STORAGE,
                 level="patch",
             ),
             "keep_patches is 0",
@@ -297,7 +302,15 @@ def test_the_command_answers_with_the_note(indexed, capsys):
     from rich.console import Console
 
     config, fields = indexed
-    search(config, Asked(manifest=config.manifest, fov=fields[FOV_ID][4]), "latent", "tiny", 2, Console(), as_json=True)
+    search(
+        Run(config),
+        Asked(manifest=config.manifest, fov=fields[FOV_ID][4]),
+        "latent",
+        "tiny",
+        2,
+        Console(),
+        as_json=True,
+    )
     answer = json.loads(capsys.readouterr().out)
     assert answer["neighbours"][0][FOV_ID] == fields[FOV_ID][4]
     assert "random weights" in answer["note"]

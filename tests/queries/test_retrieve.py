@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sdvae_ray.cli import main
+from sdvae_ray.cli.main import main
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.queries.copairs_lists import Lists, Settings, checked_settings
 from sdvae_ray.queries.retrieve import retrieve

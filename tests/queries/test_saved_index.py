@@ -13,6 +13,7 @@ from sdvae_ray.errors import DataError
 from sdvae_ray.queries.saved_index import PATCHES_PER_FOV, Names, local_copy, open_index, saved
 from sdvae_ray.queries.search import search_well
 from sdvae_ray.retrieval.index import approximate, faiss_index, tuning
+from sdvae_ray.run.run import Run
 from sdvae_ray.schema import FOV_ID, KEYS
 from sdvae_ray.storage import Storage, join
 
@@ -58,7 +59,7 @@ def test_an_index_its_ids_and_its_recall_survive_the_round_trip_through_s3(small
     s3.storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(index))
     write(f"{stem}.parquet", table(N).with_columns(pl.Series("id", ids)), s3.storage)
     s3.storage.write_bytes(f"{stem}.json", json.dumps(record).encode())
-    opened = open_index(config, "intensity/image/fovs", s3.storage)
+    opened = open_index(Run(config), "intensity/image/fovs")
     for one, other in zip(
         faiss_index.search(opened.index, queries, 10), faiss_index.search(index, queries, 10), strict=True
     ):
@@ -68,8 +69,8 @@ def test_an_index_its_ids_and_its_recall_survive_the_round_trip_through_s3(small
     found = opened.nearest(x[5], 3)
     assert found[FOV_ID][0] == table(N)[FOV_ID][5]
     assert not {"id", "files"} & set(found.columns)
-    assert saved(config, s3.storage, "fov") == ["intensity/image/fovs"]
-    assert saved(config, s3.storage) == []
+    assert saved(Run(config), "fov") == ["intensity/image/fovs"]
+    assert saved(Run(config)) == []
 
 
 def test_a_remote_object_is_fetched_once_and_again_when_it_changes(s3, cache):
@@ -130,7 +131,7 @@ def test_ids_of_patches_carry_the_fov_and_the_number_of_the_patch(small_run_conf
     Storage().write_bytes(f"{stem}.faiss", faiss_index.to_bytes(faiss_index.build(x)))
     write(f"{stem}.parquet", table(fovs, step=each).with_columns(pl.Series("patches", numbers)), Storage())
     Storage().write_bytes(f"{stem}.json", json.dumps({PATCHES_PER_FOV: each}).encode())
-    opened = open_index(config, "intensity/image/patches", Storage())
+    opened = open_index(Run(config), "intensity/image/patches")
     for vector in (0, 1, 77, fovs * each - 1):
         found = opened.nearest(x[vector], 4)
         assert found[FOV_ID][0] == table(fovs)[FOV_ID][vector // each]
@@ -150,13 +151,13 @@ def test_a_well_is_found_in_whichever_group_has_it_and_two_of_a_name_are_refused
             pl.int_range(0, WELLS).alias("id"), group=pl.lit(group)
         )
         write(f"{stem}.parquet", wells.drop(FOV_ID, "files"), Storage(), 64)
-    found, about = search_well(config, "P01/W003", None, None, 5, Storage())
+    found, about = search_well(Run(config), "P01/W003", None, None, 5)
     assert about["group"] == "b"
     assert set(found["Metadata_Plate"]) == {"P01"}
     assert found.height == 5
     with pytest.raises(DataError, match="did you mean 'P01/W003'"):
-        search_well(config, "P01/W0003", None, None, 5, Storage())
+        search_well(Run(config), "P01/W0003", None, None, 5)
     twice = pl.concat([wells, wells.head(1)]).with_columns(pl.int_range(0, WELLS + 1).alias("id"))
     write(f"{stem}.parquet", twice, Storage(), 64)
     with pytest.raises(DataError, match="2 wells are P01/W000"):
-        search_well(config, "P01/W000", None, None, 5, Storage())
+        search_well(Run(config), "P01/W000", None, None, 5)

@@ -16,8 +16,9 @@ from sdvae_ray.config import RunConfig, StorageConfig
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.report.facts import published
 from sdvae_ray.report.facts.compare import comparison
-from sdvae_ray.report.terminal.side_by_side import compare_runs
+from sdvae_ray.report.terminal.side_by_side import print_comparison
 from sdvae_ray.run import record as provenance
+from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores, read_scores
 from sdvae_ray.run.tables import write_table
 from sdvae_ray.runfile import parse_run
@@ -118,9 +119,14 @@ def two(tmp_path: Path, scores: Scores | None = None, **changes: Any) -> tuple[s
     return write_run(a), write_run(b, scores or scores_of(b))
 
 
+def compared(a: str, b: str, storage: StorageConfig | None = None) -> dict[str, Any]:
+    keys = None if storage is None else storage.model_dump(exclude_none=True)
+    return comparison(Run.open(a, storage=keys), Run.open(b, storage=keys))
+
+
 def text_of(a: str, b: str, width: int = 100) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    compare_runs(a, b, console)
+    print_comparison(compared(a, b), console)
     return console.export_text()
 
 
@@ -139,7 +145,7 @@ def row_of(rows: list[dict[str, Any]], **keys: str) -> dict[str, Any]:
 def test_a_run_against_itself_differs_in_nothing(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     output = write_run(config, scores_of(config, psnr=math.inf))
-    found = comparison(output, output)
+    found = compared(output, output)
     assert found["settings"] == []
     assert found["a"] == found["b"]
     assert all(names == [] for names in found["a"]["only"].values())
@@ -155,7 +161,7 @@ def test_a_run_against_itself_differs_in_nothing(tmp_path: Path) -> None:
 
 def test_numbers_are_those_of_the_tables_and_the_difference_is_b_less_a(tmp_path: Path) -> None:
     b = config_of(tmp_path / "b")
-    found = comparison(write_run(config_of(tmp_path / "a")), write_run(b, scores_of(b, 0.25, ssim=0.8)))
+    found = compared(write_run(config_of(tmp_path / "a")), write_run(b, scores_of(b, 0.25, ssim=0.8)))
     assert len(found["retrieval"]) == 2 * 4 * 2
     row = row_of(found["retrieval"], extractor="intensity", group="U2OS / 48", side="tiny")
     assert row["a"] == {
@@ -186,7 +192,7 @@ def test_numbers_are_those_of_the_tables_and_the_difference_is_b_less_a(tmp_path
 
 def test_the_dictionary_is_json_and_holds_what_is_printed(tmp_path: Path) -> None:
     a, b = two(tmp_path)
-    found = comparison(a, b)
+    found = compared(a, b)
     assert list(found) == ["a", "b", "settings", "retrieval", "floors", "metrics", "distances"]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
@@ -198,7 +204,7 @@ def test_settings_that_differ_are_listed_and_no_others(tmp_path: Path) -> None:
         "extractors": {"inception": {"name": "inception_v3", "half_mean": True, "weights_seed": 3}},
     }
     a, b = two(tmp_path, **changes)
-    found = {row["key"]: (row["a"], row["b"], row["only"]) for row in comparison(a, b)["settings"]}
+    found = {row["key"]: (row["a"], row["b"], row["only"]) for row in compared(a, b)["settings"]}
     assert found.pop("autoencoders.tiny")[1:] == (None, "a")
     assert found.pop("autoencoders.pca")[::2] == (None, "b")
     assert found.pop("extractors.intensity")[1:] == (None, "a")
@@ -218,7 +224,7 @@ def test_settings_that_differ_are_listed_and_no_others(tmp_path: Path) -> None:
 def test_the_same_packing_in_other_words_is_no_difference(tmp_path: Path) -> None:
     triples = [["Mito", "AGP", "RNA"], ["RNA", "ER", "DNA"]]
     a, b = two(tmp_path, image={"transpose": True, "packing": triples})
-    assert [row["key"] for row in comparison(a, b)["settings"]] == ["recorded.manifest.uri"]
+    assert [row["key"] for row in compared(a, b)["settings"]] == ["recorded.manifest.uri"]
 
 
 def test_versions_and_weights_are_said_where_they_differ(tmp_path: Path) -> None:
@@ -228,7 +234,7 @@ def test_versions_and_weights_are_said_where_they_differ(tmp_path: Path) -> None
         record["libraries"]["torch"] = version
         record["weights"] = {"autoencoders.sd14": {"revision": "main", "files": {"model.safetensors": sha}}}
         provenance.write_record(output, record, STORAGE)
-    found = {row["key"]: (row["a"], row["b"]) for row in comparison(a, b)["settings"]}
+    found = {row["key"]: (row["a"], row["b"]) for row in compared(a, b)["settings"]}
     assert found["recorded.libraries.torch"] == ("2.9", "2.10")
     assert found["recorded.weights.autoencoders.sd14.files.model.safetensors"] == ("a" * 64, "b" * 64)
     assert len(found) == 3
@@ -243,7 +249,7 @@ def test_other_data_is_said_plainly(tmp_path: Path) -> None:
 
 def test_what_one_run_has_not_is_a_dash_and_is_named(tmp_path: Path) -> None:
     a, b = two(tmp_path, autoencoders={"sd14": SD, "pca": {"name": "patch_pca"}})
-    found = comparison(a, b)
+    found = compared(a, b)
     assert found["a"]["only"] == {"extractors": [], "groups": [], "sides": ["tiny"], "metrics": []}
     assert found["b"]["only"]["sides"] == ["pca"]
     row = row_of(found["retrieval"], extractor="intensity", group=GROUPS[0], side="pca")
@@ -282,7 +288,7 @@ def test_null_nan_and_infinity_are_not_numbers_of_the_table(tmp_path: Path) -> N
         write_run(config_of(tmp_path / "a")),
         write_run(config, replace(scores, summary=holed, distributions=distances)),
     )
-    found = comparison(a, b)
+    found = compared(a, b)
     json.dumps(found, allow_nan=False)
     row = found["retrieval"][0]
     assert (row["b"]["fraction_retrieved"], row["b"]["mean_map"]) == (None, None)
@@ -305,7 +311,7 @@ def test_a_group_that_was_not_scored_has_its_reason(tmp_path: Path) -> None:
     number = pl.when(status.is_null()).then("fraction_retrieved")
     summary = scores.summary.with_columns(status=status.otherwise("status"), fraction_retrieved=number)
     a, b = write_run(config_of(tmp_path / "a")), write_run(config, replace(scores, summary=summary))
-    assert comparison(a, b)["a"]["reasons"] == []
+    assert compared(a, b)["a"]["reasons"] == []
     assert "B: inception jxl [U2OS / 48], intensity jxl [U2OS / 48]: not scored: no controls" in words(text_of(a, b))
 
 
@@ -316,7 +322,7 @@ def test_nothing_to_compare_is_no_failure(tmp_path: Path) -> None:
     bare = pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})
     scores = replace(whole, summary=unscored, distributions=bare, metrics=whole.metrics.clear())
     output = write_run(config, scores)
-    found = comparison(output, output)
+    found = compared(output, output)
     assert found["metrics"] == found["distances"] == []
     assert {row["a"]["fraction_retrieved"] for row in found["retrieval"]} == {None}
     text_of(output, output)
@@ -341,14 +347,14 @@ def test_a_run_file_stands_for_its_output(tmp_path: Path) -> None:
     output = write_run(config)
     file = tmp_path / "run.yaml"
     file.write_text(json.dumps(config.model_dump(mode="json")))
-    assert comparison(str(file), output)["a"]["uri"] == output
-    assert comparison(str(file), f"{output}/")["settings"] == []
+    assert compared(str(file), output)["a"]["uri"] == output
+    assert compared(str(file), f"{output}/")["settings"] == []
 
 
 def test_a_moved_run_is_read_where_it_is(tmp_path: Path) -> None:
     output = write_run(config_of(tmp_path))
     moved = Path(output).rename(tmp_path / "moved")
-    found = comparison(str(moved), str(moved))
+    found = compared(str(moved), str(moved))
     assert found["a"]["uri"] == str(moved)
     assert papers_of(found, "a")  # so its batches were found
 
@@ -357,11 +363,11 @@ def test_a_bucket_is_read_with_the_storage_that_is_given(s3: Any, tmp_path: Path
     local = write_run(config_of(tmp_path))
     for path in Path(local).rglob("*.*"):
         s3.storage.write_bytes(f"{s3.prefix}/run/{path.relative_to(local)}", path.read_bytes())
-    found = comparison(f"{s3.prefix}/run", local, s3.config)
+    found = compared(f"{s3.prefix}/run", local, s3.config)
     assert found["settings"] == []
     assert found["a"]["uri"] == f"{s3.prefix}/run"
     with pytest.raises(DataError, match="no run at"):
-        comparison(f"{s3.prefix}/elsewhere", local, s3.config)
+        compared(f"{s3.prefix}/elsewhere", local, s3.config)
 
 
 def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
@@ -369,12 +375,12 @@ def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
     output = write_run(config)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no run at .*/empty: there is no run\.json"):
-        comparison(output, str(tmp_path / "empty"))
+        compared(output, str(tmp_path / "empty"))
     with pytest.raises(ConfigError, match=r"cannot read the run file .*gone\.yaml"):
-        comparison(output, str(tmp_path / "gone.yaml"))
+        compared(output, str(tmp_path / "gone.yaml"))
     Path(output, "scores", "summary.parquet").unlink()
     with pytest.raises(DataError, match="has no scores yet: run `sdvae-ray score` first") as error:
-        comparison(output, output, StorageConfig())
+        compared(output, output, StorageConfig())
     assert "\n" not in str(error.value)
 
 
@@ -383,7 +389,7 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, text: str) -> None:
     output = write_run(config_of(tmp_path))
     Path(output, "run.json").write_text(text)
     with pytest.raises(DataError, match=r"run\.json") as error:
-        comparison(output, output)
+        compared(output, output)
     assert "\n" not in str(error.value)
 
 
@@ -452,7 +458,7 @@ def papers_of(found: dict[str, Any], run: str) -> dict[tuple[str, str, str], flo
 
 def test_the_paper_stands_beside_its_own_model_data_and_sides_only(tmp_path: Path) -> None:
     a, b = two(tmp_path, score={**PUBLISHED_SCORE, "aggregate": "median", "negatives": "plate"})
-    found = comparison(a, b)
+    found = compared(a, b)
     assert papers_of(found, "a") == {
         ("inception", "image", "A549 / 24"): 0.8464,
         ("inception", "image", "U2OS / 48"): 0.7680,
@@ -485,7 +491,7 @@ def test_the_paper_stands_beside_its_own_model_data_and_sides_only(tmp_path: Pat
 )
 def test_no_paper_beside_another_extractor(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
     a, b = two(tmp_path, **changes)
-    found = comparison(a, b)
+    found = compared(a, b)
     assert papers_of(found, "b") == {}
     assert any(reason in line for line in found["b"]["no_paper"])
 
@@ -502,7 +508,7 @@ def test_no_paper_beside_another_extractor(tmp_path: Path, changes: dict[str, An
 )
 def test_no_paper_beside_another_autoencoder(tmp_path: Path, model: dict[str, Any], reason: str) -> None:
     a, b = two(tmp_path, autoencoders={"sd14": model})
-    found = comparison(a, b)
+    found = compared(a, b)
     assert {side for _, side, _ in papers_of(found, "b")} == {"image"}
     assert any(f"sd14: {reason}" in line or f"sd14, jxl: {reason}" in line for line in found["b"]["no_paper"])
     assert any(side == "sd14" for _, side, _ in papers_of(found, "a"))
@@ -510,14 +516,14 @@ def test_no_paper_beside_another_autoencoder(tmp_path: Path, model: dict[str, An
 
 def test_no_paper_beside_other_data(tmp_path: Path) -> None:
     a, b = config_of(tmp_path / "a"), config_of(tmp_path / "b")
-    found = comparison(write_run(a), write_run(b, batch="Batch3"))
+    found = compared(write_run(a), write_run(b, batch="Batch3"))
     assert papers_of(found, "a")
     assert papers_of(found, "b") == {}
     assert "no printed FR for this run: its batches are not all of CPJUMP1" in found["b"]["no_paper"]
     assert found["b"]["departures"] == []
     for path in Path(b.output, "fovs").iterdir():
         path.unlink()
-    assert papers_of(comparison(a.output, b.output), "b") == {}
+    assert papers_of(compared(a.output, b.output), "b") == {}
 
 
 def test_no_paper_beside_other_groups(tmp_path: Path) -> None:
@@ -525,7 +531,7 @@ def test_no_paper_beside_other_groups(tmp_path: Path) -> None:
     scores = scores_of(config)
     summary = scores.summary.with_columns(group=pl.col("group").str.replace("48", "72"))
     b = write_run(config, replace(scores, summary=summary))
-    found = comparison(write_run(config_of(tmp_path / "a")), b)
+    found = compared(write_run(config_of(tmp_path / "a")), b)
     assert {group for _, _, group in papers_of(found, "b")} == {"A549 / 24"}
     assert "no printed FR for U2OS / 72: the authors' groups are A549 and U2OS, 24 and 48 h" in found["b"]["no_paper"]
 
@@ -564,12 +570,12 @@ def test_fr_is_printed_with_its_floors_and_its_difference_from_the_originals(tmp
     replace(
         scores, differences=pl.DataFrame([{**where, **ends, **difference}]), floors=pl.DataFrame([{**where, **floor}])
     ).write(a, STORAGE)
-    (row,) = comparison(a, b)["floors"]
+    (row,) = compared(a, b)["floors"]
     assert row["a"]["half_other"] == 0.3125
     assert row["a"]["difference_low"] == -0.125
     assert row["b"] is None
     console = Console(width=140, record=True, file=io.StringIO())
-    compare_runs(a, b, console)
+    print_comparison(compared(a, b), console)
     text = console.export_text()
     for words in ("0.438 0.25 to 0.50", "-0.062 -0.12 to 0.00", "0.312"):
         assert words in text

@@ -11,6 +11,7 @@ import pytest
 from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.normalisation.normalise import normalise
+from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_wide_table
 from sdvae_ray.scoring.normalised import space_of
 from sdvae_ray.scoring.profiles import FILE, ROW, Profiles
@@ -78,9 +79,9 @@ def test_streamed_profiles_are_normalised_as_held_ones(local_ray, small_run_conf
     profiles, wells, x = stored(tmp_path)
     fit, every = masks(wells)
     expected = normalise(x, fit, wells["plate"], steps)
-    space = space_of(config, [(profiles, wells)])
+    space = space_of(Run(config), [(profiles, wells)])
     held = space(fit, every)
-    streamed = space_of(config, [(profiles, wells)], NOTHING_HELD)(fit, every)
+    streamed = space_of(Run(config), [(profiles, wells)], NOTHING_HELD)(fit, every)
     np.testing.assert_array_equal(held.features, expected.features)
     assert held.record == expected.record
     assert streamed.features.dtype == np.float32
@@ -108,7 +109,7 @@ def test_batches_may_span_plates(local_ray, small_run_config, tmp_path):
     expected = normalise(x, fit, wells["plate"], [{"tvn": {"components": 4}}], batch=wells["Metadata_lab"])
     assert expected.record[0]["batches"] == 3
     for most in (NOTHING_HELD, 1 << 20):
-        found = space_of(config, [(profiles, wells)], most)(fit, every)
+        found = space_of(Run(config), [(profiles, wells)], most)(fit, every)
         np.testing.assert_allclose(found.features, expected.features, rtol=0, atol=1e-5)
 
 
@@ -124,7 +125,7 @@ def test_two_sets_of_one_plate_are_normalised_as_one(local_ray, small_run_config
     plates = pl.concat([wells["plate"], wells["plate"]])
     expected = normalise(np.concatenate([x, y]), chosen[0], plates, "published", fittable=chosen[1])
     for most in (NOTHING_HELD, 1 << 20):
-        found = space_of(config, [(first, wells), (second, wells)], most)(*chosen)
+        found = space_of(Run(config), [(first, wells), (second, wells)], most)(*chosen)
         np.testing.assert_allclose(found.features, expected.features, rtol=0, atol=1e-4)
 
 
@@ -132,7 +133,7 @@ def test_some_wells_of_a_plate_are_read_without_the_others(local_ray, small_run_
     config = small_run_config(score={"normalise": "none"})
     profiles, wells, x = stored(tmp_path)
     chosen = np.flatnonzero(np.arange(len(wells)) % 3 == 1)[::-1]
-    space = space_of(config, [(profiles, wells[chosen])], NOTHING_HELD)
+    space = space_of(Run(config), [(profiles, wells[chosen])], NOTHING_HELD)
     np.testing.assert_array_equal(space(*masks(wells[chosen])).features, x[chosen])
 
 
@@ -141,10 +142,10 @@ def test_what_cannot_be_normalised_is_one_line(local_ray, small_run_config, tmp_
     config = small_run_config(score={"normalise": "published"})
     profiles, wells, _ = stored(tmp_path, bad=True)
     with pytest.raises(DataError, match=r"^plate P2: 1 wells have features that are not finite[^\n]*$"):
-        space_of(config, [(profiles, wells)], most)(*masks(wells))
+        space_of(Run(config), [(profiles, wells)], most)(*masks(wells))
     profiles, wells, _ = stored(tmp_path)
     fit, every = masks(wells)
     with pytest.raises(DataError, match=r"^plate P4: 1 control wells; plate_standardise needs at least 2[^\n]*$"):
-        space_of(config, [(profiles, wells)], most)(
+        space_of(Run(config), [(profiles, wells)], most)(
             fit & ((wells["plate"] != "P4") | (wells[ROW] == 0)).to_numpy(), every
         )

@@ -23,6 +23,7 @@ from sdvae_ray.retrieval.normalisation.normalise import normalise
 from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
 from sdvae_ray.retrieval.tasks.transfer import transfer
 from sdvae_ray.retrieval.tasks.transfer_pairs import Pair
+from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import read_scores
 from sdvae_ray.run.tables import write_rows
 from sdvae_ray.schema import EMBEDDINGS, ERROR, FOV_ID, KEYS, ROW, fov_id
@@ -91,7 +92,7 @@ def test_the_strong_compound_is_retrieved_and_the_inactive_ones_are_not(local_ra
     rows, patches = embeddings(0)
     noise = np.random.default_rng(1).normal(0, 3, patches.shape)
     store(config, {"image": patches, "same": patches, "noise": noise}, rows)
-    scores = score(config, SILENT)
+    scores = score(Run(config), SILENT)
     table = scores.compounds.filter(pl.col("side") == "image")
     assert table.filter(pl.col("retrieved"))["compound"].to_list() == ["strong"]
     summary = {row["side"]: row for row in scores.summary.iter_rows(named=True)}
@@ -127,7 +128,7 @@ def test_other_tasks_are_scored_beside_activity(local_ray, config):
     noise = np.random.default_rng(1).normal(0, 3, patches.shape)
     store(config, {"image": patches, "same": patches, "noise": noise}, rows)
     asked = config.model_copy(update={"score": config.score.model_copy(update={"target": "Metadata_target"})})
-    found = {(row["side"], row["task"]): row for row in score(asked, SILENT).tasks.rows(named=True)}
+    found = {(row["side"], row["task"]): row for row in score(Run(asked), SILENT).tasks.rows(named=True)}
     assert found["image", "distinctiveness"]["status"] == "ok"
     assert ("image", "cross_side") not in found
     assert {task for _, task in found} == {"distinctiveness", "consistency", "cross_side"}
@@ -160,7 +161,7 @@ def test_profiles_are_means_of_fovs_and_the_scores_are_the_libraries(local_ray, 
     rows, patches = embeddings(0)
     other = patches + np.random.default_rng(2).normal(0, 0.3, patches.shape)
     store(config, {"image": patches, "other": other}, rows)
-    scores = score(config, SILENT)
+    scores = score(Run(config), SILENT)
 
     stored = pl.read_parquet(f"{config.output}/profiles/made/other/**/*.parquet")
     of_well: dict[str, list[np.ndarray]] = {}
@@ -200,7 +201,8 @@ def test_distances_between_sides_are_those_of_their_patches_in_every_slice(local
     store(config, {"image": patches, "same": patches, "other": other}, rows)
     distributions = config.score.distributions.model_copy(update={"by": ("Metadata_Plate",)})
     scores = score(
-        config.model_copy(update={"score": config.score.model_copy(update={"distributions": distributions})}), SILENT
+        Run(config.model_copy(update={"score": config.score.model_copy(update={"distributions": distributions})})),
+        SILENT,
     )
     found = {(row["side"], row["slice"]): row for row in scores.distributions.rows(named=True) if "ER" in row["part"]}
     assert found.keys() == {(side, name) for side in ("same", "other") for name in ("all", *PLATES)}
@@ -223,7 +225,7 @@ def test_distances_between_sides_are_those_of_their_patches_in_every_slice(local
 def test_a_distance_that_cannot_be_had_is_null_with_its_reason(local_ray, config):
     rows, patches = embeddings(0)
     store(config, {"image": patches[:3, :1], "other": patches[:3, :1] + 1}, rows[:3])
-    row = score(config, SILENT).distributions.row(0, named=True)
+    row = score(Run(config), SILENT).distributions.row(0, named=True)
     assert row["precision"] is None
     assert row["fid"] is not None
     assert "precision" in row["reason"] or "neighbour" in row["reason"]
@@ -234,7 +236,7 @@ def test_a_subsample_is_the_same_patches_on_both_sides(local_ray, config):
     store(config, {"image": patches, "same": patches}, rows)
     distributions = config.score.distributions.model_copy(update={"samples": 50})
     scored = config.model_copy(update={"score": config.score.model_copy(update={"distributions": distributions})})
-    row = score(scored, SILENT).distributions.row(0, named=True)
+    row = score(Run(scored), SILENT).distributions.row(0, named=True)
     assert (row["sampled"], row["n_side"]) == (50, len(rows) * KEPT)
     assert (row["kid_paired"], row["cmmd"]) == (0, 0)
 
@@ -244,7 +246,9 @@ def test_without_a_perturbation_there_are_distances_and_no_retrieval(local_ray, 
     for row in rows:
         del row["Metadata_broad_sample"], row["Metadata_control_type"]
     store(config, {"image": patches, "other": patches + 1}, rows)
-    scores = score(config.model_copy(update={"score": config.score.model_copy(update={"perturbation": None})}), SILENT)
+    scores = score(
+        Run(config.model_copy(update={"score": config.score.model_copy(update={"perturbation": None})})), SILENT
+    )
     assert scores.summary["status"].unique().to_list() == ["not scored: score.perturbation is null"]
     assert scores.compounds.height == 0
     assert (scores.distributions["fid"] > 1).all()
@@ -255,23 +259,23 @@ def test_half_of_the_controls_fit_and_the_other_half_are_the_negatives(config):
         is_control=(pl.col("Metadata_control_type") == "negcon").fill_null(False), plate=pl.col("Metadata_Plate")
     )
     half = config.model_copy(update={"score": config.score.model_copy(update={"fit": "half"})})
-    fit, negatives = fit_and_negatives(half, table)
+    fit, negatives = fit_and_negatives(Run(half), table)
     assert fit.sum() == negatives["is_control"].sum() == CONTROLS * len(PLATES) / 2
     assert not (fit & negatives["is_control"].to_numpy()).any()
     positions = [set(table.filter(pl.Series(rows))["Metadata_Well"]) for rows in (fit, negatives["is_control"])]
     assert not positions[0] & positions[1]
-    other = fit_and_negatives(half.model_copy(update={"seed": 1}), table)[0]
+    other = fit_and_negatives(Run(half.model_copy(update={"seed": 1})), table)[0]
     assert (other != fit).any()
-    whole, same = fit_and_negatives(config, table)
+    whole, same = fit_and_negatives(Run(config), table)
     assert whole.tolist() == same["is_control"].to_list() == table["is_control"].to_list()
     with pytest.raises(DataError, match="2 positions at least"):
-        fit_and_negatives(half, table.filter(pl.col("Metadata_Well").is_in(["A01"]) | ~pl.col("is_control")))
+        fit_and_negatives(Run(half), table.filter(pl.col("Metadata_Well").is_in(["A01"]) | ~pl.col("is_control")))
 
 
 def test_an_index_is_read_back_by_faiss_with_its_wells(local_ray, config):
     rows, patches = embeddings(0)
     store(config, {"image": patches}, rows)
-    score(config, SILENT)
+    score(Run(config), SILENT)
     stem = Path(config.output) / "index" / "made" / "image" / "all"
     index, names = faiss.read_index(f"{stem}.faiss"), pl.read_parquet(f"{stem}.parquet")
     assert index.ntotal == names.height == len(wells())
@@ -288,7 +292,7 @@ def test_groups_are_scored_apart_and_one_without_controls_says_why(local_ray, co
             row["Metadata_control_type"] = None
     store(config, {"image": patches}, rows)
     grouped = config.model_copy(update={"score": config.score.model_copy(update={"group": ("Metadata_Cell_type",)})})
-    scores = score(grouped, SILENT)
+    scores = score(Run(grouped), SILENT)
     status = dict(scores.summary.select("group", "status").iter_rows())
     assert status["U2OS"] == "ok"
     assert status["A549"].startswith("not scored: ")
@@ -312,14 +316,14 @@ def test_a_mistake_in_the_score_section_is_one_line(config, change, words):
     rows, patches = embeddings(0)
     store(config, {"image": patches}, rows)
     with pytest.raises(ConfigError, match="(?s).*") as caught:
-        score(config.model_copy(update={"score": config.score.model_copy(update=change)}), SILENT, "local")
+        score(Run(config.model_copy(update={"score": config.score.model_copy(update=change)})), SILENT, "local")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_nothing_to_score_is_said(config):
     with pytest.raises(DataError, match="sdvae-ray encode"):
-        score(config, SILENT)
+        score(Run(config), SILENT)
 
 
 # Searching what was saved
@@ -328,10 +332,10 @@ def test_nothing_to_score_is_said(config):
 def test_the_wells_nearest_to_a_well_are_found_with_their_treatment(local_ray, config):
     rows, patches = embeddings(0)
     store(config, {"image": patches, "noise": np.random.default_rng(1).normal(0, 3, patches.shape)}, rows)
-    score(config, SILENT)
+    score(Run(config), SILENT)
     strong = next(row for row in rows if row["Metadata_broad_sample"] == "strong")
     name = f"{strong['Metadata_Plate']}/{strong['Metadata_Well']}"
-    found, about = search_well(config, name, None, None, 5, Storage())
+    found, about = search_well(Run(config), name, None, None, 5)
     assert about == {"well": name, "extractor": "made", "side": "image", "group": "all", "perturbation": "strong"}
     assert found["Metadata_broad_sample"][:3].to_list() == ["strong"] * 3
     assert found["similarity"].is_sorted(descending=True)
@@ -339,7 +343,7 @@ def test_the_wells_nearest_to_a_well_are_found_with_their_treatment(local_ray, c
     assert (
         name not in found.select(pl.concat_str("Metadata_Plate", "Metadata_Well", separator="/")).to_series().to_list()
     )
-    noisy, where = search_well(config, name, "made", "noise", 3, Storage())
+    noisy, where = search_well(Run(config), name, "made", "noise", 3)
     assert where["side"] == "noise"
     assert noisy["similarity"].to_list() != found["similarity"][:3].to_list()
     for asked, words in (
@@ -350,23 +354,23 @@ def test_the_wells_nearest_to_a_well_are_found_with_their_treatment(local_ray, c
     ):
         given = {"extractor": None, "side": None, "count": 3, **asked}
         with pytest.raises(DataError) as caught:
-            search_well(config, storage=Storage(), **given)
+            search_well(Run(config), **given)
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
 
 
 def test_a_run_without_an_index_says_so(config):
     with pytest.raises(DataError, match="has no index: run `sdvae-ray score` first"):
-        search_well(config, "P1/A01", None, None, 3, Storage())
+        search_well(Run(config), "P1/A01", None, None, 3)
 
 
 def test_a_streamed_score_is_the_held_one(local_ray, config, monkeypatch):
     config = config.model_copy(update={"score": config.score.model_copy(update={"normalise": "published"})})
     rows, patches = embeddings(0)
     store(config, {"image": patches, "other": patches + np.random.default_rng(1).normal(0, 0.3, patches.shape)}, rows)
-    held = score(config, SILENT)
+    held = score(Run(config), SILENT)
     monkeypatch.setattr("sdvae_ray.scoring.normalised.space_of.__defaults__", (8,))
-    streamed = score(config, SILENT)
+    streamed = score(Run(config), SILENT)
     for name in ("compounds", "wells", "floors", "tasks", "summary"):
         a, b = getattr(held, name), getattr(streamed, name)
         numbers = [column for column, kind in a.schema.items() if kind.is_float()]
@@ -383,7 +387,7 @@ def test_transfer_between_groups_is_scored_both_ways(local_ray, config):
         row["Metadata_Cell_type"] = {"P1": "A549", "P2": "U2OS"}[str(row["Metadata_Plate"])]
     store(config, {"image": patches}, rows)
     asked = config.model_copy(update={"score": config.score.model_copy(update={"group": ("Metadata_Cell_type",)})})
-    tasks = score(asked, SILENT).tasks.filter(pl.col("task").str.starts_with("transfer"))
+    tasks = score(Run(asked), SILENT).tasks.filter(pl.col("task").str.starts_with("transfer"))
     assert tasks.select("column", "source", "target").unique().sort("source").rows() == [
         ("Metadata_Cell_type", "A549", "U2OS"),
         ("Metadata_Cell_type", "U2OS", "A549"),
@@ -405,30 +409,30 @@ def test_transfer_between_groups_is_scored_both_ways(local_ray, config):
     assert tasks["mean_map"].null_count() == 0
     assert (tasks["position_status"] == "too_few_wells").all()  # eight controls a plate pose, and no p can be small
     none = config.model_copy(update={"score": asked.score.model_copy(update={"tasks": ("distinctiveness",)})})
-    assert score(none, SILENT).tasks["task"].unique().to_list() == ["distinctiveness"]
+    assert score(Run(none), SILENT).tasks["task"].unique().to_list() == ["distinctiveness"]
 
 
 def test_a_subset_of_plates_is_scored_alone(local_ray, config):
     rows, patches = embeddings(0)
     store(config, {"image": patches}, rows)
-    score(config, SILENT)
+    score(Run(config), SILENT)
     asked = config.model_copy(update={"score": config.score.model_copy(update={"plates": ("P2",)})})
-    assert score(asked, SILENT).wells["plate"].unique().to_list() == ["s/b/P2"]
+    assert score(Run(asked), SILENT).wells["plate"].unique().to_list() == ["s/b/P2"]
     assert Storage().list(f"{config.output}/profiles/made/image") == ["s/b/P2.parquet"]
     regrouped = config.model_copy(update={"score": config.score.model_copy(update={"group": ("Metadata_Plate",)})})
-    score(regrouped, SILENT)
+    score(Run(regrouped), SILENT)
     names = {name.partition(".")[0] for name in Storage().list(f"{config.output}/index/made/image")}
     assert names == {"P1", "P2"}  # the index of the earlier score's only group is gone
     wrong = config.model_copy(update={"score": config.score.model_copy(update={"plates": ("P2", "P3")})})
     with pytest.raises(DataError, match="score.plates: no usable FOV is of plate 'P3'; did you mean 'P"):
-        score(wrong, SILENT)
+        score(Run(wrong), SILENT)
 
 
 def test_recalls_of_a_large_group_are_of_a_draw_of_its_wells(local_ray, config, monkeypatch):
     rows, patches = embeddings(0)
     store(config, {"image": patches, "same": patches}, rows)
     monkeypatch.setattr("sdvae_ray.scoring.well_index._QUERIES", 5)
-    summary = score(config, SILENT).summary
+    summary = score(Run(config), SILENT).summary
     assert summary["recall_queries"].to_list() == [5, 5]
     assert summary.filter(pl.col("side") == "same")["reconstruction_recall"].to_list() == [1.0]
 
@@ -438,11 +442,11 @@ def test_a_column_that_differs_within_a_well_is_a_reason(local_ray, config):
     store(config, {"image": patches}, rows)
     changed = {"target": "Metadata_Site", "normalise": ({"tvn": {"components": 2}},)}
     asked = config.model_copy(update={"score": config.score.model_copy(update=changed)})
-    tasks = {row["task"]: row["status"] for row in score(asked, SILENT).tasks.rows(named=True)}
+    tasks = {row["task"]: row["status"] for row in score(Run(asked), SILENT).tasks.rows(named=True)}
     assert tasks["distinctiveness"] == "ok"
     assert tasks["consistency"] == "not scored: Metadata_Site differs within a well"
     asked = config.model_copy(update={"score": asked.score.model_copy(update={"batch": "Metadata_Site"})})
-    (status,) = score(asked, SILENT).summary["status"]
+    (status,) = score(Run(asked), SILENT).summary["status"]
     assert status == "not scored: score.batch: Metadata_Site differs within a well"
 
 
@@ -452,9 +456,9 @@ def test_a_score_in_a_bucket_is_the_local_one(local_ray, config, s3, monkeypatch
     remote = few.model_copy(update={"output": s3.prefix, "storage": s3.config})
     for each in (few, remote):
         store(each, {"image": patches, "same": patches}, rows)
-    local = score(few, SILENT)
+    local = score(Run(few), SILENT)
     monkeypatch.setattr("sdvae_ray.scoring.normalised.space_of.__defaults__", (8,))
-    streamed = score(remote, SILENT)
+    streamed = score(Run(remote), SILENT)
     assert_frame_equal(streamed.compounds, local.compounds, abs_tol=1e-6)
     assert_frame_equal(read_scores(s3.prefix, s3.storage).floors, local.floors, abs_tol=1e-6)
     assert s3.storage.list(f"{s3.prefix}/profiles/made/same") == ["s/b/P1.parquet", "s/b/P2.parquet"]

@@ -11,16 +11,13 @@ from typing import Any
 
 import polars as pl
 
-from sdvae_ray.config import RunConfig, StorageConfig
-from sdvae_ray.errors import DataError
 from sdvae_ray.report.facts import findings, outcome, published
 from sdvae_ray.report.facts.findings import mean_of
 from sdvae_ray.report.facts.floors import FLOORS, FRACTION
-from sdvae_ray.run.record import FILE, Record, read_record
-from sdvae_ray.run.scores import Scores, read_scores
-from sdvae_ray.runfile import load_run, parse_run
+from sdvae_ray.run.record import Record
+from sdvae_ray.run.run import Run
+from sdvae_ray.run.scores import Scores
 from sdvae_ray.schema import BITS, ENTROPY
-from sdvae_ray.storage import Storage, absolute
 
 _RECORDED = ("manifest", "sdvae_ray", "python", "precision", "micro_batch", "libraries", "weights")
 _ABSENT = object()
@@ -29,18 +26,16 @@ Found = Mapping[tuple[str, ...], Values]
 
 
 @dataclass(frozen=True)
-class Run:
-    uri: str
+class _Scored:
+    """A run, its record and its scores, each read once."""
+
+    run: Run
     record: Record
-    config: RunConfig
     scores: Scores
-    storage: Storage
 
 
-def comparison(a: str, b: str, storage: StorageConfig | None = None) -> dict[str, Any]:
+def comparison(a: Run, b: Run) -> dict[str, Any]:
     """Everything that is compared, as JSON knows it: NaN is None, an infinite number is the text "inf" or "-inf".
-
-    a, b: the output of a run, a folder or a URI, read with `storage`; or its run file, whose own output and storage are used.
 
     a, b        uri, digest, manifest, random_weights, synthetic; only (names that the other has not, by kind); reasons (why a row
                 has no score); no_paper (why no printed FR applies) and departures (from the published protocol, where one does)
@@ -54,8 +49,8 @@ def comparison(a: str, b: str, storage: StorageConfig | None = None) -> dict[str
     A row of these has a None where that run has no such row, and a `difference`, b - a. Raises DataError where one is no run
     or has no scores.
     """
-    runs = _open(a, storage), _open(b, storage)
-    papers = [published.papers(run.config, run.scores, run.storage) for run in runs]
+    runs = [_Scored(run, run.record, run.scores()) for run in (a, b)]
+    papers = [published.papers(of.run.config, of.scores, of.run.storage) for of in runs]
     tables = {
         "retrieval": _beside(
             ("extractor", "group", "side"),
@@ -76,28 +71,12 @@ def comparison(a: str, b: str, storage: StorageConfig | None = None) -> dict[str
     }
 
 
-def _open(given: str, storage: StorageConfig | None) -> Run:
-    if given.endswith((".yaml", ".yml")):
-        asked = load_run(given)
-        given, storage = asked.output, asked.storage
-    uri, reader = absolute(given), Storage(storage)
-    try:
-        record = read_record(uri, reader)
-        raw = record and record["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{uri}/{FILE} is not what `encode` writes") from error
-    if record is None or raw is None:
-        raise DataError(f"no run at {uri}: there is no {FILE} (the output of a run, or its run file .yaml, is wanted)")
-    config = parse_run(raw, where=f"{uri}/{FILE}").model_copy(update={"output": uri})
-    return Run(uri, record, config, read_scores(uri, reader), reader)
-
-
 # --- settings ----------------------------------------------------------------------------------------------------------------
 
 
-def _settings(run: Run) -> Values:
-    whole = run.config.model_dump(mode="json", exclude={"manifest", "output"})
-    whole["image"]["packing"] = [list(triple) for triple in run.config.image.triples]
+def _settings(run: _Scored) -> Values:
+    whole = run.run.config.model_dump(mode="json", exclude={"manifest", "output"})
+    whole["image"]["packing"] = [list(triple) for triple in run.run.config.image.triples]
     return {**whole, "recorded": {key: run.record[key] for key in _RECORDED if key in run.record}}
 
 
@@ -114,15 +93,15 @@ def _differences(a: Any, b: Any, key: str = "") -> Iterator[Values]:
         yield {"key": key, "a": a, "b": b, "only": None}
 
 
-def _about(run: Run, papers: published.Papers) -> Values:
-    rows = outcome.retrieval_rows(run.config, run.scores)
+def _about(run: _Scored, papers: published.Papers) -> Values:
+    rows = outcome.retrieval_rows(run.run.config, run.scores)
     return {
-        "uri": run.uri,
+        "uri": run.run.output,
         "digest": run.record.get("digest"),
         "manifest": run.record.get("manifest", {}),
-        "random_weights": run.config.random_weights,
-        "synthetic": run.config.synthetic is not None,
-        "reasons": outcome.reasons(run.config, rows),
+        "random_weights": run.run.config.random_weights,
+        "synthetic": run.run.config.synthetic is not None,
+        "reasons": outcome.reasons(run.run.config, rows),
         "no_paper": papers.reasons,
         "departures": papers.departures,
     }
@@ -131,7 +110,7 @@ def _about(run: Run, papers: published.Papers) -> Values:
 # --- scores ------------------------------------------------------------------------------------------------------------------
 
 
-def _retrieval(run: Run, papers: Mapping[tuple[str, ...], float]) -> Found:
+def _retrieval(run: _Scored, papers: Mapping[tuple[str, ...], float]) -> Found:
     means = {
         (row["extractor"], row["group"], row["side"]): row.get("mean_map") for row in run.scores.summary.to_dicts()
     }
@@ -143,11 +122,11 @@ def _retrieval(run: Run, papers: Mapping[tuple[str, ...], float]) -> Found:
             "paper": papers.get(key),
             "status": row.status,
         }
-        for row in outcome.retrieval_rows(run.config, run.scores)
+        for row in outcome.retrieval_rows(run.run.config, run.scores)
     }
 
 
-def _floors(run: Run) -> Found:
+def _floors(run: _Scored) -> Found:
     """FR with its interval and its difference from the originals', beside FR of every floor."""
     found: dict[tuple[str, ...], Values] = {}
     scores = run.scores
@@ -164,9 +143,9 @@ def _floors(run: Run) -> Found:
     return found
 
 
-def _metrics(run: Run) -> Found:
+def _metrics(run: _Scored) -> Found:
     """Metrics that are one number per part, then bits per pixel and stain."""
-    config, plain = run.config, run.scores.metrics.filter(pl.col("band").is_null())
+    config, plain = run.run.config, run.scores.metrics.filter(pl.col("band").is_null())
     pixels = config.image.patch**2
     names = [*(head.name for head in findings.metric_heads(config, plain)), BITS, ENTROPY]
     found: dict[tuple[str, ...], Values] = {}
@@ -186,7 +165,7 @@ def _metrics(run: Run) -> Found:
     return found
 
 
-def _distances(run: Run) -> Found:
+def _distances(run: _Scored) -> Found:
     found: dict[tuple[str, ...], Values] = {}
     for name in outcome.DISTANCES:
         for extractor, side, group, value in outcome.mean_distances(run.scores, name):
@@ -196,8 +175,8 @@ def _distances(run: Run) -> Found:
         rows = table.filter(pl.col("by") == "group").group_by("extractor", "slice", "side")
         for *key, reasons in rows.agg(pl.col("reason").drop_nulls().unique().sort()).rows():
             found.setdefault(tuple(key), {})["reason"] = "; ".join(reasons) or None
-    extractors = findings.extractors(run.config, (key[0] for key in found))
-    sides = findings.sides(run.config, (key[2] for key in found))
+    extractors = findings.extractors(run.run.config, (key[0] for key in found))
+    sides = findings.sides(run.run.config, (key[2] for key in found))
     return {key: found[key] for key in sorted(found, key=lambda k: (extractors.index(k[0]), k[1], sides.index(k[2])))}
 
 

@@ -94,7 +94,7 @@ def render(
         _again(config),
     ]
     title = f"{_sides(config)}: does the phenotype survive?"
-    style = (files("sdvae_ray.report") / "page.css").read_text()
+    style = (files("sdvae_ray.report.page") / "page.css").read_text()
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -27,6 +27,7 @@ from sdvae_ray.randomness import generator
 from sdvae_ray.report.pictures.choice import Choice
 from sdvae_ray.report.pictures.draw import Pictures, Pixels, crop_of, draw
 from sdvae_ray.run.record import Record
+from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_column
 from sdvae_ray.schema import ERROR, FOV_ID, LATENT, latents_table, metrics_table
 from sdvae_ray.sources.rows import read_row_group, read_text_column, row_groups
@@ -134,7 +135,7 @@ def _models(
     reasons = {}
     for side in config.autoencoders:
         try:
-            found[side] = load_autoencoder(config, record, side, device, storage)
+            found[side] = load_autoencoder(Run(config), record, side, device)
         except (SdvaeRayError, OSError) as error:
             reasons[side] = f"its weights cannot be had now: {error}"
     return found, reasons

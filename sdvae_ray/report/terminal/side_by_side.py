@@ -9,20 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from sdvae_ray.config import StorageConfig
 from sdvae_ray.report.facts import published
-from sdvae_ray.report.facts.compare import Values, comparison
+from sdvae_ray.report.facts.compare import Values
 from sdvae_ray.report.facts.findings import NONE, RANDOM, MetricHead, count, number
 from sdvae_ray.report.facts.floors import FLOORS, FRACTION
 from sdvae_ray.report.facts.outcome import DISTANCES
 from sdvae_ray.report.terminal.tables import number_column, plain_table, say, text_column
 
 _KEY = 44  # characters of a key in a line
-
-
-def compare_runs(a: str, b: str, console: Console, storage: StorageConfig | None = None) -> None:
-    """Prints `comparison(a, b, storage)`; 100 columns or more are wanted."""
-    print_comparison(comparison(a, b, storage), console)
 
 
 def print_comparison(found: Mapping[str, Any], console: Console) -> None:

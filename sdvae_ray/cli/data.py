@@ -1,0 +1,139 @@
+"""Commands about what goes into a run, or needs none: manifests, tables of profiles, the shelves."""
+
+from typing import Annotated, Any
+
+import typer
+
+from sdvae_ray.cli.options import AsJson, Output, opens_storage
+from sdvae_ray.cli.runs import console
+from sdvae_ray.errors import ConfigError
+
+
+@opens_storage
+def manifest(
+    load_data: Annotated[
+        list[str], typer.Argument(metavar="LOAD_DATA...", help="load_data files: CSV, CSV.gz or Parquet.")
+    ],
+    output: Output,
+    storage: dict[str, Any],
+    platemap: Annotated[list[str] | None, typer.Option(help="barcode_platemap.csv, or its folder; repeatable.")] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(help="Experiment or compound table to join; repeatable.")
+    ] = None,
+    rewrite: Annotated[
+        list[str] | None, typer.Option(metavar="FROM=TO", help="Replace a path prefix; repeatable.")
+    ] = None,
+    stains: Annotated[str, typer.Option(help="Stains, comma-separated.")] = "Mito,AGP,RNA,ER,DNA",
+    source: Annotated[str | None, typer.Option(help="Metadata_Source where load_data has none.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Metadata_Batch where load_data has none.")] = None,
+    drop_unmapped_wells: Annotated[bool, typer.Option(help="Drop wells that are not on their platemap.")] = False,
+) -> None:
+    """load_data files, platemaps and metadata tables -> a checked manifest, one row per field of view."""
+    from sdvae_ray import commands
+
+    given = {"Metadata_Source": source, "Metadata_Batch": batch}
+    commands.make_manifest(
+        load_data,
+        output,
+        platemaps=platemap or [],
+        metadata=metadata or [],
+        rewrites=[_rewrite(rule) for rule in rewrite or []],
+        stains=tuple(stains.split(",")),
+        defaults={key: value for key, value in given.items() if value},
+        drop_unmapped_wells=drop_unmapped_wells,
+        storage=storage,
+        console=console,
+    )
+
+
+@opens_storage
+def photographs(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Folders, or WebDataset tars.")],
+    output: Output,
+    storage: dict[str, Any],
+    name: Annotated[str, typer.Option(help="Name of the set: Metadata_Batch.")] = "photographs",
+    limit: Annotated[int | None, typer.Option(min=1, help="Photographs per class, chosen by hash.")] = None,
+) -> None:
+    """Photographs -> a manifest of a contrast set, for a run file like jobs/configs/photographs.yaml."""
+    from sdvae_ray import commands
+
+    commands.make_photographs(sources, output, name=name, limit=limit, storage=storage, console=console)
+
+
+@opens_storage
+def retrieve(
+    profiles: Annotated[list[str], typer.Argument(metavar="PROFILES...", help="CSV, CSV.gz or Parquet; stacked.")],
+    pos_sameby: Annotated[str, typer.Option(metavar="A,B", help="Columns that positives share.")],
+    storage: dict[str, Any],
+    pos_diffby: Annotated[str, typer.Option(metavar="A,B", help="Columns in which positives differ.")] = "",
+    neg_sameby: Annotated[str, typer.Option(metavar="A,B", help="Columns that negatives share.")] = "",
+    neg_diffby: Annotated[str, typer.Option(metavar="A,B", help="Columns in which negatives differ.")] = "",
+    reference: Annotated[str | None, typer.Option(help="Which wells are the negatives' references.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Wells to leave out, such as positive controls.")] = None,
+    multilabel: Annotated[str | None, typer.Option(help="A column of --pos-sameby with labels joined by |.")] = None,
+    features: Annotated[
+        list[str] | None, typer.Option(metavar="PREFIX", help="Only these features; repeatable.")
+    ] = None,
+    drop_features: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Features to leave out; repeatable.")
+    ] = None,
+    normalise: Annotated[
+        str, typer.Option(help="A preset of normalisation first; none: as the profiles are.")
+    ] = "none",
+    null: Annotated[
+        str | None, typer.Option(help="exchange, copairs or copairs_exact; default: exchange where it applies.")
+    ] = None,
+    ties: Annotated[str, typer.Option(help="average or copairs.")] = "average",
+    distance: Annotated[str, typer.Option(help="cosine, abs_cosine, correlation or euclidean.")] = "cosine",
+    strict: Annotated[bool, typer.Option("--strict", help="p counts draws above the observed mAP only.")] = False,
+    null_size: Annotated[int, typer.Option(min=100, help="Draws of the null.")] = 10_000,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Of the corrected p.")] = 0.05,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Folder for the tables.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score any table of profiles by copairs' four lists: average precision, p-values, intervals and floors."""
+    from sdvae_ray import commands
+
+    lists = [
+        tuple(name for name in given.split(",") if name) for given in (pos_sameby, pos_diffby, neg_sameby, neg_diffby)
+    ]
+    chosen = {
+        "null": null,
+        "ties": ties,
+        "distance": distance,
+        "strict": strict,
+        "null_size": null_size,
+        "threshold": threshold,
+        "normalise": normalise,
+        "seed": seed,
+    }
+    commands.retrieve(
+        profiles,
+        lists,
+        multilabel,
+        reference,
+        exclude,
+        (features or [], drop_features or []),
+        chosen,
+        output,
+        storage,
+        console,
+        as_json,
+    )
+
+
+def models(as_json: AsJson = False) -> None:
+    """What is on the shelves: autoencoders, codecs, extractors and metrics; size, licence, and whether weights are at hand."""
+    from sdvae_ray import commands
+
+    commands.list_models(console, as_json)
+
+
+def _rewrite(rule: str) -> tuple[str, str]:
+    before, separator, after = rule.partition("=")
+    if not separator or not before:
+        raise ConfigError(
+            f"--rewrite {rule}: FROM=TO is wanted, such as /home/ubuntu/bucket/=s3://cellpainting-gallery/"
+        )
+    return before, after

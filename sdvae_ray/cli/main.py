@@ -1,0 +1,105 @@
+"""sdvae-ray: the command line. Thin: arguments in, a call of `commands`, errors as one line and an exit code.
+
+Exit codes: 0 done, 1 the run failed, 2 something that the user can mend, 130 stopped. What needs torch and ray imports them.
+"""
+
+import signal
+import sys
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sdvae_ray.cli import data, runs
+from sdvae_ray.errors import SdvaeRayError
+from sdvae_ray.version import VERSION
+
+_WHAT_NEXT = """sdvae-ray: does the phenotype survive Stable Diffusion's VAE?
+Cell Painting images in; latents, embeddings and retrieval scores out.
+
+  sdvae-ray demo                     the whole job on this machine: synthetic plates, scores, a report; no downloads
+
+  sdvae-ray manifest LOAD_DATA...    your images: one row per field of view
+  sdvae-ray check RUN                one field through every stage, before the launch
+  sdvae-ray run RUN                  encode, score and report; the same line again resumes
+
+  sdvae-ray retrieve PROFILES...     scores a table of profiles that you have already
+
+RUN is a run file (YAML) or the output folder of a run. All commands: sdvae-ray -h. One of them: sdvae-ray COMMAND -h."""
+
+app = typer.Typer(
+    name="sdvae-ray",
+    help="Does the phenotype survive Stable Diffusion's VAE? Cell Painting images in; latents, embeddings, retrieval scores out.",
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(_WHAT_NEXT)
+
+
+for _command in (
+    runs.demo,
+    data.manifest,
+    data.photographs,
+    runs.check,
+    runs.encode,
+    runs.score,
+    runs.report,
+    runs.run,
+    data.retrieve,
+    runs.compare,
+    runs.search,
+    runs.decode,
+    data.models,
+):
+    app.command()(_command)
+
+
+def _stopped(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command and exits with its code; a SIGTERM unwinds as Ctrl-C does, so that what is held is let go."""
+    signal.signal(signal.SIGTERM, _stopped)
+    errors = Console(stderr=True)
+    try:
+        ended = app(args=arguments, standalone_mode=False)
+        code = ended if isinstance(ended, int) else 0  # typer gives the code of an exit back, that of Ctrl-C too
+    except SdvaeRayError as error:
+        errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        code = error.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        code = 130
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # a wrong option: typer carries a click of its own, unnamed
+            raise
+        errors.print(f"error: {error.format_message()}", style="red", highlight=False, markup=False, soft_wrap=True)
+        code = 2
+    if code == 130:
+        errors.print("stopped; the same command goes on where it left off", highlight=False)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

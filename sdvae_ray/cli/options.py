@@ -1,0 +1,78 @@
+"""Options that many commands take, each written once: how to reach storage, and which run a command is about."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the run file; repeatable.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="A Ray cluster to connect to; default: the job's own, else this machine.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object in place of tables.")]
+Output = Annotated[str, typer.Option("--output", "-o", help="Where to write it: a path, or s3://...")]
+_Place = Annotated[str, typer.Argument(metavar="RUN", help="A run file (YAML), or the output folder of a run.")]
+_STORAGE = {
+    "anonymous": Annotated[bool | None, typer.Option("--anonymous/--signed", help="Unsigned S3 requests, or signed.")],
+    "endpoint_url": Annotated[str | None, typer.Option(metavar="URL", help="An S3 server other than AWS.")],
+    "region": Annotated[str | None, typer.Option(help="AWS region.")],
+    "profile": Annotated[str | None, typer.Option(help="Of the AWS credentials file.")],
+}
+
+
+def opens_storage(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the storage options. It takes them as `storage`: the keys of `storage:` that were given."""
+
+    @functools.wraps(command)
+    def wrapper(**given: Any) -> None:
+        storage = _taken(given)
+        command(storage=storage, **given)
+
+    return _with_parameters(wrapper, command, "storage", {})
+
+
+def opens_run(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command RUN, --set and the storage options. It takes them as `run`, opened."""
+
+    @functools.wraps(command)
+    def wrapper(place: str, set: list[str] | None, **given: Any) -> None:
+        from sdvae_ray.run.run import Run
+
+        storage = _taken(given)
+        overrides = [*(set or []), *given.pop("overrides", [])]
+        command(run=Run.open(place, overrides, storage), **given)
+
+    return _with_parameters(wrapper, command, "run", {"place": _Place, "set": Set})
+
+
+def _taken(given: dict[str, Any]) -> dict[str, Any]:
+    """The storage options that were typed, taken out of `given`."""
+    options = {name: given.pop(name) for name in _STORAGE}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _with_parameters(
+    wrapper: Callable[..., None], command: Callable[..., None], replaced: str, added: dict[str, Any]
+) -> Callable[..., None]:
+    """The wrapper with the signature that typer reads: the command's, with `replaced` in place of what was added."""
+    own = [each for name, each in inspect.signature(command).parameters.items() if name != replaced]
+    positional = {name: kind for name, kind in added.items() if kind is _Place}
+    optional = {name: kind for name, kind in {**added, **_STORAGE}.items() if name not in positional}
+    parameters = [
+        *(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind)
+            for name, kind in positional.items()
+        ),
+        *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own),
+        *(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=None)
+            for name, kind in optional.items()
+        ),
+    ]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapper

@@ -1,0 +1,138 @@
+"""Commands about one run, or two: what is computed, what is reported, what is asked of it afterwards."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from sdvae_ray.cli.options import Address, AsJson, Output, Set, opens_run, opens_storage
+
+if TYPE_CHECKING:
+    from sdvae_ray.run.run import Run
+
+console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
+
+Side = Annotated[str | None, typer.Option(help="Of which side; default: the originals.")]
+
+
+def demo(
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder for plates, run and report.")] = "demo-run",
+    set: Set = None,
+) -> None:
+    """The whole job on this machine: synthetic plates, the packaged autoencoder, scores and a report. Nothing is downloaded."""
+    from sdvae_ray import commands
+
+    commands.run_all(commands.demo_run(output, set or []), console)
+
+
+@opens_run
+def check(run: "Run", address: Address = None) -> None:
+    """Validate config, storage, models and resources, and take one FOV through every stage."""
+    from sdvae_ray import commands
+
+    commands.check(run, console, address)
+
+
+@opens_run
+def encode(
+    run: "Run",
+    address: Address = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Add the run file's new autoencoders, codecs, extractors and metrics.")
+    ] = False,
+) -> None:
+    """Images -> latents, embeddings and metrics. Resumes: only FOVs without a usable row are computed."""
+    from sdvae_ray import commands
+
+    commands.encode(run, console, address, extend)
+
+
+@opens_run
+def score(
+    run: "Run",
+    plates: Annotated[str | None, typer.Option(help="Score these alone: values of Metadata_Plate, by commas.")] = None,
+    address: Address = None,
+) -> None:
+    """Embeddings -> well profiles, FAISS indices and retrieval scores."""
+    from sdvae_ray import commands
+
+    if plates is not None:
+        run = run.changed(f"score.plates={json.dumps([name.strip() for name in plates.split(',')])}")
+    commands.score(run, console, address)
+
+
+@opens_run
+def report(run: "Run") -> None:
+    """Scores -> one self-contained HTML page."""
+    from sdvae_ray import commands
+
+    commands.report(run, console)
+
+
+@opens_run
+def run(run: "Run", address: Address = None) -> None:
+    """encode, score and report."""
+    from sdvae_ray import commands
+
+    commands.run_all(run, console, address)
+
+
+@opens_storage
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A run file (YAML), or the output folder of a run.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The other; differences are B - A.")],
+    storage: dict[str, Any],
+    as_json: AsJson = False,
+) -> None:
+    """Two scored runs side by side: settings, retrieval, metrics, distances; with the paper's printed figures where they apply."""
+    from sdvae_ray import commands
+
+    commands.compare(a, b, storage, console, as_json)
+
+
+@opens_run
+def search(
+    run: "Run",
+    well: Annotated[str | None, typer.Option(metavar="PLATE/WELL", help="Whose neighbours are wanted.")] = None,
+    fov: Annotated[str | None, typer.Option(help="Or a fov_id, in the index over FOVs (score.fov_index).")] = None,
+    patch: Annotated[
+        int | None, typer.Option(min=0, help="One patch of the FOV or image, in the index over patches.")
+    ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STAIN=FILE", help="Or a new image: a file for each stain, or one of all; repeatable."),
+    ] = None,
+    manifest: Annotated[
+        str | None, typer.Option(help="Or a new image: the row --fov of a manifest that may be another run's.")
+    ] = None,
+    plate: Annotated[
+        str | None,
+        typer.Option(
+            help="Normalise the new image as a well of this plate of the run; default: its row's own, if there."
+        ),
+    ] = None,
+    extractor: Annotated[str | None, typer.Option(help="In whose space; default: the run's first.")] = None,
+    side: Side = None,
+    count: Annotated[int, typer.Option("--count", "-k", min=1, help="How many.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """The wells nearest to one, or the FOVs, or what is nearest to a new image, with their treatment, in a scored run."""
+    from sdvae_ray import commands
+
+    asked = commands.Asked(well, fov, patch, image or [], manifest, plate)
+    commands.search(run, asked, extractor, side, count, console, as_json)
+
+
+@opens_run
+def decode(
+    run: "Run",
+    fov: Annotated[str, typer.Option(help="fov_id: source/batch/plate/well/site.")],
+    output: Output,
+    side: Annotated[str | None, typer.Option(help="Which autoencoder, where the run has several.")] = None,
+) -> None:
+    """The stored latents of one field of view -> its stains, as an OME-TIFF."""
+    from sdvae_ray import commands
+
+    commands.decode(run, fov, side, output, console)
