@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PROCESSES ?= 2  # of make test; one of them holds Ray
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .PHONY: demo test test-slow check format clean help
@@ -16,7 +17,7 @@ demo: $(VENV)/.demo
 	$(BIN)/sdvae-ray demo --output demo-run
 
 test: check
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n $(PROCESSES) -m "not slow and not gpu"
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow

@@ -48,6 +48,23 @@ def real_field(shared: Path) -> dict[str, Path]:
     return {stain: folder / f"r01c01f01p01-ch{number}sk1fk1fl1.tiff" for number, stain in enumerate(STAINS, 1)}
 
 
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """Ray on this machine, started once for all tests that need one and ended after the last of them."""
+    from sdvae_ray.cluster.session import ray_session
+
+    with ray_session("local"):
+        yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests run in one process, and all that need Ray in the same one: its start and the files' fixtures cost seconds."""
+    files_with_ray = {item.path for item in items if "local_ray" in getattr(item, "fixturenames", ())}
+    for item in items:
+        group = "ray" if item.path in files_with_ray else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @dataclass(frozen=True)
 class S3:
     """An S3 server on loopback with one bucket, open to everyone, as the gallery's is.

@@ -49,7 +49,7 @@ def run_file(tmp_path) -> Path:
     return path
 
 
-def test_photographs_go_through_every_command(capsys, tmp_path, run_file):
+def test_photographs_go_through_every_command(local_ray, capsys, tmp_path, run_file):
     random = np.random.default_rng(0)
     for kind in ("classroom", "church"):
         (tmp_path / "set" / kind).mkdir(parents=True)

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ import pytest
 import ray
 from rich.console import Console
 
-from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.config import RunConfig
 from sdvae_ray.encoding.check import check
 from sdvae_ray.encoding.stream import encode
@@ -31,12 +29,6 @@ from sdvae_ray.storage import Storage
 SILENT = Console(quiet=True)
 FOVS = 11
 BROKEN = 5  # row whose ER file is cut short
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    with ray_session("local"):
-        yield
 
 
 def write_manifest(path: Path, fields: dict[str, np.ndarray]) -> Path:

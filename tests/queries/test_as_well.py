@@ -1,7 +1,7 @@
 """A new image as a well of a plate of the run: it finds itself in the normalised index; what stands in the way is said."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,6 @@ import pytest
 import torch
 from rich.console import Console
 
-from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.commands import Asked, search
 from sdvae_ray.config import FovIndexConfig, RunConfig
 from sdvae_ray.engine.encode import Encoder
@@ -44,12 +43,6 @@ ASKED = 13  # a treated well of the first plate
 
 Batch = dict[str, np.ndarray]
 Encoded = tuple[RunConfig, Batch]
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    with ray_session("local"):
-        yield
 
 
 @pytest.fixture

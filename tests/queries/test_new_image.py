@@ -1,7 +1,7 @@
 """Searching with a new image, and over patches: what is in the run finds itself; what cannot be done is said in one line."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import pytest
 import tifffile
 import torch
 
-from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.commands import Asked, search
 from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.columns import kept_patches
@@ -36,12 +35,6 @@ CPU = torch.device("cpu")
 COUNT, KEPT = 24, 2
 
 Batch = dict[str, np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    with ray_session("local"):
-        yield
 
 
 @pytest.fixture

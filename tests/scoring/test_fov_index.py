@@ -1,13 +1,11 @@
 """An index over FOVs: built plate by plate through Ray, it finds what one build of all finds, and says how much of it is true."""
 
 import json
-from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
 import pytest
 
-from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import DataError
 from sdvae_ray.queries.search import search_fov
@@ -21,12 +19,6 @@ from sdvae_ray.storage import Storage
 
 FOVS, GROUPS, DEPTH = 900, 2, 12
 STORAGE = Storage()
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    with ray_session("local"):
-        yield
 
 
 @pytest.fixture

@@ -2,13 +2,11 @@
 
 import functools
 import importlib.util
-from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
 import pytest
 
-from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.normalisation.normalise import normalise
 from sdvae_ray.run.run import Run
@@ -23,12 +21,6 @@ HARMONY = pytest.param(
     ["standardise", {"pca_whiten": {"components": 6}}, "harmony"],
     marks=pytest.mark.skipif(importlib.util.find_spec("harmonypy") is None, reason="harmonypy is not installed"),
 )
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    with ray_session("local"):
-        yield
 
 
 def stored(folder, seed=0, bad=False):

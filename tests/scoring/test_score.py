@@ -1,7 +1,6 @@
 """The second stage on embeddings made here, whose answer is known: profiles, indices and scores."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 from polars.testing import assert_frame_equal
 from rich.console import Console
 
-from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.config import RunConfig
 from sdvae_ray.distributions.fid import frechet_distance_from_samples
 from sdvae_ray.distributions.kernel import cmmd, kid
@@ -34,12 +32,6 @@ from sdvae_ray.storage import Storage
 SILENT = Console(quiet=True)
 PLATES, CONTROLS, SITES, GROUPS, DEPTH, KEPT = ("P1", "P2"), 16, 2, 2, 6, 3
 COMPOUNDS = ("strong", "null 1", "null 2", "null 3")
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    with ray_session("local"):
-        yield
 
 
 def wells() -> list[dict[str, str | None]]:
