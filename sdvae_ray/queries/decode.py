@@ -16,7 +16,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from sdvae_ray.config import IMAGE_SIDE, RunConfig
+from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.contracts import Autoencoder
 from sdvae_ray.engine.columns import compresses, stores_latents
 from sdvae_ray.engine.encode import auto_micro_batch
@@ -26,14 +26,14 @@ from sdvae_ray.engine.sides import Field, Sides, UnusableOutputError
 from sdvae_ray.errors import ConfigError, DataError, RunError, did_you_mean
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.images.prepare import untile
-from sdvae_ray.run.record import Record, check_same_run
+from sdvae_ray.queries.recorded import recorded
+from sdvae_ray.run.record import Record
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import ERROR, FOV_ID, LATENT, latents_table
 from sdvae_ray.version import VERSION
 
 Facts = dict[str, Any]
 
-_PLACE = ("source", "subfolder", "revision")  # where the weights are; what they are is compared by their hashes
 _COMPARED = 10_000  # fov_ids compared letter by letter with an unknown one: a run may have millions
 
 
@@ -59,10 +59,7 @@ def decode_patches(run: Run, fov_id: str, side: str | None) -> tuple[Tensor, Fac
     libraries; elsewhere the forward passes are rounded differently. Raises ConfigError, DataError, WeightsError or RunError.
     """
     side = checked_side(run, side)
-    record = run.find_record()
-    if record is None:
-        raise DataError(f"{run.output} holds no run yet: `sdvae-ray encode` makes one")
-    _check_same_settings(run, record, side)
+    record = recorded(run, {side})
     row = _committed(run, record, fov_id)
     _, stored = run.read(latents_table(side), LATENT, row)
     if len(stored) == 0:
@@ -143,18 +140,6 @@ def ome_tiff(stains: np.ndarray, names: Sequence[str], facts: Facts) -> bytes:
         buffer, stains, ome=True, photometric="minisblack", compression="zlib", metadata=metadata, software=creator
     )
     return buffer.getvalue()
-
-
-def _check_same_settings(run: Run, record: Record, side: str) -> None:
-    """ConfigError where the run file describes other pixels than the run has; its weights may have moved since."""
-    was = RunConfig.model_validate(record["config"])
-    if side not in was.autoencoders:
-        raise ConfigError(f"{run.output} has no {side} yet: `sdvae-ray encode --extend` adds it")
-    place = {key: getattr(was.autoencoders[side], key) for key in _PLACE}
-    model = run.config.autoencoders[side].model_copy(update=place)
-    changes = {"image": run.config.image, "precision": run.config.precision, "output": run.output}
-    now = was.model_copy(update={**changes, "autoencoders": {**was.autoencoders, side: model}})
-    check_same_run(record, now, record["manifest"])
 
 
 def _committed(run: Run, record: Record, fov_id: str) -> pl.DataFrame:

@@ -5,11 +5,11 @@ size: a field of the run gets the embedding that the run stored.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
-from sdvae_ray.config import IMAGE_SIDE, RunConfig, ShelfConfig
+from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.engine.columns import takes_posterior
 from sdvae_ray.engine.encode import Encoder, auto_micro_batch
 from sdvae_ray.engine.forward import Forward
@@ -17,9 +17,9 @@ from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import check_same_weights, load_models, pick_device, resolve_weights
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.queries.as_well import OnPlate, nearest_wells, on_plate, own_plate
+from sdvae_ray.queries.recorded import recorded
 from sdvae_ray.queries.saved_index import PATCH, nearest_name
 from sdvae_ray.queries.search import Found, Space, image_space, search_vector
-from sdvae_ray.run.record import Record, check_same_run
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import (
     COLOUR,
@@ -35,9 +35,6 @@ from sdvae_ray.schema import (
 from sdvae_ray.sources.manifest import check_manifest, read_manifest
 from sdvae_ray.sources.rows import read_text_column, row_groups
 from sdvae_ray.storage import Storage
-
-_PLACE = ("source", "subfolder", "revision")  # where weights are; what they are is compared by their hashes
-Model = TypeVar("Model", bound=ShelfConfig)
 
 
 class Query(NamedTuple):
@@ -147,12 +144,9 @@ def embed_field(run: Run, row: Batch, extractor: str, side: str, patches: bool =
     row: one row of a manifest. Raises DataError where the image cannot be read or the run is not there, ConfigError where the run
     file describes other pixels or models than the run has, WeightsError where the weights are others.
     """
-    record = run.find_record()
-    if record is None:
-        raise DataError(f"{run.output} holds no run yet: `sdvae-ray encode` makes one")
     if side == IMAGE_SIDE and takes_posterior(run.config, extractor):
         raise ConfigError(f"{extractor} takes an autoencoder's latent: --side {' or '.join(run.config.autoencoders)}")
-    _check_same_settings(run, record, extractor, side)
+    record = recorded(run, {extractor, side}, ("image", "precision", "seed"))
     alone = _alone(run, extractor, side)
     loaded = Loader(run.config.image, run.config.storage)(row)
     if loaded[ERROR][0]:
@@ -179,27 +173,6 @@ def _alone(run: Run, extractor: str, side: str) -> RunConfig:
         "codecs": {name: model for name, model in run.config.codecs.items() if name == side},
     }
     return run.config.model_copy(update={**sides, "extractors": {extractor: settings}, "metrics": {}})
-
-
-def _check_same_settings(run: Run, record: Record, extractor: str, side: str) -> None:
-    """ConfigError where the run file says otherwise than the run does of what an embedding depends on."""
-    was = RunConfig.model_validate(record["config"])
-    if extractor not in was.extractors or side not in (IMAGE_SIDE, *was.sides):
-        lacking = extractor if extractor not in was.extractors else side
-        raise ConfigError(f"{run.output} has no {lacking} yet: `sdvae-ray encode --extend` adds it")
-    changes = {key: getattr(run.config, key) for key in ("image", "precision", "seed", "output")}
-    extractors = {**was.extractors, extractor: _placed(run.config.extractors[extractor], was.extractors[extractor])}
-    autoencoders = dict(was.autoencoders)
-    if side in autoencoders and side in run.config.autoencoders:
-        autoencoders[side] = _placed(run.config.autoencoders[side], autoencoders[side])
-    codecs = {name: run.config.codecs.get(name, codec) if name == side else codec for name, codec in was.codecs.items()}
-    now = was.model_copy(update={**changes, "extractors": extractors, "autoencoders": autoencoders, "codecs": codecs})
-    check_same_run(record, now, record["manifest"])
-
-
-def _placed(model: Model, was: Model) -> Model:
-    """The model with its weights where they were: they may have moved since."""
-    return model.model_copy(update={key: getattr(was, key) for key in _PLACE})
 
 
 def _of_photographs(manifest: str, storage: Storage) -> bool:

@@ -85,7 +85,9 @@ def run_file(s3, shared, real_field, full_size_vae, tmp_path) -> Path:
     return path
 
 
-def test_a_real_field_from_s3_gives_the_numbers_of_a_straight_line_computation(local_ray, s3, run_file, straight_line, capsys):
+def test_a_real_field_from_s3_gives_the_numbers_of_a_straight_line_computation(
+    local_ray, s3, run_file, straight_line, capsys
+):
     with pytest.raises(SystemExit) as ended:
         main(["encode", str(run_file), "--address", "local"])
     assert ended.value.code == 0, capsys.readouterr().err

@@ -52,7 +52,9 @@ def values(config: RunConfig) -> dict[str, dict[str, np.ndarray]]:
     return found
 
 
-def test_an_extended_run_is_byte_for_byte_the_run_that_had_all_from_the_start(local_ray, manifest, small_run_config, tmp_path):
+def test_an_extended_run_is_byte_for_byte_the_run_that_had_all_from_the_start(
+    local_ray, manifest, small_run_config, tmp_path
+):
     few = small_run_config(manifest=manifest, output=str(tmp_path / "few"))
     more = small_run_config(manifest=manifest, output=str(tmp_path / "few"), **ADDED)
     whole = small_run_config(manifest=manifest, output=str(tmp_path / "whole"), **ADDED)

@@ -249,7 +249,7 @@ def test_a_run_that_is_not_encoded_is_said(run):
     shutil.rmtree(Path(run.output, "fovs"))
     assert "no fields of view yet" in refused(DataError, run, FOV, "pca")
     shutil.rmtree(run.output)
-    assert "holds no run yet" in refused(DataError, run, FOV, "pca")
+    assert "no run at" in refused(DataError, run, FOV, "pca")
 
 
 @pytest.mark.parametrize(
