@@ -12,7 +12,7 @@ from rich.console import Console
 from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.session import Pool, check_output_is_shared, plan_pools, ray_session
 from sdvae_ray.encoding.actors import EncodeActor, as_batch
-from sdvae_ray.encoding.stream import checked_manifest, prepare_record, probe
+from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import check_names, resolve_weights
 from sdvae_ray.errors import ConfigError, RunError, did_you_mean

@@ -7,7 +7,6 @@ import json
 import time
 import uuid
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,29 +19,21 @@ from rich.console import Console
 
 from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.session import IO_CPUS, Pool, check_output_is_shared, plan_pools, quiet_ray_data, ray_session
-from sdvae_ray.encoding.actors import FILES, EncodeActor, LoadActor, as_batch
+from sdvae_ray.encoding.actors import FILES, EncodeActor, LoadActor
 from sdvae_ray.encoding.pending import Work, lacking, pending
 from sdvae_ray.encoding.progress import shown
 from sdvae_ray.encoding.sink import Ledger, RunSink
-from sdvae_ray.engine.encode import auto_micro_batch
-from sdvae_ray.engine.load import Loader
+from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
 from sdvae_ray.engine.models import (
     check_names,
-    check_same_weights,
-    latent_scaling,
-    pick_device,
-    pick_precision,
     resolve_weights,
 )
-from sdvae_ray.errors import ConfigError, DataError, RunError, StorageError
-from sdvae_ray.images.prepare import CropError
-from sdvae_ray.run import record as provenance
+from sdvae_ray.errors import RunError
 from sdvae_ray.run.lease import Lease
+from sdvae_ray.run.record import Record, now
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import sweep
-from sdvae_ray.schema import ERROR, FOV_ID, divisor_column, offset_column, uri_column
-from sdvae_ray.sources.rows import read_row_group, read_text_column, row_groups
-from sdvae_ray.weights import Weights
+from sdvae_ray.schema import ERROR, FOV_ID
 
 _FOVS_PER_PIECE = 64  # 8.1 M FOVs are then 127 k blocks, at 10 to 15 ms of driver time each
 _RESTARTS = 16  # of one actor, and of one of its tasks: spot nodes come and go, a crash loop must end
@@ -90,7 +81,7 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
             start = time.monotonic()
             if total:
                 session = uuid.uuid4().hex[:8]
-                record["sessions"].append({"session": session, "started": provenance.now(), "fovs": total})
+                record["sessions"].append({"session": session, "started": now(), "fovs": total})
                 run.write_record(record)
                 for number, work in enumerate(works):
                     _stream(run, work, pools.load, pools.encode, record, f"{session}{number or ''}", console)
@@ -99,69 +90,9 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
         seconds = time.monotonic() - start
         result = _summary(run, keys, before, total, seconds)
         if total:
-            record["sessions"][-1] |= {"ended": provenance.now(), "seconds": round(seconds, 2), "errors": result.errors}
+            record["sessions"][-1] |= {"ended": now(), "seconds": round(seconds, 2), "errors": result.errors}
             run.write_record(record)
     return result
-
-
-def prepare_record(
-    run: Run, fovs: int, resolved: Mapping[str, Weights], pool: Pool, extend: bool = False
-) -> provenance.Record:
-    """The run's record: the one it was started with, checked to be of this run and with `extend` added to, or a new one."""
-    manifest = provenance.describe_manifest(run.config.manifest, fovs, run.storage)
-    weights = {name: found.record() for name, found in resolved.items()}
-    record = run.find_record()
-    if record is not None:
-        added = provenance.check_same_run(record, run.config, manifest, extend)
-        check_same_weights(resolved, record["weights"])
-        if added:
-            return provenance.extended(record, run.config, weights, added, latent_scaling(run.config, resolved))
-        return record
-    micro_batch = run.config.encode.micro_batch
-    size = auto_micro_batch(run.config, on_gpu=pool.gpus > 0) if micro_batch == "auto" else micro_batch
-    precision = _precision_on_node(run, pool)
-    return provenance.new_record(run.config, manifest, weights, size, precision, latent_scaling(run.config, resolved))
-
-
-def _precision_on_node(run: Run, pool: Pool) -> str:
-    """`auto` is for the node that encodes to say: the driver's may have no GPU."""
-    if pool.gpus == 0 or run.config.precision != "auto":
-        return pick_precision(run.config.precision, pick_device(0))
-    ask = ray.remote(lambda: pick_precision("auto", pick_device(pool.gpus)))
-    return ray.get(ask.options(num_cpus=pool.cpus, num_gpus=pool.gpus).remote())
-
-
-def probe(run: Run, keys: pl.DataFrame) -> None:
-    """Loads the first of `keys`: what would fail every FOV (the crop, the bucket, the credentials) is said before the start."""
-    group, row = keys.select("row_group", "row").row(0)
-    table = read_row_group(run.config.manifest, group, run.storage).slice(row, 1)
-    try:
-        Loader(run.config.image, run.config.storage).probe(as_batch(table))
-    except CropError as error:
-        raise ConfigError(f"image.crop: {error}") from error
-    except StorageError:
-        raise
-    except (OSError, ValueError):
-        return  # of this FOV alone: it will have its row with this error
-
-
-def checked_manifest(run: Run) -> pl.DataFrame:
-    """fov_id, row_group, row of every FOV; the columns that the run needs are there."""
-    columns = [uri_column(stain) for stain in run.config.image.stains]
-    if run.config.image.scaling.method == "manifest":
-        columns += [f(stain) for stain in run.config.image.stains for f in (offset_column, divisor_column)]
-    sizes, present = row_groups(run.config.manifest, run.storage)
-    if missing := [name for name in columns if name not in present]:
-        raise DataError(
-            f"{run.config.manifest} has no column {missing[0]}: it was made for other stains, or without scaling constants"
-        )
-    ids = pl.DataFrame({FOV_ID: pl.Series(read_text_column(run.config.manifest, FOV_ID, run.storage))})
-    if (twice := ids.filter(pl.col(FOV_ID).is_duplicated())).height:
-        raise DataError(f"{run.config.manifest} lists {twice[FOV_ID][0]} twice")
-    return ids.with_columns(
-        row_group=pl.Series(np.repeat(np.arange(len(sizes)), sizes)),
-        row=pl.Series(np.concatenate([np.arange(size) for size in sizes])),
-    )
 
 
 def _stream(
@@ -169,7 +100,7 @@ def _stream(
     work: Work,
     load: Pool,
     encoders: Pool,
-    record: provenance.Record,
+    record: Record,
     session: str,
     console: Console,
 ) -> None:

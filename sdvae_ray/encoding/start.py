@@ -1,0 +1,78 @@
+"""Before the stream starts: the manifest is checked, the run's record is made or found again, one field of view is loaded."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+import ray
+
+from sdvae_ray.cluster.session import Pool
+from sdvae_ray.encoding.actors import as_batch
+from sdvae_ray.engine.encode import auto_micro_batch
+from sdvae_ray.engine.load import Loader
+from sdvae_ray.engine.models import check_same_weights, latent_scaling, pick_device, pick_precision
+from sdvae_ray.errors import ConfigError, DataError, StorageError
+from sdvae_ray.images.prepare import CropError
+from sdvae_ray.run.record import Record, check_same_run, describe_manifest, extended, new_record
+from sdvae_ray.run.run import Run
+from sdvae_ray.schema import FOV_ID, divisor_column, offset_column, uri_column
+from sdvae_ray.sources.rows import read_row_group, read_text_column, row_groups
+from sdvae_ray.weights import Weights
+
+
+def prepare_record(run: Run, fovs: int, resolved: Mapping[str, Weights], pool: Pool, extend: bool = False) -> Record:
+    """The run's record: the one it was started with, checked to be of this run and with `extend` added to, or a new one."""
+    manifest = describe_manifest(run.config.manifest, fovs, run.storage)
+    weights = {name: found.record() for name, found in resolved.items()}
+    record = run.find_record()
+    if record is not None:
+        added = check_same_run(record, run.config, manifest, extend)
+        check_same_weights(resolved, record["weights"])
+        if added:
+            return extended(record, run.config, weights, added, latent_scaling(run.config, resolved))
+        return record
+    micro_batch = run.config.encode.micro_batch
+    size = auto_micro_batch(run.config, on_gpu=pool.gpus > 0) if micro_batch == "auto" else micro_batch
+    precision = _precision_on_node(run, pool)
+    return new_record(run.config, manifest, weights, size, precision, latent_scaling(run.config, resolved))
+
+
+def _precision_on_node(run: Run, pool: Pool) -> str:
+    """`auto` is for the node that encodes to say: the driver's may have no GPU."""
+    if pool.gpus == 0 or run.config.precision != "auto":
+        return pick_precision(run.config.precision, pick_device(0))
+    ask = ray.remote(lambda: pick_precision("auto", pick_device(pool.gpus)))
+    return ray.get(ask.options(num_cpus=pool.cpus, num_gpus=pool.gpus).remote())
+
+
+def probe(run: Run, keys: pl.DataFrame) -> None:
+    """Loads the first of `keys`: what would fail every FOV (the crop, the bucket, the credentials) is said before the start."""
+    group, row = keys.select("row_group", "row").row(0)
+    table = read_row_group(run.config.manifest, group, run.storage).slice(row, 1)
+    try:
+        Loader(run.config.image, run.config.storage).probe(as_batch(table))
+    except CropError as error:
+        raise ConfigError(f"image.crop: {error}") from error
+    except StorageError:
+        raise
+    except (OSError, ValueError):
+        return  # of this FOV alone: it will have its row with this error
+
+
+def checked_manifest(run: Run) -> pl.DataFrame:
+    """fov_id, row_group, row of every FOV; the columns that the run needs are there."""
+    columns = [uri_column(stain) for stain in run.config.image.stains]
+    if run.config.image.scaling.method == "manifest":
+        columns += [f(stain) for stain in run.config.image.stains for f in (offset_column, divisor_column)]
+    sizes, present = row_groups(run.config.manifest, run.storage)
+    if missing := [name for name in columns if name not in present]:
+        raise DataError(
+            f"{run.config.manifest} has no column {missing[0]}: it was made for other stains, or without scaling constants"
+        )
+    ids = pl.DataFrame({FOV_ID: pl.Series(read_text_column(run.config.manifest, FOV_ID, run.storage))})
+    if (twice := ids.filter(pl.col(FOV_ID).is_duplicated())).height:
+        raise DataError(f"{run.config.manifest} lists {twice[FOV_ID][0]} twice")
+    return ids.with_columns(
+        row_group=pl.Series(np.repeat(np.arange(len(sizes)), sizes)),
+        row=pl.Series(np.concatenate([np.arange(size) for size in sizes])),
+    )
