@@ -27,7 +27,7 @@ from sdvae_ray.config import RunConfig
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_fovs, write_rows
 from sdvae_ray.runfile import parse_run
-from sdvae_ray.schema import ERROR, FOV_ID, KEYS, fov_id
+from sdvae_ray.schema import ERROR, FOV_ID, KEYS, WELL_COLUMN, fov_id
 from sdvae_ray.schema import ROW as ROW_JSON
 from sdvae_ray.scoring.normalised import HELD_BYTES, space_of
 from sdvae_ray.scoring.profiles import FILE, ROW, Profiles, build_profiles
@@ -64,7 +64,7 @@ def repeated(profiles: Profiles, plates: int) -> pl.DataFrame:
     """The wells of `plates` plates over the files that there are."""
     own = profiles.wells.partition_by(FILE, maintain_order=True)
     return pl.concat(
-        own[number % len(own)].select(FILE, ROW, plate=pl.lit(f"P{number:05d}"), control=pl.col(KEYS[3]) < "C17")
+        own[number % len(own)].select(FILE, ROW, plate=pl.lit(f"P{number:05d}"), control=pl.col(WELL_COLUMN) < "C17")
         for number in range(plates)
     )
 

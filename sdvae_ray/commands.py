@@ -111,7 +111,7 @@ def make_photographs(
     place = Storage(StorageConfig(**storage))
     built = build_photographs(sources, storage=place, **settings)
     write_photographs(built, output, place)
-    classes = built.table["Metadata_Plate"].n_unique()
+    classes = built.table[PLATE_COLUMN].n_unique()
     _say_made(built.notes, f"{built.table.height} photographs, {classes} classes -> {absolute(output)}", console)
 
 

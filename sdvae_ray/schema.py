@@ -10,9 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 FOV_ID = "fov_id"  # source/batch/plate/well/site
-KEYS = ("Metadata_Source", "Metadata_Batch", "Metadata_Plate", "Metadata_Well", "Metadata_Site")
-WELL, PLATE = KEYS[:4], KEYS[:3]
 METADATA = "Metadata_"
+SOURCE_COLUMN, BATCH_COLUMN = "Metadata_Source", "Metadata_Batch"
+PLATE_COLUMN, WELL_COLUMN, SITE_COLUMN = "Metadata_Plate", "Metadata_Well", "Metadata_Site"
+PLATE_KEY = (SOURCE_COLUMN, BATCH_COLUMN, PLATE_COLUMN)  # a plate's name alone may stand in several batches
+WELL_KEY = (*PLATE_KEY, WELL_COLUMN)
+KEYS = (*WELL_KEY, SITE_COLUMN)
 ERROR = "error"  # text; null in fovs where the FOV is usable, "" between stages
 ROW = "row_json"  # between stages: the Metadata_* of a row as one JSON text, so that nulls keep their meaning in every block
 NODE_COLUMNS = ("load_node", "encode_node", "device")

@@ -30,8 +30,9 @@ def manifest(
 ) -> None:
     """load_data files, platemaps and metadata tables -> a checked manifest, one row per field of view."""
     from sdvae_ray import commands
+    from sdvae_ray.schema import BATCH_COLUMN, SOURCE_COLUMN
 
-    given = {"Metadata_Source": source, "Metadata_Batch": batch}
+    given = {SOURCE_COLUMN: source, BATCH_COLUMN: batch}
     commands.make_manifest(
         load_data,
         output,

@@ -28,10 +28,7 @@ from sdvae_ray.queries.search import Found
 from sdvae_ray.retrieval.normalisation import saved_fit
 from sdvae_ray.retrieval.normalisation.source import Apply, Wells
 from sdvae_ray.run.run import Run
-from sdvae_ray.schema import METADATA
-from sdvae_ray.schema import PLATE as KEY
-
-PLATE = KEY[-1]
+from sdvae_ray.schema import METADATA, PLATE_COLUMN, PLATE_KEY
 
 
 class OnPlate(NamedTuple):
@@ -56,7 +53,7 @@ def on_plate(run: Run, plate: str, extractor: str | None, side: str | None) -> O
     among = [name for name in names if name.startswith(f"{one}/{of_side}/")]
     there = _wells(run, among, plate)
     if not there:
-        known = [name for each in among for name in _names(run, each).some([PLATE])]
+        known = [name for each in among for name in _names(run, each).some([PLATE_COLUMN])]
         tail = nearest_name(plate, list(dict.fromkeys(known)))
         raise DataError(f"no plate {plate!r} in the index of wells of {one} on {of_side}{tail}")
     return _placed(run, plate, there)
@@ -68,10 +65,10 @@ def own_plate(run: Run, row: Batch, extractor: str, side: str) -> OnPlate | str:
     if not among:
         return f"the run has no index of wells of {extractor} on {side}"
     advice = "--plate NAME, a plate of the run, has the image normalised as a well of it"
-    if PLATE not in row:
+    if PLATE_COLUMN not in row:
         return advice
-    plate = str(row[PLATE][0])
-    key = "/".join(str(row[name][0]) for name in KEY if name in row)
+    plate = str(row[PLATE_COLUMN][0])
+    key = "/".join(str(row[name][0]) for name in PLATE_KEY if name in row)
     there = _wells(run, among, key) or _wells(run, among, plate)
     if not there:
         return f"its plate {plate} is not of the run; {advice}"
@@ -104,16 +101,16 @@ def _wells(run: Run, among: Sequence[str], plate: str) -> dict[str, pl.DataFrame
     found = {}
     for index in among:
         names = _names(run, index)
-        rows = names.where({PLATE: plate})
-        if rows.height == 0 and plate.count("/") == len(KEY) - 1:
-            rows = names.where(dict(zip(KEY, plate.split("/"), strict=True)))
+        rows = names.where({PLATE_COLUMN: plate})
+        if rows.height == 0 and plate.count("/") == len(PLATE_KEY) - 1:
+            rows = names.where(dict(zip(PLATE_KEY, plate.split("/"), strict=True)))
         if rows.height:
             found[index] = rows
     return found
 
 
 def _placed(run: Run, asked: str, there: dict[str, pl.DataFrame]) -> OnPlate:
-    of_plate = pl.concat_str(KEY, separator="/")
+    of_plate = pl.concat_str(PLATE_KEY, separator="/")
     plates = sorted({key for rows in there.values() for key in rows.select(of_plate).to_series()})
     if len(plates) > 1:
         raise DataError(f"{len(plates)} plates of the run are named {asked}: --plate {' or '.join(plates)}")

@@ -17,10 +17,9 @@ from sdvae_ray.retrieval.ranking.similarity import Distance
 from sdvae_ray.retrieval.significance.p_values import Null
 from sdvae_ray.retrieval.tasks.activity import OK
 from sdvae_ray.retrieval.tasks.groups import group_means, score_groups, split_labels
-from sdvae_ray.schema import PLATE as PLATE_KEYS
+from sdvae_ray.schema import PLATE_COLUMN
 
 REFERENCE = "Metadata_reference_index"  # copairs' column: -1 for a query, a number of its own for every reference
-PLATE = PLATE_KEYS[-1]
 PERMUTED = "profiles_permuted"  # the floor
 _FLOOR_COLUMNS = ("group", "quantity", *NUMBERS, "compounds_scored", "repeats", "status")
 _REPEATS = 3
@@ -119,7 +118,7 @@ def by_lists(
     ).filter(pl.Series(query[found.well]))
     floor = permuted_floor(
         lambda rows: group_means(score(rows)[2]),
-        wells[PLATE] if PLATE in wells.columns else np.full(wells.height, "all"),
+        wells[PLATE_COLUMN] if PLATE_COLUMN in wells.columns else np.full(wells.height, "all"),
         query,
         what="retrieve",
         names=frame["well_id"],

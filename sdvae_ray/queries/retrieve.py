@@ -12,18 +12,16 @@ import numpy as np
 import polars as pl
 
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean
-from sdvae_ray.queries.copairs_lists import PLATE, Lists, Settings, by_lists
+from sdvae_ray.queries.copairs_lists import Lists, Settings, by_lists
 from sdvae_ray.retrieval.floors.control_floors import floors
 from sdvae_ray.retrieval.normalisation.normalise import normalise
 from sdvae_ray.retrieval.significance.bootstrap import interval
 from sdvae_ray.retrieval.significance.p_values import Null
 from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
 from sdvae_ray.retrieval.tasks.groups import group_means
-from sdvae_ray.schema import WELL
+from sdvae_ray.schema import PLATE_COLUMN, WELL_COLUMN, WELL_KEY
 from sdvae_ray.selection import select
 from sdvae_ray.sources.profiles import ProfileTable
-
-_WELL = WELL[-1]
 
 
 @dataclass(frozen=True)
@@ -100,11 +98,11 @@ def retrieve(
 
 def _frame(wells: pl.DataFrame, lists: Lists, is_reference: np.ndarray, query: np.ndarray) -> pl.DataFrame:
     """Wells as the scores of a run have them: well_id, compound, plate (the scope of the negatives), group, roles."""
-    names = [name for name in WELL if name in wells.columns]
+    names = [name for name in WELL_KEY if name in wells.columns]
     ids = wells.select(pl.concat_str(names, separator="/")).to_series() if names else None
     if ids is None or ids.n_unique() < wells.height:
         ids = pl.Series([f"{row:09d}" for row in range(wells.height)])
-    scope = lists.neg_sameby or ((PLATE,) if PLATE in wells.columns else ())
+    scope = lists.neg_sameby or ((PLATE_COLUMN,) if PLATE_COLUMN in wells.columns else ())
     return wells.select(
         well_id=ids,
         compound=pl.concat_str(lists.pos_sameby, separator=" / "),
@@ -138,7 +136,7 @@ def _floors(
     features: np.ndarray, frame: pl.DataFrame, wells: pl.DataFrame, lists: Lists, null: Null, settings: Settings
 ) -> pl.DataFrame | None:
     """None where no column says where on its plate a well is."""
-    if _WELL not in wells.columns:
+    if WELL_COLUMN not in wells.columns:
         return None
-    positions = wells[_WELL].to_numpy()
+    positions = wells[WELL_COLUMN].to_numpy()
     return floors(features, frame, settings.normalise, position=positions, **_options(lists, null, settings))

@@ -21,10 +21,9 @@ from sdvae_ray.queries.saved_index import (
 )
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_table
-from sdvae_ray.schema import EMBEDDING, FOV_ID, KEYS, METADATA, PATCHES, embeddings_table
+from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PATCHES, PLATE_COLUMN, WELL_COLUMN, embeddings_table
 from sdvae_ray.storage import Storage, join
 
-PLATE, WELL, SITE = KEYS[2], KEYS[3], KEYS[4]
 PROFILES = "profiles"
 Found = tuple[pl.DataFrame, dict[str, str]]
 
@@ -43,9 +42,9 @@ def search_well(run: Run, well: str, extractor: str | None, side: str | None, co
     known: list[str] = []
     for name in (each for each in names if each.startswith(f"{one}/{of_side}/")):
         opened = open_index(run, name)
-        rows = opened.names.where({PLATE: plate, WELL: position})
+        rows = opened.names.where({PLATE_COLUMN: plate, WELL_COLUMN: position})
         if rows.height == 0:
-            known += opened.names.some([PLATE, WELL])
+            known += opened.names.some([PLATE_COLUMN, WELL_COLUMN])
             continue
         if rows.height > 1:
             raise DataError(

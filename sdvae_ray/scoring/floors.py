@@ -14,7 +14,7 @@ from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.floors.control_floors import floors_in
 from sdvae_ray.retrieval.significance.bootstrap import intervals, paired_difference
 from sdvae_ray.run.run import Run
-from sdvae_ray.schema import WELL
+from sdvae_ray.schema import WELL_COLUMN
 from sdvae_ray.scoring.normalised import Space
 from sdvae_ray.scoring.roles import activity_options
 
@@ -62,7 +62,7 @@ def _floors(run: Run, label: dict[str, object], space: Space, wells: pl.DataFram
         found = floors_in(
             lambda fit, in_play: space(fit, in_play).features,
             wells.with_columns(group=pl.lit(str(label["group"]))),
-            position=WELL[-1],
+            position=WELL_COLUMN,
             repeats=run.config.score.floor_repeats,
             **activity_options(run),
         )

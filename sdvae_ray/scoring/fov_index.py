@@ -31,7 +31,7 @@ from sdvae_ray.queries.saved_index import ID, LEVELS, PATCHES_PER_FOV, ROOT
 from sdvae_ray.retrieval.index import approximate, faiss_index, tuning
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_table
-from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PATCHES, PLATE, embeddings_table
+from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PATCHES, PLATE_KEY, embeddings_table
 
 _TASK_CPUS = 0.5
 _QUERIES = 500  # held out, half to choose settings, half to measure
@@ -107,7 +107,7 @@ def build_field_index(run: Run, fovs: pl.DataFrame, extractor: str, side: str, l
     each = max(1, patches)
     rows = fovs.select(FOV_ID, "files", f"^{METADATA}.*$").sort(FOV_ID)
     rows = rows.select((pl.int_range(pl.len(), dtype=pl.Int64) * each).alias(ID), pl.all())
-    plates = [plate.select(ID, FOV_ID, "files") for plate in rows.partition_by(*PLATE, maintain_order=True)]
+    plates = [plate.select(ID, FOV_ID, "files") for plate in rows.partition_by(*PLATE_KEY, maintain_order=True)]
     place = ray.put(_Place(run, extractor, side, patches))
     most = _rows_at_most(rows.height * each)
     hashed = in_order(_hashed.options(num_cpus=_TASK_CPUS), ((place, plate, most) for plate in plates))

@@ -9,7 +9,7 @@ from sdvae_ray.distributions.latent import LatentMoments, active_units, describe
 from sdvae_ray.engine.columns import stores_latents
 from sdvae_ray.errors import DataError
 from sdvae_ray.run.run import Run
-from sdvae_ray.schema import FOV_ID, LATENT, PLATE, latents_table
+from sdvae_ray.schema import FOV_ID, LATENT, PLATE_KEY, latents_table
 from sdvae_ray.scoring.distances import GROUP
 
 _TASK_CPUS = 0.5
@@ -19,7 +19,7 @@ _CHANNELS = ("mean", "sd", "skewness", "kurtosis", "min", "max")
 def latent_space(run: Run, fovs: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """(units, active_units, effective_rank per side and group; moments per channel). `fovs`: usable ones, with files and group."""
     whole, channels = [], []
-    plates = fovs.select(FOV_ID, "files", GROUP, *PLATE).partition_by(*PLATE, maintain_order=True)
+    plates = fovs.select(FOV_ID, "files", GROUP, *PLATE_KEY).partition_by(*PLATE_KEY, maintain_order=True)
     for side in run.config.autoencoders:
         if not stores_latents(run.config, side):
             continue

@@ -17,7 +17,7 @@ from sdvae_ray.cluster.ordered_tasks import in_order
 from sdvae_ray.errors import DataError
 from sdvae_ray.run.run import PROFILES, Run
 from sdvae_ray.run.tables import write_wide_table
-from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PLATE, WELL, embeddings_table
+from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PLATE_KEY, WELL_KEY, embeddings_table
 from sdvae_ray.scoring.distances import GROUP, Patches, merge_all, patch_statistics, slice_columns
 from sdvae_ray.storage import join
 
@@ -29,7 +29,7 @@ _TASK_CPUS = 0.5
 class Profiles:
     """Stored profiles of one extractor and side: mean or median over the well's FOVs of the FOV's mean over patches, float32.
 
-    wells    the wells that have one: WELL, group, every Metadata_* that is one per well, and FILE and ROW
+    wells    the wells that have one: WELL_KEY, group, every Metadata_* that is one per well, and FILE and ROW
     files    URIs, one of each plate
     width    features of a profile, G * D
     patches  what distances between sides need of the kept patch embeddings, of each slice; empty where none were kept
@@ -50,8 +50,14 @@ def build_profiles(run: Run, fovs: pl.DataFrame, extractor: str, side: str, shif
     """
     root = run.uri(PROFILES, extractor, side)
     per_well = well_table(fovs)
-    of_plate = per_well.select(*WELL, pl.col(f"^{METADATA}.*$").exclude(WELL)).partition_by(PLATE, as_dict=True)
-    plates = fovs.select(FOV_ID, "files", *WELL, *slice_columns(run)).sort(PLATE).partition_by(PLATE, as_dict=True)
+    of_plate = per_well.select(*WELL_KEY, pl.col(f"^{METADATA}.*$").exclude(WELL_KEY)).partition_by(
+        PLATE_KEY, as_dict=True
+    )
+    plates = (
+        fovs.select(FOV_ID, "files", *WELL_KEY, *slice_columns(run))
+        .sort(PLATE_KEY)
+        .partition_by(PLATE_KEY, as_dict=True)
+    )
     settings = ray.put((run, extractor, side, shift))
     task = _profile_plate.options(num_cpus=_TASK_CPUS)
     uris = [f"{join(root, *map(_path_part, key))}.parquet" for key in plates]
@@ -68,16 +74,16 @@ def build_profiles(run: Run, fovs: pl.DataFrame, extractor: str, side: str, shif
         raise DataError(f"no FOV has an embedding of {extractor} of {side}")
     for name in set(run.storage.list(root)) - {uri.removeprefix(f"{root}/") for uri in files}:
         run.storage.delete(join(root, name))  # of plates that are no longer scored
-    table = pl.concat(wells).join(per_well, on=list(WELL), how="left", maintain_order="left")
+    table = pl.concat(wells).join(per_well, on=list(WELL_KEY), how="left", maintain_order="left")
     return Profiles(extractor, side, table, files, width, patches)
 
 
 def well_table(fovs: pl.DataFrame) -> pl.DataFrame:
-    """One row per well: WELL, group, and every Metadata_* that has one value in each well."""
-    candidates = [name for name in fovs.columns if name.startswith(METADATA) and name not in WELL]
-    varying = fovs.group_by(WELL).agg(pl.col(candidates).n_unique()).select(pl.col(candidates).max())
+    """One row per well: WELL_KEY, group, and every Metadata_* that has one value in each well."""
+    candidates = [name for name in fovs.columns if name.startswith(METADATA) and name not in WELL_KEY]
+    varying = fovs.group_by(WELL_KEY).agg(pl.col(candidates).n_unique()).select(pl.col(candidates).max())
     constant = [name for name in candidates if varying[name][0] == 1]
-    return fovs.select(*WELL, GROUP, *constant).unique(WELL, keep="first", maintain_order=True).sort(WELL)
+    return fovs.select(*WELL_KEY, GROUP, *constant).unique(WELL_KEY, keep="first", maintain_order=True).sort(WELL_KEY)
 
 
 @ray.remote
@@ -95,11 +101,11 @@ def _profile_plate(
     )
     reduce = np.median if run.config.score.aggregate == "median" else np.mean
     names, profiles = [], []
-    for well, members in rows.sort(FOV_ID).group_by(WELL, maintain_order=True):
+    for well, members in rows.sort(FOV_ID).group_by(WELL_KEY, maintain_order=True):
         names.append(well)
         profiles.append(reduce(values[members["row"].to_numpy()].astype(np.float64), axis=0))
-    keys = pl.DataFrame(names, schema=dict.fromkeys(WELL, pl.String), orient="row")
-    metadata = keys.join(wells, on=list(WELL), how="left", maintain_order="left")
+    keys = pl.DataFrame(names, schema=dict.fromkeys(WELL_KEY, pl.String), orient="row")
+    metadata = keys.join(wells, on=list(WELL_KEY), how="left", maintain_order="left")
     found = np.asarray(profiles, np.float32)
     columns = [f"{extractor}_{group}_{number}" for group in range(found.shape[1]) for number in range(found.shape[2])]
     features = pl.DataFrame(found.reshape(len(keys), -1), schema=columns)

@@ -8,11 +8,10 @@ import polars as pl
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.randomness import generator
 from sdvae_ray.run.run import Run
-from sdvae_ray.schema import WELL
+from sdvae_ray.schema import PLATE_KEY, WELL_COLUMN, WELL_KEY
 from sdvae_ray.selection import select
 
 CONTROL, TREATED = "is_control", "is_treated"
-_POSITION = WELL[-1]
 
 
 def known_columns(columns: tuple[str, ...], fovs: pl.DataFrame, where: str) -> None:
@@ -43,7 +42,7 @@ def well_roles(run: Run, wells: pl.DataFrame) -> pl.DataFrame:
         pl.lit("") if run.config.score.perturbation is None else pl.col(run.config.score.perturbation).fill_null("")
     )
     return with_roles(run, wells).with_columns(
-        compound.alias("compound"), pl.concat_str(pl.col(WELL[:3]), separator="/").alias("plate")
+        compound.alias("compound"), pl.concat_str(pl.col(PLATE_KEY), separator="/").alias("plate")
     )
 
 
@@ -51,7 +50,7 @@ def activity_options(run: Run) -> dict[str, Any]:
     """What phenotypic_activity and its floors are asked, as the run has it."""
     settings = run.config.score
     return {
-        "key": WELL,
+        "key": WELL_KEY,
         "negatives": settings.negatives,
         "ties": settings.ties,
         "null": settings.null,
@@ -84,9 +83,9 @@ def fit_and_negatives(run: Run, wells: pl.DataFrame) -> tuple[np.ndarray, pl.Dat
 def halved(run: Run, wells: pl.DataFrame) -> np.ndarray:
     """(W,) the controls at one half of the control positions, drawn by the seed. DataError for fewer than 2 positions."""
     control = wells[CONTROL].to_numpy()
-    positions = sorted(set(wells.filter(pl.col(CONTROL))[_POSITION].to_list()))
+    positions = sorted(set(wells.filter(pl.col(CONTROL))[WELL_COLUMN].to_list()))
     if len(positions) < 2:
         raise DataError(f"halves of the controls need 2 positions at least, and they are at {len(positions)}")
     order = generator(run.config.seed, "control halves").permutation(len(positions))
     fitted = {positions[at] for at in order[: len(positions) // 2]}
-    return control & wells[_POSITION].is_in(fitted).to_numpy()
+    return control & wells[WELL_COLUMN].is_in(fitted).to_numpy()

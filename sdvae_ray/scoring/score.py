@@ -23,7 +23,7 @@ from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
 from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores, metric_distributions
-from sdvae_ray.schema import ERROR, PLATE
+from sdvae_ray.schema import ERROR, PLATE_COLUMN
 from sdvae_ray.scoring.distances import GROUP, distances, near_the_mean, with_slices
 from sdvae_ray.scoring.floors import differences, floors_of, start_floors
 from sdvae_ray.scoring.fov_index import build_field_index
@@ -117,11 +117,11 @@ def _of_plates(run: Run, fovs: pl.DataFrame) -> pl.DataFrame:
     """Those of score.plates; DataError, with the nearest match, for a plate that has none."""
     if run.config.score.plates is None or fovs.height == 0:
         return fovs
-    there = fovs[PLATE[-1]].unique().to_list()
+    there = fovs[PLATE_COLUMN].unique().to_list()
     for name in run.config.score.plates:
         if name not in there:
             raise DataError(f"score.plates: no usable FOV is of plate {name!r}{did_you_mean(name, there)}")
-    return fovs.filter(pl.col(PLATE[-1]).is_in(run.config.score.plates))
+    return fovs.filter(pl.col(PLATE_COLUMN).is_in(run.config.score.plates))
 
 
 def _index_fovs(run: Run, level: str, usable: pl.DataFrame, extractor: str, side: str, console: Console) -> None:

@@ -21,7 +21,7 @@ from sdvae_ray.retrieval.floors.permuted import NUMBERS, permuted_floor
 from sdvae_ray.retrieval.ranking.by_rules import MatchedPrecision, matched_average_precision
 from sdvae_ray.retrieval.tasks.groups import group_means, score_groups, split_labels
 from sdvae_ray.run.run import Run
-from sdvae_ray.schema import WELL
+from sdvae_ray.schema import WELL_KEY
 
 _TASK_CPUS = 0.5
 _COPIES = 3  # of the profiles: as they come, the treated ones, and made ready to be ranked
@@ -126,7 +126,7 @@ def cross_side(run: Run, both: tuple[np.ndarray, np.ndarray], wells: pl.DataFram
     """Every treated reconstruction among the originals: its compound's other wells against its plate's controls."""
     treated, control = wells["is_treated"].to_numpy(), wells["is_control"].to_numpy()
     original, recon = both
-    own = wells.select(pl.concat_str(WELL, separator="/").alias(_OWN), "compound", "plate")
+    own = wells.select(pl.concat_str(WELL_KEY, separator="/").alias(_OWN), "compound", "plate")
     asked = own.filter(pl.Series(treated)).with_columns(pl.lit("recon").alias(_OF), role=pl.lit("treated"))
     there = own.with_columns(pl.lit("image").alias(_OF))
     there = there.with_columns(role=pl.when(pl.Series(control)).then(pl.lit("control")).otherwise(pl.lit("treated")))

@@ -14,7 +14,7 @@ from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.tasks.transfer import Posing, transfer
 from sdvae_ray.retrieval.tasks.transfer_pairs import Pair, pairs_of, unscored
 from sdvae_ray.run.run import Run
-from sdvae_ray.schema import WELL
+from sdvae_ray.schema import WELL_COLUMN, WELL_KEY
 from sdvae_ray.scoring.distances import GROUP
 from sdvae_ray.scoring.normalised import Space, space_of
 from sdvae_ray.scoring.profiles import Profiles
@@ -64,8 +64,8 @@ def _transfer(run: Run, label: dict[str, object], pair: Pair, space: Space, well
             scored,
             pair,
             posing=posing,
-            position=WELL[-1],
-            key=WELL,
+            position=WELL_COLUMN,
+            key=WELL_KEY,
             distance=settings.task_distance,
             ties=settings.ties,
             null_size=settings.null_size,

@@ -15,7 +15,7 @@ from sdvae_ray.retrieval.normalisation.steps import HARMONISE
 from sdvae_ray.retrieval.tasks.recall import reconstruction_recall, replicate_recall
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_table
-from sdvae_ray.schema import WELL
+from sdvae_ray.schema import WELL_KEY
 from sdvae_ray.scoring.normalised import space_of
 from sdvae_ray.scoring.profiles import FILE, ROW, Profiles
 from sdvae_ray.scoring.roles import TREATED
@@ -75,8 +75,8 @@ def in_the_originals_space(
     """
     if any(name == HARMONISE for name, _ in resolve_steps(run.config.score.normalise)):
         return None
-    theirs = image.wells.select(*WELL, FILE, ROW)
-    originals = wells.drop(FILE, ROW).join(theirs, on=list(WELL), how="left", maintain_order="left")
+    theirs = image.wells.select(*WELL_KEY, FILE, ROW)
+    originals = wells.drop(FILE, ROW).join(theirs, on=list(WELL_KEY), how="left", maintain_order="left")
     if originals[ROW].null_count():
         return None
     nobody = np.zeros_like(fit)

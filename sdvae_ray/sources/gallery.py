@@ -22,25 +22,38 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from sdvae_ray.errors import DataError, did_you_mean
-from sdvae_ray.schema import FOV_ID, KEYS, METADATA, channel_column, illum_column, uri_column
+from sdvae_ray.schema import (
+    BATCH_COLUMN,
+    FOV_ID,
+    KEYS,
+    METADATA,
+    PLATE_COLUMN,
+    SOURCE_COLUMN,
+    WELL_COLUMN,
+    channel_column,
+    illum_column,
+    uri_column,
+)
 from sdvae_ray.storage import Storage, absolute, is_remote
 
 FILE, ROW = "_file", "_row"
-SOURCE, BATCH, PLATE, WELL, SITE = KEYS
 PLATE_MAP = "Metadata_Plate_Map_Name"
 
 # How a row is known: by where it is, or by what is in the well. A metadata table is joined on these and nothing else.
 WHERE = (*KEYS, PLATE_MAP)
 WHAT = ("Metadata_broad_sample", "Metadata_JCP2022", "Metadata_pert_iname")
 IDENTIFIERS = {name.removeprefix(METADATA).lower(): name for name in (*WHERE, *WHAT)}
-IDENTIFIERS |= {"assay_plate_barcode": PLATE, "well_position": WELL}  # what platemaps and experiment metadata call them
+IDENTIFIERS |= {
+    "assay_plate_barcode": PLATE_COLUMN,
+    "well_position": WELL_COLUMN,
+}  # what platemaps and experiment metadata call them
 
 # <project>/<source>/images/<batch>/ where the project is a cpgNNNN, or the batch holds the gallery's own folders.
 _LAYOUTS = (
     r"(?:^|/)cpg\d{4}[^/]*/([^/]+)/images/([^/]+)/",
     r"(?:^|/)[^/]+/([^/]+)/images/([^/]+)/(?:images|illum)/",
 )
-_OPTIONS = {SOURCE: "--source", BATCH: "--batch"}
+_OPTIONS = {SOURCE_COLUMN: "--source", BATCH_COLUMN: "--batch"}
 
 
 def place(row: Mapping[str, Any]) -> str:
@@ -188,7 +201,7 @@ def _location(columns: Sequence[str], kind: str, stain: str, header: str) -> pl.
 
 
 def _key_from_path(table: pl.DataFrame, key: str, location: str) -> pl.DataFrame:
-    group = 1 if key == SOURCE else 2
+    group = 1 if key == SOURCE_COLUMN else 2
     table = table.with_columns(
         pl.coalesce(pl.col(location).str.extract(layout, group) for layout in _LAYOUTS).alias(key)
     )
@@ -204,7 +217,7 @@ def _not_load_data(uri: str, columns: Sequence[str], stains: Sequence[str]) -> s
     known = {identifier(column) for column in columns}
     if FOV_ID in columns:
         return f"{uri} is not a load_data file: it looks like a manifest"
-    if {PLATE, PLATE_MAP} <= known or "well_position" in columns:
+    if {PLATE_COLUMN, PLATE_MAP} <= known or "well_position" in columns:
         return f"{uri} is not a load_data file: it looks like a barcode map, a platemap or a metadata table"
     wanted = [f"{part}_Orig{stain}" for stain in stains for part in ("URL", "FileName")]
     near = [(column, near[0]) for column in columns if (near := difflib.get_close_matches(column, wanted, 1, 0.7))]

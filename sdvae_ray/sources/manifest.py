@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean
-from sdvae_ray.schema import FOV_ID, KEYS, METADATA, channel_column, illum_column, uri_column
+from sdvae_ray.schema import FOV_ID, KEYS, METADATA, PLATE_COLUMN, channel_column, illum_column, uri_column
 from sdvae_ray.sources import gallery
 from sdvae_ray.sources.gallery import FILE, ROW, first_row, is_empty, listed, place
 from sdvae_ray.sources.platemaps import join_metadata, join_platemaps
@@ -126,7 +126,7 @@ def _relative(table: pl.DataFrame, stains: Sequence[str]) -> list[str]:
 def _without_illumination(table: pl.DataFrame, stains: Sequence[str]) -> list[str]:
     """One note for all plates that lack the same functions."""
     missing = [pl.col(illum_column(stain)).is_null().sum().alias(stain) for stain in stains]
-    counts = table.group_by(gallery.PLATE).agg(pl.len(), *missing).sort(gallery.PLATE)
+    counts = table.group_by(PLATE_COLUMN).agg(pl.len(), *missing).sort(PLATE_COLUMN)
     plates: dict[str, list[str]] = {}
     for plate, count, *missed in counts.iter_rows():
         lacking = [(stain, lost) for stain, lost in zip(stains, missed, strict=True) if lost]

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sdvae_ray.errors import ConfigError, DataError, StorageError
-from sdvae_ray.schema import COLOUR, FOV_ID, KEYS, PIXELS, channel_column, fov_id, uri_column
+from sdvae_ray.schema import COLOUR, FOV_ID, KEYS, PIXELS, SITE_COLUMN, channel_column, fov_id, uri_column
 from sdvae_ray.sources.gallery import listed
 from sdvae_ray.sources.manifest import check_manifest, write_manifest
 from sdvae_ray.sources.photograph_containers import Losses, Photograph
@@ -203,7 +203,7 @@ def _row_groups(photographs: Photographs, storage: Storage) -> Iterator[tuple[li
     for start in range(0, len(files), ROWS_PER_GROUP):
         rows = files[start : start + ROWS_PER_GROUP]
         yield rows, [None] * len(rows)
-    places = zip(ids, photographs.table[uri_column(STAINS[0])], photographs.table[KEYS[-1]], strict=True)
+    places = zip(ids, photographs.table[uri_column(STAINS[0])], photographs.table[SITE_COLUMN], strict=True)
     wanted = {(uri, site): row for row, (found, uri, site) in enumerate(places) if found in photographs.carried}
     group: list[int] = []
     pixels: list[bytes | None] = []

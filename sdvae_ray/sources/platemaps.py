@@ -8,15 +8,11 @@ from collections.abc import Sequence
 import polars as pl
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.schema import METADATA
+from sdvae_ray.schema import BATCH_COLUMN, METADATA, PLATE_COLUMN, PLATE_KEY, WELL_COLUMN
 from sdvae_ray.sources.gallery import (
-    BATCH,
     FILE,
-    PLATE,
     PLATE_MAP,
     ROW,
-    SOURCE,
-    WELL,
     WHAT,
     WHERE,
     first_row,
@@ -42,21 +38,27 @@ def join_platemaps(
     stays.
     """
     chosen = _maps_of_plates(table, pl.concat([_barcode_map(path, storage) for path in platemaps]))
-    files = chosen.select(_BARCODES, PLATE_MAP, PLATE).unique([_BARCODES, PLATE_MAP]).sort(_BARCODES, PLATE_MAP)
+    files = chosen.select(_BARCODES, PLATE_MAP, PLATE_COLUMN).unique([_BARCODES, PLATE_MAP]).sort(_BARCODES, PLATE_MAP)
     wells = pl.concat([_platemap(uri, name, plate, storage) for uri, name, plate in files.iter_rows()], how="diagonal")
     chosen = chosen.with_columns(pl.col(_BARCODES).alias(FILE))
-    table = _attach(table, chosen, [BATCH, PLATE]).drop(_OTHER_FILE, _OTHER_ROW).with_columns(_well(WELL))
+    table = (
+        _attach(table, chosen, [BATCH_COLUMN, PLATE_COLUMN])
+        .drop(_OTHER_FILE, _OTHER_ROW)
+        .with_columns(_well(WELL_COLUMN))
+    )
     table = _attach(table, wells, [_BARCODES, PLATE_MAP, _WELL])
     unmapped = pl.col(_OTHER_ROW).is_null()
     row, notes = first_row(table, unmapped), []
     if row and not drop_unmapped_wells:
         raise DataError(
-            f"{place(row)}: the well {row[WELL]!r} of plate {row[PLATE]!r} is not on its platemap {row[PLATE_MAP]!r} "
+            f"{place(row)}: the well {row[WELL_COLUMN]!r} of plate {row[PLATE_COLUMN]!r} is not on its platemap {row[PLATE_MAP]!r} "
             f"(of {row[_BARCODES]}); --drop-unmapped-wells leaves such wells out"
         )
     if row:
         gone = table.filter(unmapped)
-        names = gone.select(pl.concat_str(PLATE, WELL, separator="/").unique().sort()).to_series().to_list()
+        names = (
+            gone.select(pl.concat_str(PLATE_COLUMN, WELL_COLUMN, separator="/").unique().sort()).to_series().to_list()
+        )
         notes.append(f"{gone.height} FOVs of wells that are on no platemap are dropped: {listed(names)}")
     return table.filter(~unmapped).drop(_BARCODES, _WELL, _OTHER_FILE, _OTHER_ROW), notes
 
@@ -64,27 +66,31 @@ def join_platemaps(
 def _barcode_map(path: str, storage: Storage) -> pl.DataFrame:
     uri = path if path.endswith((".csv", ".csv.gz", ".tsv", ".txt")) else join(path, "barcode_platemap.csv")
     table = _named(read_table(uri, storage))
-    if missing := [key for key in (PLATE, PLATE_MAP) if key not in table.columns]:
+    if missing := [key for key in (PLATE_COLUMN, PLATE_MAP) if key not in table.columns]:
         raise DataError(f"{uri} is not a barcode map: no column {missing[0].removeprefix(METADATA)}")
-    return _one_row_each(table.select(PLATE, PLATE_MAP, FILE, ROW), [PLATE])
+    return _one_row_each(table.select(PLATE_COLUMN, PLATE_MAP, FILE, ROW), [PLATE_COLUMN])
 
 
 def _maps_of_plates(table: pl.DataFrame, barcodes: pl.DataFrame) -> pl.DataFrame:
     """One row per (batch, plate) of the table: the plate map's name and the barcode map that it comes from."""
     folder = pl.col(_BARCODES).str.extract(r"([^/]+)/[^/]+$")
-    plates = table.group_by(BATCH, PLATE).agg(pl.col(FILE).min())
-    barcodes = barcodes.rename({FILE: _BARCODES}).unique([_BARCODES, PLATE])
-    found = plates.join(barcodes, on=PLATE, how="left").sort(BATCH, PLATE, _BARCODES)
-    own = (folder == pl.col(BATCH)).fill_null(False)
-    found = found.filter(own | ~own.any().over(BATCH, PLATE))
+    plates = table.group_by(BATCH_COLUMN, PLATE_COLUMN).agg(pl.col(FILE).min())
+    barcodes = barcodes.rename({FILE: _BARCODES}).unique([_BARCODES, PLATE_COLUMN])
+    found = plates.join(barcodes, on=PLATE_COLUMN, how="left").sort(BATCH_COLUMN, PLATE_COLUMN, _BARCODES)
+    own = (folder == pl.col(BATCH_COLUMN)).fill_null(False)
+    found = found.filter(own | ~own.any().over(BATCH_COLUMN, PLATE_COLUMN))
     for row in found.filter(is_empty(PLATE_MAP)).head(1).iter_rows(named=True):
         maps = listed(barcodes[_BARCODES].unique().sort())
         problem = "has no plate map" if row[_BARCODES] else "is not listed"
-        raise DataError(f"{row[_BARCODES] or maps}: the plate {row[PLATE]!r} of {row[FILE]} {problem}")
-    for row in found.filter(pl.struct(BATCH, PLATE).is_duplicated()).head(1).iter_rows(named=True):
-        maps = listed(found.filter((pl.col(BATCH) == row[BATCH]) & (pl.col(PLATE) == row[PLATE]))[_BARCODES])
+        raise DataError(f"{row[_BARCODES] or maps}: the plate {row[PLATE_COLUMN]!r} of {row[FILE]} {problem}")
+    for row in found.filter(pl.struct(BATCH_COLUMN, PLATE_COLUMN).is_duplicated()).head(1).iter_rows(named=True):
+        maps = listed(
+            found.filter((pl.col(BATCH_COLUMN) == row[BATCH_COLUMN]) & (pl.col(PLATE_COLUMN) == row[PLATE_COLUMN]))[
+                _BARCODES
+            ]
+        )
         raise DataError(
-            f"{maps}: the plate {row[PLATE]!r} stands in each, and no folder is named for its batch {row[BATCH]!r}"
+            f"{maps}: the plate {row[PLATE_COLUMN]!r} stands in each, and no folder is named for its batch {row[BATCH_COLUMN]!r}"
         )
     return found
 
@@ -96,9 +102,9 @@ def _platemap(barcodes: str, name: str, plate: str, storage: Storage) -> pl.Data
     if uri is None:
         raise DataError(f"{names[0]} does not exist (nor as .tsv or .csv): {barcodes} names it for the plate {plate!r}")
     table = _named(read_table(uri, storage))
-    if WELL not in table.columns:
+    if WELL_COLUMN not in table.columns:
         raise DataError(f"{uri} is not a platemap: no column well_position")
-    table = _one_row_each(table.with_columns(_well(WELL)).drop(WELL), [_WELL])
+    table = _one_row_each(table.with_columns(_well(WELL_COLUMN)).drop(WELL_COLUMN), [_WELL])
     return table.with_columns(pl.lit(barcodes).alias(_BARCODES), pl.lit(name).alias(PLATE_MAP))
 
 
@@ -121,12 +127,12 @@ def join_metadata(table: pl.DataFrame, uri: str, storage: Storage) -> tuple[pl.D
     rows = other.drop(ROW).unique()
     key = where if where and rows.n_unique(where) == rows.height else where + what
     said = ", ".join(key)
-    if WELL in key:
-        table, other = table.with_columns(_well(WELL)), other.with_columns(_well(WELL)).drop(WELL)
-        key = [_WELL if name == WELL else name for name in key]
+    if WELL_COLUMN in key:
+        table, other = table.with_columns(_well(WELL_COLUMN)), other.with_columns(_well(WELL_COLUMN)).drop(WELL_COLUMN)
+        key = [_WELL if name == WELL_COLUMN else name for name in key]
     other, notes = _one_row_each(other, key), []
     if key == what:
-        sample, plate = pl.col(what[0]), (SOURCE, BATCH, PLATE)
+        sample, plate = pl.col(what[0]), PLATE_KEY
         named = sample != ""
         foreign = ~named & named.any().over(plate) & ~(named & sample.is_in(other[what[0]].implode())).any().over(plate)
         table, other = (
@@ -167,7 +173,7 @@ def _one_row_each(table: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     if twice.height:
         values = twice.select(key).row(0)
         rows = twice.filter(*(pl.col(name) == value for name, value in zip(key, values, strict=True)))[ROW]
-        said = ", ".join(f"{WELL if k == _WELL else k} {v!r}" for k, v in zip(key, values, strict=True))
+        said = ", ".join(f"{WELL_COLUMN if k == _WELL else k} {v!r}" for k, v in zip(key, values, strict=True))
         raise DataError(f"{twice[FILE][0]}, rows {rows[0]} and {rows[1]}: two different rows for {said}")
     return table
 

@@ -27,7 +27,7 @@ from sdvae_ray.retrieval.normalisation.transforms import Replaced
 from sdvae_ray.run import record as provenance
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_fovs, write_rows, write_table
-from sdvae_ray.schema import COLOUR, FOV_ID, KEYS, fov_id, uri_column
+from sdvae_ray.schema import BATCH_COLUMN, COLOUR, FOV_ID, PLATE_COLUMN, WELL_COLUMN, WELL_KEY, fov_id, uri_column
 from sdvae_ray.scoring.fov_index import build_field_index
 from sdvae_ray.scoring.score import score
 from sdvae_ray.sources.manifest import write_manifest
@@ -55,7 +55,7 @@ def run(small_run_config: Callable[..., RunConfig], write_fields: Callable[..., 
     rows = []
     for number in range(COUNT):
         row = {name: values[number] for name, values in fields.items()}
-        row |= {KEYS[2]: f"P{number // EACH + 1}", KEYS[3]: f"A{number % EACH + 1:02d}", COLOUR: None}
+        row |= {PLATE_COLUMN: f"P{number // EACH + 1}", WELL_COLUMN: f"A{number % EACH + 1:02d}", COLOUR: None}
         control = number % EACH < CONTROLS
         treatment = None if control else f"BRD-{number % 4}"
         row |= {"Metadata_control_type": "negcon" if control else None, "Metadata_broad_sample": treatment}
@@ -100,7 +100,10 @@ def test_an_image_of_the_run_finds_its_own_well_in_the_normalised_index(local_ra
     for number, side in ((ASKED, "image"), (COUNT - 1, "identity")):
         query = manifest_query(Run(config), config.manifest, fields[FOV_ID][number])
         found, about = search_image(Run(config), query, None, side, 5)
-        assert found.select(KEYS[2], KEYS[3]).row(0) == (fields[KEYS[2]][number], fields[KEYS[3]][number])
+        assert found.select(PLATE_COLUMN, WELL_COLUMN).row(0) == (
+            fields[PLATE_COLUMN][number],
+            fields[WELL_COLUMN][number],
+        )
         assert found["Metadata_broad_sample"][0] == fields["Metadata_broad_sample"][number]
         assert found["similarity"][0] == pytest.approx(1, abs=1e-5)
         index = open_index(Run(config), f"intensity/{side}/all")
@@ -108,9 +111,9 @@ def test_an_image_of_the_run_finds_its_own_well_in_the_normalised_index(local_ra
             index.index.reconstruct(number), 5
         )  # a well's id is its row: wells are sorted by their keys
         np.testing.assert_allclose(found["similarity"], same["similarity"], atol=1e-5)
-        assert found[KEYS[3]].to_list() == same[KEYS[3]].to_list()
+        assert found[WELL_COLUMN].to_list() == same[WELL_COLUMN].to_list()
         assert (about["side"], about["group"]) == (side, "all")
-        assert about["as"] == f"normalised as a well of plate source_1/batch 1/{fields[KEYS[2]][number]}"
+        assert about["as"] == f"normalised as a well of plate source_1/batch 1/{fields[PLATE_COLUMN][number]}"
         assert "note" not in about
 
 
@@ -120,7 +123,7 @@ def test_a_plate_is_named_for_an_image_of_files_and_preferred_to_the_index_of_fo
     query = image_query(Run(config), files_of(fields, ASKED))
     for name in ("P1", "source_1/batch 1/P1"):
         found, about = search_image(Run(config), query, None, None, 3, plate=name)
-        assert found[KEYS[3]][0] == fields[KEYS[3]][ASKED]
+        assert found[WELL_COLUMN][0] == fields[WELL_COLUMN][ASKED]
         assert found["similarity"][0] == pytest.approx(1, abs=1e-5)  # this run has no illumination functions
     other, about = search_image(Run(config), query, None, None, 3, plate="P2")
     assert about["as"].endswith("batch 1/P2")
@@ -142,7 +145,7 @@ def test_without_a_plate_the_profiles_are_searched_and_the_note_says_what_would_
     assert found["similarity"].min() > 0.9  # alike, all of them
     assert "not normalised: --plate NAME" in about["note"]
     strange = manifest_query(Run(config), config.manifest, fields[FOV_ID][ASKED])
-    strange.row[KEYS[2]][0] = "P9"
+    strange.row[PLATE_COLUMN][0] = "P9"
     _, about = search_image(Run(config), strange, None, None, 3)
     assert "its plate P9 is not of the run; --plate NAME" in about["note"]
     with pytest.raises(
@@ -167,7 +170,7 @@ def test_harmony_a_fit_that_is_damaged_and_a_run_scored_before_fits_were_stored_
         if data is not None:
             path.write_bytes(data)
         found, about = search_image(Run(config), query, None, None, 3)
-        assert found[KEYS[3]][0] == fields[KEYS[3]][ASKED]
+        assert found[WELL_COLUMN][0] == fields[WELL_COLUMN][ASKED]
         assert about["group"] == "all wells, profiles not normalised"
         assert words in about["note"]
         with pytest.raises(DataError) as caught:
@@ -188,7 +191,7 @@ def test_several_groups_on_a_plate_and_several_plates_of_a_name_are_said(local_r
     _, about = search_image(Run(config), query, None, None, 3, plate="P1")
     assert about["group"] == "all"
     assert "wells of b are on plate P1 too, not searched" in about["note"]
-    table.with_columns(pl.lit("batch 2").alias(KEYS[1])).write_parquet(root / "b.parquet")
+    table.with_columns(pl.lit("batch 2").alias(BATCH_COLUMN)).write_parquet(root / "b.parquet")
     with pytest.raises(DataError, match="2 plates .* --plate source_1/batch 1/P1 or source_1/batch 2/P1"):
         search_image(Run(config), query, None, None, 3, plate="P1")
     _, about = search_image(Run(config), query, None, None, 3, plate="source_1/batch 1/P1")
@@ -209,7 +212,7 @@ def test_the_command_prints_it_and_gives_all_of_it_as_json(local_ray, run, capsy
     assert answer["as"] == "normalised as a well of plate source_1/batch 1/P1"
     assert answer["group"] == "all"
     assert "illumination" in answer["note"]
-    assert answer["neighbours"][0][KEYS[3]] == fields[KEYS[3]][ASKED]
+    assert answer["neighbours"][0][WELL_COLUMN] == fields[WELL_COLUMN][ASKED]
     for wrong in (Asked(well="P1/A01", plate="P1"), Asked(fov="f", plate="P1"), asked._replace(patch=1)):
         with pytest.raises(ConfigError, match="--plate is of a new image"):
             search(Run(config), wrong, None, None, 3, SILENT)
@@ -222,7 +225,7 @@ def test_a_fit_in_a_bucket_is_read_and_its_absence_said(s3, small_run_config, tm
     x = np.random.default_rng(0).normal(size=(40, 6)) + 100
     made = normalise(x, np.ones(40, bool), plate, "plate_standardise")
     wells = pl.DataFrame([(*key.split("/"), f"W{row:02d}", "b") for row, key in enumerate(plate)], orient="row")
-    wells.columns = [*KEYS[:4], "group"]
+    wells.columns = [*WELL_KEY, "group"]
     stem = join(s3.prefix, INDEX, "b")
     write_table(f"{stem}.parquet", wells.with_row_index("id").to_arrow(), s3.storage)
     s3.storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(faiss_index.build(made.features)))
@@ -232,5 +235,5 @@ def test_a_fit_in_a_bucket_is_read_and_its_absence_said(s3, small_run_config, tm
     place = on_plate(Run(config), "P2", None, None)
     assert (place.name, place.group, place.plate, place.batch) == ("intensity/image/b", "b", "s/b/P2", "s/b/P2")
     found, _ = nearest_wells(Run(config), x[33].astype(np.float32), place, 3)
-    assert found[KEYS[3]][0] == "W33"
+    assert found[WELL_COLUMN][0] == "W33"
     assert found["similarity"][0] == pytest.approx(1, abs=1e-5)

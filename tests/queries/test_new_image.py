@@ -24,7 +24,16 @@ from sdvae_ray.queries.search import nearest_profiles, search_patch
 from sdvae_ray.run import record as provenance
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_column, read_fovs, write_rows, write_wide_table
-from sdvae_ray.schema import COLOUR, EMBEDDING, FOV_ID, KEYS, METADATA, PATCHES, embeddings_table, uri_column
+from sdvae_ray.schema import (
+    COLOUR,
+    EMBEDDING,
+    FOV_ID,
+    METADATA,
+    PATCHES,
+    WELL_COLUMN,
+    embeddings_table,
+    uri_column,
+)
 from sdvae_ray.scoring.fov_index import build_field_index
 from sdvae_ray.sources.manifest import write_manifest
 from sdvae_ray.storage import Storage, join
@@ -143,7 +152,7 @@ def test_without_an_index_of_fovs_the_wells_are_searched_by_their_profiles(run):
     found, about = search_image(Run(config), query, None, None, 5)
     assert (about["extractor"], about["side"]) == ("intensity", "image")
     assert found.height == 5
-    assert found["Metadata_Well"][0] == fields[KEYS[3]][7]
+    assert found["Metadata_Well"][0] == fields[WELL_COLUMN][7]
     assert found["similarity"][0] == pytest.approx(1, abs=1e-5)
     assert "not normalised" in about["group"]
     assert about["well"].endswith(fields[FOV_ID][7])

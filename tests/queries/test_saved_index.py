@@ -14,7 +14,7 @@ from sdvae_ray.queries.saved_index import PATCHES_PER_FOV, Names, local_copy, op
 from sdvae_ray.queries.search import search_well
 from sdvae_ray.retrieval.index import approximate, faiss_index, tuning
 from sdvae_ray.run.run import Run
-from sdvae_ray.schema import FOV_ID, KEYS
+from sdvae_ray.schema import FOV_ID, KEYS, PLATE_COLUMN, WELL_COLUMN
 from sdvae_ray.storage import Storage, join
 
 N, D, WELLS = 3000, 16, 384
@@ -117,7 +117,7 @@ def test_names_are_those_of_the_whole_table_and_few_row_groups_are_read(tmp_path
         asked = frame.row(row, named=True)
         assert names.where({FOV_ID: asked[FOV_ID]}).equals(frame[row])
         assert read.pop() == 1
-        assert names.where({KEYS[2]: asked[KEYS[2]], KEYS[3]: asked[KEYS[3]]}).equals(frame[row])
+        assert names.where({PLATE_COLUMN: asked[PLATE_COLUMN], WELL_COLUMN: asked[WELL_COLUMN]}).equals(frame[row])
     assert names.where({FOV_ID: "s/b/P00/none/1"}).height == 0
     assert names.some([FOV_ID], 10)[:10] == frame[FOV_ID][:10].to_list()
 

@@ -24,7 +24,7 @@ from sdvae_ray.retrieval.tasks.transfer_pairs import Pair
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import read_scores
 from sdvae_ray.run.tables import write_rows
-from sdvae_ray.schema import EMBEDDINGS, ERROR, FOV_ID, KEYS, ROW, fov_id
+from sdvae_ray.schema import EMBEDDINGS, ERROR, FOV_ID, KEYS, PLATE_KEY, ROW, WELL_KEY, fov_id
 from sdvae_ray.scoring.roles import fit_and_negatives
 from sdvae_ray.scoring.score import score
 from sdvae_ray.storage import Storage
@@ -388,12 +388,12 @@ def test_transfer_between_groups_is_scored_both_ways(local_ray, config):
     features = table.select(pl.col("^made_.*$")).to_numpy()
     table = table.with_columns(
         compound="Metadata_broad_sample",
-        plate=pl.concat_str(KEYS[:3], separator="/"),
+        plate=pl.concat_str(PLATE_KEY, separator="/"),
         group="Metadata_Cell_type",
         is_control=pl.col("Metadata_control_type").eq_missing(pl.lit("negcon")),
     )
     control = table["is_control"].to_numpy()
-    settings = {"position": "Metadata_Well", "key": KEYS[:4], "null_size": 2000, "seed": config.seed}
+    settings = {"position": "Metadata_Well", "key": WELL_KEY, "null_size": 2000, "seed": config.seed}
     made = normalise(features, control, table["plate"], "plate_standardise").features
     expected = transfer(made, table, Pair("Metadata_Cell_type", "A549", "U2OS"), **settings)
     same = ["column", "source", "target", "task", "queries", "groups", "mean_map", "fraction_retrieved", "floor_map"]

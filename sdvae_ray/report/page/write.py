@@ -21,11 +21,10 @@ from sdvae_ray.run import record as provenance
 from sdvae_ray.run.record import Record
 from sdvae_ray.run.scores import Scores
 from sdvae_ray.run.tables import read_fovs
-from sdvae_ray.schema import ERROR, KEYS
+from sdvae_ray.schema import ERROR, PLATE_COLUMN
 from sdvae_ray.storage import Storage, join
 
 FILE = "report/index.html"
-PLATE_COLUMN = KEYS[2]
 _NAMED = 3  # sides that the heading names
 
 

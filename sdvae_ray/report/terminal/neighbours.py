@@ -6,8 +6,8 @@ from rich.markup import escape
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.queries.saved_index import PATCH, SIMILARITY
-from sdvae_ray.queries.search import PLATE, SITE, WELL
 from sdvae_ray.report.terminal.tables import number_column, plain_table, say, text_column
+from sdvae_ray.schema import PLATE_COLUMN, SITE_COLUMN, WELL_COLUMN
 
 _SHOWN = (
     "Metadata_control_type",
@@ -24,8 +24,8 @@ def print_neighbours(config: RunConfig, found: pl.DataFrame, about: dict[str, st
     where = ", ".join(about[key] for key in ("extractor", "side", "group", "as") if key in about)
     say(console, f"{whose}{of}: nearest {what} by {where}", style="bold")
     asked = [name for name in (config.score.perturbation, *_SHOWN) if name is not None and name in found.columns]
-    place = [name for name in (SITE, PATCH) if name in found.columns and "fov" in about]
-    columns = [PLATE, WELL, *place, *dict.fromkeys(asked)]
+    place = [name for name in (SITE_COLUMN, PATCH) if name in found.columns and "fov" in about]
+    columns = [PLATE_COLUMN, WELL_COLUMN, *place, *dict.fromkeys(asked)]
     table = plain_table("")
     number_column(table, "cosine")
     for name in columns:
