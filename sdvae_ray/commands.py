@@ -92,13 +92,13 @@ def make_manifest(
     load_data: Sequence[str], output: str, *, storage: Mapping[str, Any], console: Console, **settings: Any
 ) -> None:
     """`settings`: those of sources.manifest.build_manifest."""
-    from sdvae_ray.schema import PLATE, WELL
+    from sdvae_ray.schema import PLATE_KEY, WELL_KEY
     from sdvae_ray.sources.manifest import build_manifest, write_manifest
 
     place = Storage(StorageConfig(**storage))
     built = build_manifest(load_data, storage=place, **settings)
     write_manifest(built.table, output, place)
-    plates, wells = built.table.select(PLATE).n_unique(), built.table.select(WELL).n_unique()
+    plates, wells = built.table.select(PLATE_KEY).n_unique(), built.table.select(WELL_KEY).n_unique()
     _say_made(built.notes, f"{built.table.height} FOVs, {wells} wells, {plates} plates -> {absolute(output)}", console)
 
 
@@ -106,6 +106,7 @@ def make_photographs(
     sources: Sequence[str], output: str, *, storage: Mapping[str, Any], console: Console, **settings: Any
 ) -> None:
     """`settings`: those of sources.photographs.build_photographs."""
+    from sdvae_ray.schema import PLATE_COLUMN
     from sdvae_ray.sources.photographs import build_photographs, write_photographs
 
     place = Storage(StorageConfig(**storage))

@@ -13,7 +13,7 @@ A bug raises something else and keeps its traceback. All take one message, so th
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class SdvaeRayError(Exception):
@@ -48,9 +48,26 @@ class RunError(SdvaeRayError):
     pass
 
 
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """Returns the name most like `name`, or None where no name reaches the likeness `cutoff`, in [0, 1] (difflib's ratio)."""
+    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    return matches[0] if matches else None
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """The tail of an error about an unknown name: the nearest match where there is one, then what is allowed."""
+    """Returns the tail of an error about an unknown name: the nearest allowed name where there is one, then all allowed names."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    match = nearest(name, names)
+    hint = f"; did you mean {match!r}?" if match else ""
     return f"{hint} (allowed: {', '.join(names)})"
+
+
+def nearest_or_first(name: str, known: Sequence[str]) -> str:
+    """Returns the tail of an error about an unknown name among too many to list: the nearest known name, else the first."""
+    match = nearest(name, known)
+    return f"; did you mean {match!r}?" if match else f"; one of them is {known[0]!r}" if known else ""
+
+
+def one_line(error: BaseException, most: int | None = 200) -> str:
+    """Returns an error's message as one line of at most `most` characters (None: all); its class's name where it has no message."""
+    return " ".join(str(error).split())[:most] or type(error).__name__

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.errors import ConfigError, did_you_mean
+from sdvae_ray.errors import ConfigError, did_you_mean, one_line
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -25,7 +25,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} is not YAML: {one_line(error, None)}") from error
     if not isinstance(raw, dict):
         raise ConfigError(
             f"{path} is not a run file: a YAML mapping with manifest, output, autoencoders, ... is wanted"

@@ -1,44 +1,52 @@
-"""The only room that opens a URI. A local path, file:// or s3:// (through s3fs: anonymous or with credentials, any endpoint).
+"""The only room that opens a URI: a local path, file:// or s3:// (through s3fs: anonymous or with credentials, any endpoint).
 
-A missing object is FileNotFoundError; what the user must mend (no such bucket, refused credentials, an endpoint that does not
-answer) is StorageError, one line. Writing is atomic: a reader sees a whole object or none.
+A missing object is FileNotFoundError. Where the user must mend something (no such bucket, refused credentials, an endpoint that
+does not answer), the error is StorageError, one line. Writing is atomic: a reader sees a whole object or none.
 """
 
+import hashlib
 import os
+import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from sdvae_ray.config import StorageConfig
-from sdvae_ray.errors import StorageError
+from sdvae_ray.errors import StorageError, one_line
 
 T = TypeVar("T")
 _TEMPORARY = ".tmp-"
 
 
 def is_remote(uri: str) -> bool:
+    """Tells whether the URI is elsewhere: s3:// and its like, not a local path nor file://."""
     return "://" in uri and not uri.startswith("file://")
 
 
 def join(uri: str, *parts: str) -> str:
+    """Joins a URI and the parts of a path under it, with one slash between them."""
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
 def absolute(uri: str) -> str:
-    """A local path made absolute, with ~ expanded; a URI as it is."""
+    """Returns a local path made absolute, with ~ expanded; a remote URI as it is."""
     return uri if is_remote(uri) else str(Path(uri.removeprefix("file://")).expanduser().absolute())
 
 
 class Storage:
-    """Reads and writes URIs. Holds only its options, so that it travels to any process."""
+    """Reads and writes URIs. It holds only its options, so that it travels to any process.
+
+    Every method raises StorageError where the user must mend something; `read_bytes` and `open` raise FileNotFoundError where there
+    is no such object.
+    """
 
     def __init__(self, config: StorageConfig | None = None) -> None:
         self.config = config or StorageConfig()
 
     def filesystem(self, uri: str) -> tuple[Any, str]:
-        """(fsspec filesystem, path within it) of a URI."""
+        """Returns (fsspec filesystem, path within it) of a URI; StorageError for a scheme without a reader."""
         import fsspec
 
         if not is_remote(uri):
@@ -70,6 +78,8 @@ class Storage:
         )
 
     def read_bytes(self, uri: str) -> bytes:
+        """Returns a whole object."""
+
         def read(fs: Any, path: str) -> bytes:
             data = fs.cat_file(path)
             return bytes(data)
@@ -78,7 +88,7 @@ class Storage:
 
     @contextmanager
     def open(self, uri: str) -> Iterator[IO[bytes]]:
-        """A seekable binary file for reading."""
+        """Opens a seekable binary file for reading."""
         file = self._call(uri, "read", lambda fs, path: fs.open(path, "rb"))
         with file:
             yield file
@@ -111,11 +121,11 @@ class Storage:
         return bool(self._call(uri, "look for", lambda fs, path: fs.isdir(path)))
 
     def list(self, uri: str) -> list[str]:
-        """Sorted paths of every file under a folder, relative to it; empty where there is no such folder."""
+        """Returns the sorted paths of all files under a folder, relative to it; none where there is no such folder."""
 
         def find(fs: Any, path: str) -> list[str]:
             root = path.rstrip("/")
-            return sorted(found.removeprefix(root).lstrip("/") for found in fs.find(root) if found.rstrip("/") != root)
+            return sorted(file.removeprefix(root).lstrip("/") for file in fs.find(root) if file.rstrip("/") != root)
 
         try:
             return self._call(uri, "list", find)
@@ -123,14 +133,13 @@ class Storage:
             return []
 
     def versions(self, uri: str) -> dict[str, str]:
-        """What `list` gives, each with a mark that changes with its content: the ETag, else size and time."""
+        """Returns the paths that `list` gives, each with a mark that changes with the content: the ETag, else size and time."""
 
         def find(fs: Any, path: str) -> dict[str, str]:
             root = path.rstrip("/")
-            found = fs.find(root, detail=True)
             marks = {
-                name.removeprefix(root).lstrip("/"): str(info.get("ETag") or f"{info['size']}-{info.get('mtime')}")
-                for name, info in found.items()
+                file.removeprefix(root).lstrip("/"): str(info.get("ETag") or f"{info['size']}-{info.get('mtime')}")
+                for file, info in fs.find(root, detail=True).items()
             }
             return dict(sorted(marks.items()))
 
@@ -140,21 +149,21 @@ class Storage:
             return {}
 
     def delete(self, uri: str) -> None:
-        """Deletes one object; none there is no error."""
+        """Deletes one object; its absence is no error."""
         try:
             self._call(uri, "delete", lambda fs, path: fs.rm_file(path))
         except FileNotFoundError:
             return
 
     def delete_folder(self, uri: str) -> None:
-        """Deletes everything under a folder, and it; none there is no error."""
+        """Deletes a folder with everything under it; its absence is no error."""
         try:
             self._call(uri, "delete", lambda fs, path: fs.rm(path, recursive=True))
         except FileNotFoundError:
             return
 
     def delete_temporaries(self, uri: str) -> None:
-        """What a killed writer left under its temporary name."""
+        """Deletes the temporary files that a killed writer left under a folder."""
         for name in self.list(uri):
             if name.rpartition("/")[2].startswith(_TEMPORARY):
                 self.delete(join(uri, name))
@@ -168,23 +177,57 @@ class Storage:
                 raise StorageError(f"cannot {verb} {uri}: the bucket does not exist") from error
             raise FileNotFoundError(f"no such object: {uri}") from error
         except OSError as error:
-            raise StorageError(f"cannot {verb} {uri}: {error.strerror or _one_line(error)}") from error
+            raise StorageError(f"cannot {verb} {uri}: {error.strerror or one_line(error, None)}") from error
         except Exception as error:
             if reason := _remote_reason(error):
                 raise StorageError(f"cannot {verb} {uri}: {reason}") from error
             raise
 
 
+def local_copy(uri: str, storage: Storage) -> Path:
+    """Returns the object's path on this machine: its own where it is local, else that of its copy (see `local_copies`).
+
+    Raises FileNotFoundError where there is no such remote object.
+    """
+    if not is_remote(uri):
+        return Path(absolute(uri))
+    parent, _, name = uri.rpartition("/")
+    versions = storage.versions(parent)
+    if name not in versions:
+        raise FileNotFoundError(f"no such object: {uri}")
+    return local_copies(parent, {name: versions[name]}, storage) / name
+
+
+def local_copies(prefix: str, versions: Mapping[str, str], storage: Storage) -> Path:
+    """Copies objects under a remote prefix to this machine, once per content, and returns the folder that holds them.
+
+    `versions` has the objects' names, relative to the prefix, with their marks from `Storage.versions`. The folder is in
+    $SDVAE_RAY_CACHE (default ~/.cache/sdvae_ray). Where a mark has changed, all the objects are copied anew, and the copies of
+    before are deleted. An object passes through memory whole.
+    """
+    cache = Path(os.environ.get("SDVAE_RAY_CACHE", Path.home() / ".cache" / "sdvae_ray"))
+    copies = cache / _digest(f"{storage.config.endpoint_url}|{prefix}|{sorted(versions)}")
+    folder = copies / _digest(str(sorted(versions.items())))
+    absent = [name for name in versions if not (folder / name).exists()]
+    for name in absent:
+        Storage().write_bytes(str(folder / name), storage.read_bytes(join(prefix, name)))
+    if absent:
+        for other in copies.iterdir():
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)  # another process may delete it too
+    return folder
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def _remote_reason(error: Exception) -> str | None:
-    """What went wrong on the way to a bucket, where that is what the error is about."""
+    """Says what went wrong on the way to a bucket; None where the error is of another kind."""
     import botocore.exceptions
 
     if isinstance(error, botocore.exceptions.NoCredentialsError):
         return "no AWS credentials; set storage.anonymous: true for a public bucket"
     if isinstance(error, botocore.exceptions.BotoCoreError | botocore.exceptions.ClientError):
-        return _one_line(error)
+        return one_line(error, None)
     return None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

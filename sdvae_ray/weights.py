@@ -11,7 +11,6 @@ Python code only where the model's options say `remote_code: true`. What is no s
 """
 
 import hashlib
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -20,7 +19,7 @@ from typing import Any
 
 from sdvae_ray.config import ShelfConfig
 from sdvae_ray.errors import WeightsError
-from sdvae_ray.storage import Storage, is_remote, join
+from sdvae_ray.storage import Storage, is_remote, local_copies
 
 ASSET = "asset:"
 TORCHVISION = "torchvision:"
@@ -123,18 +122,13 @@ def _asset(name: str) -> Path:
 
 def _copied(source: str, storage: Storage, with_code: bool) -> Path:
     """A copy of an s3:// prefix in the cache, made once per content and machine."""
-    found = storage.versions(source)
-    versions = {name: found[name] for name in _model_files(found, with_code)}
+    marks = storage.versions(source)
+    versions = {name: marks[name] for name in _model_files(marks, with_code)}
     if not versions:
         raise WeightsError(
             f"no weights at {source}: there is no object of weights ({', '.join(SUFFIXES)}) under that prefix"
         )
-    cache = Path(os.environ.get("SDVAE_RAY_CACHE", Path.home() / ".cache" / "sdvae_ray"))
-    folder = cache / hashlib.sha256(f"{storage.config.endpoint_url}|{source}|{versions}".encode()).hexdigest()[:16]
-    for name in versions:
-        if not (folder / name).exists():
-            Storage().write_bytes(str(folder / name), storage.read_bytes(join(source, name)))
-    return folder
+    return local_copies(source, versions, storage)
 
 
 def _torchvision_file(enum: str) -> tuple[str, Path]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from sdvae_ray.errors import ConfigError, WeightsError, did_you_mean
+from sdvae_ray.errors import ConfigError, WeightsError, did_you_mean, one_line
 
 SHELF_NAMES = {"AutoencoderKL": "diffusers_kl", "AutoencoderDC": "diffusers_dc", "AutoencoderTiny": "diffusers_tiny"}
 
@@ -108,7 +108,7 @@ def _from_folder(name: str, network: Any, weights: Path) -> Any:
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise WeightsError(f"{name}: cannot load an {kind} from {weights}: {_first_line(error)}") from error
+        raise WeightsError(f"{name}: cannot load an {kind} from {weights}: {one_line(error, 300)}") from error
     if missing := loading["missing_keys"]:  # diffusers would fill them at random, with a warning
         raise WeightsError(f"{name}: {weights} lacks {len(missing)} tensors, such as {sorted(missing)[0]}")
     return model
@@ -122,7 +122,3 @@ def _class_name(weights: Path) -> str | None:
         return None
     name = config.get("_class_name") if isinstance(config, dict) else None
     return name if isinstance(name, str) else None
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

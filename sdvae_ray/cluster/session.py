@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import ray
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.errors import ConfigError, ResourceError
+from sdvae_ray.errors import ConfigError, ResourceError, one_line
 from sdvae_ray.storage import is_remote
 
 IO_CPUS = 0.05  # asked for by each read, filter and write task: they wait for storage
@@ -58,7 +58,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         with _stderr_of_libraries_closed():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
-        raise ConfigError(f"cannot connect to Ray at {address}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"cannot connect to Ray at {address}: {one_line(error, None)}") from error
     try:
         yield
     finally:

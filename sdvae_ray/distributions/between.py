@@ -1,4 +1,4 @@
-"""Distances between the image side and another side, by name, from what merges: moments and samples."""
+"""Distances between the image side and another side, by name, from statistics that merge: moments and samples."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TypeVar
 
+from sdvae_ray.distributions._matrices import check_lengths
 from sdvae_ray.distributions.fid import Moments, frechet_distance
 from sdvae_ray.distributions.kernel import cmmd, kid
 from sdvae_ray.distributions.prdc import prdc
@@ -14,7 +15,7 @@ from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 
 T = TypeVar("T", Moments, Sample)
 
-# what a run file asks for -> the numbers that it gives
+# name in a run file -> the numbers that it gives
 DISTANCES: dict[str, tuple[str, ...]] = {
     "fid": ("fid",),
     "kid": ("kid",),
@@ -38,22 +39,23 @@ def compare(
     which: Sequence[str],
     neighbours: int = 5,
 ) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Return the numbers of the distances in `which`, and a reason for each that is None.
+    """Return the numbers of the distances in `which`, and a reason for every number that is None.
 
-    fid takes the moments, over all vectors; the others the samples: kid is the unbiased estimate over the whole sample (no
-    subsets, not paired), cmmd has sigma 10 and scale 1000, precision to coverage have the image side as the real one. None:
-    no moments or sample, or too few vectors, or, for cmmd, a vector of zeros. Raises ConfigError for an unknown name or
-    neighbours < 1, DataError where the sides have vectors of different lengths.
+    fid takes the moments, which are of all vectors. kid, cmmd and prdc take the samples: kid is the unbiased estimate over the
+    whole sample (no subsets, not paired), cmmd has sigma 10 and scale 1000, and precision to coverage take the image side as the
+    real set. A number is None where its moments or its sample are missing, where a side has too few vectors, or, for cmmd, where
+    a vector is zero. Raises ConfigError for an unknown name or neighbours < 1, DataError where the sides have vectors of different
+    lengths.
 
-    A side holds the image side's own patches again, so a faithful one has a kid just below 0; see `kid`.
+    The vectors of both sides come from the same patches, so the kid of a faithful side is just below 0; see `kid`.
     """
     check_distances(which)
     if neighbours < 1:
         raise ConfigError(f"neighbours must be at least 1, not {neighbours}")
     if image is not None and side is not None:
-        _check_widths(image.shift.size, side.shift.size)
+        check_lengths(image.shift.size, side.shift.size)
     if image_sample is not None and side_sample is not None:
-        _check_widths(image_sample.values.shape[1], side_sample.values.shape[1])
+        check_lengths(image_sample.values.shape[1], side_sample.values.shape[1])
     values: dict[str, float | None] = {}
     reasons: dict[str, str] = {}
     for name in which:
@@ -78,8 +80,3 @@ def _both(image: T | None, side: T | None, what: str) -> tuple[T, T]:
     if image is None or side is None:
         raise DataError(f"no {what} of the {'image' if image is None else 'other'} side")
     return image, side
-
-
-def _check_widths(image: int, side: int) -> None:
-    if image != side:
-        raise DataError(f"vectors of {image} and {side} features cannot be compared")

@@ -5,7 +5,7 @@ MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y)   (Gretton et al. 2012, JMLR 13).
 KID (Binkowski et al. 2018) takes k(a, b) = (a.b / D + 1)^3 and the unbiased estimator: no vector is paired with itself.
 CMMD (Jayasumana et al. 2024) takes k(a, b) = exp(-|a - b|^2 / (2 sigma^2)) on vectors of unit length, as their embeddings
 are, and the estimator over all pairs ("V-statistic"), which is biased upwards and never negative; it is multiplied by 1000.
-The name stands for that formula; the number is theirs only with CLIP ViT-L/14 at 336 pixels as the extractor.
+The number equals the paper's CMMD only with CLIP ViT-L/14 at 336 pixels as the extractor.
 
 All sums are float64 and memory is O(block x n).
 """
@@ -15,22 +15,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sdvae_ray.distributions._sides import BLOCK, Floats, blocks, need, two_sides
-from sdvae_ray.errors import ConfigError, DataError
-from sdvae_ray.randomness import generator
+from sdvae_ray.distributions._matrices import BLOCK, Floats, blocks, check_count, two_matrices
+from sdvae_ray.errors import DataError
 
 
 def kid(x: ArrayLike, y: ArrayLike, paired: bool = False, block: int = BLOCK) -> float:
     """Return the unbiased MMD^2 of the cubic kernel over all of x, (n, D), and y, (m, D); n, m >= 2; may be negative.
 
-    The estimate is unbiased for independent sets. Where row i of x and of y come from the same patch, their kernels
-    pull it down by about 2 (mean k(x_i, y_i) - mean k(x_i, y_j)) / n: x against itself gives
-    -2 (mean k(x_i, x_i) - mean k(x_i, x_j) over all i, j) / (n - 1), not 0. `paired` leaves the n pairs (i, i) out of
-    the third term (Gretton et al. 2012, equation 4): unbiased for such sets, and 0 for x against itself; needs n = m.
-    Raises DataError.
+    The estimate is unbiased for independent sets. Where row i of x and row i of y come from the same patch, the kernels of these
+    pairs pull the estimate down by about 2 (mean k(x_i, y_i) - mean k(x_i, y_j)) / n: x against itself gives
+    -2 (mean k(x_i, x_i) - mean k(x_i, x_j) over all i, j) / (n - 1), not 0. `paired` leaves the n pairs (i, i) out of the third
+    term (Gretton et al. 2012, equation 4): the estimate is then unbiased for paired sets, and 0 for x against itself; it needs
+    n = m. Raises DataError for too few vectors, for vectors of different lengths, and for n != m where `paired`.
     """
-    first, second = two_sides(x, y)
-    need(min(len(first), len(second)), 2, "KID")
+    first, second = two_matrices(x, y)
+    check_count(min(len(first), len(second)), 2, "KID")
     if paired and len(first) != len(second):
         raise DataError(f"a paired KID needs as many vectors on both sides, not {len(first)} and {len(second)}")
     n, m = len(first), len(second)
@@ -46,38 +45,16 @@ def kid(x: ArrayLike, y: ArrayLike, paired: bool = False, block: int = BLOCK) ->
     return within - 2 * between / pairs
 
 
-def kid_of_subsets(
-    x: ArrayLike, y: ArrayLike, size: int = 1000, number: int = 100, seed: int = 0
-) -> tuple[float, float]:
-    """Return the mean and the (population) standard deviation of `kid` over random subsets, as torch-fidelity reports it.
-
-    Each of `number` subsets takes `size` rows of x and, independently, of y, without replacement; subset i is a pure
-    function of (seed, i, n, m). The mean estimates what `kid` on all rows does, with more noise; the deviation is that
-    of subsets of this size, no standard error of either. Raises DataError for fewer than `size` rows, ConfigError for
-    size < 2 or number < 1.
-    """
-    first, second = two_sides(x, y)
-    if size < 2 or number < 1:
-        raise ConfigError(f"KID needs subsets of at least 2 vectors and at least 1 of them, not {number} of {size}")
-    need(min(len(first), len(second)), size, f"KID in subsets of {size}")
-    found = []
-    for index in range(number):
-        random = generator(seed, "kid", str(index))
-        rows, others = (random.choice(len(side), size, replace=False) for side in (first, second))
-        found.append(kid(first[rows], second[others]))
-    return float(np.mean(found)), float(np.std(found))
-
-
 def cmmd(x: ArrayLike, y: ArrayLike, sigma: float = 10.0, scale: float = 1000.0, block: int = BLOCK) -> float:
-    """Return scale * MMD^2 >= 0 of the Gaussian kernel between x, (n, D), and y, (m, D), each vector at unit length.
+    """Return scale * MMD^2 >= 0 of the Gaussian kernel between x, (n, D), and y, (m, D), every vector brought to unit length.
 
-    The sums are of k - 1, which loses nothing where sigma is far above the distances (k is above 0.98 at the default),
-    and the ones cancel. Raises DataError for a vector of zeros, which has no direction, and ConfigError for sigma <= 0.
+    The sums are of k - 1, which loses no digits where sigma is far above the distances (k is above 0.98 at the default); the ones
+    cancel. Raises DataError for a vector of zeros, which has no direction, and ValueError for sigma <= 0.
     """
     if sigma <= 0:
-        raise ConfigError(f"CMMD needs a sigma above 0, not {sigma}")
-    first, second = (_unit(side) for side in two_sides(x, y))
-    need(min(len(first), len(second)), 1, "CMMD")
+        raise ValueError(f"CMMD needs a sigma above 0, not {sigma}")
+    first, second = (_unit(side) for side in two_matrices(x, y))
+    check_count(min(len(first), len(second)), 1, "CMMD")
     means = [_gaussian_mean(a, b, sigma, block) for a, b in ((first, first), (second, second), (first, second))]
     return max(scale * (means[0] + means[1] - 2 * means[2]), 0.0)
 
@@ -91,7 +68,7 @@ def _cubic(a: Floats, b: Floats) -> Floats:
 
 
 def _cubic_above(x: Floats, block: int) -> float:
-    """Sum of the kernels of all pairs i < j."""
+    """Return the sum of the kernels of all pairs i < j."""
     total = 0.0
     for rows in blocks(len(x), block):
         kernel = _cubic(x[rows], x[rows.start :])
@@ -109,7 +86,7 @@ def _unit(x: Floats) -> Floats:
 
 
 def _gaussian_mean(a: Floats, b: Floats, sigma: float, block: int) -> float:
-    """Mean of k - 1 over all pairs."""
+    """Return the mean of k - 1 over all pairs."""
     lengths_a, lengths_b = np.einsum("ij,ij->i", a, a), np.einsum("ij,ij->i", b, b)
     total = 0.0
     for rows in blocks(len(a), block):

@@ -20,9 +20,10 @@ ACTIVE = 0.01  # variance; Burda, Grosse & Salakhutdinov 2016
 
 @dataclass(frozen=True)
 class LatentMoments:
-    """What merging needs of n latents (Z, s, s), float64; channel sums run over images and positions, n * s * s numbers.
+    """The moments of n latents (Z, s, s), float64; sums of a channel run over images and positions, n * s * s numbers.
 
-    `squares`, `comoment`, `cubes` and `fourths` are sums of powers (or products) of deviations from the means here.
+    `unit_squares`, `comoment`, `cubes` and `fourths` are sums of powers (or products) of deviations from the means `unit_mean` and
+    `mean`.
     """
 
     n: int
@@ -37,7 +38,7 @@ class LatentMoments:
 
     @property
     def count(self) -> int:
-        """Numbers per channel."""
+        """The numbers of a channel."""
         return self.n * self.unit_mean[0].size
 
 
@@ -48,7 +49,7 @@ class ActiveUnits:
     share      active / units, [0, 1]
     relative   share of units whose variance is above the threshold times the variance of their own channel, [0, 1]
     channels   (Z,) share of active units in each channel
-    scale      what the latents were multiplied with
+    scale      the factor that the latents were multiplied with
     """
 
     units: int
@@ -62,49 +63,52 @@ class ActiveUnits:
 def latent_moments(latents: ArrayLike) -> LatentMoments:
     """Return the moments of latents, (n, Z, s, s) numbers of any dtype, n >= 1, taken a few images at a time.
 
-    Raises DataError for another shape, for none, and for numbers that are not finite.
+    Raises DataError for another shape, for no images, and for numbers that are not finite.
     """
     values = np.asarray(latents)
     if values.ndim != 4 or values.size == 0:
         raise DataError(f"latents must be images x channels x rows x columns, not an array of shape {values.shape}")
     step = max(1, _CHUNK // values[0].size)
-    found = _of_chunk(values[:step])
+    merged = _moments_of_chunk(values[:step])
     for start in range(step, len(values), step):
-        found = merge(found, _of_chunk(values[start : start + step]))
-    return found
+        merged = merge(merged, _moments_of_chunk(values[start : start + step]))
+    return merged
 
 
 def merge(a: LatentMoments, b: LatentMoments) -> LatentMoments:
-    """Return the moments of both sets together. Raises DataError if their latents have different shapes."""
+    """Return the moments of both sets together. Raises ValueError where the latents have different shapes."""
     if a.unit_mean.shape != b.unit_mean.shape:
-        raise DataError(f"latents of shapes {a.unit_mean.shape} and {b.unit_mean.shape} cannot be merged")
-    of_a, of_b = a.n / (a.n + b.n), b.n / (a.n + b.n)
+        raise ValueError(f"latents of shapes {a.unit_mean.shape} and {b.unit_mean.shape} cannot be merged")
+    share_a, share_b = a.n / (a.n + b.n), b.n / (a.n + b.n)
     unit_step = b.unit_mean - a.unit_mean
     step = b.mean - a.mean
     square_a, square_b = np.diagonal(a.comoment), np.diagonal(b.comoment)
-    both = a.count * of_b  # n_a n_b / n, in numbers per channel
+    both = a.count * share_b  # n_a n_b / n, in numbers per channel
     return LatentMoments(
         n=a.n + b.n,
-        unit_mean=a.unit_mean + of_b * unit_step,
-        unit_squares=a.unit_squares + b.unit_squares + a.n * of_b * unit_step**2,
-        mean=a.mean + of_b * step,
+        unit_mean=a.unit_mean + share_b * unit_step,
+        unit_squares=a.unit_squares + b.unit_squares + a.n * share_b * unit_step**2,
+        mean=a.mean + share_b * step,
         comoment=a.comoment + b.comoment + both * np.outer(step, step),
-        cubes=a.cubes + b.cubes + both * (of_a - of_b) * step**3 + 3 * step * (of_a * square_b - of_b * square_a),
+        cubes=a.cubes
+        + b.cubes
+        + both * (share_a - share_b) * step**3
+        + 3 * step * (share_a * square_b - share_b * square_a),
         fourths=a.fourths
         + b.fourths
-        + both * (of_a**2 - of_a * of_b + of_b**2) * step**4
-        + 6 * step**2 * (of_a**2 * square_b + of_b**2 * square_a)
-        + 4 * step * (of_a * b.cubes - of_b * a.cubes),
+        + both * (share_a**2 - share_a * share_b + share_b**2) * step**4
+        + 6 * step**2 * (share_a**2 * square_b + share_b**2 * square_a)
+        + 4 * step * (share_a * b.cubes - share_b * a.cubes),
         low=np.minimum(a.low, b.low),
         high=np.maximum(a.high, b.high),
     )
 
 
 def describe(moments: LatentMoments) -> dict[str, Floats]:
-    """Return mean, sd, skewness, kurtosis, min and max of each channel over images and positions, (Z,) float64 each.
+    """Return mean, sd, skewness, kurtosis, min and max of the channels over images and positions, all (Z,) float64.
 
-    Population moments, as scipy.stats has them by default: sd divides by the count; skewness m3 / m2^1.5; kurtosis in
-    excess of the normal's 3, m4 / m2^2 - 3. A constant channel has sd 0 and no skewness or kurtosis (NaN).
+    They are population moments, as scipy.stats has them by default: sd divides by the count; skewness is m3 / m2^1.5; kurtosis is
+    in excess of the normal's 3, m4 / m2^2 - 3. A constant channel has sd 0, and NaN for skewness and kurtosis.
     """
     constant = moments.low == moments.high
     variance = _channel_variance(moments)
@@ -122,11 +126,11 @@ def describe(moments: LatentMoments) -> dict[str, Floats]:
 def active_units(moments: LatentMoments, scale: float | None = None, threshold: float = ACTIVE) -> ActiveUnits:
     """Count the units whose posterior mean varies over images: variance (divided by n - 1) > threshold; n >= 2.
 
-    Burda, Grosse & Salakhutdinov (2016) set 0.01 beside a prior of variance 1. Stable Diffusion's latents are stored
-    unscaled with an sd near 5, where 0.01 says nothing: every unit passes. So the latents are first multiplied with
-    `scale`, the model's scaling factor (0.18215 there), which brings them near variance 1; None takes the factor that
-    brings the whole set to it, as Rombach et al. (2022) got theirs: 1 / sd of all numbers about their common mean.
-    `relative` needs no scale, but calls a channel of faint noise active. Raises DataError for n < 2.
+    Burda, Grosse & Salakhutdinov (2016) set 0.01 beside a prior of variance 1. Stable Diffusion's latents are stored unscaled with
+    an sd near 5, where every unit passes 0.01. So the latents are first multiplied with `scale`, the model's scaling factor
+    (0.18215 there), which brings them near variance 1. None takes the factor that brings the whole set to variance 1, as Rombach
+    et al. (2022) computed 0.18215: 1 / sd of all numbers about their common mean. `relative` needs no scale, but calls a channel
+    of faint noise active. Raises DataError for n < 2.
     """
     if moments.n < 2:
         raise DataError(f"active units need at least 2 latents, not {moments.n}")
@@ -134,9 +138,9 @@ def active_units(moments: LatentMoments, scale: float | None = None, threshold: 
         total = float(_channel_variance(moments).mean() + moments.mean.var())
         scale = 1 / np.sqrt(total) if total > 0 else 1.0
     variance = moments.unit_squares / (moments.n - 1)
-    of_channel = _channel_variance(moments)[:, None, None]
+    channel_variance = _channel_variance(moments)[:, None, None]
     active = variance * scale**2 > threshold
-    relative = (variance > threshold * of_channel) & (of_channel > 0)
+    relative = (variance > threshold * channel_variance) & (channel_variance > 0)
     return ActiveUnits(
         units=active.size,
         active=int(active.sum()),
@@ -150,7 +154,7 @@ def active_units(moments: LatentMoments, scale: float | None = None, threshold: 
 def effective_rank(moments: LatentMoments) -> float:
     """Return exp of the entropy of the normalised eigenvalues of the channels' covariance (Roy & Vetterli 2007).
 
-    Between 1 (all channels move as one) and Z (uncorrelated channels of one variance); NaN where no channel varies.
+    It lies between 1 (all channels move as one) and Z (uncorrelated channels of equal variance); NaN where no channel varies.
     Channels of larger variance count for more; a common scale cancels.
     """
     if (moments.low == moments.high).all():
@@ -164,7 +168,7 @@ def _channel_variance(moments: LatentMoments) -> Floats:
     return np.where(moments.low == moments.high, 0.0, np.diagonal(moments.comoment) / moments.count)
 
 
-def _of_chunk(latents: NDArray[np.generic]) -> LatentMoments:
+def _moments_of_chunk(latents: NDArray[np.generic]) -> LatentMoments:
     values = latents.astype(np.float64)
     bad = ~np.isfinite(values).all(axis=(1, 2, 3))
     if bad.any():

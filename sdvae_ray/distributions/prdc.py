@@ -1,9 +1,9 @@
 """Precision, recall, density and coverage of one set of feature vectors with respect to another, by nearest neighbours.
 
 Precision and recall: Kynkaanniemi et al. 2019 (NeurIPS); density and coverage: Naeem et al. 2020 (ICML). The ball of a vector
-reaches to its k-th nearest neighbour in its own set, itself left out. Balls are closed, as Kynkaanniemi et al. define them (the
-code of Naeem et al. leaves the boundary out): a set holds all of itself even where k + 1 of its vectors are equal, such as
-empty patches. The two differ only where distances are exactly equal.
+reaches to its k-th nearest neighbour in its own set, without the vector itself. Balls are closed, as Kynkaanniemi et al. define
+them (the code of Naeem et al. leaves the boundary out), so the balls of a set hold all of the set even where k + 1 of its vectors
+are equal, such as empty patches. Closed and open balls differ only where distances are exactly equal.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sdvae_ray.distributions._sides import BLOCK, Floats, blocks, need, two_sides
+from sdvae_ray.distributions._matrices import BLOCK, Floats, blocks, check_count, two_matrices
 from sdvae_ray.errors import ConfigError
 
 Rows = NDArray[np.intp]
@@ -28,7 +28,7 @@ class PRDC:
     density    mean number of real balls that hold a fake, over k: [0, n / k], near 1 for two samples of one distribution
     coverage   share of real balls that hold any fake, [0, 1]
 
-    A set against itself: 1, 1, 1 + 1/k (its own ball and those of k neighbours, more with ties) and 1.
+    A set against itself: 1, 1, 1 + 1/k (a vector's own ball and the balls of k neighbours, more with ties) and 1.
     """
 
     precision: float
@@ -38,18 +38,18 @@ class PRDC:
 
 
 def prdc(real: ArrayLike, fake: ArrayLike, neighbours: int = 5, block: int = BLOCK) -> PRDC:
-    """Compare fake, (m, D), with real, (n, D). Memory is O(block x (n + m)).
+    """Return the PRDC of fake, (m, D), with respect to real, (n, D), by k = `neighbours`. Memory is O(block x (n + m)).
 
-    Distances come from matrix products; where rounding could decide a comparison, from the differences themselves, so
-    equal vectors are at distance 0 and the block has no say. Raises DataError for n or m <= neighbours, ConfigError
-    for neighbours < 1.
+    Distances come from matrix products; where rounding could decide a comparison, they come from the differences themselves, so
+    that equal vectors are at distance 0 and the size of a block changes nothing. Raises DataError for n or m <= neighbours,
+    ConfigError for neighbours < 1.
     """
     if neighbours < 1:
         raise ConfigError(f"neighbours must be at least 1, not {neighbours}")
-    first, second = two_sides(real, fake)
-    need(min(len(first), len(second)), neighbours + 1, f"a neighbourhood of {neighbours}")
+    first, second = two_matrices(real, fake)
+    check_count(min(len(first), len(second)), neighbours + 1, f"a neighbourhood of {neighbours}")
     origin = first.mean(axis=0)  # near it the products round least
-    reals, fakes = _Side(first, origin), _Side(second, origin)
+    reals, fakes = _Vectors(first, origin), _Vectors(second, origin)
     real_radii, fake_radii = _squared_radii(reals, neighbours, block), _squared_radii(fakes, neighbours, block)
     holders = np.zeros(len(second), np.int64)  # real balls that hold this fake
     covered = recalled = 0
@@ -67,15 +67,17 @@ def prdc(real: ArrayLike, fake: ArrayLike, neighbours: int = 5, block: int = BLO
     )
 
 
-class _Side:
+class _Vectors:
+    """A set of vectors (n, D), with the same vectors about an origin, and the squared lengths of these (n,)."""
+
     def __init__(self, values: Floats, origin: Floats) -> None:
-        self.values = values  # (n, D)
+        self.values = values
         self.centred = values - origin
         self.lengths = np.einsum("ij,ij->i", self.centred, self.centred)
 
 
-def _squared_distances(a: _Side, b: _Side, block: int) -> Iterator[tuple[slice, Floats, Floats]]:
-    """Rows of a, their squared distances to all of b, and how far these may be from `_exact`: (rows, m) each.
+def _squared_distances(a: _Vectors, b: _Vectors, block: int) -> Iterator[tuple[slice, Floats, Floats]]:
+    """Yield rows of a, their squared distances to all of b, and how far these may be from `_exact`, both (rows, m).
 
     A product of D terms is off by at most D eps |a| |b|, and the differences by D eps |a - b|^2 (Higham 2002, 3.1); the
     bound takes |a| |b| <= (|a|^2 + |b|^2) / 2 and leaves room for centring.
@@ -90,21 +92,21 @@ def _squared_distances(a: _Side, b: _Side, block: int) -> Iterator[tuple[slice, 
         yield rows, squared, lengths
 
 
-def _squared_radii(side: _Side, k: int, block: int) -> Floats:
-    """(n,) squared distance to the k-th nearest other row."""
-    radii = np.empty(len(side.values))
-    for rows, squared, doubt in _squared_distances(side, side, block):
+def _squared_radii(vectors: _Vectors, k: int, block: int) -> Floats:
+    """Return the squared distance of every row to its k-th nearest other row, (n,)."""
+    radii = np.empty(len(vectors.values))
+    for rows, squared, doubt in _squared_distances(vectors, vectors, block):
         index = np.arange(len(squared))
-        squared[index, index + rows.start] = np.inf  # itself
+        squared[index, index + rows.start] = np.inf  # the row itself
         furthest = np.partition(squared + doubt, k - 1, axis=1)[:, k - 1 : k]
         own, other = np.nonzero(squared - doubt <= furthest)  # the k nearest are among these
-        exact = _exact(side, side, own + rows.start, other)
+        exact = _exact(vectors, vectors, own + rows.start, other)
         order = np.lexsort((exact, own))
         radii[rows] = exact[order][np.searchsorted(own, index) + k - 1]
     return radii
 
 
-def _within(squared: Floats, doubt: Floats, radii: Floats, a: _Side, b: _Side, start: int) -> NDArray[np.bool_]:
+def _within(squared: Floats, doubt: Floats, radii: Floats, a: _Vectors, b: _Vectors, start: int) -> NDArray[np.bool_]:
     gap = squared - radii
     inside = np.asarray(gap <= 0)
     row, column = np.nonzero(np.abs(gap) <= doubt)
@@ -113,10 +115,10 @@ def _within(squared: Floats, doubt: Floats, radii: Floats, a: _Side, b: _Side, s
     return inside
 
 
-def _exact(a: _Side, b: _Side, row: Rows, column: Rows) -> Floats:
-    """Squared distances of the pairs from their differences: symmetric, and 0 for equal vectors."""
-    found = np.empty(len(row))
+def _exact(a: _Vectors, b: _Vectors, row: Rows, column: Rows) -> Floats:
+    """Return the squared distances of pairs of rows from their differences: symmetric, and 0 for equal vectors."""
+    distances = np.empty(len(row))
     for pairs in blocks(len(row), max(1, _CHUNK // a.values.shape[1])):
         difference = a.values[row[pairs]] - b.values[column[pairs]]
-        found[pairs] = np.einsum("ij,ij->i", difference, difference)
-    return found
+        distances[pairs] = np.einsum("ij,ij->i", difference, difference)
+    return distances

@@ -1,7 +1,7 @@
 """A subsample of vectors chosen by a hash of their keys: it merges in any order, and takes the same keys on every side.
 
-Kept are the rows of smallest hash ("bottom-k"; Cohen & Kaplan 2007), a uniform choice without replacement that depends on
-nothing but the seed and the set of keys: not on order, worker, machine or Python's hash seed.
+The rows of smallest hash are kept ("bottom-k"; Cohen & Kaplan 2007): a uniform choice without replacement that depends on the seed
+and the set of keys alone, not on order, worker, machine or Python's hash seed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _SEPARATOR = "\x1f"
 
 @dataclass(frozen=True)
 class Sample:
-    """The `size` rows of smallest hash among n rows seen, or all of them where n <= size.
+    """The `size` rows of smallest hash among n rows, or all rows where n <= size.
 
-    Two sides whose `hashes` are equal hold the same keys, row by row.
+    Two sides with equal `hashes` hold the same keys, row by row.
     """
 
     size: int
@@ -33,12 +33,12 @@ class Sample:
 
 
 def patch_keys(fov_ids: Sequence[str], patches: int) -> list[str]:
-    """The n * patches keys of the stored patches of n FOVs, patch fastest."""
+    """Return the n * patches keys of the stored patches of n FOVs, patch fastest."""
     return [f"{fov_id}{_SEPARATOR}{patch}" for fov_id in fov_ids for patch in range(patches)]
 
 
 def hash_keys(keys: Sequence[str], seed: int) -> NDArray[np.uint64]:
-    """(n,): the first 8 bytes, little-endian, of BLAKE2b (digest size 8) over seed, U+001F and key, in UTF-8."""
+    """Return (n,) uint64: the little-endian BLAKE2b (digest size 8) of seed, U+001F and key, in UTF-8."""
     start = hashlib.blake2b(f"{seed}{_SEPARATOR}".encode(), digest_size=8)
     digests = []
     for key in keys:
@@ -49,17 +49,17 @@ def hash_keys(keys: Sequence[str], seed: int) -> NDArray[np.uint64]:
 
 
 def sample(keys: Sequence[str], values: ArrayLike, size: int, seed: int) -> Sample:
-    """Choose among n rows. values: (n, D) numbers, kept as float32.
+    """Return the sample of `size` among n rows. values: (n, D) numbers, kept as float32.
 
-    A key names one row: a key given twice counts as two rows. Raises DataError for size < 1, for another number of
-    keys than rows, and for values that are not finite in float32.
+    A key names one row: a key given twice counts as two rows. Raises DataError for values that are not finite in float32,
+    ValueError for size < 1 and for another number of keys than rows.
     """
     with np.errstate(over="ignore"):  # refused below
         rows = np.asarray(values, dtype=np.float32)
     if size < 1:
-        raise DataError(f"a sample needs a size of at least 1, not {size}")
+        raise ValueError(f"a sample needs a size of at least 1, not {size}")
     if rows.ndim != 2 or len(rows) != len(keys):
-        raise DataError(f"{len(keys)} keys do not fit values of shape {rows.shape}; one key per row is needed")
+        raise ValueError(f"{len(keys)} keys do not fit values of shape {rows.shape}; one key per row is needed")
     bad = ~np.isfinite(rows).all(axis=1)
     if bad.any():
         raise DataError(f"{int(bad.sum())} vectors have features that are not finite in float32")
@@ -67,16 +67,16 @@ def sample(keys: Sequence[str], values: ArrayLike, size: int, seed: int) -> Samp
 
 
 def merge(a: Sample, b: Sample) -> Sample:
-    """Return the sample of both sets together: exactly that of one call on all rows, in whatever order.
+    """Return the sample of both sets together: exactly the sample of one call on all rows, in any order.
 
-    Raises DataError if their sizes, seeds or widths differ.
+    Raises ValueError where the sizes, the seeds or the vectors' lengths differ.
     """
     if (a.size, a.seed) != (b.size, b.seed):
-        raise DataError(
+        raise ValueError(
             f"samples of size {a.size} and seed {a.seed}, and of size {b.size} and seed {b.seed}, cannot be merged"
         )
     if a.values.shape[1] != b.values.shape[1]:
-        raise DataError(f"samples of {a.values.shape[1]} and {b.values.shape[1]} features cannot be merged")
+        raise ValueError(f"samples of {a.values.shape[1]} and {b.values.shape[1]} features cannot be merged")
     both = np.concatenate([a.hashes, b.hashes]), np.concatenate([a.values, b.values])
     return Sample(a.size, a.seed, a.n + b.n, *_smallest(*both, a.size))
 
@@ -88,7 +88,9 @@ def _smallest(
         kept = np.flatnonzero(hashes <= np.partition(hashes, size - 1)[size - 1])
         hashes, values = hashes[kept], values[kept]
     order = np.argsort(hashes, kind="stable")
-    if (np.diff(hashes[order]) == 0).any():  # equal hashes: by the bytes of the row, so that no order of arrival shows
+    if (
+        np.diff(hashes[order]) == 0
+    ).any():  # equal hashes go by the bytes of the row, so that the order of arrival has no effect
         order = np.array(sorted(order.tolist(), key=lambda row: (hashes[row], values[row].astype(">f4").tobytes())))
     order = order[:size]
     return hashes[order], values[order]

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from sdvae_ray.config import ImageConfig, StorageConfig
-from sdvae_ray.errors import StorageError
+from sdvae_ray.errors import StorageError, one_line
 from sdvae_ray.images.decode import decode_colours, decode_illumination, decode_planes
 from sdvae_ray.images.prepare import centre_crop, check_same_size, correct, resize, scale, tile
 from sdvae_ray.schema import (
@@ -75,7 +75,7 @@ class Loader:
                 try:
                     field = self._field(batch, row, fetched)
                 except (OSError, ValueError, StorageError) as error:
-                    errors[row] = " ".join(str(error).split())
+                    errors[row] = one_line(error, None)
                 else:
                     tiles = tile(field, patch)
                     pixels[row] = tiles.swapaxes(2, 3) if self.image.transpose else tiles

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from sdvae_ray.errors import WeightsError
+from sdvae_ray.errors import WeightsError, one_line
 from sdvae_ray.state_dicts import DAMAGE, read_state_dict
 
 _PATTERNS = ("*.safetensors", "*.pth", "*.pt", "*.bin")
@@ -19,10 +19,6 @@ def fill(model: nn.Module, weights: Path, name: str, network: str, wanted: str =
         model.load_state_dict(read_state_dict(_file(weights, name, wanted)))
     except DAMAGE as error:
         raise WeightsError(f"{name}: {weights} is not {network}: {one_line(error)}") from error
-
-
-def one_line(error: BaseException, length: int = 200) -> str:
-    return " ".join(str(error).split())[:length]
 
 
 def _file(weights: Path, name: str, wanted: str) -> Path:

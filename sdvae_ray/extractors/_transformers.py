@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sdvae_ray.contracts import Takes
-from sdvae_ray.errors import ConfigError, WeightsError, did_you_mean
-from sdvae_ray.extractors._state import one_line
+from sdvae_ray.errors import ConfigError, WeightsError, did_you_mean, one_line
 from sdvae_ray.state_dicts import DAMAGE
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sdvae_ray.contracts import Checkpoint, Takes
-from sdvae_ray.errors import ConfigError, WeightsError, did_you_mean
-from sdvae_ray.extractors._state import one_line
+from sdvae_ray.errors import ConfigError, WeightsError, did_you_mean, one_line
 from sdvae_ray.state_dicts import DAMAGE
 
 SOURCE = "recursionpharma/OpenPhenom"

@@ -1,4 +1,4 @@
-"""Bytes -> arrays: microscope TIFFs (tifffile), photographs (Pillow) and CellProfiler's illumination functions (.npy)."""
+"""Decodes bytes to arrays: microscope TIFFs (tifffile), photographs (Pillow) and CellProfiler's illumination functions (.npy)."""
 
 import io
 import struct
@@ -9,17 +9,19 @@ import numpy as np
 import tifffile
 from PIL import Image, UnidentifiedImageError
 
+from sdvae_ray.errors import one_line
+
 
 class DecodeError(ValueError):
     """The bytes are not an image that can be used: truncated, corrupt, or of another kind."""
 
 
-# what tifffile and imagecodecs raise on damaged data
+# errors that tifffile and imagecodecs raise on damaged data
 _DAMAGE = (tifffile.TiffFileError, struct.error, ValueError, TypeError, IndexError, KeyError, EOFError, RuntimeError)
 
-# no others: on some, Pillow would run programs such as Ghostscript
+# no other format: for some of them Pillow would run programs such as Ghostscript
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-# what Pillow raises on damaged data
+# errors that Pillow raises on damaged data
 _PHOTOGRAPH_DAMAGE = (
     OSError,
     SyntaxError,  # a PNG whose chunks do not fit
@@ -30,43 +32,38 @@ _PHOTOGRAPH_DAMAGE = (
 )
 
 
-def decode_plane(data: bytes, channel: int, where: str) -> np.ndarray:
-    """One plane of a TIFF, (height, width), in the file's own dtype; `channel` counts its pages or leading axis.
-
-    Raises DecodeError, naming `where`, for anything that cannot be decoded whole.
-    """
-    return decode_planes(data, [channel], where)[0]
-
-
 def decode_planes(data: bytes, channels: Sequence[int], where: str) -> list[np.ndarray]:
-    """`decode_plane` of several channels, for which the file is decoded once."""
+    """Planes of a TIFF, all (height, width), in the file's own dtype; `channels` count its pages or its leading axis.
+
+    The file is decoded once. Raises DecodeError, naming `where`, for a file or a plane that cannot be decoded whole.
+    """
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             series = tiff.series[0]
             colour = "S" in series.axes
             planes = 1
-            found: dict[int, np.ndarray] = {}
+            decoded: dict[int, np.ndarray] = {}
             if series.ndim == 2:
                 if 0 in channels:
-                    found[0] = series.asarray(maxworkers=1)
+                    decoded[0] = series.asarray(maxworkers=1)
             else:
                 image = series.asarray(maxworkers=1)
                 image = image.reshape(-1, *image.shape[-2:])
                 planes = len(image)
-                found = {channel: image[channel] for channel in channels if channel < planes}
+                decoded = {channel: image[channel] for channel in channels if channel < planes}
     except _DAMAGE as error:
         raise _damaged(data, where, error) from error
     if colour:
         raise DecodeError(
             f"{where} is a colour image ({' x '.join(map(str, series.shape))}); one plane per stain is wanted"
         )
-    return [_checked(found, channel, planes, where) for channel in channels]
+    return [_checked(decoded, channel, planes, where) for channel in channels]
 
 
-def _checked(found: dict[int, np.ndarray], channel: int, planes: int, where: str) -> np.ndarray:
-    if channel not in found:
+def _checked(decoded: dict[int, np.ndarray], channel: int, planes: int, where: str) -> np.ndarray:
+    if channel not in decoded:
         raise DecodeError(f"{where} has {planes} planes, plane {channel} is wanted")
-    plane = found[channel]
+    plane = decoded[channel]
     if plane.dtype.kind not in "uf":
         raise DecodeError(f"{where} holds {plane.dtype} pixels; unsigned integers or floats are wanted")
     if plane.dtype.kind == "f" and not np.isfinite(plane).all():
@@ -75,18 +72,18 @@ def _checked(found: dict[int, np.ndarray], channel: int, planes: int, where: str
 
 
 def decode_colours(data: bytes, channels: Sequence[int], where: str) -> list[np.ndarray]:
-    """Red (0), green (1) or blue (2) of a photograph, each (height, width) uint8, as `PIL.Image.open(...).convert("RGB")` has them.
+    """Red (0), green (1) or blue (2) of a photograph, all (height, width) uint8, as `PIL.Image.open(...).convert("RGB")` has them.
 
-    Grey gives three equal planes; alpha is dropped, not blended; palettes and CMYK are converted. The EXIF orientation and
-    the colour profile are not applied, as Pillow's and torchvision's readers do not unless asked. Raises DecodeError, naming
-    `where`, for what cannot be decoded whole, for more than 8 bits and for several frames (of a camera's multi-picture JPEG
-    the first counts).
+    Grey gives three equal planes; alpha is dropped, not blended; palettes and CMYK are converted. The EXIF orientation and the
+    colour profile are not applied, as Pillow's and torchvision's readers do not apply them unless asked. Raises DecodeError, naming
+    `where`, for a file that cannot be decoded whole, that holds more than 8 bits, or that holds several frames (of a camera's
+    multi-picture JPEG the first frame counts).
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             refusal = _refusal(image)
             pixels = None if refusal else np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError as error:  # its own words hold a memory address
+    except UnidentifiedImageError as error:  # its message holds a memory address
         raise DecodeError(
             f"not a photograph, or truncated: {where} ({len(data)} bytes); JPEG, PNG, WebP, BMP or TIFF is wanted"
         ) from error
@@ -100,7 +97,7 @@ def decode_colours(data: bytes, channels: Sequence[int], where: str) -> list[np.
 
 
 def _refusal(image: Image.Image) -> str | None:
-    """What is wrong with a photograph, before its pixels are decoded."""
+    """Says why a photograph cannot be used, before its pixels are decoded; None where it can."""
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
         return f"has {frames} frames; one photograph is wanted"
@@ -112,7 +109,10 @@ def _refusal(image: Image.Image) -> str | None:
 
 
 def decode_illumination(data: bytes, where: str) -> np.ndarray:
-    """An illumination function, (height, width) float64; zeros are replaced by 1e-6, as published. Read-only."""
+    """An illumination function, (height, width) float64, read-only; zeros are replaced by 1e-6, as published.
+
+    Raises DecodeError, naming `where`, for a file that holds no such function.
+    """
     try:
         function = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
@@ -128,8 +128,4 @@ def decode_illumination(data: bytes, where: str) -> np.ndarray:
 
 
 def _damaged(data: bytes, where: str, error: Exception) -> DecodeError:
-    return DecodeError(f"truncated or corrupt: {where} ({len(data)} bytes): {_one_line(error)}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return DecodeError(f"truncated or corrupt: {where} ({len(data)} bytes): {one_line(error)}")

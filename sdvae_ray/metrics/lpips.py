@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sdvae_ray.contracts import Checkpoint, Reconstruction
-from sdvae_ray.errors import WeightsError
+from sdvae_ray.errors import WeightsError, one_line
 from sdvae_ray.metrics._precision import float32_convolutions
 from sdvae_ray.state_dicts import DAMAGE, read_state_dict
 
@@ -104,7 +104,7 @@ def _from_folder(features: nn.Sequential, folder: Path) -> list[Tensor]:
         }
         features.load_state_dict(state, assign=True)
     except DAMAGE as error:
-        raise WeightsError(f"lpips: {backbone} is not {_BACKBONE}: {_line(error)}") from error
+        raise WeightsError(f"lpips: {backbone} is not {_BACKBONE}: {type(error).__name__} {one_line(error)}") from error
     try:
         found = read_state_dict(linear)
         layers = [found[f"lin{number}.model.1.weight"].float() for number in range(len(_CHANNELS))]
@@ -112,7 +112,7 @@ def _from_folder(features: nn.Sequential, folder: Path) -> list[Tensor]:
         if shapes != [(1, channels, 1, 1) for channels in _CHANNELS]:
             raise ValueError(f"its layers have the shapes {shapes}")
     except DAMAGE as error:
-        raise WeightsError(f"lpips: {linear} is not {_LINEAR}: {_line(error)}") from error
+        raise WeightsError(f"lpips: {linear} is not {_LINEAR}: {type(error).__name__} {one_line(error)}") from error
     return layers
 
 
@@ -121,7 +121,3 @@ def _first(folder: Path, patterns: tuple[str, ...], what: str) -> Path:
     if not found:
         raise WeightsError(f"lpips: no {' or '.join(patterns)} in {folder} (wanted: {what})")
     return found[0]
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__} {error}".split())[:200]

@@ -12,15 +12,13 @@ import polars as pl
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.load import Batch
-from sdvae_ray.errors import DataError
+from sdvae_ray.errors import DataError, nearest_or_first
 from sdvae_ray.queries.saved_index import (
     FIT,
     ROOT,
     SIMILARITY,
     Names,
     chosen,
-    local_copy,
-    nearest_name,
     open_index,
     saved,
 )
@@ -29,6 +27,7 @@ from sdvae_ray.retrieval.normalisation import saved_fit
 from sdvae_ray.retrieval.normalisation.source import Apply, Wells
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import METADATA, PLATE_COLUMN, PLATE_KEY
+from sdvae_ray.storage import local_copy
 
 
 class OnPlate(NamedTuple):
@@ -54,7 +53,7 @@ def on_plate(run: Run, plate: str, extractor: str | None, side: str | None) -> O
     there = _wells(run, among, plate)
     if not there:
         known = [name for each in among for name in _names(run, each).some([PLATE_COLUMN])]
-        tail = nearest_name(plate, list(dict.fromkeys(known)))
+        tail = nearest_or_first(plate, list(dict.fromkeys(known)))
         raise DataError(f"no plate {plate!r} in the index of wells of {one} on {of_side}{tail}")
     return _placed(run, plate, there)
 

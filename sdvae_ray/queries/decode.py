@@ -3,7 +3,6 @@
 What comes back are the run's scaled integers, as its metrics saw them, and not the counts of a camera.
 """
 
-import difflib
 import hashlib
 import io
 import json
@@ -23,7 +22,7 @@ from sdvae_ray.engine.encode import auto_micro_batch
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.models import check_same_weights, load_models, pick_device, resolve_weights
 from sdvae_ray.engine.sides import Field, Sides, UnusableOutputError
-from sdvae_ray.errors import ConfigError, DataError, RunError, did_you_mean
+from sdvae_ray.errors import ConfigError, DataError, RunError, did_you_mean, nearest_or_first
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.images.prepare import untile
 from sdvae_ray.queries.recorded import recorded
@@ -163,8 +162,7 @@ def _nearest(fov_id: str, known: pl.Series) -> str:
     shared = [sum(a == b for a, b in zip(parts, name.split("/"), strict=False)) for name in names]
     most = max(shared)
     rivals = [name for name, count in zip(names, shared, strict=True) if count == most][:_COMPARED]
-    near = difflib.get_close_matches(fov_id, rivals, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f" (one of them is {names[0]!r})"
+    return nearest_or_first(fov_id, rivals)
 
 
 def _micro_batch(run: Run, record: Record, row: pl.DataFrame, device: torch.device) -> tuple[int, str]:

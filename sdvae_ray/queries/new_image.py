@@ -15,10 +15,10 @@ from sdvae_ray.engine.encode import Encoder, auto_micro_batch
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import check_same_weights, load_models, pick_device, resolve_weights
-from sdvae_ray.errors import ConfigError, DataError, did_you_mean
+from sdvae_ray.errors import ConfigError, DataError, did_you_mean, nearest_or_first
 from sdvae_ray.queries.as_well import OnPlate, nearest_wells, on_plate, own_plate
 from sdvae_ray.queries.recorded import recorded
-from sdvae_ray.queries.saved_index import PATCH, nearest_name
+from sdvae_ray.queries.saved_index import PATCH
 from sdvae_ray.queries.search import Found, Space, image_space, search_vector
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import (
@@ -89,7 +89,9 @@ def manifest_query(run: Run, manifest: str, fov_id: str | None) -> Query:
         fov_id = str(table[FOV_ID][0])
     row = table.filter(table[FOV_ID] == fov_id)
     if row.height == 0:
-        raise DataError(f"no FOV {fov_id!r} in {manifest}{nearest_name(fov_id, table[FOV_ID].head(50_000).to_list())}")
+        raise DataError(
+            f"no FOV {fov_id!r} in {manifest}{nearest_or_first(fov_id, table[FOV_ID].head(50_000).to_list())}"
+        )
     check_manifest(row, run.config.image.stains, manifest)
     return Query(fov_id, _batch(row.row(0, named=True)), [])
 

@@ -9,11 +9,8 @@ good they are. A local index is mapped into memory: a search reads the parts tha
 hold what it names. One that is elsewhere is copied to this machine once per content (`local_copy`) and read from there.
 """
 
-import difflib
 import functools
-import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +25,7 @@ from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.retrieval.index import faiss_index
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import PATCHES
-from sdvae_ray.storage import Storage, absolute, is_remote
+from sdvae_ray.storage import local_copy
 
 ID, SIMILARITY, PATCH = "id", "similarity", "patch"
 ROOT = "index"
@@ -121,30 +118,6 @@ def open_index(run: Run, name: str) -> SavedIndex:
     return SavedIndex(index, Names(local_copy(f"{stem}.parquet", run.storage)), patches)
 
 
-def local_copy(uri: str, storage: Storage) -> Path:
-    """Where the object is on this machine: itself, or a copy in $SDVAE_RAY_CACHE (default ~/.cache/sdvae_ray).
-
-    A copy is made anew when the object's ETag changes (or its size or time, where it has no ETag), and the one before goes.
-    Bytes pass through memory once. FileNotFoundError where there is no such object.
-    """
-    if not is_remote(uri):
-        return Path(absolute(uri))
-    parent, _, name = uri.rpartition("/")
-    mark = storage.versions(parent).get(name)
-    if mark is None:
-        raise FileNotFoundError(f"no such object: {uri}")
-    cache = Path(os.environ.get("SDVAE_RAY_CACHE", Path.home() / ".cache" / "sdvae_ray"))
-    folder = cache / ROOT / _digest(f"{storage.config.endpoint_url}|{uri}")
-    path = folder / f"{_digest(mark)}-{name}"
-    if not path.exists():
-        here = Storage()
-        before = [each for each in here.list(str(folder)) if not each.startswith(".")]
-        here.write_bytes(str(path), storage.read_bytes(uri))
-        for each in before:
-            here.delete(str(folder / each))
-    return path
-
-
 def saved(run: Run, level: str | None = None) -> list[str]:
     """<extractor>/<side>/<name> of every index of a level of `LEVELS`; None: those of wells."""
     root = run.uri(ROOT)
@@ -169,12 +142,6 @@ def chosen(
     return one, _one(f"{what} of side", side, sides, IMAGE_SIDE if IMAGE_SIDE in sides else sides[0])
 
 
-def nearest_name(asked: str, known: Sequence[str]) -> str:
-    """The tail of an error about an unknown name."""
-    near = difflib.get_close_matches(asked, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; one of them is {known[0]!r}" if known else ""
-
-
 def _level(name: str) -> str | None:
     return next((level for level, files in LEVELS.items() if name.endswith(f"/{files}")), None)
 
@@ -183,7 +150,3 @@ def _one(what: str, asked: str | None, names: list[str], default: str) -> str:
     if asked is not None and asked not in names:
         raise DataError(f"no {what} {asked!r}{did_you_mean(asked, names)}")
     return asked or default
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

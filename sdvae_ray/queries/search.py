@@ -9,13 +9,12 @@ import numpy as np
 import polars as pl
 
 from sdvae_ray.engine.columns import kept_patches
-from sdvae_ray.errors import ConfigError, DataError
+from sdvae_ray.errors import ConfigError, DataError, nearest_or_first
 from sdvae_ray.queries.saved_index import (
     ID,
     LEVELS,
     SIMILARITY,
     chosen,
-    nearest_name,
     open_index,
     saved,
 )
@@ -57,7 +56,7 @@ def search_well(run: Run, well: str, extractor: str | None, side: str | None, co
         if perturbation is not None and perturbation in asked:
             about["perturbation"] = str(asked[perturbation] or "")
         return found.select(SIMILARITY, *_metadata(found)), about
-    raise DataError(f"no well {well!r} (PLATE/WELL) in the index of {one} on {of_side}{nearest_name(well, known)}")
+    raise DataError(f"no well {well!r} (PLATE/WELL) in the index of {one} on {of_side}{nearest_or_first(well, known)}")
 
 
 def search_fov(run: Run, fov_id: str, extractor: str | None, side: str | None, count: int) -> Found:
@@ -134,7 +133,7 @@ def _search_row(
     opened = open_index(run, join(one, of_side, LEVELS[level]))
     row = opened.names.where({FOV_ID: fov_id})
     if row.height == 0:
-        tail = nearest_name(fov_id, opened.names.some([FOV_ID]))
+        tail = nearest_or_first(fov_id, opened.names.some([FOV_ID]))
         raise DataError(f"no FOV {fov_id!r} in the {_what(level)}{tail}")
     place = 0 if patch is None else _place(run, one, fov_id, patch)
     column = EMBEDDING if patch is None else PATCHES

@@ -9,7 +9,6 @@ What is wrong with a file, or with how two files fit, is a DataError: one senten
 
 import codecs
 import csv
-import difflib
 import gzip
 import io
 import re
@@ -21,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from sdvae_ray.errors import DataError, did_you_mean
+from sdvae_ray.errors import DataError, did_you_mean, nearest, one_line
 from sdvae_ray.schema import (
     BATCH_COLUMN,
     FOV_ID,
@@ -90,7 +89,7 @@ def read_table(uri: str, storage: Storage) -> pl.DataFrame:
     except UnicodeDecodeError as error:
         raise DataError(f"{uri}, row 1: the header is not UTF-8 text") from error
     except (pa.ArrowInvalid, pl.exceptions.PolarsError) as error:
-        raise DataError(_unreadable(uri, " ".join(str(error).split()))) from error
+        raise DataError(_unreadable(uri, one_line(error, None))) from error
     if table.height == 0:
         raise DataError(f"{uri} is empty: it has a header and no rows")
     return table.with_columns(pl.lit(uri).alias(FILE))
@@ -220,8 +219,8 @@ def _not_load_data(uri: str, columns: Sequence[str], stains: Sequence[str]) -> s
     if {PLATE_COLUMN, PLATE_MAP} <= known or "well_position" in columns:
         return f"{uri} is not a load_data file: it looks like a barcode map, a platemap or a metadata table"
     wanted = [f"{part}_Orig{stain}" for stain in stains for part in ("URL", "FileName")]
-    near = [(column, near[0]) for column in columns if (near := difflib.get_close_matches(column, wanted, 1, 0.7))]
-    hint = f"; {near[0][0]!r} is nearest to {near[0][1]!r}" if near else ""
+    matches = [(column, match) for column in columns if (match := nearest(column, wanted, 0.7))]
+    hint = f"; {matches[0][0]!r} is nearest to {matches[0][1]!r}" if matches else ""
     seen = listed(column for column in columns if column not in (FILE, ROW))
     return f"{uri} is not a load_data file: no column such as {wanted[0]} or {wanted[1]}{hint}; its columns are {seen}"
 

@@ -1,115 +1,106 @@
-"""Photographs where they are kept, as they are encoded: nothing is decoded here, so that a bad one is a row that fails later.
+"""Reads photographs as they are encoded. Nothing is decoded here, so that a damaged photograph is a row that fails later.
 
-folder      image files by extension, in any depth; the class is the file's folder, relative to the folder that was named
-WebDataset  *.tar; images by extension; the class is the sample's .cls, or `label` or `class` of its .json
-Parquet     a binary column, or Hugging Face's struct {bytes, path}; the class is the column `label` or `class`
-LMDB        LSUN's folders with a data.mdb, on a disk; the class is the folder's name without _lmdb
+folder      image files by extension, in any depth; the class is the file's folder, relative to the named folder
+WebDataset  .tar shards; images by extension; the class is the sample's .cls file, or `label` or `class` of its .json file
 
-A folder may hold any number of one of these. Names with a leading dot are passed over.
+A folder holds files or shards, not both. Names with a leading dot are passed over.
 """
 
 import itertools
+import json
 import posixpath
+import tarfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
 
-from sdvae_ray.errors import DataError
-from sdvae_ray.sources.photograph_containers import SUFFIXES, Losses, Photograph, read_lmdb, read_parquet, read_shard
+from sdvae_ray.errors import DataError, one_line
 from sdvae_ray.storage import Storage, absolute, join
 
-ALLOWED = "a folder of jpg, png, webp, bmp or tif files, WebDataset .tar shards, .parquet files, or LSUN's LMDB folders"
+ALLOWED = "a folder of jpg, png, webp, bmp or tif files, or WebDataset .tar shards"
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+SHARD = ".tar"
+LABELS = ("label", "class")  # keys of a sample's .json file
 _READERS = 16  # objects of a folder read at a time; four times as many wait in memory
 
-Kind = Literal["file", "shard", "parquet", "lmdb"]
+Losses = dict[str, list[str]]  # reason -> URIs left out for it
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """One encoded photograph. `uri`: its file, or <shard>#<member>. `label`: its class as written there, None where it has none."""
+
+    uri: str
+    label: str | None
+    data: bytes
 
 
 @dataclass(frozen=True)
 class Place:
-    """One shard, Parquet file, LMDB folder, or a folder with the names of its image files."""
+    """One shard (`names` is empty), or a folder and the names of its image files, relative to it."""
 
-    kind: Kind
     uri: str
-    names: tuple[str, ...] = ()  # relative to the folder
+    names: tuple[str, ...] = ()
 
     @property
-    def is_container(self) -> bool:
-        """A photograph here has no URI that storage could read alone."""
-        return self.kind != "file"
+    def is_shard(self) -> bool:
+        """A photograph in a shard has no URI that storage could read alone."""
+        return not self.names
 
 
 def find_photographs(sources: Sequence[str], storage: Storage, losses: Losses) -> list[Place]:
-    """What each source is. DataError where it is absent or of no kind, or where a folder holds several kinds."""
+    """Finds the shards and image files of folders, files and shards; other files of a folder of images are noted in `losses`.
+
+    Raises DataError for a source that is absent, that holds no photographs, or that holds files and shards.
+    """
     return [place for source in sources for place in _places(absolute(source), storage, losses)]
 
 
-def read_photographs(
-    places: Iterable[Place],
-    storage: Storage,
-    losses: Losses,
-    *,
-    column: str | None = None,
-    label_column: str | None = None,
-) -> Iterator[Photograph]:
-    """Every photograph of the places, in their order, one or a few in memory at a time.
+def read_photographs(places: Iterable[Place], storage: Storage, losses: Losses) -> Iterator[Photograph]:
+    """Yields every photograph of the places, in their order, with one or a few in memory at a time.
 
-    column, label_column    of Parquet files, where their names do not tell
-    Raises DataError for a damaged container or a column that is not there; a file that is gone, or a row without bytes, is noted
-    in `losses` instead.
+    A file that is gone is noted in `losses`. Raises DataError for a damaged shard.
     """
     for place in places:
-        if place.kind == "file":
-            yield from _read_files(place, storage, losses)
-        elif place.kind == "shard":
-            yield from read_shard(place.uri, storage)
-        elif place.kind == "parquet":
-            yield from read_parquet(place.uri, storage, losses, column, label_column)
+        if place.is_shard:
+            yield from _read_shard(place.uri, storage)
         else:
-            yield from read_lmdb(place.uri)
+            yield from _read_files(place, storage, losses)
 
 
 def _places(source: str, storage: Storage, losses: Losses) -> list[Place]:
     names = [name for name in storage.list(source) if not any(part.startswith(".") for part in name.split("/"))]
     if not names:
-        kind = _kind(source)
         if not storage.exists(source):
             raise DataError(f"{source} does not exist; photographs are {ALLOWED}")
-        if kind is None or storage.is_folder(source):
+        if storage.is_folder(source) or not (_is_image(source) or _is_shard(source)):
             raise DataError(f"{source} holds no photographs (allowed: {ALLOWED})")
         folder, _, name = source.rpartition("/")
-        if kind == "file":
-            return [Place(kind, folder, (name,))]
-        return [Place(kind, folder if kind == "lmdb" else source)]
-    found: dict[Kind, list[str]] = {}
-    for name in names:
-        if kind := _kind(name):
-            found.setdefault(kind, []).append(name)
-    if not found:
+        return [Place(source) if _is_shard(source) else Place(folder, (name,))]
+    images, shards = [name for name in names if _is_image(name)], [name for name in names if _is_shard(name)]
+    if images and shards:
+        raise DataError(
+            f"{source} holds {len(images)} image files ({images[0]}) and {len(shards)} shards ({shards[0]}); "
+            f"name the folders or files of one kind"
+        )
+    if shards:
+        return [Place(join(source, name)) for name in shards]
+    if not images:
         raise DataError(
             f"{source} holds no photographs: {len(names)} other files, such as {names[0]} (allowed: {ALLOWED})"
         )
-    if len(found) > 1:
-        counts = " and ".join(f"{len(each)} of kind {kind} ({each[0]})" for kind, each in sorted(found.items()))
-        raise DataError(f"{source} holds {counts}; name the folders or files of one kind")
-    (kind, members), *_ = found.items()
-    if kind == "file":
-        others = sorted(set(names) - set(members))
-        losses.setdefault("no photograph by its name", []).extend(join(source, name) for name in others)
-        return [Place(kind, source, tuple(members))]
-    uris = [join(source, name) for name in members]
-    return [Place(kind, posixpath.dirname(uri) if kind == "lmdb" else uri) for uri in uris]
+    others = sorted(set(names) - set(images))
+    losses.setdefault("no photograph by its name", []).extend(join(source, name) for name in others)
+    return [Place(source, tuple(images))]
 
 
-def _kind(name: str) -> Kind | None:
-    suffix = posixpath.splitext(name)[1].lower()
-    if suffix in SUFFIXES:
-        return "file"
-    if posixpath.basename(name) == "data.mdb":
-        return "lmdb"
-    shards: dict[str, Kind] = {".tar": "shard", ".parquet": "parquet"}
-    return shards.get(suffix)
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def _is_shard(name: str) -> bool:
+    return name.lower().endswith(SHARD)
 
 
 def _read_files(place: Place, storage: Storage, losses: Losses) -> Iterator[Photograph]:
@@ -135,3 +126,44 @@ def _read_files(place: Place, storage: Storage, losses: Losses) -> Iterator[Phot
                     yield Photograph(uri, posixpath.dirname(name) or None, data)
         finally:
             readers.shutdown(cancel_futures=True)
+
+
+def _read_shard(uri: str, storage: Storage) -> Iterator[Photograph]:
+    try:
+        with storage.open(uri) as file, tarfile.open(fileobj=file, mode="r|") as shard:
+            members = (
+                member for member in shard if member.isfile() and not posixpath.basename(member.name).startswith(".")
+            )
+            for _, sample in itertools.groupby(members, _sample_key):
+                images, label = [], None
+                for member in sample:  # a shard is a stream: a member is read when its turn comes
+                    suffix = posixpath.splitext(member.name)[1].lower()
+                    if suffix in SUFFIXES:
+                        images.append((member.name, _content(shard, member)))
+                    elif suffix == ".cls":
+                        label = _content(shard, member).decode(errors="replace").strip()
+                    elif suffix == ".json" and label is None:
+                        label = _json_label(_content(shard, member))
+                yield from (Photograph(f"{uri}#{name}", label, data) for name, data in images)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"{uri} is damaged, or no tar file: {one_line(error)}") from error
+
+
+def _sample_key(member: tarfile.TarInfo) -> str:
+    """WebDataset's key: the path up to the first dot of the file's name."""
+    folder, name = posixpath.split(member.name)
+    return posixpath.join(folder, name.split(".")[0])
+
+
+def _content(shard: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = shard.extractfile(member)
+    return b"" if file is None else file.read()
+
+
+def _json_label(data: bytes) -> str | None:
+    try:
+        values = json.loads(data)
+    except ValueError:
+        return None
+    labels = [values[name] for name in LABELS if name in values] if isinstance(values, dict) else []
+    return str(labels[0]) if labels and isinstance(labels[0], str | int) else None

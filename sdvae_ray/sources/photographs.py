@@ -1,13 +1,13 @@
-"""Photographs as a set to compare Cell Painting with: one manifest row each, its stains R, G and B the planes of one file.
+"""Makes a manifest of photographs, to compare Cell Painting with: one row a photograph, its stains the colours of one file.
 
 Metadata_Source   photographs
 Metadata_Batch    the set's name
-Metadata_Plate    the photograph's class, "/" made "_", or "-"
+Metadata_Plate    the photograph's class, with "_" for "/"; "-" where it has none
 Metadata_Well     -
-Metadata_Site     the first 16 hex digits of the sha256 of its bytes
-uri_R, _G, _B     its file, or <container>#<member>; channel_R, _G, _B are 0, 1, 2
+Metadata_Site     the first 16 hex digits of the sha256 of the photograph's bytes
+uri_R, _G, _B     its file, or <shard>#<member>; channel_R, _G, _B are 0, 1, 2
 colour            true
-pixels            its bytes as they were encoded, where it came out of a container; null, or absent, where it is a file
+pixels            its bytes as they are encoded, where it is in a shard; null or absent where it is a file
 
 The first pass over the photographs keeps their hashes, the second writes their bytes, so that a set of any size needs little
 memory. The same photographs in any order give the same rows.
@@ -30,27 +30,31 @@ from sdvae_ray.errors import ConfigError, DataError, StorageError
 from sdvae_ray.schema import COLOUR, FOV_ID, KEYS, PIXELS, SITE_COLUMN, channel_column, fov_id, uri_column
 from sdvae_ray.sources.gallery import listed
 from sdvae_ray.sources.manifest import check_manifest, write_manifest
-from sdvae_ray.sources.photograph_containers import Losses, Photograph
-from sdvae_ray.sources.photograph_readers import Place, find_photographs, read_photographs
+from sdvae_ray.sources.photograph_readers import Losses, Photograph, Place, find_photographs, read_photographs
 from sdvae_ray.storage import Storage, absolute, is_remote
 
 SOURCE = "photographs"
 STAINS = ("R", "G", "B")
-# of a manifest with pixels: a worker reads a whole row group for the 64 rows or fewer that it was given
+# of a manifest with pixels: a worker reads a whole row group for its 64 rows or fewer
 ROWS_PER_GROUP = 128
 BYTES_PER_GROUP = 16 << 20
-_MAPPED = 256 << 20  # bytes from which a manifest is handed over without being in memory whole
+_MAPPED = 256 << 20  # bytes from which a manifest is handed to storage without being in memory whole
 
 
 @dataclass(frozen=True)
 class Photographs:
-    """`table`: the manifest's rows but for `pixels`, sorted by their keys. `notes`: what a person should know of them."""
+    """A set of photographs whose bytes are not read yet for good.
+
+    table    the manifest's rows without `pixels`, sorted by their keys
+    notes    sentences that a person should read
+    shards   the shards of the set: their photographs travel in the manifest
+    carried  fov_id of the photographs that travel in the manifest
+    """
 
     table: pl.DataFrame
     notes: list[str]
-    containers: list[Place]  # the places whose photographs travel in the manifest
-    carried: frozenset[str] = field(repr=False)  # fov_id of those photographs
-    columns: dict[str, str | None] = field(default_factory=dict)  # of Parquet files, as they were named
+    shards: list[Place]
+    carried: frozenset[str] = field(repr=False)
 
 
 def build_photographs(
@@ -59,36 +63,29 @@ def build_photographs(
     name: str,
     storage: Storage,
     limit: int | None = None,
-    column: str | None = None,
-    label_column: str | None = None,
 ) -> Photographs:
-    """Folders, WebDataset shards, Parquet files and LMDB folders -> the rows of one set, without their pixels yet.
+    """Folders of images and WebDataset shards -> the rows of one set, without the pixels.
 
-    name            of the set, Metadata_Batch
-    limit           photographs per class, those of the lowest hashes
-    column, label_column    of Parquet files, where their names do not tell
-    Photographs of equal bytes are one, of the first class and place by name. Raises DataError (a source), ConfigError (an
-    option) and StorageError.
+    name   of the set, Metadata_Batch
+    limit  the most photographs of a class; the photographs with the lowest hashes are kept
+    Photographs of equal bytes are one photograph, of the first class and place by name. Raises DataError (a source), ConfigError
+    (an option) and StorageError.
     """
     if not sources:
-        raise ConfigError("no photographs are given: a folder, .tar shards, .parquet files or LMDB folders")
+        raise ConfigError("no photographs are given: a folder of images, or WebDataset .tar shards")
     if not name.strip() or "/" in name:
         raise ConfigError(f"the name of a set of photographs may not be empty nor contain '/', got {name!r}")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}; at least 1 photograph per class is wanted")
-    columns = {"column": column, "label_column": label_column}
     losses: Losses = {}
     places = find_photographs(sources, storage, losses)
-    for option, given in columns.items():
-        if given is not None and not any(place.kind == "parquet" for place in places):
-            raise ConfigError(f"{option} {given!r} is of Parquet files, and none is among {listed(sources)}")
-    best: dict[str, tuple[str, str, bool]] = {}  # digest -> class, URI, in a container
+    best: dict[str, tuple[str, str, bool]] = {}  # digest -> class, URI, whether it is in a shard
     total = empty = 0
     for place in places:
-        for photograph in read_photographs([place], storage, losses, **columns):
-            found = (_plate(photograph), photograph.uri, place.is_container)
+        for photograph in read_photographs([place], storage, losses):
+            origin = (_plate(photograph), photograph.uri, place.is_shard)
             digest = _digest(photograph)
-            best[digest] = min(found, best.get(digest, found))
+            best[digest] = min(origin, best.get(digest, origin))
             total, empty = total + 1, empty + (not photograph.data)
     if not best:
         raise DataError(f"{listed(sources)}: not one photograph can be read")
@@ -106,7 +103,7 @@ def build_photographs(
         notes.append(
             f"{len(kept)} of {len(best)} photographs are kept: at most {limit} per class, by the hash of their bytes"
         )
-    return Photographs(table, notes, [place for place in places if place.is_container], carried, columns)
+    return Photographs(table, notes, [place for place in places if place.is_shard], carried)
 
 
 _SCHEMA = {
@@ -135,7 +132,7 @@ def _row(name: str, digest: str, plate: str, uri: str) -> tuple[str | int | bool
 
 
 def _limited(plates: dict[str, str], limit: int | None) -> list[str]:
-    """Digests, at most `limit` of each class, the lowest."""
+    """Digests, the `limit` lowest of each class."""
     if limit is None:
         return list(plates)
     classes: dict[str, list[str]] = {}
@@ -145,10 +142,10 @@ def _limited(plates: dict[str, str], limit: int | None) -> list[str]:
 
 
 def write_photographs(photographs: Photographs, uri: str, storage: Storage) -> None:
-    """Writes the manifest; photographs of containers are read again and written as they come, a row group in memory at a time.
+    """Writes the manifest; photographs in shards are read again and written as they come, a row group in memory at a time.
 
-    On the way to a bucket the manifest is first a temporary file here. Raises DataError where a container has changed
-    since it was read, and StorageError.
+    On the way to a bucket the manifest is first a temporary file here. Raises DataError where a shard has changed since it was
+    read, and StorageError.
     """
     if not photographs.carried:
         write_manifest(photographs.table, uri, storage)
@@ -177,9 +174,9 @@ def _write(photographs: Photographs, path: Path, storage: Storage) -> None:
     with pq.ParquetWriter(
         path,
         schema,
-        compression={**dict.fromkeys(table.column_names, "zstd"), PIXELS: "none"},  # they are compressed already
+        compression={**dict.fromkeys(table.column_names, "zstd"), PIXELS: "none"},  # pixels are compressed already
         use_dictionary=texts,
-        write_statistics=False,  # nobody asks for them, and every worker reads the footer
+        write_statistics=False,  # no reader asks for statistics, and every worker reads the footer
     ) as writer:
         for rows, pixels in _row_groups(photographs, storage):
             group = table.take(pa.array(rows, pa.int64()))
@@ -197,18 +194,18 @@ def _arrow_schema() -> pa.Schema:
 
 
 def _row_groups(photographs: Photographs, storage: Storage) -> Iterator[tuple[list[int], list[bytes | None]]]:
-    """(rows of the table, their bytes): files first, then the containers in their order."""
+    """Yields (rows of the table, their bytes): files first, then the shards in their order."""
     ids = photographs.table[FOV_ID].to_list()
-    files = [row for row, found in enumerate(ids) if found not in photographs.carried]
+    files = [row for row, fov in enumerate(ids) if fov not in photographs.carried]
     for start in range(0, len(files), ROWS_PER_GROUP):
         rows = files[start : start + ROWS_PER_GROUP]
         yield rows, [None] * len(rows)
     places = zip(ids, photographs.table[uri_column(STAINS[0])], photographs.table[SITE_COLUMN], strict=True)
-    wanted = {(uri, site): row for row, (found, uri, site) in enumerate(places) if found in photographs.carried}
+    wanted = {(uri, site): row for row, (fov, uri, site) in enumerate(places) if fov in photographs.carried}
     group: list[int] = []
     pixels: list[bytes | None] = []
     size = 0
-    for photograph in read_photographs(photographs.containers, storage, {}, **photographs.columns):
+    for photograph in read_photographs(photographs.shards, storage, {}):
         row = wanted.pop((photograph.uri, _digest(photograph)), None)
         if row is None:
             continue

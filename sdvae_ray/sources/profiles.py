@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from sdvae_ray.errors import DataError, did_you_mean
+from sdvae_ray.errors import DataError, did_you_mean, one_line
 from sdvae_ray.schema import METADATA
 from sdvae_ray.storage import Storage
 
@@ -71,8 +71,7 @@ def _read(uri: str, storage: Storage) -> pl.DataFrame:
             data = gzip.decompress(data)
         return pl.read_csv(io.BytesIO(data), infer_schema=False)
     except (pl.exceptions.PolarsError, OSError, EOFError) as error:
-        problem = " ".join(str(error).split())[:200]
-        raise DataError(f"{uri} is no table (allowed: .csv, .csv.gz, .parquet): {problem}") from error
+        raise DataError(f"{uri} is no table (allowed: .csv, .csv.gz, .parquet): {one_line(error)}") from error
 
 
 def _chosen(names: list[str], prefixes: Sequence[str], drop: Sequence[str]) -> list[str]:

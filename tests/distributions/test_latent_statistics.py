@@ -156,10 +156,14 @@ def test_effective_rank_equals_the_entropy_of_singular_values():
         (lambda: latent_moments(np.zeros((3, 4, 4))), "images x channels"),
         (lambda: latent_moments(np.zeros((0, 4, 2, 2))), "images x channels"),
         (lambda: latent_moments(np.full((2, 1, 1, 1), np.inf)), "2 latents have numbers that are not finite"),
-        (lambda: merge(latent_moments(latents(2)), latent_moments(latents(2, s=2))), "cannot be merged"),
         (lambda: active_units(latent_moments(latents(1))), "at least 2 latents"),
     ],
 )
 def test_what_has_no_statistics_is_refused(wrong, said):
     with pytest.raises(DataError, match=said):
         wrong()
+
+
+def test_moments_of_latents_of_different_shapes_are_not_merged():
+    with pytest.raises(ValueError, match="cannot be merged"):
+        merge(latent_moments(latents(2)), latent_moments(latents(2, s=2)))

@@ -13,11 +13,10 @@ from scipy.ndimage import gaussian_filter
 
 from sdvae_ray.distributions.between import DISTANCES, compare
 from sdvae_ray.distributions.fid import frechet_distance, moments
-from sdvae_ray.distributions.kernel import cmmd, kid, kid_of_subsets
+from sdvae_ray.distributions.kernel import cmmd, kid
 from sdvae_ray.distributions.prdc import PRDC, prdc
 from sdvae_ray.distributions.sample import Sample, hash_keys, merge, patch_keys, sample
 from sdvae_ray.errors import ConfigError, DataError
-from sdvae_ray.randomness import generator
 
 
 def random_features(n, m, d=12):
@@ -114,23 +113,24 @@ def test_every_key_is_as_likely_as_another():
     assert deviation < 43.8  # p = 0.001
 
 
+def test_a_sample_of_values_that_float32_cannot_hold_is_refused():
+    with pytest.raises(DataError, match="2 vectors have features that are not finite in float32"):
+        sample(["a", "b"], [[1e39], [np.nan]], 3, 0)
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
         (lambda: sample(["a"], [[1.0]], 0, 0), "at least 1"),
         (lambda: sample(["a"], [[1.0], [2.0]], 3, 0), "1 keys do not fit"),
         (lambda: sample(["a"], [1.0], 3, 0), "do not fit"),
-        (
-            lambda: sample(["a", "b"], [[1e39], [np.nan]], 3, 0),
-            "2 vectors have features that are not finite in float32",
-        ),
         (lambda: merge(sample(["a"], [[1.0]], 3, 0), sample(["b"], [[1.0]], 4, 0)), "cannot be merged"),
         (lambda: merge(sample(["a"], [[1.0]], 3, 0), sample(["b"], [[1.0]], 3, 1)), "seed 1, cannot be merged"),
         (lambda: merge(sample(["a"], [[1.0]], 3, 0), sample(["b"], [[1.0, 2]], 3, 0)), "1 and 2 features"),
     ],
 )
 def test_samples_that_make_no_sense_are_refused(wrong, said):
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(ValueError, match=said):
         wrong()
 
 
@@ -156,27 +156,10 @@ def test_kid_equals_the_naive_loop(features, block):
     assert pair == pytest.approx(naive_kid(x[:33], y, paired=True), rel=1e-12, abs=1e-13 * scale)
 
 
-def test_kid_equals_torch_fidelity_on_all_rows_and_on_subsets(features):
+def test_kid_equals_torch_fidelity_on_all_rows(features):
     reference = pytest.importorskip("torch_fidelity.metric_kid")
-    import torch
-
     x, y = features(200, 200)
     assert kid(x, y) == pytest.approx(reference.kernel_mmd(x, y, kid_kernel="poly"), rel=1e-9)
-
-    draws = []  # the same subsets through their formula
-    for index in range(8):
-        random = generator(4, "kid", str(index))
-        rows, others = random.choice(200, 50, replace=False), random.choice(200, 50, replace=False)
-        draws.append(reference.kernel_mmd(x[rows], y[others], kid_kernel="poly"))
-    assert kid_of_subsets(x, y, 50, 8, seed=4) == pytest.approx((np.mean(draws), np.std(draws)), rel=1e-9)
-
-    # their own subsets: an independent draw, so equal within 5 standard errors of the difference of two means
-    options = {"kid_subset_size": 50, "kid_subsets": 100, "verbose": False}
-    theirs = reference.kid_features_to_metric(torch.from_numpy(x), torch.from_numpy(y), **options)
-    mean, spread = kid_of_subsets(x, y, 50, 100)
-    error = np.hypot(spread, theirs["kernel_inception_distance_std"]) / 10
-    assert abs(mean - theirs["kernel_inception_distance_mean"]) < 5 * error
-    assert spread == pytest.approx(theirs["kernel_inception_distance_std"], rel=0.4)  # an sd from 100 draws: 4 x 10 %
 
 
 def test_kid_of_a_set_against_itself_has_a_known_value(features):
@@ -358,10 +341,8 @@ def test_compare_says_why_a_number_is_missing():
         (lambda: kid([[1.0]] * 2, [[1.0]] * 3, paired=True), DataError, "2 and 3"),
         (lambda: kid([[1.0], [np.nan]], [[1.0]] * 3), DataError, "not finite"),
         (lambda: kid([1.0, 2.0], [[1.0]] * 3), DataError, "matrix"),
-        (lambda: kid_of_subsets([[1.0]] * 9, [[1.0]] * 9, size=10), DataError, "at least 10"),
-        (lambda: kid_of_subsets([[1.0]] * 9, [[1.0]] * 9, size=1), ConfigError, "at least 2"),
         (lambda: cmmd([[1.0]], [[0.0]]), DataError, "no direction"),
-        (lambda: cmmd([[1.0]], [[1.0]], sigma=0), ConfigError, "sigma"),
+        (lambda: cmmd([[1.0]], [[1.0]], sigma=0), ValueError, "sigma"),
         (lambda: cmmd(np.empty((0, 2)), [[1.0, 0]]), DataError, "at least 1"),
     ],
 )

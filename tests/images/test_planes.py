@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sdvae_ray.images.decode import DecodeError, decode_colours, decode_illumination, decode_plane, decode_planes
+from sdvae_ray.images.decode import DecodeError, decode_colours, decode_illumination, decode_planes
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.images.prepare import CropError, centre_crop, check_same_size, correct, resize, scale, tile, untile
 
@@ -39,7 +39,7 @@ def noise(*shape: int, top: int = 65536, dtype: type = np.uint16) -> np.ndarray:
 
 def refusal(data: bytes, channel: int = 0) -> str:
     with pytest.raises(DecodeError) as caught:
-        decode_plane(data, channel, "s3://plates/r01c01-ch5.tiff")
+        decode_planes(data, [channel], "s3://plates/r01c01-ch5.tiff")
     message = str(caught.value)
     assert "s3://plates/r01c01-ch5.tiff" in message
     assert "\n" not in message
@@ -55,20 +55,20 @@ def refusal(data: bytes, channel: int = 0) -> str:
 def test_a_plane_comes_back_whatever_its_compression_strips_and_byte_order(compression, strip, byteorder):
     pixels = noise(64, 48)
     data = tiff(pixels, compression=compression, rowsperstrip=strip, byteorder=byteorder)
-    np.testing.assert_array_equal(decode_plane(data, 0, "x"), pixels)
+    np.testing.assert_array_equal(decode_planes(data, [0], "x")[0], pixels)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.float32])
 def test_a_plane_keeps_its_own_numbers(dtype):
     pixels = noise(16, 16, top=256, dtype=dtype)
-    plane = decode_plane(tiff(pixels, compression=None), 0, "x")
+    plane = decode_planes(tiff(pixels, compression=None), [0], "x")[0]
     np.testing.assert_array_equal(plane, pixels)
     assert plane.dtype == dtype
 
 
 def test_a_real_file_of_the_gallery_decodes_as_libtiff_does(real_field):
     data = real_field["DNA"].read_bytes()
-    plane = decode_plane(data, 0, "x")
+    plane = decode_planes(data, [0], "x")[0]
     assert plane.shape == (1080, 1080)
     np.testing.assert_array_equal(plane, imagecodecs.tiff_decode(data))
 
@@ -78,7 +78,7 @@ def test_a_channel_of_a_file_of_many_planes_is_chosen_by_its_index(options):
     stack = noise(5, 32, 24)
     data = tiff(stack, **options)
     for channel in range(5):
-        np.testing.assert_array_equal(decode_plane(data, channel, "x"), stack[channel])
+        np.testing.assert_array_equal(decode_planes(data, [channel], "x")[0], stack[channel])
     assert "5 planes, plane 5 is wanted" in refusal(data, channel=5)
 
 

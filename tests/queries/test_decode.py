@@ -233,7 +233,7 @@ def refused(kind: type[SdvaeRayError], config: RunConfig, fov_id: str, side: str
 def test_an_unknown_field_is_answered_with_the_nearest(run):
     assert refused(DataError, run, "source_1/batch 1/P1/A1/1", "pca").endswith(f"; did you mean {FOV!r}?")
     assert f"did you mean {FOV!r}" in refused(DataError, run, "source_1/batch_1/P1/A01/1", "pca")
-    assert f"(one of them is {FOV!r})" in refused(DataError, run, "?", "pca")
+    assert f"; one of them is {FOV!r}" in refused(DataError, run, "?", "pca")
     record = provenance.read_record(run.output, STORAGE)
     record["manifest"]["fovs"] = 9
     provenance.write_record(run.output, record, STORAGE)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.queries.saved_index import PATCHES_PER_FOV, Names, local_copy, open_index, saved
+from sdvae_ray.queries.saved_index import PATCHES_PER_FOV, Names, open_index, saved
 from sdvae_ray.queries.search import search_well
 from sdvae_ray.retrieval.index import approximate, faiss_index, tuning
 from sdvae_ray.run.run import Run
@@ -71,30 +71,6 @@ def test_an_index_its_ids_and_its_recall_survive_the_round_trip_through_s3(small
     assert not {"id", "files"} & set(found.columns)
     assert saved(Run(config), "fov") == ["intensity/image/fovs"]
     assert saved(Run(config)) == []
-
-
-def test_a_remote_object_is_fetched_once_and_again_when_it_changes(s3, cache):
-    uri = join(s3.prefix, "index/a.faiss")
-    s3.storage.write_bytes(uri, b"first")
-    path = local_copy(uri, s3.storage)
-    assert path.read_bytes() == b"first"
-    assert path.is_relative_to(cache)
-    path.write_bytes(b"kept")  # a second call does not fetch
-    assert local_copy(uri, s3.storage).read_bytes() == b"kept"
-    s3.storage.write_bytes(uri, b"second")
-    newer = local_copy(uri, s3.storage)
-    assert newer.read_bytes() == b"second"
-    assert not path.exists()  # one version of each is kept
-    with pytest.raises(FileNotFoundError, match="no such object"):
-        local_copy(join(s3.prefix, "index/b.faiss"), s3.storage)
-
-
-def test_a_local_object_is_read_where_it_is(tmp_path, cache):
-    uri = str(tmp_path / "a.faiss")
-    Path(uri).write_bytes(b"here")
-    assert local_copy(uri, Storage()) == Path(uri)
-    assert local_copy(f"file://{uri}", Storage()) == Path(uri)
-    assert not cache.exists()
 
 
 @pytest.mark.parametrize("rows", [1, 7, 100, 5000])

@@ -14,7 +14,7 @@ import s3fs
 
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.errors import StorageError
-from sdvae_ray.storage import Storage, absolute, is_remote, join
+from sdvae_ray.storage import Storage, absolute, is_remote, join, local_copy
 
 ODD_NAMES = ("plain.bin", "Measurement 1/a b.tiff", "deep/er/x[1]*?.bin", "100%25.bin", "ü-µ.npy", "a#b&c=d+e.bin")
 ROOM = pytest.mark.parametrize("kind", ["folder", "bucket"])
@@ -293,3 +293,36 @@ def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", disk_is_full)
     assert "No space left on device" in refusal(lambda: Storage().write_bytes(str(tmp_path / "x"), b"x"))
+
+
+# Copies on this machine
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SDVAE_RAY_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_remote_object_is_fetched_once_and_again_when_it_changes(s3, cache):
+    uri = join(s3.prefix, "index/a.faiss")
+    s3.storage.write_bytes(uri, b"first")
+    path = local_copy(uri, s3.storage)
+    assert path.read_bytes() == b"first"
+    assert path.is_relative_to(cache)
+    path.write_bytes(b"kept")  # a second call does not fetch
+    assert local_copy(uri, s3.storage).read_bytes() == b"kept"
+    s3.storage.write_bytes(uri, b"second")
+    newer = local_copy(uri, s3.storage)
+    assert newer.read_bytes() == b"second"
+    assert not path.exists()  # one version of each is kept
+    with pytest.raises(FileNotFoundError, match="no such object"):
+        local_copy(join(s3.prefix, "index/b.faiss"), s3.storage)
+
+
+def test_a_local_object_is_read_where_it_is(tmp_path, cache):
+    uri = str(tmp_path / "a.faiss")
+    Path(uri).write_bytes(b"here")
+    assert local_copy(uri, Storage()) == Path(uri)
+    assert local_copy(f"file://{uri}", Storage()) == Path(uri)
+    assert not cache.exists()

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -109,65 +108,24 @@ def shard(path: Path, members: list[tuple[str, bytes]]) -> Path:
 
 
 def as_shards(root: Path, photographs: Set) -> Path:
-    """A shard per class: classes in .cls before the image, and in .json after it."""
-    church, classroom = photographs.items()
-    members = []
-    for name, data in church[1].items():
-        members += [
-            (f"{name[:2]}.cls", b"church\n"),
-            (f"{name[:2]}.{name[3:]}", data),
-            (f"{name[:2]}.txt", b"a church"),
-        ]
-    shard(root / "train-0.tar", members)
-    members = []
-    for name, data in classroom[1].items():
-        members += [(f"./{name}", data), (f"./{name[:2]}.json", json.dumps({"label": "classroom"}).encode())]
-    shard(root / "train-1.tar", members)
+    """A shard per class: the class of the first in .cls files before the images, of the others in .json files after them."""
+    for number, (label, files) in enumerate(photographs.items()):
+        members = []
+        for name, data in files.items():
+            key, _, suffix = name.partition(".")
+            if number == 0:
+                members += [
+                    (f"{key}.cls", f"{label}\n".encode()),
+                    (f"{key}.{suffix}", data),
+                    (f"{key}.txt", b"a photograph"),
+                ]
+            else:
+                members += [(f"./{name}", data), (f"./{key}.json", json.dumps({"label": label}).encode())]
+        shard(root / f"train-{number}.tar", members)
     return root
 
 
-def as_parquet(root: Path, photographs: Set, struct: bool = True) -> Path:
-    """Hugging Face's layout: a struct of bytes and path, and a number whose name is in the schema's metadata."""
-    root.mkdir(parents=True, exist_ok=True)
-    labels = list(photographs)
-    rows = [(name, data, label) for label, files in photographs.items() for name, data in files.items()]
-    if struct:
-        image = pa.array([{"bytes": data, "path": name} for name, data, _ in rows])
-        features = {"image": {"_type": "Image"}, "label": {"names": labels, "_type": "ClassLabel"}}
-        metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-        columns = {"image": image, "label": pa.array([labels.index(label) for *_, label in rows])}
-        table = pa.table(columns).replace_schema_metadata(metadata)
-    else:
-        columns = {
-            "id": [name for name, *_ in rows],
-            "jpg": [data for _, data, _ in rows],
-            "class": [r[2] for r in rows],
-        }
-        table = pa.table(columns)
-    pq.write_table(table, root / "train-00000-of-00001.parquet", row_group_size=3)
-    return root
-
-
-def as_binary_parquet(root: Path, photographs: Set) -> Path:
-    return as_parquet(root, photographs, struct=False)
-
-
-def as_lmdb(root: Path, photographs: Set) -> Path:
-    lmdb = pytest.importorskip("lmdb")
-    for label, files in photographs.items():
-        (root / f"{label}_lmdb").mkdir(parents=True)
-        with (
-            lmdb.open(str(root / f"{label}_lmdb"), map_size=1 << 24) as environment,
-            environment.begin(write=True) as put,
-        ):
-            for name, data in files.items():
-                put.put(hashlib.sha1(name.encode()).hexdigest().encode(), data)
-    return root
-
-
-KEPT = pytest.mark.parametrize(
-    "keep", [as_folder, as_shards, as_parquet, as_binary_parquet, as_lmdb], ids=lambda f: f.__name__
-)
+KEPT = pytest.mark.parametrize("keep", [as_folder, as_shards], ids=lambda f: f.__name__)
 
 
 @KEPT
@@ -205,7 +163,7 @@ def test_a_row_is_a_sound_row_of_a_manifest_and_says_where_the_photograph_was(tm
             assert hashlib.sha256(row[PIXELS]).hexdigest()[:16] == row["Metadata_Site"]
 
 
-@pytest.mark.parametrize("keep", [as_folder, as_shards, as_parquet], ids=lambda f: f.__name__)
+@KEPT
 def test_a_set_in_a_bucket_gives_the_same_rows_and_pixels(tmp_path, small, keep, s3):
     local = loaded(written(build(keep(tmp_path / "set", small)), tmp_path / "manifest.parquet"))
     for path in sorted(file for file in (tmp_path / "set").rglob("*") if file.is_file()):
@@ -217,11 +175,6 @@ def test_a_set_in_a_bucket_gives_the_same_rows_and_pixels(tmp_path, small, keep,
     for row, (error, pixels) in remote.items():
         assert error == ""
         np.testing.assert_array_equal(pixels, local[row][1])
-
-
-def test_an_lmdb_in_a_bucket_is_refused(s3):
-    s3.storage.write_bytes(f"{s3.prefix}/church_lmdb/data.mdb", b"x")
-    assert "from a disk only" in refusal(f"{s3.prefix}/church_lmdb", storage=s3.storage)
 
 
 def test_real_photographs_are_rows(shared, tmp_path):
@@ -243,14 +196,11 @@ def test_real_photographs_are_rows(shared, tmp_path):
         np.testing.assert_array_equal(pixels, rows[row][1])
 
 
-def test_one_file_one_shard_or_one_lmdb_folder_may_be_named(tmp_path, small):
+def test_one_file_or_one_shard_may_be_named(tmp_path, small):
     root = as_folder(tmp_path / "folder", small)
     assert build(root / "church/00.jpg").table["Metadata_Plate"].to_list() == ["-"]
     shards = as_shards(tmp_path / "shards", small)
     assert set(build(shards / "train-1.tar").table["Metadata_Plate"]) == {"classroom"}
-    folders = as_lmdb(tmp_path / "lmdb", small)
-    assert set(build(folders / "church_lmdb").table["Metadata_Plate"]) == {"church"}
-    assert set(build(folders / "church_lmdb/data.mdb").table["Metadata_Plate"]) == {"church"}
 
 
 def test_a_class_is_the_path_of_its_folder_without_slashes(tmp_path, small):
@@ -275,25 +225,10 @@ def test_a_shard_without_classes_and_a_sample_of_two_photographs_are_read(tmp_pa
     assert build(path).table["Metadata_Plate"].to_list() == ["a_b"]
 
 
-def test_columns_of_parquet_may_be_named(tmp_path, small):
-    first, second, *_ = small["church"].values()
-    path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"left": [first], "right": [second], "scene": ["church"]}), path)
-    assert "several columns of images; name one by --column (allowed: left, right)" in refusal(path)
-    assert "'middle'" in refusal(path, column="middle")
-    assert "'scen'; did you mean 'scene'?" in refusal(path, column="left", label_column="scen")
-    row = build(path, column="right", label_column="scene").table.row(0, named=True)
-    assert row["Metadata_Plate"] == "church"
-    assert row["Metadata_Site"] == hashlib.sha256(second).hexdigest()[:16]
-    assert row["uri_G"] == f"{path}#1"
-    with pytest.raises(ConfigError, match="column 'right' is of Parquet files"):
-        build(as_folder(tmp_path / "folder", small), column="right")
-
-
 # Which photographs
 
 
-@pytest.mark.parametrize("keep", [as_folder, as_parquet], ids=lambda f: f.__name__)
+@KEPT
 def test_the_limit_takes_the_lowest_hashes_of_each_class_whatever_the_order(tmp_path, small, keep):
     turned = {label: dict(reversed(files.items())) for label, files in reversed(small.items())}
     tables = [build(keep(tmp_path / name, each), limit=2) for name, each in [("a", small), ("b", turned)]]
@@ -321,10 +256,10 @@ def test_a_name_that_a_shard_holds_twice_is_two_photographs(tmp_path, small):
     assert sorted(table[PIXELS].to_pylist()) == sorted([first, second])
 
 
-def test_files_and_members_of_containers_may_be_one_set(tmp_path, small):
+def test_files_and_members_of_shards_may_be_one_set(tmp_path, small):
     church, classroom = ({label: files} for label, files in small.items())
-    folder, parquet = as_folder(tmp_path / "folder", church), as_parquet(tmp_path / "parquet", classroom)
-    built = build(folder, parquet)
+    folder, shards = as_folder(tmp_path / "folder", church), as_shards(tmp_path / "shards", classroom)
+    built = build(folder, shards)
     table = written(built, tmp_path / "m.parquet")
     assert [pixels is None for pixels in table[PIXELS].to_pylist()] == [True] * 4 + [False] * 3
     assert sorted(table[FOV_ID].to_pylist()) == sorted(expected_ids(small))
@@ -336,7 +271,7 @@ def test_files_and_members_of_containers_may_be_one_set(tmp_path, small):
 
 def test_bad_photographs_are_rows_that_fail_later_each_with_a_reason(tmp_path, small):
     church = {**small["church"], "cut.jpg": small["church"]["00.jpg"][:200], "empty.png": b"", "text.webp": b"<html>"}
-    for number, keep in enumerate((as_folder, as_parquet)):
+    for number, keep in enumerate((as_folder, as_shards)):
         built = build(keep(tmp_path / str(number), {"church": church}))
         assert built.notes == ["1 photographs are empty files"]
         rows = loaded(written(built, tmp_path / f"{number}.parquet"))
@@ -359,15 +294,6 @@ def test_other_files_of_a_folder_and_links_to_nothing_are_left_out_and_said(tmp_
     ]
 
 
-def test_a_row_of_parquet_without_bytes_is_left_out_and_said(tmp_path, small):
-    first, *_ = small["church"].values()
-    images = [{"bytes": None, "path": "a.jpg"}, {"bytes": first, "path": "b.jpg"}, None]
-    pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet")
-    built = build(tmp_path / "a.parquet")
-    assert built.notes == [f"2 left out, a row without bytes: {tmp_path}/a.parquet#1, ... (2 in all)"]
-    assert built.table["uri_R"].to_list() == [f"{tmp_path}/a.parquet#2"]
-
-
 def test_what_holds_no_photographs_is_refused_with_what_is_allowed(tmp_path, small):
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
@@ -376,22 +302,18 @@ def test_what_holds_no_photographs_is_refused_with_what_is_allowed(tmp_path, sma
     for name in ("empty", "texts", "texts/a.csv"):
         message = refusal(tmp_path / name)
         assert f"{tmp_path}/{name} holds no photographs" in message
-        assert "LMDB" in message
+        assert "WebDataset" in message
     as_shards(as_folder(tmp_path / "both", small), small)
     message = refusal(tmp_path / "both")
-    assert (
-        "7 of kind file (church/00.jpg) and 2 of kind shard (train-0.tar); name the folders or files of one" in message
-    )
+    assert "7 image files (church/00.jpg) and 2 shards (train-0.tar); name the folders or files of one kind" in message
 
 
-@pytest.mark.parametrize("name", ["a.tar", "a.parquet", "x_lmdb/data.mdb"])
 @pytest.mark.parametrize("content", [b"", b"not what its name says" * 100])
-def test_a_container_that_is_not_what_its_name_says_is_refused(tmp_path, name, content):
-    path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
+def test_a_shard_that_is_no_tar_file_is_refused(tmp_path, content):
+    path = tmp_path / "a.tar"
     path.write_bytes(content)
     message = refusal(path)
-    assert str(path).removesuffix("/data.mdb") in message
+    assert str(path) in message
     assert "damaged" in message or "not one photograph" in message
 
 
@@ -399,19 +321,6 @@ def test_a_shard_that_ends_early_is_refused(tmp_path, small):
     path = as_shards(tmp_path / "set", small) / "train-0.tar"
     path.write_bytes(path.read_bytes()[:3000])
     assert f"{path} is damaged" in refusal(path)
-
-
-def test_parquet_without_images_is_refused_with_its_columns(tmp_path):
-    pq.write_table(pa.table({"id": [1], "url": ["http://a"]}), tmp_path / "a.parquet")
-    assert "no column of images: binary, or a struct of bytes and path; it has id (int64), url (string)" in refusal(
-        tmp_path / "a.parquet"
-    )
-
-
-def test_without_the_package_lmdb_one_line_names_it(tmp_path, small, monkeypatch):
-    root = as_lmdb(tmp_path, small)
-    monkeypatch.setitem(sys.modules, "lmdb", None)
-    assert "needs the package lmdb" in refusal(root)
 
 
 @pytest.mark.parametrize(
@@ -428,7 +337,7 @@ def test_options_that_cannot_be_are_refused(tmp_path, small, options, words):
 
 
 def test_row_groups_are_bounded_in_rows_and_in_bytes(tmp_path, small, monkeypatch):
-    built = build(as_parquet(tmp_path / "set", small))
+    built = build(as_shards(tmp_path / "set", small))
     largest = max(len(data) for files in small.values() for data in files.values())
     monkeypatch.setattr(photographs_module, "ROWS_PER_GROUP", 3)
     write_photographs(built, str(tmp_path / "rows.parquet"), STORAGE)
@@ -443,7 +352,7 @@ def test_row_groups_are_bounded_in_rows_and_in_bytes(tmp_path, small, monkeypatc
 
 
 def test_the_same_photographs_give_the_same_bytes_however_the_file_is_handed_over(tmp_path, small, monkeypatch):
-    root = as_parquet(tmp_path / "set", small)
+    root = as_shards(tmp_path / "set", small)
     write_photographs(build(root), str(tmp_path / "one/m.parquet"), STORAGE)
     monkeypatch.setattr(photographs_module, "_MAPPED", 0)
     write_photographs(build(root), str(tmp_path / "two/m.parquet"), STORAGE)
@@ -451,10 +360,10 @@ def test_the_same_photographs_give_the_same_bytes_however_the_file_is_handed_ove
     assert os.listdir(tmp_path / "two") == ["m.parquet"]  # no temporary file stays
 
 
-def test_a_container_that_changed_between_the_two_readings_is_refused(tmp_path, small):
-    root = as_parquet(tmp_path / "set", small)
+def test_a_shard_that_changed_between_the_two_readings_is_refused(tmp_path, small):
+    root = as_shards(tmp_path / "set", small)
     built = build(root)
-    as_parquet(root, {"church": small["church"]})
+    shard(root / "train-1.tar", [])
     with pytest.raises(DataError, match="3 photographs were not there when they were read again"):
         write_photographs(built, str(tmp_path / "m.parquet"), STORAGE)
     assert not (tmp_path / "m.parquet").exists()
@@ -462,7 +371,7 @@ def test_a_container_that_changed_between_the_two_readings_is_refused(tmp_path, 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path, small):
     (tmp_path / "file").write_bytes(b"")
-    built = build(as_parquet(tmp_path / "set", small))
+    built = build(as_shards(tmp_path / "set", small))
     with pytest.raises(StorageError, match=r"cannot write .*file/m\.parquet"):
         write_photographs(built, str(tmp_path / "file/m.parquet"), STORAGE)
 
