@@ -48,9 +48,9 @@ from torch.nn import functional
 
 from sdvae_ray.autoencoders import patch_pca
 from sdvae_ray.randomness import generator
-from sdvae_ray.sources.cells import render_field
-from sdvae_ray.sources.looks import PHENOTYPES
-from sdvae_ray.sources.microscope import STAINS, batch_effect, correction
+from sdvae_ray.sources.synthetic.field import render_field
+from sdvae_ray.sources.synthetic.microscope import STAINS, batch_effect, correction
+from sdvae_ray.sources.synthetic.phenotypes import PHENOTYPES
 
 TRAIN_SEED, HELD_OUT_SEED = 1001, 2002  # the demo's own screen uses seed 0
 TRIPLES = ((0, 1, 2), (2, 3, 4))  # (Mito, AGP, RNA) and (RNA, ER, DNA)

@@ -23,7 +23,7 @@ def prepare(run: Run, console: Console) -> None:
     """Draws the synthetic plates that the run names, and their manifest, where the manifest does not exist yet."""
     if run.config.synthetic is None or run.storage.exists(run.config.manifest):
         return
-    from sdvae_ray.sources.screen import make_screen
+    from sdvae_ray.sources.synthetic.manifest import make_screen
 
     make_screen(run.config.synthetic, run.config.manifest, console)
 

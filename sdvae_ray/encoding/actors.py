@@ -16,7 +16,7 @@ from sdvae_ray.engine.models import check_same_weights, load_models, pick_device
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_file_column
 from sdvae_ray.schema import FOV_ID, LATENT, latents_table
-from sdvae_ray.sources.rows import read_row_group
+from sdvae_ray.sources.manifest_reader import read_row_group
 
 FILES = "files_json"  # between stages: the files that commit a FOV already, where a run is extended
 

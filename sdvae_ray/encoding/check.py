@@ -21,7 +21,7 @@ from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, METADATA, SEPARATOR
 from sdvae_ray.selection import select
-from sdvae_ray.sources.rows import read_row_group, row_groups
+from sdvae_ray.sources.manifest_reader import read_row_group, row_groups
 from sdvae_ray.storage import join
 
 _FOLDER = "_check"  # under the output; removed again

@@ -16,7 +16,7 @@ from sdvae_ray.images.prepare import CropError
 from sdvae_ray.run.record import Record, check_same_run, describe_manifest, extended, new_record
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import FOV_ID, divisor_column, offset_column, uri_column
-from sdvae_ray.sources.rows import read_row_group, read_text_column, row_groups
+from sdvae_ray.sources.manifest_reader import read_row_group, read_text_column, row_groups
 from sdvae_ray.weights import Weights
 
 

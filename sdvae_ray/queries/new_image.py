@@ -33,7 +33,7 @@ from sdvae_ray.schema import (
     uri_column,
 )
 from sdvae_ray.sources.manifest import check_manifest, read_manifest
-from sdvae_ray.sources.rows import read_text_column, row_groups
+from sdvae_ray.sources.manifest_reader import read_text_column, row_groups
 from sdvae_ray.storage import Storage
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from sdvae_ray.cli.main import main
-from sdvae_ray.sources.synthetic import COMPOUNDS, write_screen
+from sdvae_ray.sources.synthetic.screen import COMPOUNDS, write_screen
 
 
 @pytest.fixture

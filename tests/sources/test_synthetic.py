@@ -20,11 +20,11 @@ from scipy import ndimage
 
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.randomness import generator
-from sdvae_ray.sources.anatomy import texture
-from sdvae_ray.sources.cells import render_field
-from sdvae_ray.sources.looks import PHENOTYPES, UNTREATED, look_of
-from sdvae_ray.sources.microscope import STAINS, batch_effect, correction
-from sdvae_ray.sources.synthetic import COMPOUNDS, ScreenFiles, lay_out, write_screen
+from sdvae_ray.sources.synthetic.anatomy import texture
+from sdvae_ray.sources.synthetic.field import render_field
+from sdvae_ray.sources.synthetic.microscope import STAINS, batch_effect, correction
+from sdvae_ray.sources.synthetic.phenotypes import PHENOTYPES, UNTREATED, look_of
+from sdvae_ray.sources.synthetic.screen import COMPOUNDS, ScreenFiles, lay_out, write_screen
 
 ROOT = Path(__file__).parents[2]
 ASSETS, SCRIPTS = ROOT / "sdvae_ray" / "assets", ROOT / "scripts"

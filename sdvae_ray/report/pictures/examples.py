@@ -30,7 +30,7 @@ from sdvae_ray.run.record import Record
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_column
 from sdvae_ray.schema import ERROR, FOV_ID, LATENT, latents_table, metrics_table
-from sdvae_ray.sources.rows import read_row_group, read_text_column, row_groups
+from sdvae_ray.sources.manifest_reader import read_row_group, read_text_column, row_groups
 from sdvae_ray.storage import Storage
 
 SECONDS = 60.0  # after which no further patch is decoded

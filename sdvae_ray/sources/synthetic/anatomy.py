@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from sdvae_ray.sources.looks import Look
+from sdvae_ray.sources.synthetic.phenotypes import Look
 
 Array = NDArray[np.float32]
 

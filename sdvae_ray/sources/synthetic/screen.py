@@ -31,9 +31,9 @@ import tifffile
 
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.randomness import generator
-from sdvae_ray.sources.cells import render_field
-from sdvae_ray.sources.looks import PHENOTYPES
-from sdvae_ray.sources.microscope import STAINS, BatchEffect, batch_effect, correction
+from sdvae_ray.sources.synthetic.field import render_field
+from sdvae_ray.sources.synthetic.microscope import STAINS, BatchEffect, batch_effect, correction
+from sdvae_ray.sources.synthetic.phenotypes import PHENOTYPES
 
 PROJECT, SOURCE, BATCH = "synthetic-screen", "source_1", "2026_01_05_Synthetic"
 TIME = "2026-01-05T09_00_00"

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from sdvae_ray.sources.anatomy import ANGLES, Cells, Geometry, locate, place_cells, texture
-from sdvae_ray.sources.looks import Look, look_of
-from sdvae_ray.sources.microscope import BatchEffect, expose
+from sdvae_ray.sources.synthetic.anatomy import ANGLES, Cells, Geometry, locate, place_cells, texture
+from sdvae_ray.sources.synthetic.microscope import BatchEffect, expose
+from sdvae_ray.sources.synthetic.phenotypes import Look, look_of
 
 Array = NDArray[np.float32]
 
