@@ -28,10 +28,11 @@ from torch import Tensor
 
 from sdvae_ray import weights
 from sdvae_ray.autoencoders import diffusers_kl
-from sdvae_ray.config import PUBLISHED_TRIPLES, AutoencoderConfig
+from sdvae_ray.config import AutoencoderConfig
 from sdvae_ray.extractors import intensity
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.images.prepare import scale
+from sdvae_ray.settings.image import PUBLISHED_TRIPLES
 from sdvae_ray.storage import Storage
 
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")

@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor
 
 from sdvae_ray.autoencoders.diffusers_kl import ARCHITECTURES
-from sdvae_ray.config import ImageConfig, RunConfig
+from sdvae_ray.config import RunConfig
 from sdvae_ray.contracts import Autoencoder, Posterior
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import DTYPES, Forward
@@ -33,6 +33,7 @@ from sdvae_ray.engine.models import Models, load_models, pick_device, pick_preci
 from sdvae_ray.errors import ConfigError, UserError
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, FOV_ID
+from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.storage import Storage
 
 SIDE, EXTRACTOR = "vae", "inception"

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from sdvae_ray.config import ImageConfig, StorageConfig
+from sdvae_ray.config import StorageConfig
 from sdvae_ray.errors import StorageError, one_line
 from sdvae_ray.images.decode import decode_colours, decode_illumination, decode_planes
 from sdvae_ray.images.prepare import centre_crop, check_same_size, correct, resize, scale, tile
@@ -29,6 +29,7 @@ from sdvae_ray.schema import (
     offset_column,
     uri_column,
 )
+from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.storage import Storage
 
 IMAGE = "image"

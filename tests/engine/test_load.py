@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from sdvae_ray.config import ImageConfig, StorageConfig
+from sdvae_ray.config import StorageConfig
 from sdvae_ray.engine import load as load_stage
 from sdvae_ray.engine.load import IMAGE, QC_COLUMNS, Batch, Loader
 from sdvae_ray.errors import StorageError
@@ -32,6 +32,7 @@ from sdvae_ray.schema import (
     offset_column,
     uri_column,
 )
+from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.storage import Storage
 
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from sdvae_ray.commands import Asked, search
-from sdvae_ray.config import FovIndexConfig, RunConfig
+from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import Loader
@@ -30,6 +30,7 @@ from sdvae_ray.run.tables import read_fovs, write_rows, write_table
 from sdvae_ray.schema import BATCH_COLUMN, COLOUR, FOV_ID, PLATE_COLUMN, WELL_COLUMN, WELL_KEY, fov_id, uri_column
 from sdvae_ray.scoring.fov_index import build_field_index
 from sdvae_ray.scoring.score import score
+from sdvae_ray.settings.score import FovIndexConfig
 from sdvae_ray.sources.manifest import write_manifest
 from sdvae_ray.storage import Storage, join
 

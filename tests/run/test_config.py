@@ -10,12 +10,13 @@ from conftest import merged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdvae_ray.config import RunConfig, ScoreConfig
+from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.models import check_names
 from sdvae_ray.errors import ConfigError, UserError
 from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
 from sdvae_ray.retrieval.ranking.similarity import DISTANCES
 from sdvae_ray.runfile import _with_null_keys, load_run, parse_run
+from sdvae_ray.settings.score import ScoreConfig
 
 MINIMAL: dict[str, Any] = {
     "manifest": "s3://plates/manifest.parquet",

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from sdvae_ray.config import ImageConfig, StorageConfig
+from sdvae_ray.config import StorageConfig
 from sdvae_ray.engine.load import IMAGE, Loader
 from sdvae_ray.errors import ConfigError, DataError, StorageError
 from sdvae_ray.schema import COLOUR, ERROR, FOV_ID, PIXELS, fov_id, uri_column
+from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.sources import photographs as photographs_module
 from sdvae_ray.sources.manifest import check_manifest, read_manifest
 from sdvae_ray.sources.manifest_reader import read_row_group, row_groups

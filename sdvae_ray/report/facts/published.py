@@ -11,11 +11,12 @@ from typing import Any
 
 import polars as pl
 
-from sdvae_ray.config import IMAGE_SIDE, PUBLISHED_TRIPLES, RunConfig
+from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.report.facts import outcome
 from sdvae_ray.run.scores import Scores
 from sdvae_ray.run.tables import read_fovs
 from sdvae_ray.schema import ERROR
+from sdvae_ray.settings.image import PUBLISHED_TRIPLES
 from sdvae_ray.storage import Storage
 
 CITATION = "Cropsal & Mercado 2025, arXiv 2510.19887"

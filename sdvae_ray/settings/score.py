@@ -1,0 +1,92 @@
+"""Section `score` of a run file: the second stage, from embeddings to profiles, tasks, distances and indices."""
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from sdvae_ray.errors import did_you_mean
+from sdvae_ray.settings.values import Count, Section
+
+Step = str | dict[str, dict[str, Any]]
+
+
+class DistributionConfig(Section):
+    """Section `distributions`: distances between the originals and a side, per extractor and part (RGB pass or stain)."""
+
+    metrics: tuple[Literal["fid", "kid", "cmmd", "prdc"], ...] = ("fid", "kid", "cmmd", "prdc")
+    by: tuple[
+        str, ...
+    ] = ()  # columns whose values are further slices, such as Metadata_Plate, beside the groups of score.group
+    samples: int = Field(
+        2000, ge=10
+    )  # patches per slice and side, chosen by hash, for the distances that need more than moments
+    neighbours: Count = 5  # of precision, recall, density and coverage
+
+
+class FovIndexConfig(Section):
+    """Section `fov_index`: an approximate index over FOVs or patches, for every extractor and side.
+
+    The kind of index follows from the number of vectors, the memory and the recall.
+    """
+
+    level: Literal["fov", "patch"] = "fov"  # patch: the patches that the extractor keeps (keep_patches)
+    recall: float = Field(0.95, gt=0, le=1)  # the least recall@10; the recall that is reached is measured and stored
+    memory_gb: float = Field(8.0, gt=0)  # of one index
+
+
+Task = Literal["distinctiveness", "consistency", "cross_side", "transfer"]
+
+
+class ScoreConfig(Section):
+    """Section `score`."""
+
+    perturbation: str | None = "Metadata_broad_sample"  # None: distances and metrics alone, no retrieval
+    control: str = "Metadata_control_type == 'negcon'"
+    exclude: str | None = None  # e.g. "Metadata_control_type == 'poscon'"
+    target: str | None = None  # a column of targets or mechanisms, joined by |: scores consistency
+    group: tuple[str, ...] = ()
+    plates: tuple[str, ...] | None = Field(None, min_length=1)  # values of Metadata_Plate to score; None: all
+    aggregate: Literal["mean", "median"] = "mean"
+    normalise: str | tuple[Step, ...] = "published"
+    batch: str | None = None  # the column whose values are the batches of tvn and harmony; None: plates
+    fit: Literal["controls", "half"] = "controls"  # half: fit on half of the controls; the other half are the negatives
+    negatives: Literal["plate", "group"] = "plate"
+    # copairs_exact: counted instead of drawn, where one list of negatives allows it
+    null: Literal["exchange", "copairs", "copairs_exact"] = "exchange"
+    null_size: int = Field(10_000, ge=100)
+    strict: bool = False  # True: p counts draws above the observed mAP, as copairs does; False: draws that equal it too
+    threshold: float = Field(0.05, gt=0, lt=1)
+    ties: Literal["average", "copairs"] = "average"
+    floor_repeats: Count = 3  # splits of the controls, or permutations of the labels, for every floor beside a score
+    recall_at: tuple[Count, ...] = Field((1, 5, 10), min_length=1)
+    tasks: tuple[Task, ...] = (
+        "distinctiveness",
+        "consistency",
+        "cross_side",
+        "transfer",
+    )  # beside activity; (): activity alone
+    transfer: tuple[str, ...] | None = (
+        None  # columns of group along which transfer is scored; None: all columns of group
+    )
+    # for `tasks` alone: phenotypic activity and its null by exchange are of cosines
+    task_distance: Literal["cosine", "abs_cosine", "correlation", "euclidean"] = "cosine"
+    distributions: DistributionConfig = DistributionConfig()
+    fov_index: FovIndexConfig | None = None  # None: indices over well profiles alone
+
+    @field_validator("transfer")
+    @classmethod
+    def _along_groups(cls, columns: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        group = info.data.get("group")  # None where group itself was refused
+        if columns and group == ():
+            raise ValueError("score.group names no columns, so there are no groups to transfer between")
+        for name in columns or ():
+            if group is not None and name not in group:
+                raise ValueError(f"{name!r} is not in score.group{did_you_mean(name, group)}")
+        return columns
+
+    @property
+    def transfer_columns(self) -> tuple[str, ...]:
+        """Columns along which transfer is scored; none where the run does not ask for transfer."""
+        if "transfer" not in self.tasks:
+            return ()
+        return self.group if self.transfer is None else self.transfer

@@ -1,0 +1,24 @@
+"""What the sections of a run file share: frozen models that refuse unknown keys, and the types of their values."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # CPUs or GPUs of one actor
+
+
+def _least_first(actors: Any) -> Any:
+    if isinstance(actors, tuple) and actors[0] > actors[1]:
+        raise ValueError(f"[least, most] is wanted, got {list(actors)}")
+    return actors
+
+
+Actors = Annotated[Count | tuple[Count, Count] | Literal["auto"], AfterValidator(_least_first)]
+
+
+class Section(BaseModel):
+    """A section of a run file, frozen; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
