@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from extractor_inputs import noise, refusal
 
-from sdvae_ray.errors import ConfigError, UserError, WeightsError
+from sdvae_ray.errors import ConfigError, WeightsError
 from sdvae_ray.extractors import clip, dinov2, dinov3, hf_vision
 from sdvae_ray.extractors._transformers import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 
@@ -33,21 +33,8 @@ def without_gradients() -> Iterator[None]:
         yield
 
 
-def refusal(kind: type[UserError], action: Callable[[], Any]) -> str:
-    with pytest.raises(kind) as caught:
-        action()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert len(message) < 600
-    return message
-
-
 def tiny(name: str, **options: Any) -> Any:
     return MODULES[name].load(None, architecture="tiny", **options)
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def seeded(build: Callable[[], Any]) -> Any:
