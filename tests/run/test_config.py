@@ -417,9 +417,9 @@ def test_a_shipped_run_file_can_be_run(path):
     resolve_steps(config.score.normalise if isinstance(config.score.normalise, str) else list(config.score.normalise))
 
 
-def test_the_run_file_of_the_readme_is_one():
+def test_the_run_file_of_the_docs_is_one_with_every_key():
     """As a user copies it: `null:` is a key there, and nothing to YAML."""
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs/run-file.md").read_text()
     (block,) = [each for each in re.findall(r"```yaml\n(.*?)```", text, re.S) if "manifest: s3://" in each]
     config = parse_run(_with_null_keys(yaml.safe_load(block)))
     assert config.score.null == "exchange"
