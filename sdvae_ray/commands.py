@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sdvae_ray.config import StorageConfig
 from sdvae_ray.errors import ConfigError
+from sdvae_ray.runfile import parse_storage
 from sdvae_ray.storage import Storage, absolute, join
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def make_manifest(
     from sdvae_ray.schema import PLATE_KEY, WELL_KEY
     from sdvae_ray.sources.manifest import build_manifest, write_manifest
 
-    place = Storage(StorageConfig(**storage))
+    place = Storage(parse_storage(storage))
     built = build_manifest(load_data, storage=place, **settings)
     write_manifest(built.table, output, place)
     plates, wells = built.table.select(PLATE_KEY).n_unique(), built.table.select(WELL_KEY).n_unique()
@@ -109,7 +109,7 @@ def make_photographs(
     from sdvae_ray.schema import PLATE_COLUMN
     from sdvae_ray.sources.photographs import build_photographs, write_photographs
 
-    place = Storage(StorageConfig(**storage))
+    place = Storage(parse_storage(storage))
     built = build_photographs(sources, storage=place, **settings)
     write_photographs(built, output, place)
     classes = built.table[PLATE_COLUMN].n_unique()
@@ -151,7 +151,7 @@ def retrieve(
     from sdvae_ray.run.tables import write_table
     from sdvae_ray.sources.profiles import read_profiles
 
-    place, settings = Storage(StorageConfig(**storage)), checked_settings(chosen)
+    place, settings = Storage(parse_storage(storage)), checked_settings(chosen)
     table = read_profiles(profiles, place, *features)
     found = score_table(table, Lists(lists[0], lists[1], lists[2], lists[3], multilabel), reference, exclude, settings)
     if output is not None:

@@ -1,13 +1,13 @@
 """From a YAML file and `--set` overrides to a RunConfig; every mistake is one line: where, what, and the nearest allowed name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from sdvae_ray.config import RunConfig
+from sdvae_ray.config import RunConfig, StorageConfig
 from sdvae_ray.errors import ConfigError, did_you_mean, one_line
 
 
@@ -41,6 +41,18 @@ def parse_run(raw: dict[str, Any], where: str = "run file") -> RunConfig:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_problem(error)}") from error
+
+
+def parse_storage(keys: Mapping[str, Any] | None) -> StorageConfig:
+    """How to reach storage, from keys of `storage:`. ConfigError for an unknown key or a value that is not allowed."""
+    try:
+        return StorageConfig.model_validate(dict(keys or {}))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = str(problem["loc"][0])
+        if problem["type"] == "extra_forbidden":
+            raise ConfigError(f"storage: unknown key {key!r}{did_you_mean(key, StorageConfig.model_fields)}") from error
+        raise ConfigError(f"storage.{key}: {problem['msg']}, got {problem['input']!r}") from error
 
 
 def _with_null_keys(node: Any) -> Any:

@@ -18,12 +18,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from sdvae_ray.config import IMAGE_SIDE, RunConfig, StorageConfig
+from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.run import record, tables
 from sdvae_ray.run.record import Record
 from sdvae_ray.run.scores import Scores, read_scores
-from sdvae_ray.runfile import load_run, override, parse_run
+from sdvae_ray.runfile import load_run, override, parse_run, parse_storage
 from sdvae_ray.schema import EMBEDDING, EMBEDDINGS, ERROR, LATENT, embeddings_table, latents_table, metrics_table
 from sdvae_ray.storage import Storage, absolute, is_remote, join
 
@@ -54,7 +54,7 @@ class Run:
         given = [*overrides, *(f"storage.{key}={json.dumps(value)}" for key, value in (storage or {}).items())]
         if str(place).endswith(_RUN_FILES):
             return cls(_with_absolute_paths(load_run(place, given)))
-        return cls(_recorded(absolute(str(place)), given, Storage(StorageConfig(**(storage or {})))))
+        return cls(_recorded(absolute(str(place)), given, Storage(parse_storage(storage))))
 
     def changed(self, *overrides: str) -> Self:
         """The same run with `key.key=value` overrides laid over its configuration; nothing is written."""

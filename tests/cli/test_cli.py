@@ -126,3 +126,56 @@ def test_the_manifest_command_joins_a_screen_of_both_header_forms(capsys, tmp_pa
     assert all(Path(uri).is_file() for uri in table["uri_DNA"].to_list() + table["illum_ER"].to_list())
     assert (table["Metadata_control_type"] == "negcon").sum() == 4
     assert table["Metadata_Cell_type"].unique().to_list() == ["U2OS"]
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What stands on stdout of a command that ends with exit code 0."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_alone_the_command_says_what_to_do_next(capsys):
+    text = said(capsys)
+    for command in ("sdvae-ray demo", "sdvae-ray manifest", "sdvae-ray check RUN", "sdvae-ray run RUN", "-h"):
+        assert command in text
+
+
+COMMANDS = "demo manifest photographs check encode score report run retrieve compare search decode models".split()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_short_help_and_the_options_of_its_kind(capsys, command):
+    text = said(capsys, command, "-h")
+    storage = command not in ("demo", "models")
+    of_a_run = command in ("check", "encode", "score", "report", "run", "search", "decode")
+    for option in ("--anonymous", "--endpoint-url", "--region", "--profile"):
+        assert (option in text) == storage
+    assert ("or the output folder of a run" in " ".join(text.split())) == (of_a_run or command == "compare")
+    assert ("--set" in text) == (of_a_run or command == "demo")
+
+
+def test_shell_completion_can_be_installed(capsys):
+    assert "--install-completion" in said(capsys, "-h")
+
+
+def test_an_output_folder_stands_for_its_run_file(capsys, run_file, small_run_config):
+    config = small_run_config()
+    record = {"config": json.loads(config.model_dump_json()), "manifest": {"uri": config.manifest}}
+    folder = Path(config.output)
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(record))
+    by_folder = failure(capsys, "score", str(folder))
+    assert by_folder == failure(capsys, "score", str(run_file))
+    assert "no usable FOVs" in by_folder[1]
+
+
+def test_storage_options_are_laid_over_the_run_file(capsys, run_file):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    arguments = ("--anonymous", "--endpoint-url", endpoint, "--set", "manifest=s3://bucket/manifest.parquet")
+    code, text = failure(capsys, "encode", str(run_file), *arguments)
+    assert (code, text.count("\n")) == (2, 1)
+    assert endpoint in text
