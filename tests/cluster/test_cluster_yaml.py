@@ -27,6 +27,7 @@ from ray.autoscaler._private.aws import config as launcher
 from ray.autoscaler._private.aws import utils as launcher_clients
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.sdk import bootstrap_config
 from ray.autoscaler.tags import TAG_RAY_LAUNCH_CONFIG, TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.scripts.scripts import cli
@@ -323,7 +324,7 @@ def inbound(ec2: Any) -> set[str]:
 
 def test_the_launcher_starts_every_node_type_as_the_file_says(aws: Any, config: Config) -> None:
     before = len(aws.describe_security_groups()["SecurityGroups"])
-    ready = launcher.bootstrap_aws(prepare_config(edited(config, aws)))
+    ready = bootstrap_config(edited(config, aws), no_config_cache=True)
     provider = AWSNodeProvider(ready["provider"], ready["cluster_name"])
     for name, node_type in ready["available_node_types"].items():
         tags = {TAG_RAY_NODE_KIND: "worker", TAG_RAY_LAUNCH_CONFIG: "-", TAG_RAY_USER_NODE_TYPE: name}
@@ -355,7 +356,7 @@ def test_the_launcher_refuses_the_file_as_it_stands(
     aws: Any, config: Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises((click.ClickException, AssertionError)) as refusal:
-        launcher.bootstrap_aws(prepare_config(config))
+        bootstrap_config(config, no_config_cache=True)
     assert "Failed to detect a security group" in f"{refusal.value}{''.join(capsys.readouterr())}"
     assert aws.describe_instances()["Reservations"] == []
 
@@ -364,7 +365,7 @@ def test_without_a_named_group_ray_opens_ssh_to_the_world(aws: Any, config: Conf
     """Why cluster.yaml names one. Where this fails, Ray has mended it, and the placeholder may go."""
     for node_type in config["available_node_types"].values():
         del node_type["node_config"]["SecurityGroupIds"]
-    launcher.bootstrap_aws(prepare_config(config))
+    bootstrap_config(config, no_config_cache=True)
     assert "0.0.0.0/0" in inbound(aws)
 
 
