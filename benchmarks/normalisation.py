@@ -105,7 +105,7 @@ def of_plates(data: Plates, names: list[str]) -> Plates:
 def activity(
     data: Plates, profiles: np.ndarray, negatives: np.ndarray, treated: np.ndarray, compound: np.ndarray, null_size: int
 ) -> pl.DataFrame:
-    """The compounds' table. negatives, treated: (W,) bool; compound: (W,) text."""
+    """Return the table of the compounds. negatives, treated: (W,) bool; compound: (W,) text."""
     wells = {
         "well_id": np.char.add(data.plate.astype(str), np.char.add("/", data.position.astype(str))),
         "compound": compound.astype(str),
@@ -118,36 +118,36 @@ def activity(
 
 
 def positions(data: Plates, random: np.random.Generator, parts: int) -> Iterator[np.ndarray]:
-    """Disjoint sets of control wells, (W,) bool each, by position."""
+    """Yield disjoint sets of control wells, (W,) bool each, by position."""
     names = np.unique(data.position[data.control])
     for part in np.array_split(random.permutation(names), parts):
         yield data.control & np.isin(data.position, part)
 
 
 def halves(data: Plates, steps: list[Step], halvings: int, null_size: int) -> dict[str, Any]:
-    """fr_other, fr_same, map_other, map_same (means), map_other_sd over halvings, and per_compound of map_other."""
-    found = defaultdict(list)
+    """Return fr_other, fr_same, map_other, map_same (means), map_other_sd over halvings, and per_compound of map_other."""
+    means = defaultdict(list)
     for number in range(halvings):
-        pair = list(positions(data, np.random.default_rng([1, number]), 2))
-        of_halving = defaultdict(list)
-        for fit, rest in (pair, pair[::-1]):
+        first, second = positions(data, np.random.default_rng([1, number]), 2)
+        values = defaultdict(list)
+        for fit, rest in ((first, second), (second, first)):
             out = normalise(data.features, fit, data.plate, steps)
             for name, negatives in (("other", rest), ("same", fit)):
                 table = activity(data, out.features, negatives, ~data.control, data.compound, null_size)
                 table = table.sort("compound")
-                of_halving[f"fr_{name}"].append(table["retrieved"].fill_null(False).mean())
-                of_halving[f"map_{name}"].append(table["map"].mean())
+                values[f"fr_{name}"].append(table["retrieved"].fill_null(False).mean())
+                values[f"map_{name}"].append(table["map"].mean())
                 if name == "other":
-                    of_halving["per_compound"].append(table["map"].to_numpy())
-            of_halving["features"].append(out.features.shape[1])
-        for name, values in of_halving.items():
-            found[name].append(np.mean(values, axis=0))
-    result: dict[str, Any] = {name: np.mean(values, axis=0) for name, values in found.items()}
-    return {**result, "map_other_sd": np.std(found["map_other"], ddof=1) if halvings > 1 else np.nan}
+                    values["per_compound"].append(table["map"].to_numpy())
+            values["features"].append(out.features.shape[1])
+        for name, both_ways in values.items():
+            means[name].append(np.mean(both_ways, axis=0))
+    result: dict[str, Any] = {name: np.mean(of_halvings, axis=0) for name, of_halvings in means.items()}
+    return {**result, "map_other_sd": np.std(means["map_other"], ddof=1) if halvings > 1 else np.nan}
 
 
 def floors(data: Plates, steps: list[Step], repeats: int, null_size: int) -> dict[str, Any]:
-    """floor: FR of any four wells; floor_p, its share of raw p <= NOMINAL, and standard error; floor_position: FR."""
+    """Return floor (FR of any four wells), floor_p (its share of p <= NOMINAL) with standard error, and floor_position (FR)."""
     shuffled, raw, by_position = [], [], []
     for number in range(repeats):
         random = np.random.default_rng([2, number])
@@ -175,12 +175,12 @@ def floors(data: Plates, steps: list[Step], repeats: int, null_size: int) -> dic
 def scored(arguments: tuple[Plates, str, argparse.Namespace]) -> dict[str, Any]:
     data, name, options = arguments
     steps = CANDIDATES[name]
-    found = halves(data, steps, options.halvings, options.null_size)
-    return {"candidate": name, **found, **floors(data, steps, options.repeats, options.null_size)}
+    scores = halves(data, steps, options.halvings, options.null_size)
+    return {"candidate": name, **scores, **floors(data, steps, options.repeats, options.null_size)}
 
 
 def difference(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, float, float]:
-    """mAP (other half) of a less b, and its 95 % interval over resampled compounds."""
+    """Return mAP (other half) of a less that of b, and the 95 % interval of the difference over resampled compounds."""
     gain = a["per_compound"] - b["per_compound"]
     gain = gain[np.isfinite(gain)]
     draws = np.random.default_rng(3).integers(len(gain), size=(2000, len(gain)))
@@ -261,9 +261,9 @@ def main() -> None:
             "rows": {
                 key: [
                     {k: v if isinstance(v, str | bool) else float(v) for k, v in row.items() if k not in drop}
-                    for row in found
+                    for row in candidates
                 ]
-                for key, found in rows.items()
+                for key, candidates in rows.items()
             },
         }
     )

@@ -29,7 +29,7 @@ from sdvae_ray.run.tables import read_fovs, write_rows
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS, WELL_COLUMN, fov_id
 from sdvae_ray.schema import ROW as ROW_JSON
-from sdvae_ray.scoring.normalised import HELD_BYTES, space_of
+from sdvae_ray.scoring.normalised import HELD_BYTES, normaliser_of
 from sdvae_ray.scoring.profiles import FILE, ROW, Profiles, build_profiles
 from sdvae_ray.storage import Storage
 
@@ -111,7 +111,7 @@ def main() -> None:
             fit = wells["control"].to_numpy()
             harness.reset_peak_memory(CPU)
             before, start = harness.peak_memory(CPU), time.perf_counter()
-            space = space_of(Run(config), [(profiles, wells)], int(asked.held * 1e9))
+            space = normaliser_of(Run(config), [(profiles, wells)], int(asked.held * 1e9))
             made = space(fit, np.ones(len(fit), bool))
             record["normalise_seconds"] = time.perf_counter() - start
             record["driver_bytes"] = harness.peak_memory(CPU) - before

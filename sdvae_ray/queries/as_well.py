@@ -24,7 +24,8 @@ from sdvae_ray.queries.saved_index import (
 )
 from sdvae_ray.queries.search import Found
 from sdvae_ray.retrieval.normalisation import saved_fit
-from sdvae_ray.retrieval.normalisation.source import Apply, Wells
+from sdvae_ray.retrieval.normalisation.contract import Chain, apply
+from sdvae_ray.retrieval.normalisation.wells import Wells
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import METADATA, PLATE_COLUMN, PLATE_KEY
 from sdvae_ray.storage import local_copy
@@ -36,8 +37,8 @@ class OnPlate(NamedTuple):
     name: str
     group: str
     plate: str
-    batch: str  # of those that a step aligns (score.batch), the plate's; the plate where the run names none
-    chain: tuple[Apply, ...]
+    batch: str  # the batch of the plate's wells (score.batch), which tvn aligns; the plate itself where the run names no batch
+    chain: Chain
     notes: list[str]
 
 
@@ -81,9 +82,7 @@ def nearest_wells(run: Run, vector: np.ndarray, place: OnPlate, count: int) -> F
     """(the wells nearest to an image's embedding (D,), taken for the profile of a well of the plate; what was searched)."""
     one = np.zeros(1, bool)
     well = Wells(one, one, np.array([place.plate]), np.array([place.batch]), np.zeros(1, np.int64))
-    x = vector.reshape(1, -1).astype(np.float64)
-    for step in place.chain:
-        x = step(x, well)
+    x = apply(place.chain, vector.reshape(1, -1).astype(np.float64), well)
     found = open_index(run, place.name).nearest(x[0], count)
     extractor, side, _ = place.name.split("/", 2)
     how = f"normalised as a well of plate {place.plate}"

@@ -15,14 +15,14 @@ from sdvae_ray.retrieval.floors.control_floors import floors_in
 from sdvae_ray.retrieval.significance.bootstrap import intervals, paired_difference
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_COLUMN
-from sdvae_ray.scoring.normalised import Space
+from sdvae_ray.scoring.normalised import Normaliser
 from sdvae_ray.scoring.roles import activity_options
 
 _TASK_CPUS = 0.5
 _COPIES = 4  # of the normalised profiles: all controls' space, another fit's, one in the order of names, one scored
 
 
-def start_floors(run: Run, label: dict[str, object], space: Space, wells: pl.DataFrame, each: int = 0) -> Any:
+def start_floors(run: Run, label: dict[str, object], space: Normaliser, wells: pl.DataFrame, each: int = 0) -> Any:
     """A task whose result `floors_of` gives. space: of all `wells`, which have their roles; each: bytes of it normalised."""
     options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * each + 2 * space.held)}
     return _floors.options(**options).remote(run, label, space, wells)
@@ -57,7 +57,7 @@ def differences(run: Run, compounds: pl.DataFrame) -> pl.DataFrame:
 
 
 @ray.remote
-def _floors(run: Run, label: dict[str, object], space: Space, wells: pl.DataFrame) -> pl.DataFrame | None:
+def _floors(run: Run, label: dict[str, object], space: Normaliser, wells: pl.DataFrame) -> pl.DataFrame | None:
     try:
         found = floors_in(
             lambda fit, in_play: space(fit, in_play).features,

@@ -1,9 +1,8 @@
 """Profiles of a group of wells, read from storage and normalised: held where they are few, plate by plate through Ray where not."""
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import polars as pl
@@ -12,9 +11,11 @@ import ray
 from sdvae_ray.cluster.ordered_tasks import in_order
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.errors import DataError
-from sdvae_ray.retrieval.normalisation.normalise import Normalised, fitted, resolve_steps
-from sdvae_ray.retrieval.normalisation.source import Apply, Bools, Held, Ints, Wells
-from sdvae_ray.retrieval.normalisation.whitening import Floats
+from sdvae_ray.retrieval.normalisation.contract import Chain, apply
+from sdvae_ray.retrieval.normalisation.normalise import Normalised, fit_steps, resolve_steps
+from sdvae_ray.retrieval.normalisation.shelf import ResolvedStep
+from sdvae_ray.retrieval.normalisation.source import HeldProfiles, gathered
+from sdvae_ray.retrieval.normalisation.wells import Bools, Floats, Wells, require_finite
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_table
 from sdvae_ray.schema import METADATA
@@ -23,158 +24,125 @@ from sdvae_ray.storage import Storage
 
 T = TypeVar("T")
 
-HELD_BYTES = 1 << 29  # of float64 profiles of a group that are read once and held
-FIT_BYTES = 1 << 27  # of those of a fit, where they are not: what is larger is fitted from moments
+HELD_BYTES = 1 << 29  # of float64 profiles of a group, which are then read once and held
+FIT_BYTES = 1 << 27  # of float64 profiles of a fit, where the group is not held; a larger fit is made from moments
 _TASK_CPUS = 0.5
 _PLATES = 16  # read and reduced by one task
+_NUMBER = "_number"  # of a well in its source
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Rows `local` of a file are the wells `rows` of the source."""
+class StoredProfiles:
+    """A ProfileSource of profiles on storage, one part per plate; each pass over it reads every file once, in Ray tasks.
 
-    uri: str
-    local: Ints
-    rows: Ints
+    files: URIs. plates: one table per plate, with FILE (an index into `files`), ROW and _NUMBER of every well, file by file.
+    """
 
-
-_Part = tuple[_Place, ...]  # all wells of one plate
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A source (retrieval.fits) of profiles on storage; each pass over it reads every file once, in Ray tasks."""
-
-    parts: tuple[_Part, ...]
+    files: list[str]
+    plates: list[pl.DataFrame]
     wells: Wells
     width: int
     storage: StorageConfig
     fit_bytes: int = FIT_BYTES
-    chain: tuple[Apply, ...] = ()
+    chain: Chain = ()
 
-    def through(self, apply: Apply, width: int) -> "Stored":
-        return replace(self, chain=(*self.chain, apply), width=width)
+    def through(self, chain: Chain) -> Self:
+        return replace(self, chain=self.chain + chain, width=chain[-1].width if chain else self.width)
 
     def holds(self, rows: int) -> bool:
         return rows * self.width * 8 <= self.fit_bytes
 
-    def map(self, function: Callable[[Floats, Wells], T], fit: str | None = None) -> Iterator[T]:
-        for found in self._pass(function, False, fit):
-            yield from found
-
-    def reduce(self, function: Callable[[Floats, Wells], T], merge: Callable[[T, T], T], fit: str) -> T:
-        return functools.reduce(merge, (found[0] for found in self._pass(function, True, fit)))
-
-    def _pass(self, function: Any, together: bool, fit: str | None) -> Iterator[list[Any]]:
-        settings = ray.put((self.storage, self.chain, function, together, fit))
-        chunks = [self.parts[at : at + _PLATES] for at in range(0, len(self.parts), _PLATES)]
-        asked = ((settings, chunk, [self.wells.at(_rows(part)) for part in chunk]) for chunk in chunks)
-        return in_order(_of_chunk.options(num_cpus=_TASK_CPUS), asked)
+    def map(
+        self, function: Callable[[Floats, Wells], T], fit: str | None = None, together: bool = False
+    ) -> Iterator[T]:
+        settings = ray.put((self.storage, self.files, self.chain, function, fit, together))
+        chunks = [self.plates[at : at + _PLATES] for at in range(0, len(self.plates), _PLATES)]
+        arguments = (
+            (settings, chunk, [self.wells.at(plate[_NUMBER].to_numpy()) for plate in chunk]) for chunk in chunks
+        )
+        for results in in_order(_chunk_results.options(num_cpus=_TASK_CPUS), arguments):
+            yield from results
 
 
 @dataclass(frozen=True)
-class Space:
-    """Call it with the wells to fit on: the profiles normalised by that fit. It travels to any process that Ray is connected in.
+class Normaliser:
+    """Profiles of a group and the steps that normalise them; call it with the wells to fit on.
 
-    What it gives is float64 where the profiles are held, and float32 where they are not.
+    It travels to any process that Ray is connected in. The normalised profiles are float64 where the source is held, else float32.
     """
 
-    source: Held | Stored
-    steps: list[tuple[str, dict[str, Any]]]
+    source: HeldProfiles | StoredProfiles
+    steps: list[ResolvedStep]
 
     @property
     def held(self) -> int:
         """Bytes of profiles that travel with it."""
-        return self.source.x.nbytes if isinstance(self.source, Held) else 0
+        return self.source.x.nbytes if isinstance(self.source, HeldProfiles) else 0
 
     def __call__(self, fit: Bools, fittable: Bools) -> Normalised:
-        """fit, fittable: (W,); see retrieval.normalise."""
-        source = replace(self.source, wells=replace(self.source.wells, is_control=fit, fittable=fittable))
-        if isinstance(source, Held):
-            held, record, chain = fitted(source, self.steps)
-            return Normalised(held.x, record, chain)
-        made, record, chain = fitted(source, self.steps)
-        out = np.empty((len(fit), made.width), np.float32)
-        for rows, features in made.map(_numbered):
-            out[rows] = features
-        return Normalised(out, record, chain)
+        """Return the profiles normalised by the fit on the wells `fit` (W,); `fittable` (W,) as `normalise` takes it."""
+        wells = replace(self.source.wells, is_control=fit, fittable=fittable)
+        return fit_steps(replace(self.source, wells=wells), self.steps)
 
 
-def space_of(run: Run, sets: Sequence[tuple[Profiles, pl.DataFrame]], held_bytes: int = HELD_BYTES) -> Space:
-    """Of wells with FILE, ROW, plate and, where score.batch names one, the batch; sets are stacked in their order.
+def normaliser_of(run: Run, sets: Sequence[tuple[Profiles, pl.DataFrame]], held_bytes: int = HELD_BYTES) -> Normaliser:
+    """Return the normaliser of wells with FILE, ROW, plate and, where score.batch names one, the batch.
 
+    sets: profiles and their wells, stacked in this order; wells of one plate in several sets are normalised as one plate.
     held_bytes: of float64 profiles; more than that are read again for every pass.
 
-    Wells of one plate in several sets are normalised as one plate. Raises DataError for profiles that are not finite.
+    Raises DataError for profiles that are not finite, and for a batch that differs within a well.
     """
-    of_batch = run.config.score.batch
-    if of_batch is not None and any(of_batch not in wells.columns for _, wells in sets):
-        raise DataError(f"score.batch: {of_batch} differs within a well")
-    columns = ["plate", *([of_batch] if of_batch else [])]
-    frames = [wells.select(*columns, FILE, ROW, _set=pl.lit(number)) for number, (_, wells) in enumerate(sets)]
-    every = pl.concat(frames).with_row_index("_number")
-    parts = []
-    for _, plate in every.group_by("plate", maintain_order=True):
-        places = [
-            _Place(sets[number][0].files[file], found[ROW].to_numpy(), found["_number"].to_numpy().astype(np.int64))
-            for (number, file), found in plate.group_by("_set", FILE, maintain_order=True)
-        ]
-        parts.append(tuple(places))
-    plates = every["plate"].to_numpy().astype(str)
-    batches = every[of_batch].fill_null("-").to_numpy().astype(str) if of_batch else plates
-    nobody = np.zeros(every.height, bool)
-    wells = Wells(nobody, nobody, plates, batches, np.arange(every.height))
-    stored = Stored(tuple(parts), wells, sets[0][0].width, run.config.storage, min(FIT_BYTES, held_bytes))
+    batch = run.config.score.batch
+    if batch is not None and any(batch not in wells.columns for _, wells in sets):
+        raise DataError(f"score.batch: {batch} differs within a well")
+    files: list[str] = []
+    frames = []
+    for profiles, table in sets:
+        frames.append(table.select("plate", *([batch] if batch else []), pl.col(FILE) + len(files), ROW))
+        files += profiles.files
+    stacked = pl.concat(frames).with_row_index(_NUMBER)
+    plates = stacked.partition_by("plate", maintain_order=True)
+    plates = [plate.select(FILE, ROW, _NUMBER).sort(FILE, maintain_order=True) for plate in plates]
+    plate_names = stacked["plate"].to_numpy().astype(str)
+    batch_names = stacked[batch].fill_null("-").to_numpy().astype(str) if batch else plate_names
+    nobody = np.zeros(stacked.height, bool)
+    wells = Wells(nobody, nobody, plate_names, batch_names, np.arange(stacked.height))
+    stored = StoredProfiles(files, plates, wells, sets[0][0].width, run.config.storage, min(FIT_BYTES, held_bytes))
     steps = resolve_steps(run.config.score.normalise)
-    if every.height * stored.width * 8 > held_bytes:
-        return Space(stored, steps)
-    x = np.empty((every.height, stored.width))
-    for rows, features in stored.map(_numbered):
-        x[rows] = features
-    return Space(Held(x, wells), steps)
-
-
-def _rows(part: _Part) -> Ints:
-    return np.concatenate([place.rows for place in part])
-
-
-def _numbered(x: Floats, wells: Wells) -> tuple[Ints, np.ndarray]:
-    return wells.row, x.astype(np.float32)
+    if stacked.height * stored.width * 8 > held_bytes:
+        return Normaliser(stored, steps)
+    return Normaliser(HeldProfiles(gathered(stored, np.float64), wells), steps)
 
 
 @ray.remote
-def _of_chunk(settings: tuple[Any, ...], parts: Sequence[_Part], wells: Sequence[Wells]) -> list[Any] | DataError:
-    """`function` of every part, or of all of them together."""
-    storage, chain, function, together, fit = settings
-    made: list[tuple[Floats, Wells]] = []
+def _chunk_results(
+    settings: tuple[Any, ...], plates: Sequence[pl.DataFrame], wells: Sequence[Wells]
+) -> list[Any] | DataError:
+    """Return `function` of every plate, or of all plates together."""
+    storage, files, chain, function, fit, together = settings
+    parts: list[tuple[Floats, Wells]] = []
     try:
-        for part, every in zip(parts, wells, strict=True):
-            x, named = _read(part, every, Storage(storage)), every
+        for plate, own in zip(plates, wells, strict=True):
+            x = _read(plate, files, Storage(storage))
+            require_finite(x, own.plate)
             if fit is not None:
-                chosen = np.flatnonzero(named.in_fit(fit))
-                x, named = x[chosen], named.at(chosen)
-            for step in chain:
-                x = step(x, named)
-            made.append((x, named))
+                in_fit = np.flatnonzero(own.in_fit(fit))
+                x, own = x[in_fit], own.at(in_fit)
+            parts.append((apply(chain, x, own), own))
         if together:
-            rows = [np.concatenate(column) for column in zip(*(each.columns() for _, each in made), strict=True)]
-            made = [(np.concatenate([x for x, _ in made]), Wells(*rows))]
-        return [function(x, named) for x, named in made]
+            columns = [np.concatenate(arrays) for arrays in zip(*(own.columns() for _, own in parts), strict=True)]
+            parts = [(np.concatenate([x for x, _ in parts]), Wells(*columns))]
+        return [function(x, own) for x, own in parts]
     except DataError as error:  # raised by the driver: an exception that Ray carries says a traceback
         return error
 
 
-def _read(part: _Part, wells: Wells, storage: Storage) -> Floats:
-    tables = []
-    for place in part:
-        table = pl.DataFrame(read_table(place.uri, storage))
+def _read(plate: pl.DataFrame, files: Sequence[str], storage: Storage) -> Floats:
+    """Return the profiles (n, D) of all wells of a plate, file by file in the order of the files."""
+    profiles = []
+    for (number,), rows in plate.group_by(FILE, maintain_order=True):
+        table = pl.DataFrame(read_table(files[int(number)], storage))
         features = table.select(pl.exclude(f"^{METADATA}.*$")).to_numpy()
-        tables.append(features[place.local].astype(np.float64))
-    x = np.concatenate(tables)
-    bad = ~np.isfinite(x).all(axis=1)
-    if bad.any():
-        raise DataError(
-            f"plate {wells.plate[0]}: {int(bad.sum())} wells have features that are not finite; "
-            "every feature must be a finite number"
-        )
-    return x
+        profiles.append(features[rows[ROW].to_numpy()].astype(np.float64))
+    return np.concatenate(profiles)

@@ -28,7 +28,7 @@ from sdvae_ray.scoring.distances import GROUP, distances, near_the_mean, with_sl
 from sdvae_ray.scoring.floors import differences, floors_of, start_floors
 from sdvae_ray.scoring.fov_index import build_field_index
 from sdvae_ray.scoring.latent_space import latent_space
-from sdvae_ray.scoring.normalised import Space, space_of
+from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
 from sdvae_ray.scoring.profiles import Profiles, build_profiles
 from sdvae_ray.scoring.roles import (
     activity_options,
@@ -173,7 +173,7 @@ def _score_side(run: Run, profiles: Profiles, image: Profiles | None, started: "
             parts.append(_not_scored(label, wells, NO_PERTURBATION))
             continue
         try:
-            space = space_of(run, [(profiles, wells)])
+            space = normaliser_of(run, [(profiles, wells)])
         except DataError as error:
             parts.append(_not_scored(label, wells, str(error)))
             continue
@@ -212,7 +212,7 @@ def _stacked(frames: Sequence[pl.DataFrame | None]) -> pl.DataFrame:
 def _score_group(
     run: Run,
     label: dict[str, object],
-    space: Space,
+    space: Normaliser,
     wells: pl.DataFrame,
     profiles: Profiles,
     image: Profiles | None,

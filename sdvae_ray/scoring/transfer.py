@@ -16,7 +16,7 @@ from sdvae_ray.retrieval.tasks.transfer_pairs import Pair, pairs_of, unscored
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_COLUMN, WELL_KEY
 from sdvae_ray.scoring.distances import GROUP
-from sdvae_ray.scoring.normalised import Space, space_of
+from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
 from sdvae_ray.scoring.profiles import Profiles
 from sdvae_ray.scoring.roles import CONTROL, fit_and_negatives, fittable, halved
 
@@ -34,7 +34,7 @@ def start_transfers(run: Run, label: dict[str, object], profiles: Profiles, well
     for pair in pairs_of(wells.select(GROUP, *run.config.score.group), run.config.score.group, along):
         mine = wells.filter(pl.col(GROUP).is_in([pair.first, pair.second]))
         try:
-            space = space_of(run, [(profiles, mine)])
+            space = normaliser_of(run, [(profiles, mine)])
         except DataError as error:
             started.append(ray.put(_rows(label, unscored(pair, _said(error)))))
         else:
@@ -49,7 +49,7 @@ def transfers_of(started: list[Any]) -> list[pl.DataFrame]:
 
 
 @ray.remote
-def _transfer(run: Run, label: dict[str, object], pair: Pair, space: Space, wells: pl.DataFrame) -> pl.DataFrame:
+def _transfer(run: Run, label: dict[str, object], pair: Pair, space: Normaliser, wells: pl.DataFrame) -> pl.DataFrame:
     settings = run.config.score
     try:
         fit, scored = fit_and_negatives(run, wells)

@@ -11,12 +11,12 @@ from sdvae_ray.randomness import generator
 from sdvae_ray.retrieval.index import faiss_index
 from sdvae_ray.retrieval.normalisation import saved_fit
 from sdvae_ray.retrieval.normalisation.normalise import Normalised, resolve_steps
-from sdvae_ray.retrieval.normalisation.steps import HARMONISE
+from sdvae_ray.retrieval.normalisation.shelf import has_fit
 from sdvae_ray.retrieval.tasks.recall import reconstruction_recall, replicate_recall
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_table
 from sdvae_ray.schema import WELL_KEY
-from sdvae_ray.scoring.normalised import space_of
+from sdvae_ray.scoring.normalised import normaliser_of
 from sdvae_ray.scoring.profiles import FILE, ROW, Profiles
 from sdvae_ray.scoring.roles import TREATED
 from sdvae_ray.storage import join
@@ -73,14 +73,14 @@ def in_the_originals_space(
     other side would not be theirs. `among`: wells that a step may be fitted on. None where a well has no original, and for harmony,
     which would align the one side to the other.
     """
-    if any(name == HARMONISE for name, _ in resolve_steps(run.config.score.normalise)):
+    if not has_fit(resolve_steps(run.config.score.normalise)):
         return None
     theirs = image.wells.select(*WELL_KEY, FILE, ROW)
     originals = wells.drop(FILE, ROW).join(theirs, on=list(WELL_KEY), how="left", maintain_order="left")
     if originals[ROW].null_count():
         return None
     nobody = np.zeros_like(fit)
-    space = space_of(run, [(image, originals), (profiles, wells)])
+    space = normaliser_of(run, [(image, originals), (profiles, wells)])
     both = space(np.concatenate([fit, nobody]), np.concatenate([among, nobody])).features
     return both[: wells.height], both[wells.height :]
 

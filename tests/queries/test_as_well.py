@@ -22,8 +22,9 @@ from sdvae_ray.queries.new_image import image_query, manifest_query, search_imag
 from sdvae_ray.queries.saved_index import open_index, saved
 from sdvae_ray.retrieval.index import faiss_index
 from sdvae_ray.retrieval.normalisation import saved_fit
+from sdvae_ray.retrieval.normalisation.contract import Corrected
 from sdvae_ray.retrieval.normalisation.normalise import normalise
-from sdvae_ray.retrieval.normalisation.transforms import Replaced
+from sdvae_ray.retrieval.normalisation.steps.harmony import NO_FIT
 from sdvae_ray.run import record as provenance
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_fovs, write_rows, write_table
@@ -162,7 +163,7 @@ def test_harmony_a_fit_that_is_damaged_and_a_run_scored_before_fits_were_stored_
     path = Path(join(config.output, INDEX, "all.fit.npz"))
     query = manifest_query(Run(config), config.manifest, fields[FOV_ID][ASKED])
     cases: list[tuple[bytes | None, str]] = [
-        (saved_fit.to_bytes([Replaced(np.zeros((COUNT, 3)))]), "harmony moves the wells it was given"),
+        (saved_fit.to_bytes([Corrected(np.zeros((COUNT, 3)), NO_FIT)]), "harmony moves the wells it was given"),
         (b"rubbish", "7 bytes are no readable fit"),
         (None, "saved without the fit of its normalisation: run `sdvae-ray score` again"),
     ]

@@ -130,9 +130,12 @@ def test_every_preset_resolves_to_steps_with_all_parameters():
     for name in NORMALISATIONS:
         assert len(resolve_steps(name)) == len(NORMALISATIONS[name])
     assert resolve_steps(["pca_whiten"]) == [("pca_whiten", {"components": 256, "fit": "controls"})]
-    assert [name for name, _ in resolve_steps("published")] == [
-        "standardise", "pca_whiten", "variance_threshold", "plate_standardise"
-    ]  # fmt: skip
+    assert resolve_steps("published") == [
+        ("standardise", {"fit": "controls", "per": "group"}),
+        ("pca_whiten", {"components": 256, "fit": "controls"}),
+        ("variance_threshold", {"threshold": 1e-6, "fit": "controls"}),
+        ("plate_standardise", {"fit": "controls"}),
+    ]
 
 
 @pytest.mark.parametrize(

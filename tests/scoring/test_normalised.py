@@ -1,6 +1,5 @@
-"""Profiles that are too many to hold: every step, fitted from parts through Ray, gives what it gives in memory."""
+"""Profiles that are too many to hold: every step gives the same numbers, fitted from parts through Ray, as in memory."""
 
-import functools
 import importlib.util
 
 import numpy as np
@@ -8,10 +7,12 @@ import polars as pl
 import pytest
 
 from sdvae_ray.errors import DataError
+from sdvae_ray.retrieval.normalisation.contract import apply
 from sdvae_ray.retrieval.normalisation.normalise import normalise
+from sdvae_ray.retrieval.normalisation.shelf import find_step, step_names
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_wide_table
-from sdvae_ray.scoring.normalised import space_of
+from sdvae_ray.scoring.normalised import normaliser_of
 from sdvae_ray.scoring.profiles import FILE, ROW, Profiles
 from sdvae_ray.storage import Storage
 
@@ -55,8 +56,8 @@ def masks(wells):
 @pytest.mark.parametrize(
     "steps",
     [
+        *([name] for name in step_names() if not hasattr(find_step(name), "NO_FIT")),
         "published",
-        "plate_standardise",
         ["mad_robustize", {"sphere": {"method": "PCA", "epsilon": 0.1}}],
         [{"mad_robustize": {"per": "plate"}}, {"sphere": {"method": "ZCA-cor", "per": "plate"}}],
         ["standardise", {"sphere": {"method": "ZCA", "epsilon": "auto"}}, "plate_standardise"],
@@ -71,9 +72,9 @@ def test_streamed_profiles_are_normalised_as_held_ones(local_ray, small_run_conf
     profiles, wells, x = stored(tmp_path)
     fit, every = masks(wells)
     expected = normalise(x, fit, wells["plate"], steps)
-    space = space_of(Run(config), [(profiles, wells)])
-    held = space(fit, every)
-    streamed = space_of(Run(config), [(profiles, wells)], NOTHING_HELD)(fit, every)
+    normaliser = normaliser_of(Run(config), [(profiles, wells)])
+    held = normaliser(fit, every)
+    streamed = normaliser_of(Run(config), [(profiles, wells)], NOTHING_HELD)(fit, every)
     np.testing.assert_array_equal(held.features, expected.features)
     assert held.record == expected.record
     assert streamed.features.dtype == np.float32
@@ -82,11 +83,9 @@ def test_streamed_profiles_are_normalised_as_held_ones(local_ray, small_run_conf
         streamed.features, expected.features, rtol=0, atol=2e-7 * np.abs(expected.features).max(initial=1)
     )
     if "harmony" not in steps:
-        for found in (held, streamed):  # the fitted steps give the same of the profiles as they are
-            chained = functools.reduce(
-                lambda values, step: step(values, space.source.wells), found.chain, x.astype(float)
-            )
-            np.testing.assert_allclose(chained, found.features, rtol=1e-6, atol=1e-6)
+        for normalised in (held, streamed):  # the fitted steps give the same of the profiles as they are
+            chained = apply(normalised.chain, x.astype(float), normaliser.source.wells)
+            np.testing.assert_allclose(chained, normalised.features, rtol=1e-6, atol=1e-6)
     assert len(streamed.record) == len(expected.record)
     for a, b in zip(streamed.record, expected.record, strict=True):
         assert a.keys() == b.keys()
@@ -101,8 +100,8 @@ def test_batches_may_span_plates(local_ray, small_run_config, tmp_path):
     expected = normalise(x, fit, wells["plate"], [{"tvn": {"components": 4}}], batch=wells["Metadata_lab"])
     assert expected.record[0]["batches"] == 3
     for most in (NOTHING_HELD, 1 << 20):
-        found = space_of(Run(config), [(profiles, wells)], most)(fit, every)
-        np.testing.assert_allclose(found.features, expected.features, rtol=0, atol=1e-5)
+        normalised = normaliser_of(Run(config), [(profiles, wells)], most)(fit, every)
+        np.testing.assert_allclose(normalised.features, expected.features, rtol=0, atol=1e-5)
 
 
 def test_two_sets_of_one_plate_are_normalised_as_one(local_ray, small_run_config, tmp_path):
@@ -117,16 +116,16 @@ def test_two_sets_of_one_plate_are_normalised_as_one(local_ray, small_run_config
     plates = pl.concat([wells["plate"], wells["plate"]])
     expected = normalise(np.concatenate([x, y]), chosen[0], plates, "published", fittable=chosen[1])
     for most in (NOTHING_HELD, 1 << 20):
-        found = space_of(Run(config), [(first, wells), (second, wells)], most)(*chosen)
-        np.testing.assert_allclose(found.features, expected.features, rtol=0, atol=1e-4)
+        normalised = normaliser_of(Run(config), [(first, wells), (second, wells)], most)(*chosen)
+        np.testing.assert_allclose(normalised.features, expected.features, rtol=0, atol=1e-4)
 
 
 def test_some_wells_of_a_plate_are_read_without_the_others(local_ray, small_run_config, tmp_path):
     config = small_run_config(score={"normalise": "none"})
     profiles, wells, x = stored(tmp_path)
     chosen = np.flatnonzero(np.arange(len(wells)) % 3 == 1)[::-1]
-    space = space_of(Run(config), [(profiles, wells[chosen])], NOTHING_HELD)
-    np.testing.assert_array_equal(space(*masks(wells[chosen])).features, x[chosen])
+    normaliser = normaliser_of(Run(config), [(profiles, wells[chosen])], NOTHING_HELD)
+    np.testing.assert_array_equal(normaliser(*masks(wells[chosen])).features, x[chosen])
 
 
 @pytest.mark.parametrize("most", [NOTHING_HELD, 1 << 20])
@@ -134,10 +133,10 @@ def test_what_cannot_be_normalised_is_one_line(local_ray, small_run_config, tmp_
     config = small_run_config(score={"normalise": "published"})
     profiles, wells, _ = stored(tmp_path, bad=True)
     with pytest.raises(DataError, match=r"^plate P2: 1 wells have features that are not finite[^\n]*$"):
-        space_of(Run(config), [(profiles, wells)], most)(*masks(wells))
+        normaliser_of(Run(config), [(profiles, wells)], most)(*masks(wells))
     profiles, wells, _ = stored(tmp_path)
     fit, every = masks(wells)
     with pytest.raises(DataError, match=r"^plate P4: 1 control wells; plate_standardise needs at least 2[^\n]*$"):
-        space_of(Run(config), [(profiles, wells)], most)(
+        normaliser_of(Run(config), [(profiles, wells)], most)(
             fit & ((wells["plate"] != "P4") | (wells[ROW] == 0)).to_numpy(), every
         )

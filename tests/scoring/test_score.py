@@ -361,7 +361,7 @@ def test_a_streamed_score_is_the_held_one(local_ray, config, monkeypatch):
     rows, patches = embeddings(0)
     store(config, {"image": patches, "other": patches + np.random.default_rng(1).normal(0, 0.3, patches.shape)}, rows)
     held = score(Run(config), SILENT)
-    monkeypatch.setattr("sdvae_ray.scoring.normalised.space_of.__defaults__", (8,))
+    monkeypatch.setattr("sdvae_ray.scoring.normalised.normaliser_of.__defaults__", (8,))
     streamed = score(Run(config), SILENT)
     for name in ("compounds", "wells", "floors", "tasks", "summary"):
         a, b = getattr(held, name), getattr(streamed, name)
@@ -449,7 +449,7 @@ def test_a_score_in_a_bucket_is_the_local_one(local_ray, config, s3, monkeypatch
     for each in (few, remote):
         store(each, {"image": patches, "same": patches}, rows)
     local = score(Run(few), SILENT)
-    monkeypatch.setattr("sdvae_ray.scoring.normalised.space_of.__defaults__", (8,))
+    monkeypatch.setattr("sdvae_ray.scoring.normalised.normaliser_of.__defaults__", (8,))
     streamed = score(Run(remote), SILENT)
     assert_frame_equal(streamed.compounds, local.compounds, abs_tol=1e-6)
     assert_frame_equal(read_scores(s3.prefix, s3.storage).floors, local.floors, abs_tol=1e-6)

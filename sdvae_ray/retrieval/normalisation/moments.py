@@ -1,18 +1,18 @@
-"""Means and sums of squares of profiles that are never all held: taken part by part in float64, and merged."""
-
-from __future__ import annotations
+"""Mean and spread of profiles: of held ones directly, of others from moments, taken part by part in float64 and merged."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from sdvae_ray.retrieval.normalisation.wells import Bools, Floats
+
+_EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
 class Moments:
-    """n profiles: their mean (D,), and about it the sum of squares (D,) or of all products (D, D)."""
+    """The number n of profiles, their mean (D,), and about the mean the sum of squares (D,) or of all products (D, D)."""
 
     n: int
     mean: Floats
@@ -30,7 +30,7 @@ def moments(profiles: ArrayLike, products: bool = True) -> Moments:
 
 
 def merged(a: Moments, b: Moments) -> Moments:
-    """Return the moments of both together (Chan, Golub & LeVeque 1983): no difference of large numbers."""
+    """Return the moments of both sets of profiles together (Chan, Golub & LeVeque 1983): no difference of large numbers."""
     if not a.n or not b.n:
         return a if a.n else b
     n, between = a.n + b.n, b.mean - a.mean
@@ -39,3 +39,18 @@ def merged(a: Moments, b: Moments) -> Moments:
     scatter += a.scatter  # in place: one matrix of D x D is made, not four
     scatter += b.scatter
     return Moments(n, a.mean + between * (b.n / n), scatter)
+
+
+def mean_and_variance(profiles: Floats) -> tuple[Floats, Floats, int]:
+    """Return the mean (D,), the population variance (D,) and the number of profiles (n, D)."""
+    return profiles.mean(axis=0), profiles.var(axis=0), len(profiles)
+
+
+def centre_and_scale(mean: Floats, variance: Floats, n: int) -> tuple[Floats, Floats, Bools]:
+    """Return (mean, population sd with 1 for a constant feature, constant) of n profiles; (D,) each.
+
+    scikit-learn's rule (StandardScaler, `_is_constant_feature`): a feature is constant when its variance is within the
+    rounding error of its mean. Dividing by 1 leaves such a feature centred: 0 on the wells of the fit.
+    """
+    constant = variance <= n * _EPS * variance + (n * mean * _EPS) ** 2
+    return mean, np.where(constant, 1.0, np.sqrt(variance)), constant

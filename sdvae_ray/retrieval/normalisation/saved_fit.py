@@ -1,16 +1,11 @@
-"""A fitted chain of transforms as bytes, and back: what normalises a new well as the wells of a run were normalised.
+"""A fitted chain of maps as bytes, and back: a new well is normalised by it as the wells of a run were.
 
-The bytes are an .npz. Its `chain` is JSON in UTF-8, the chain as nested values; its other members are the arrays that the JSON
-counts on by number. Nothing is pickled, and nothing is made that KINDS does not name:
+The bytes are an .npz. Its member `chain` is JSON in UTF-8, one mapping per step; the JSON names the other members, which are
+arrays. Nothing is pickled.
 
-{"kind": "located", "fields": {...}}    a dataclass of KINDS and its fields
-{"array": 3}                            the member `3`
-{"by": {"P1": ...}}                     a mapping by text, such as a plate
-[...]                                   a tuple
-null, true, 1.5, "text"                 themselves
+{"by": "plate", "keep": {"array": "0"}, "maps": {"P1": {"offset": {"array": "1"}, ..., "beyond": null}}}    an Affine
+{"no_fit": "harmony ..."}                                                                                 a Corrected
 """
-
-from __future__ import annotations
 
 import io
 import json
@@ -18,53 +13,50 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.retrieval.normalisation.alignment import Coral
-from sdvae_ray.retrieval.normalisation.source import Apply
-from sdvae_ray.retrieval.normalisation.transforms import InTurn, Kept, Located, Replaced, SpheredByPlate, Whitened
-from sdvae_ray.retrieval.normalisation.whitening import Whitening
+from sdvae_ray.retrieval.normalisation.contract import Affine, Chain, Corrected, Map
 
-KINDS: dict[str, type] = {
-    "located": Located,
-    "whitened": Whitened,
-    "sphered_by_plate": SpheredByPlate,
-    "kept": Kept,
-    "in_turn": InTurn,
-    "coral": Coral,
-    "whitening": Whitening,
-}
-REPLACED = "replaced"  # stands for a Replaced, whose rows are not kept: `from_bytes` says why
-NO_FIT = "harmony moves the wells it was given and has no fit for another well"
 _CHAIN = "chain"
-_DAMAGED = (  # what zipfile, numpy and json say of bytes that are not theirs, and _read of a JSON that is not ours
+_DAMAGED = (  # what zipfile, numpy and json raise for bytes that are not theirs, and _affine for a JSON that is not ours
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError,
     KeyError, TypeError, ValueError, AttributeError,
 )  # fmt: skip
 
 
-def to_bytes(chain: Sequence[Apply]) -> bytes:
+def to_bytes(chain: Sequence[Affine | Corrected]) -> bytes:
     """Return the chain as an .npz, the same bytes for the same chain. Arrays keep their dtype, shape and every bit.
 
-    Raises DataError for a transform that is not of KINDS. Of harmony's only the name is kept, for `from_bytes` to refuse.
+    Of a Corrected only the reason is kept, for `from_bytes` to refuse. Raises TypeError for a step of another type.
     """
     arrays: dict[str, NDArray[Any]] = {}
-    text = json.dumps([_written(step, arrays) for step in chain]).encode()
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Affine | Map):
+            return vars(value)
+        if isinstance(value, Corrected):
+            return {"no_fit": value.reason}
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+            name = str(len(arrays))
+            arrays[name] = value
+            return {"array": name}
+        raise TypeError(f"a {type(value).__name__} in a fitted chain has no stored form")
+
+    text = json.dumps(list(chain), default=plain).encode()
     out = io.BytesIO()
     np.savez(out, **{_CHAIN: np.frombuffer(text, np.uint8)}, **arrays)  # type: ignore[arg-type]  # numpy's stub
     return out.getvalue()
 
 
-def from_bytes(data: bytes) -> tuple[Apply, ...]:
+def from_bytes(data: bytes) -> Chain:
     """Return the chain that `to_bytes` wrote.
 
-    Raises DataError if the bytes are none, or damaged (every member has its checksum, tested before it is read), if they name
-    a kind that is not known here, and for a chain with harmony in it.
+    Raises DataError if the bytes are not readable or damaged (every member has its checksum, tested before it is read),
+    and, with its reason, for a chain with a step that has no fit for another well.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as members:
@@ -72,45 +64,22 @@ def from_bytes(data: bytes) -> tuple[Apply, ...]:
                 name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(members.read(name)), allow_pickle=False)
                 for name in members.namelist()
             }
-        chain = _read(json.loads(arrays.pop(_CHAIN).tobytes()), arrays)
-        if not isinstance(chain, tuple) or not all(map(callable, chain)):
-            raise ValueError("no chain of transforms")
-        return chain
+        steps = json.loads(arrays.pop(_CHAIN).tobytes())
+        reasons = [step["no_fit"] for step in steps if "no_fit" in step]
+        chain = tuple(_affine(step, arrays) for step in steps if "no_fit" not in step)
     except _DAMAGED as error:
-        said = f"{len(data)} bytes are no readable fit of a normalisation: cut short, damaged, or of another program"
-        raise DataError(said) from error
+        message = f"{len(data)} bytes are no readable fit of a normalisation: cut short, damaged, or of another version"
+        raise DataError(message) from error
+    if reasons:
+        raise DataError(reasons[0])
+    return chain
 
 
-def _written(value: Any, arrays: dict[str, NDArray[Any]]) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-        name = str(len(arrays))
-        arrays[name] = value
-        return {"array": name}
-    if isinstance(value, tuple):
-        return [_written(each, arrays) for each in value]
-    if isinstance(value, Mapping):
-        return {"by": {str(name): _written(each, arrays) for name, each in value.items()}}
-    if isinstance(value, Replaced):
-        return {"kind": REPLACED, "fields": {}}
-    kind = next((name for name, known in KINDS.items() if type(value) is known), None)
-    if kind is None or not is_dataclass(value):
-        raise DataError(f"a fit of {type(value).__name__} cannot be stored (known: {', '.join(KINDS)})")
-    return {"kind": kind, "fields": {one.name: _written(getattr(value, one.name), arrays) for one in fields(value)}}
+def _affine(step: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Affine:
+    def value(stored: Any) -> Any:
+        return arrays[stored["array"]] if isinstance(stored, dict) else stored
 
-
-def _read(value: Any, arrays: Mapping[str, NDArray[Any]]) -> Any:
-    if isinstance(value, list):
-        return tuple(_read(each, arrays) for each in value)
-    if not isinstance(value, dict):
-        return value
-    if "array" in value:
-        return arrays[value["array"]]
-    if "by" in value:
-        return {name: _read(each, arrays) for name, each in value["by"].items()}
-    if value["kind"] == REPLACED:
-        raise DataError(NO_FIT)
-    if value["kind"] not in KINDS:
-        raise DataError(f"a stored fit is of the kind {value['kind']!r} (known: {', '.join(KINDS)})")
-    return KINDS[value["kind"]](**{name: _read(each, arrays) for name, each in value["fields"].items()})
+    maps = {
+        name: Map(**{field: value(stored) for field, stored in fields.items()}) for name, fields in step["maps"].items()
+    }
+    return Affine(step["by"], maps, value(step["keep"]))

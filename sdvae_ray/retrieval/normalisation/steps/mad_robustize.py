@@ -1,0 +1,31 @@
+"""(x - median) / (1.4826 MAD + epsilon), per feature: pycytominer's RobustMAD.
+
+A feature whose MAD is 0 (more than half of its values are one) is only centred: pycytominer divides it by epsilon,
+1e-18, and then nothing else counts.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from sdvae_ray.retrieval.normalisation.contract import Amount, Fit, Fitted, Per
+from sdvae_ray.retrieval.normalisation.source import ProfileSource, by_columns, per_plate
+from sdvae_ray.retrieval.normalisation.steps.standardise import scaled
+from sdvae_ray.retrieval.normalisation.wells import Bools, Floats
+
+MAD_TO_SD = 1.4826  # of a normal distribution; pycytominer's RobustMAD has these digits
+
+
+def fit_to(source: ProfileSource, *, epsilon: Amount = 1e-18, fit: Fit = "controls", per: Per = "group") -> Fitted:
+    def median_and_mad(profiles: Floats) -> tuple[Floats, Floats, Bools]:
+        median = np.median(profiles, axis=0)
+        deviation = MAD_TO_SD * np.median(np.abs(profiles - median), axis=0)
+        constant = deviation <= 4 * np.finfo(np.float64).eps * np.abs(median)
+        return median, np.where(constant, 1.0, deviation + epsilon), constant
+
+    if per == "plate":
+        fitted = scaled("plate", per_plate(source, fit, lambda _, profiles: median_and_mad(profiles)))
+    else:
+        median, scale, constant = by_columns(source, fit, median_and_mad)
+        fitted = scaled("group", {"group": (median, scale, constant)})
+    return replace(fitted, record={**fitted.record, "epsilon": epsilon})

@@ -1,0 +1,11 @@
+"""`standardise`, plate by plate."""
+
+from sdvae_ray.retrieval.normalisation.contract import Fit, Fitted
+from sdvae_ray.retrieval.normalisation.source import ProfileSource
+from sdvae_ray.retrieval.normalisation.steps import standardise
+
+PER = "plate"
+
+
+def fit_to(source: ProfileSource, *, fit: Fit = "controls") -> Fitted:
+    return standardise.fit_to(source, fit=fit, per="plate")

@@ -1,0 +1,26 @@
+"""(x - mean) / population sd, per feature: scikit-learn's StandardScaler. A feature constant over the fit is only centred."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from sdvae_ray.retrieval.normalisation.contract import Affine, Fit, Fitted, Map, Per
+from sdvae_ray.retrieval.normalisation.moments import centre_and_scale, mean_and_variance
+from sdvae_ray.retrieval.normalisation.source import ProfileSource, mean_and_variance_of, per_plate
+from sdvae_ray.retrieval.normalisation.wells import Bools, Floats
+
+
+def fit_to(source: ProfileSource, *, fit: Fit = "controls", per: Per = "group") -> Fitted:
+    if per == "plate":
+        return scaled("plate", per_plate(source, fit, lambda _, x: centre_and_scale(*mean_and_variance(x))))
+    return scaled("group", {"group": centre_and_scale(*mean_and_variance_of(source, fit))})
+
+
+def scaled(per: Per, scales: Mapping[str, tuple[Floats, Floats, Bools]]) -> Fitted:
+    """Return the step (x - centre) / scale. scales: (centre, scale, constant) of every plate, or of the group; (D,) each."""
+    constant = np.any([constant for _, _, constant in scales.values()], axis=0)
+    maps = {name: Map(centre, scale) for name, (centre, scale, _) in scales.items()}
+    record = {"constant": int(constant.sum())}
+    if per == "plate":
+        record["plates"] = len(maps)
+    return Fitted((Affine(per, maps),), record)

@@ -1,0 +1,77 @@
+"""The wells of a group beside their profiles: which are fitted on, and the plate and batch of each."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdvae_ray.errors import DataError
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+Texts = NDArray[np.str_]
+
+By = Literal["group", "plate", "batch"]  # what a step is fitted per
+
+
+@dataclass(frozen=True)
+class Wells:
+    """W wells of one group.
+
+    is_control  (W,) the wells that a step with `fit: controls` is fitted on
+    fittable    (W,) the wells that a step with `fit: all` is fitted on
+    plate       (W,)
+    batch       (W,) the batch that tvn and harmony align
+    row         (W,) the number of the well in its source
+    """
+
+    is_control: Bools
+    fittable: Bools
+    plate: Texts
+    batch: Texts
+    row: Ints
+
+    def in_fit(self, fit: str) -> Bools:
+        """Return (W,) the wells that a step with this option `fit` is fitted on."""
+        return self.is_control if fit == "controls" else self.fittable
+
+    def names(self, by: By) -> Texts:
+        """Return (W,) the plate or the batch of every well."""
+        return self.batch if by == "batch" else self.plate
+
+    def at(self, rows: Ints) -> Self:
+        return type(self)(*(column[rows] for column in self.columns()))
+
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        return self.is_control, self.fittable, self.plate, self.batch, self.row
+
+    def where(self) -> str:
+        """Return the opening of an error about the whole group."""
+        return f"plates {', '.join(np.unique(self.plate)[:4])}"
+
+    def require_two(self, step: str, fit: str, per: By) -> None:
+        """Raise DataError where the group, or a plate or batch of a step fitted per plate or batch, has under 2 wells to fit on."""
+        in_fit = self.in_fit(fit)
+        kind = "control wells" if fit == "controls" else "wells to fit on"
+        if in_fit.sum() < 2:
+            raise DataError(f"{self.where()}: {in_fit.sum()} {kind} in this group; normalisation needs at least 2")
+        if per == "group":
+            return
+        names, number = np.unique(self.names(per), return_inverse=True)
+        counts = np.bincount(number[in_fit], minlength=len(names))
+        if counts.min() < 2:
+            first = int(np.flatnonzero(counts < 2)[0])
+            raise DataError(f"{per} {names[first]}: {counts[first]} {kind}; {step} needs at least 2 on each {per}")
+
+
+def require_finite(profiles: Floats, plate: Texts) -> None:
+    """Raise DataError, naming the plate, for profiles (W, D) with a feature that is not a finite number."""
+    bad = ~np.isfinite(profiles).all(axis=1)
+    if bad.any():
+        name = plate[bad][0]
+        raise DataError(
+            f"plate {name}: {int((bad & (plate == name)).sum())} wells have features that are not finite; "
+            "every feature must be a finite number"
+        )
