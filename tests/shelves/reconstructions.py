@@ -1,6 +1,9 @@
 """Reconstructions for the tests of metrics, and references that work plane by plane."""
 
+from pathlib import Path
+
 import numpy as np
+import tifffile
 import torch
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
@@ -47,6 +50,24 @@ def blurred_with_noise(image: Tensor, error: float) -> Reconstruction:
     blurred = gaussian_filter(image.numpy(), (0, 0, 1, 1))
     recon = torch.from_numpy(np.clip(blurred + random.normal(0, error, blurred.shape), 0, 1).astype(np.float32))
     return Reconstruction(image, recon, image[:, PASSES], recon[:, PASSES], None)
+
+
+def of_noise() -> Reconstruction:
+    """Two patches of uniform noise, 192 pixels."""
+    return blurred_with_noise(torch.rand(2, 5, 192, 192, generator=torch.Generator().manual_seed(3)), 0.1)
+
+
+def of_cells(real_field: dict[str, Path]) -> Reconstruction:
+    """Three crops of 192 pixels of the real field, as a run scales them."""
+    planes = np.stack([tifffile.imread(path) for path in real_field.values()]) / 256 / 255
+    crops = [planes[:, y : y + 192, x : x + 192] for y, x in ((40, 40), (600, 300), (284, 796))]
+    return blurred_with_noise(torch.from_numpy(np.stack(crops).astype(np.float32)), 0.01)
+
+
+def whole_field(real_field: dict[str, Path]) -> Tensor:
+    """(5, 1024, 1024): the centre of the real field in 8 bits, as a run scales it."""
+    planes = np.stack([tifffile.imread(path)[28:1052, 28:1052] for path in real_field.values()])
+    return torch.from_numpy((planes // 256).astype(np.float32) / 255)
 
 
 def per_stain(reference, pair: Reconstruction) -> np.ndarray:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from reconstructions import CLOSE, per_stain, reconstruction, shapes, skimage_map
+from reconstructions import CLOSE, of_cells, of_noise, per_stain, reconstruction, shapes, skimage_map, whole_field
 from scipy.ndimage import gaussian_filter
 from skimage.filters import threshold_otsu
+from torch import Tensor
 
+from sdvae_ray.contracts import Reconstruction
 from sdvae_ray.metrics import foreground_mae, foreground_ssim
 from sdvae_ray.metrics._foreground import foreground, noise, otsu, smooth
 
@@ -21,6 +23,21 @@ from sdvae_ray.metrics._foreground import foreground, noise, otsu, smooth
 def without_gradients() -> Iterator[None]:
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture(params=["noise", "cells"])
+def pair(request) -> Reconstruction:
+    return of_noise() if request.param == "noise" else of_cells(request.getfixturevalue("real_field"))
+
+
+@pytest.fixture(scope="module")
+def cells(real_field) -> Reconstruction:
+    return of_cells(real_field)
+
+
+@pytest.fixture(scope="module")
+def field(real_field) -> Tensor:
+    return whole_field(real_field)
 
 
 # Against the references

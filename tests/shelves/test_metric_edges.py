@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from reconstructions import degraded, reconstruction, shapes
+from reconstructions import degraded, reconstruction, shapes, whole_field
 from scipy.ndimage import gaussian_filter
+from torch import Tensor
 
 from sdvae_ray import shelves
 from sdvae_ray.contracts import Metric, Posterior, Reconstruction
@@ -41,6 +42,11 @@ BLANK = IDENTITY | dict.fromkeys(("foreground_mae", "foreground_ssim", "radial_p
 def without_gradients() -> Iterator[None]:
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture(scope="module")
+def field(real_field) -> Tensor:
+    return whole_field(real_field)
 
 
 def part(whole: Reconstruction, row: int) -> Reconstruction:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from reconstructions import CLOSE, PASSES, per_stain, skimage_map
+from reconstructions import CLOSE, PASSES, of_cells, of_noise, per_stain, skimage_map
 from scipy.ndimage import gaussian_filter
 from scipy.stats import wasserstein_distance
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio
@@ -18,6 +18,11 @@ from torch.distributions import Normal, kl_divergence
 
 from sdvae_ray.contracts import Posterior, Reconstruction
 from sdvae_ray.metrics import emd, kld, lpips, mae, ms_ssim, mse, psnr, radial_power, ssim, stain_correlation
+
+
+@pytest.fixture(params=["noise", "cells"])
+def pair(request) -> Reconstruction:
+    return of_noise() if request.param == "noise" else of_cells(request.getfixturevalue("real_field"))
 
 
 def per_plane(reference, pair: Reconstruction) -> np.ndarray:
@@ -88,10 +93,10 @@ def test_ms_ssim_equals_skimage_scale_by_scale(pair):
     np.testing.assert_allclose(ms_ssim.compute(pair), per_stain(reference, pair), **CLOSE)
 
 
-def test_ms_ssim_of_an_inverted_image_is_0_as_torchmetrics_and_monai_have_it(noise):
+def test_ms_ssim_of_an_inverted_image_is_0_as_torchmetrics_and_monai_have_it():
     functional = pytest.importorskip("torchmetrics.functional.image")
     monai = pytest.importorskip("monai.metrics")
-    image = noise.image
+    image = of_noise().image
     inverted = Reconstruction(image, 1 - image, image[:, PASSES], 1 - image[:, PASSES], None)
     reference = functional.multiscale_structural_similarity_index_measure
     other = monai.MultiScaleSSIMMetric(spatial_dims=2, data_range=1.0, reduction="none")
