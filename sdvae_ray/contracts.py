@@ -1,7 +1,7 @@
 """What the shelves promise each other: the value types and protocols between autoencoders, extractors, metrics and the engine.
 
-Letters used in shapes everywhere: N images (patches), P patches of a field of view, C stains, T RGB passes, S patch side in
-pixels, Z and s latent channels and side, G groups of an embedding, D its length, M = N * T.
+Letters used in shapes everywhere: N images (patches), P patches of a field of view, C stains, T RGB passes, S patch size in
+pixels, Z latent channels, s latent size, G groups of an embedding, D its length, M = N * T.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Takes = Literal["rgb", "stains", "posterior"]
 
 @dataclass(frozen=True)
 class Posterior:
-    """What an encoder says of M RGB images.
+    """The posterior of M RGB images, as an encoder gives it.
 
     mean    (M, Z, s, s) float32, unscaled (the model's scaling factor is not applied)
     logvar  (M, Z, s, s) float32, natural logarithm of the variance; None where the model has no posterior
@@ -28,11 +28,11 @@ class Posterior:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Originals beside what came back, all float32 in [0, 1].
+    """Originals beside their reconstructions, all float32 in [0, 1].
 
     image, recon          (N, C, S, S), stains unpacked
-    image_rgb, recon_rgb  (N, T, 3, S, S), what the autoencoder saw and gave
-    posterior             of the N * T passes, pass fastest; None for a codec, and where it was not computed again
+    image_rgb, recon_rgb  (N, T, 3, S, S), the autoencoder's input and output
+    posterior             of the N * T passes, pass fastest; None for a codec, and where latents were read instead of encoded
     """
 
     image: "Tensor"
@@ -44,15 +44,15 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a shelf offers under one name, for `sdvae-ray models`: facts of a public card, used in no computation.
+    """A model or codec that a module of a shelf can load, for `sdvae-ray models`: facts of a public card, used in no computation.
 
-    A module of a shelf of models lists them in `CHECKPOINTS`; `source` is None where no weights are needed.
+    A module lists its checkpoints in `CHECKPOINTS`; `source` is None where no weights are needed.
     """
 
     source: str | None  # as in a run file
     licence: str
-    input: str  # what it sees
-    output: str  # values per what it sees
+    input: str  # the images that it takes
+    output: str  # the values that it gives, per input
     parameters: int | None = None
     subfolder: str | None = None
     note: str = ""
@@ -71,7 +71,7 @@ class Autoencoder(Protocol):
 
 
 class Codec(Protocol):
-    """Compresses single-stain images on the CPU and gives them back, with the bytes that it took."""
+    """Compresses images of single stains on the CPU, and returns the decoded images with their sizes in bytes."""
 
     def roundtrip(self, stains: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
         """(N, C, S, S) uint8 or uint16 -> (the same shape and dtype, (N, C) int64 bytes)."""
@@ -79,7 +79,7 @@ class Codec(Protocol):
 
 
 class Extractor(Protocol):
-    """Embeds images. `takes` says what it is given:
+    """Embeds images. `takes` names its input:
 
     "rgb"        (N, T, 3, S, S) in [0, 1] -> (N, T, D)
     "stains"     (N, C, S, S) in [0, 1]    -> (N, C, D)

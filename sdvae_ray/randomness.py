@@ -6,7 +6,7 @@ import numpy as np
 
 
 def generator(seed: int, *keys: str) -> np.random.Generator:
-    """Philox keyed by the SHA-256 of the seed and the keys."""
+    """Returns a Philox generator keyed by the first 16 bytes of the SHA-256 of the seed and the keys."""
     text = "\x1f".join([str(seed), *keys])
     return np.random.Generator(
         np.random.Philox(key=int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little"))

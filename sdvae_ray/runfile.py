@@ -1,4 +1,4 @@
-"""From a YAML file and `--set` overrides to a RunConfig; every mistake is one line: where, what, and the nearest allowed name."""
+"""Reads a YAML file and `--set` overrides into a RunConfig. A mistake is one line: where, what, and the nearest allowed name."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from sdvae_ray.errors import ConfigError, did_you_mean, one_line
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The run file at `path` with `--set key.key=value` overrides (values are YAML).
+    """Reads the run file at `path` with `--set key.key=value` overrides (values are YAML).
 
     Raises ConfigError, one line, for a file that cannot be read, an unknown key or a value that is not allowed.
     """
@@ -37,6 +37,7 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def parse_run(raw: dict[str, Any], where: str = "run file") -> RunConfig:
+    """Checks a mapping and returns it as a RunConfig; raises ConfigError, one line that begins with `where`."""
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
@@ -56,14 +57,14 @@ def parse_storage(keys: Mapping[str, Any] | None) -> StorageConfig:
 
 
 def _with_null_keys(node: Any) -> Any:
-    """To YAML the key in `null: exchange` is no text, but nothing."""
+    """Restores the keys named null: YAML reads the key of `null: exchange` as None."""
     if isinstance(node, dict):
         return {"null" if key is None else key: _with_null_keys(value) for key, value in node.items()}
     return [_with_null_keys(value) for value in node] if isinstance(node, list) else node
 
 
 def override(raw: dict[str, Any], given: str) -> None:
-    """Lays one `key.key=value` over the mapping of a run file, in place; the value is YAML."""
+    """Sets one `key.key=value` in the mapping of a run file, in place; the value is YAML. Raises ConfigError."""
     key, separator, value = given.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {given}: key=value is wanted, such as encode.batch_fovs=16")
@@ -80,19 +81,19 @@ def override(raw: dict[str, Any], given: str) -> None:
         raise ConfigError(f"--set {given}: the value is not YAML") from error
 
 
-_UNION_TAGS = ("function-", "tuple[", "literal[", "constrained-")  # what pydantic puts into a place beside our keys
+_UNION_TAGS = ("function-", "tuple[", "literal[", "constrained-")  # parts that pydantic adds to the path of a problem
 
 
 def _first_problem(error: ValidationError) -> str:
-    """The first problem as one line: where, what, and for an unknown key the nearest allowed one."""
+    """Returns the first problem as one line: where, what, and for an unknown key the nearest allowed key."""
     problems = error.errors(include_url=False)
     first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    start = _place(first)
-    branches = [p for p in problems if _place(p)[: len(start)] == start]  # of a union: the one that got furthest
-    problem = max(branches, key=lambda p: len(_place(p)))
-    where = _place(problem)
+    start = _path(first)
+    branches = [p for p in problems if _path(p)[: len(start)] == start]  # a union has a problem per branch
+    problem = max(branches, key=lambda p: len(_path(p)))  # of the branch that got furthest
+    where = _path(problem)
     path = ".".join(str(part) for part in where)
-    others = len({tuple(_place(p)) for p in problems} - {tuple(_place(p)) for p in branches})
+    others = len({tuple(_path(p)) for p in problems} - {tuple(_path(p)) for p in branches})
     more = f" (and {others} more)" if others else ""
     if problem["type"] == "extra_forbidden":
         return f"unknown key {path!r}{did_you_mean(str(where[-1]), _allowed_keys(where[:-1]))}{more}"
@@ -103,7 +104,7 @@ def _first_problem(error: ValidationError) -> str:
     return f"{path + ': ' if path else ''}{message}{given}{more}"
 
 
-def _place(problem: Any) -> list[Any]:
+def _path(problem: Any) -> list[Any]:
     return [part for part in problem["loc"] if not (isinstance(part, str) and part.startswith(_UNION_TAGS))]
 
 

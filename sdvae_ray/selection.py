@@ -3,7 +3,8 @@
     Metadata_control_type == 'negcon'
     Metadata_JCP2022 in ['JCP2022_800001', 'JCP2022_800002'] and Metadata_Plate != 'P1'
 
-Comparisons ==, != and in, not in of a column with text; and, or, not, brackets. A null equals nothing.
+It compares columns with text by ==, !=, in and not in, and combines comparisons by and, or, not and brackets. A null equals
+no text.
 """
 
 import ast
@@ -15,7 +16,10 @@ from sdvae_ray.errors import ConfigError, did_you_mean
 
 
 def select(expression: str, columns: Sequence[str], where: str) -> pl.Expr:
-    """The expression as a polars predicate without nulls. ConfigError, naming `where`, for anything else than the above."""
+    """Returns the expression as a polars predicate without nulls.
+
+    Raises ConfigError, naming `where`, for an expression of another form and for a column that is not in `columns`.
+    """
     try:
         tree = ast.parse(expression, mode="eval").body
     except SyntaxError as error:
@@ -37,11 +41,11 @@ def _predicate(node: ast.expr, columns: Sequence[str], where: str) -> pl.Expr:
         texts = [value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)]
         many = isinstance(operator, ast.In | ast.NotIn)
         if len(texts) == len(values) and many == isinstance(right, ast.List | ast.Tuple):
-            found = pl.col(column).is_in(texts).fill_null(False)
+            matches = pl.col(column).is_in(texts).fill_null(False)
             if isinstance(operator, ast.Eq | ast.In):
-                return found
+                return matches
             if isinstance(operator, ast.NotEq | ast.NotIn):
-                return ~found
+                return ~matches
     raise ConfigError(
         f"{where}: {ast.unparse(node)!r} is not a comparison of a column with text by ==, !=, in or not in"
     )

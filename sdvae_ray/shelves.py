@@ -1,12 +1,12 @@
-"""The folder is the registry: a model, codec, extractor or metric is one file on its shelf; its file's name is its name everywhere.
+"""The folder is the registry: a model, codec, extractor or metric is one file on its shelf, under the file's name everywhere.
 
-A shelf's module offers `load(weights, **options)` (autoencoders, extractors, and metrics that have weights), `load(**options)`
-(codecs) or `compute(reconstruction)` (metrics). It may set `SOURCE`, where its weights come from when the run names none. Models
-and codecs list their `CHECKPOINTS`. What differs from the rule is a constant:
+A module on a shelf offers `load(weights, **options)` (autoencoders, extractors, and metrics that have weights), `load(**options)`
+(codecs) or `compute(reconstruction)` (metrics). It may set `SOURCE`, the source of its weights where the run names none. Models and
+codecs list their `CHECKPOINTS`. A constant says where a module differs from the rule:
 
 autoencoders  HAS_POSTERIOR = False; STORES_LATENTS = False where the latent is no smaller than the image
 extractors    TAKES_POSTERIOR = True
-metrics       UNIT, HIGHER_IS_BETTER; BANDS, the names of a last axis; NEEDS_POSTERIOR = True where a stored latent does not do
+metrics       UNIT, HIGHER_IS_BETTER; BANDS, the names of a last axis; NEEDS_POSTERIOR = True where a stored latent is not enough
 """
 
 import importlib
@@ -32,37 +32,38 @@ _SETTINGS: dict[Shelf, type[BaseModel]] = {
 
 
 def names(shelf: Shelf) -> list[str]:
-    """Sorted names on a shelf; nothing on it is imported."""
+    """Returns the sorted names on a shelf; no module of the shelf is imported."""
     package = importlib.import_module(f"sdvae_ray.{shelf}")
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
 
 
 def find(shelf: Shelf, name: str) -> ModuleType:
-    """The module of that name; ConfigError with the nearest match where there is none."""
+    """Imports and returns the module of a name; raises ConfigError, with the nearest match, where there is no such module."""
     check_name(shelf, name)
     return importlib.import_module(f"sdvae_ray.{shelf}.{name}")
 
 
 def check_name(shelf: Shelf, name: str) -> None:
+    """Raises ConfigError, with the nearest match, for a name that is not on the shelf."""
     allowed = names(shelf)
     if name not in allowed:
         raise ConfigError(f"no {name!r} on the shelf of {shelf}{did_you_mean(name, allowed)}")
 
 
 def summary(shelf: Shelf, name: str) -> str:
-    """First line of the module's docstring."""
+    """Returns the first line of the module's docstring."""
     return (find(shelf, name).__doc__ or "").strip().partition("\n")[0]
 
 
 def options(shelf: Shelf, name: str) -> list[str]:
-    """Names of the options that the module's `load` takes; none where it has no `load`."""
+    """Returns the names of the options that the module's `load` takes; none where it has no `load`."""
     load = getattr(find(shelf, name), "load", None)
     parameters = inspect.signature(load).parameters if load else {}
     return [key for key, parameter in parameters.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
 def check_options(shelf: Shelf, name: str, given: Mapping[str, Any]) -> None:
-    """ConfigError for an option that the module's `load` does not take."""
+    """Raises ConfigError, with the nearest match, for an option that the module's `load` does not take."""
     own, shared = options(shelf, name), _SETTINGS[shelf].model_fields
     for key in given:
         if key not in own:

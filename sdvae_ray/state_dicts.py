@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-DAMAGE = (  # what a file that is not what it should be makes the readers raise
+DAMAGE = (  # errors that the readers raise on a file of another kind, or a damaged one
     OSError,
     RuntimeError,
     KeyError,
@@ -21,7 +21,7 @@ DAMAGE = (  # what a file that is not what it should be makes the readers raise
 
 
 def read_state_dict(file: Path) -> dict[str, Tensor]:
-    """Raises one of DAMAGE."""
+    """Returns the tensors of a file by name, on the CPU; raises one of DAMAGE for a file that is no state dict."""
     from safetensors.torch import load_file
 
     if file.suffix == ".safetensors":

@@ -1,4 +1,4 @@
-"""What the autoencoders of diffusers share: folders and random weights, pixels to [-1, 1] and back, the precision they need."""
+"""Shared by the autoencoders of diffusers: folders and random weights, pixels to [-1, 1] and back, and the precision."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -17,22 +17,22 @@ Self = TypeVar("Self", bound="DiffusersAutoencoder")
 
 
 class DiffusersAutoencoder:
-    """Owns the convention of diffusers: input 2x - 1, output x / 2 + 0.5, clamped. Latents are unscaled.
+    """An autoencoder by the convention of diffusers: input 2x - 1, output x / 2 + 0.5, clamped. Latents are unscaled.
 
-    scaling_factor, shift_factor  of the model's config, for whoever trains on stored latents: (latent - shift) * scaling; None
-                                  where the config has none
+    scaling_factor, shift_factor  of the model's config, for training on stored latents: (latent - shift) * scaling; None where
+                                  the config has none
     force_upcast                  the model overflows in float16: under an autocast to float16 it runs in float32
-    side_factor                   pixels per latent, along a side
+    vae_scale_factor              pixels per latent, along height and along width
     """
 
-    def __init__(self, model: Any, name: str, side_factor: int, force_upcast: bool = False) -> None:
-        self.model, self.name, self.side_factor, self.force_upcast = model, name, side_factor, force_upcast
+    def __init__(self, model: Any, name: str, vae_scale_factor: int, force_upcast: bool = False) -> None:
+        self.model, self.name, self.vae_scale_factor, self.force_upcast = model, name, vae_scale_factor, force_upcast
         self.scaling_factor: float | None = model.config.get("scaling_factor")
         self.shift_factor: float | None = model.config.get("shift_factor")
 
     def to(self: Self, device: torch.device) -> Self:
-        """On CUDA in channels_last. Not on a CPU: torch's group normalisation there loses its digits in that format
-        (torch 2.15: errors of 0.5 for a mean of 3 and a deviation of 0.01), and dark images are just that."""
+        """Moves the model; on CUDA in channels_last. On a CPU torch's group normalisation loses digits in that format (torch 2.15:
+        errors of 0.5 for a mean of 3 and a deviation of 0.01), and dark images have such means and deviations."""
         memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.model = self.model.to(device, memory_format=memory_format)
         return self
@@ -42,16 +42,16 @@ class DiffusersAutoencoder:
             return (self.model.decode(latent.float()).sample.float() / 2 + 0.5).clamp(0, 1)
 
     def _signed(self, rgb: Tensor) -> Tensor:
-        """(M, 3, S, S) in [0, 1] -> in [-1, 1]; ConfigError where S is no multiple of `side_factor`."""
-        if any(side % self.side_factor for side in rgb.shape[-2:]):
+        """(M, 3, S, S) in [0, 1] -> in [-1, 1]; ConfigError where S is no multiple of `vae_scale_factor`."""
+        if any(size % self.vae_scale_factor for size in rgb.shape[-2:]):
             raise ConfigError(
-                f"{self.name}: patches of {rgb.shape[-2]} x {rgb.shape[-1]} pixels (allowed: multiples of {self.side_factor})"
+                f"{self.name}: patches of {rgb.shape[-2]} x {rgb.shape[-1]} pixels (allowed: multiples of {self.vae_scale_factor})"
             )
         return rgb.float() * 2 - 1
 
     def _precision(self, values: Tensor) -> AbstractContextManager[object]:
-        """Autocast switched off where it would be to float16 and the model must not. bfloat16 has float32's range and stays,
-        as in diffusers' own pipelines, which upcast a float16 model only."""
+        """Switches autocast off where it is to float16 and the model overflows there. bfloat16 has float32's range and stays, as in
+        diffusers' own pipelines, which upcast a float16 model alone."""
         device = values.device.type
         if not self.force_upcast or device == "meta":  # no data, no precision: for counting operations
             return nullcontext()
@@ -67,9 +67,9 @@ def build(
     architecture: str,
     weights_seed: int,
 ) -> Any:
-    """The network in eval mode without gradients: from the folder `weights`, or at random where it is None.
+    """Returns the network in eval mode without gradients: from the folder `weights`, or with random weights where it is None.
 
-    ConfigError for an unknown architecture; WeightsError for a folder that is not the network's, or lacks tensors.
+    Raises ConfigError for an unknown architecture; WeightsError for a folder of another network, or one that lacks tensors.
     """
     model = (
         _from_folder(name, network, weights)
@@ -94,11 +94,10 @@ def _at_random(
 
 
 def _from_folder(name: str, network: Any, weights: Path) -> Any:
-    kind = network.__name__
-    found = _class_name(weights)
-    if found not in (None, kind):
-        hint = f" (use {SHELF_NAMES[found]})" if found in SHELF_NAMES else ""
-        raise WeightsError(f"{name}: {weights} holds a model of class {found}, not {kind}{hint}")
+    wanted, kind = network.__name__, _class_name(weights)
+    if kind not in (None, wanted):
+        hint = f" (use {SHELF_NAMES[kind]})" if kind in SHELF_NAMES else ""
+        raise WeightsError(f"{name}: {weights} holds a model of class {kind}, not {wanted}{hint}")
     try:
         model, loading = network.from_pretrained(
             str(weights),
@@ -108,14 +107,14 @@ def _from_folder(name: str, network: Any, weights: Path) -> Any:
             output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise WeightsError(f"{name}: cannot load an {kind} from {weights}: {one_line(error, 300)}") from error
+        raise WeightsError(f"{name}: cannot load an {wanted} from {weights}: {one_line(error, 300)}") from error
     if missing := loading["missing_keys"]:  # diffusers would fill them at random, with a warning
         raise WeightsError(f"{name}: {weights} lacks {len(missing)} tensors, such as {sorted(missing)[0]}")
     return model
 
 
 def _class_name(weights: Path) -> str | None:
-    """As config.json says; None where it says nothing or cannot be read, which diffusers then explains."""
+    """Returns the class that config.json names; None where it names none or cannot be read, which diffusers then explains."""
     try:
         config = json.loads((weights / "config.json").read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Any diffusers AutoencoderDC: the deep compression autoencoders of DC-AE and SANA, 32 or more pixels per latent along a side.
+"""Any diffusers AutoencoderDC: the deep compression autoencoders of DC-AE and SANA, 32 x 32 or more pixels per latent.
 
 Residual autoencoding (Chen et al. 2024, arXiv:2410.10733); deterministic, so there is no posterior.
 """
@@ -56,7 +56,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
 }
 
-_INPUT, _OUTPUT = "RGB, sides multiples of 32", "32 x S/32 x S/32"
+_INPUT, _OUTPUT = "RGB, height and width multiples of 32", "32 x S/32 x S/32"
 CHECKPOINTS = (
     Checkpoint("mit-han-lab/dc-ae-f32c32-sana-1.0-diffusers", "Apache-2.0", _INPUT, _OUTPUT, 312_250_275),
     Checkpoint("mit-han-lab/dc-ae-f32c32-in-1.0-diffusers", "Apache-2.0", _INPUT, _OUTPUT, 323_356_460),

@@ -1,7 +1,7 @@
 """Any diffusers AutoencoderKL: Stable Diffusion 1.x, ft-ema, ft-mse, SDXL, SD3, FLUX.1, from a folder of config.json and weights.
 
-A config that says `force_upcast`, as SDXL's does, is heeded: under an autocast to float16 the model runs in float32. Only where it
-says so: the class's default is true, but the configs of Stable Diffusion 1.x have no such key, and it runs in float16.
+Where the config says `force_upcast: true`, as SDXL's does, the model runs in float32 under an autocast to float16. Where the config
+has no such key, as with Stable Diffusion 1.x, the model runs in float16, although the class's default is true.
 """
 
 from pathlib import Path
@@ -57,7 +57,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "tiny16": {**_TINY, **_SD3},
 }
 
-_INPUT, _FOUR, _MANY = "RGB, sides multiples of 8", "4 x S/8 x S/8", "16 x S/8 x S/8"
+_INPUT, _FOUR, _MANY = "RGB, height and width multiples of 8", "4 x S/8 x S/8", "16 x S/8 x S/8"
 CHECKPOINTS = (
     Checkpoint(
         "asset:demo_kl", "Apache-2.0", _INPUT, _FOUR, 2_086_215, note="the demo's, trained on synthetic images only"
@@ -99,8 +99,8 @@ def load(
 ) -> DiffusersKL:
     """From the folder `weights`, or with random weights of `architecture` drawn from `weights_seed` where it is None.
 
-    `force_upcast` overrules the model's config, for a copy of SDXL's that does not say it, or one of Stable Diffusion 1.x that
-    a later diffusers has saved, with its default.
+    `force_upcast` overrules the model's config: for a copy of SDXL without the key, or for a copy of Stable Diffusion 1.x that a
+    later diffusers has saved with the default. Raises ConfigError for an option, WeightsError for a folder.
     """
     from diffusers import AutoencoderKL
 
@@ -109,5 +109,5 @@ def load(
     model = _diffusers.build("diffusers_kl", AutoencoderKL, ARCHITECTURES, weights, architecture, weights_seed)
     config = model.config
     said = bool(config["force_upcast"]) and "force_upcast" not in config.get("_use_default_values", ())
-    side_factor = 2 ** (len(config["block_out_channels"]) - 1)
-    return DiffusersKL(model, "diffusers_kl", side_factor, said if force_upcast is None else bool(force_upcast))
+    vae_scale_factor = 2 ** (len(config["block_out_channels"]) - 1)
+    return DiffusersKL(model, "diffusers_kl", vae_scale_factor, said if force_upcast is None else bool(force_upcast))

@@ -1,8 +1,8 @@
 """Any diffusers AutoencoderTiny: TAESD, TAESDXL, TAESD3, TAEF1, the small students of the large autoencoders.
 
-Distilled to share the latents of their teachers, as scaled for the diffusion model, so that their own factor is 1; no posterior.
-Nothing is rounded to bytes on the way, as the class's own forward does: the engine says what is stored. The class takes and gives
-[-1, 1], as the others do, and maps to TAESD's own [0, 1] inside.
+They are distilled to share the latents of their teachers, as scaled for the diffusion model, so that their own factor is 1; there
+is no posterior. Latents are not rounded to bytes, as the class's own forward rounds them: the engine decides how to store them. The
+class takes and gives [-1, 1], as the other autoencoders do, and maps to TAESD's own [0, 1] inside.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
 }
 
-_INPUT, _FOUR, _MANY = "RGB, sides multiples of 8", "4 x S/8 x S/8", "16 x S/8 x S/8"
+_INPUT, _FOUR, _MANY = "RGB, height and width multiples of 8", "4 x S/8 x S/8", "16 x S/8 x S/8"
 CHECKPOINTS = (
     Checkpoint("madebyollin/taesd", "MIT", _INPUT, _FOUR, 2_445_063, note="latents of Stable Diffusion 1.x and 2.x"),
     Checkpoint("madebyollin/taesdxl", "MIT", _INPUT, _FOUR, 2_445_063, note="latents of SDXL"),

@@ -1,4 +1,4 @@
-"""The control: reconstructs exactly what it was given. Whatever a score shows for this side is the pipeline's own doing."""
+"""The control: the reconstruction is the input. A difference that a score shows for this side comes from the pipeline."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from sdvae_ray.contracts import Checkpoint, Posterior
 
 CHECKPOINTS = (
-    Checkpoint(source=None, licence="Apache-2.0", input="RGB, any side", output="3 x S x S, not stored", parameters=0),
+    Checkpoint(source=None, licence="Apache-2.0", input="RGB, any size", output="3 x S x S, not stored", parameters=0),
 )
 
 STORES_LATENTS = False

@@ -1,6 +1,6 @@
 """The linear baseline: principal components of 8 x 8 RGB patches, four numbers each, in a latent of Stable Diffusion's shape.
 
-Closed form, so what a network wins over it is what non-linearity and context buy. It has no posterior.
+It has a closed form, so the gain of a network over it is due to non-linearity and context. It has no posterior.
 """
 
 from pathlib import Path
@@ -15,13 +15,13 @@ from sdvae_ray.contracts import Checkpoint, Posterior
 from sdvae_ray.errors import WeightsError
 
 SOURCE = "asset:patch_pca"
-SIDE = 8  # pixels
+SIZE = 8  # pixels
 HAS_POSTERIOR = False
 CHECKPOINTS = (
     Checkpoint(
         SOURCE,
         "Apache-2.0",
-        "RGB, sides multiples of 8",
+        "RGB, height and width multiples of 8",
         "4 x S/8 x S/8",
         960,
         note="fitted on synthetic images only",
@@ -42,9 +42,9 @@ class PatchPCA:
     def encode(self, rgb: Tensor) -> Posterior:
         count, _, height, width = rgb.shape
         with torch.autocast(rgb.device.type, enabled=False):
-            patches = functional.unfold(rgb.float(), SIDE, stride=SIDE).transpose(1, 2)  # (M, h * w, 192)
+            patches = functional.unfold(rgb.float(), SIZE, stride=SIZE).transpose(1, 2)  # (M, h * w, 192)
             scores = (patches - self.mean) @ self.components.T
-        mean = scores.transpose(1, 2).reshape(count, -1, height // SIDE, width // SIDE)
+        mean = scores.transpose(1, 2).reshape(count, -1, height // SIZE, width // SIZE)
         return Posterior(mean=mean, logvar=None)
 
     def decode(self, latent: Tensor) -> Tensor:
@@ -52,12 +52,12 @@ class PatchPCA:
         with torch.autocast(latent.device.type, enabled=False):
             scores = latent.float().reshape(count, channels, height * width).transpose(1, 2)
             patches = scores @ self.components + self.mean
-        size = (height * SIDE, width * SIDE)
-        return functional.fold(patches.transpose(1, 2), size, SIDE, stride=SIDE).clamp(0, 1)
+        size = (height * SIZE, width * SIZE)
+        return functional.fold(patches.transpose(1, 2), size, SIZE, stride=SIZE).clamp(0, 1)
 
 
 def load(weights: Path | None) -> PatchPCA:
-    """From a folder with patch_pca.safetensors, or that file."""
+    """From a folder with patch_pca.safetensors, or from that file; raises WeightsError for any other, and for None."""
     if weights is None:
         raise WeightsError("patch_pca has no random form: it is fitted (drop `random`)")
     file = weights / "patch_pca.safetensors" if weights.is_dir() else weights
@@ -66,7 +66,7 @@ def load(weights: Path | None) -> PatchPCA:
         mean, components = tensors["mean"].float(), tensors["components"].float()
     except (OSError, KeyError, SafetensorError) as error:
         raise WeightsError(f"patch_pca: {file} is not a file of `mean` and `components`: {error}") from error
-    width = 3 * SIDE * SIDE
+    width = 3 * SIZE * SIZE
     if mean.shape != (width,) or components.ndim != 2 or components.shape[1] != width:
         raise WeightsError(
             f"patch_pca: {file} holds {tuple(mean.shape)} and {tuple(components.shape)}, not (192,), (Z, 192)"

@@ -11,6 +11,8 @@ DEPTHS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
 
 
 class PlaneCodec(Protocol):
+    """A codec of single planes."""
+
     def encode(self, plane: np.ndarray) -> bytes:
         """(S, S) uint8 or uint16 -> the whole file."""
         ...
@@ -21,7 +23,10 @@ class PlaneCodec(Protocol):
 
 
 def roundtrip(codec: PlaneCodec, stains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, C, S, S) uint8 or uint16 -> (the same shape and dtype, (N, C) int64 bytes); TypeError or ValueError for anything else."""
+    """(N, C, S, S) uint8 or uint16 -> (decoded planes of that shape and dtype, (N, C) int64 sizes in bytes).
+
+    Raises TypeError for another dtype, ValueError for another shape.
+    """
     depth(stains.dtype)
     if stains.ndim != 4:
         raise ValueError(f"a codec takes (N, C, S, S), not {stains.shape}")
@@ -40,9 +45,9 @@ def depth(dtype: np.dtype) -> int:
 
 
 def rescale(plane: np.ndarray, bits_in: int, bits_out: int) -> np.ndarray:
-    """Integers of `bits_in` bits -> of `bits_out`, rounded to nearest, half up; 0 stays 0 and full scale full scale.
+    """Integers of `bits_in` bits -> integers of `bits_out` bits, rounded to nearest, half up; 0 and full scale stay.
 
-    From fewer bits to more and back is the identity. uint8 for 8 bits, else uint16.
+    From fewer bits to more and back is the identity. The dtype is uint8 for 8 bits, else uint16.
     """
     top_in, top_out = 2**bits_in - 1, 2**bits_out - 1
     values = (plane.astype(np.uint32) * top_out + top_in // 2) // top_in  # 65535 squared fits
@@ -58,20 +63,21 @@ def require(codec: str, library: str) -> None:
 
 
 def whole(codec: str, option: str, value: Any, low: int, high: int) -> int:
-    """`value`, an integer from `low` to `high`; ConfigError for any other."""
+    """Returns `value` where it is an integer from `low` to `high`; raises ConfigError for any other."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ConfigError(f"{codec}: {option} is {value!r} (allowed: whole numbers from {low} to {high})")
     return value
 
 
 def number(codec: str, option: str, value: Any, above: float, high: float) -> float:
-    """`value`, a number over `above` and up to `high`; ConfigError for any other."""
+    """Returns `value` where it is a number over `above` and up to `high`; raises ConfigError for any other."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= high:
         raise ConfigError(f"{codec}: {option} is {value!r} (allowed: numbers over {above:g}, up to {high:g})")
     return float(value)
 
 
 def choice(codec: str, option: str, value: Any, allowed: Iterable[str]) -> str:
+    """Returns `value` where it is one of `allowed`; raises ConfigError for any other."""
     names = list(allowed)
     if value not in names:
         raise ConfigError(f"{codec}: no {option} {value!r}{did_you_mean(str(value), names)}")

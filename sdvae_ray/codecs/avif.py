@@ -1,7 +1,7 @@
 """AVIF, a monochrome AV1 still of 8, 10 or 12 bits: the video codecs' rival.
 
-AV1 has no 16 bits: they are rounded to the codec's depth and back, and that loss is the codec's. The bytes are the whole file, with
-some 280 of boxes, which is most of it for a dark patch.
+AV1 has no 16 bits: pixels of 16 bits are rounded to the codec's depth and back, and that loss is the codec's. The bytes are the
+whole file; some 280 of them are boxes, most of the file for a dark patch.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ CHECKPOINTS = (
     Checkpoint(
         source=None,
         licence="BSD-2-Clause (libavif, libaom)",
-        input="one stain, 8, 10 or 12 bits; 16 are rounded to 12",
+        input="one stain, 8, 10 or 12 bits; 16 bits are rounded to 12",
         output="an AVIF file",
     ),
 )
@@ -25,6 +25,8 @@ LOSSLESS = 100
 
 
 class Avif:
+    """quality 1 to 100, speed 0 to 10, bits 8, 10 or 12, or None: as many as the image has, 12 at most."""
+
     def __init__(self, quality: int, speed: int, bits: int | None) -> None:
         self.quality, self.speed, self.bits = quality, speed, bits
 
@@ -35,7 +37,7 @@ class Avif:
         pixels: Any = _planes.rescale(plane, _planes.depth(plane.dtype), bits)
         options: dict[str, Any] = {}
         if self.quality < LOSSLESS:
-            # imagecodecs codes a grey array without loss whatever the level; grey as RGB, stored as luma only, heeds it
+            # imagecodecs codes a grey array without loss at any level; for grey as RGB, stored as luma alone, the level counts
             pixels, options = np.repeat(pixels[..., None], 3, axis=2), {"pixelformat": "yuv400"}
         return bytes(
             avif_encode(
@@ -43,7 +45,7 @@ class Avif:
                 level=self.quality,
                 speed=self.speed,
                 bitspersample=bits,
-                codec="aom",  # the choice would else depend on what the wheel was built with
+                codec="aom",  # without a name, the choice depends on how the wheel was built
                 numthreads=1,
                 **options,
             )
@@ -62,9 +64,9 @@ class Avif:
 
 
 def load(*, quality: int = 80, speed: int = 6, bits: int | None = None) -> Avif:
-    """`quality` 1 to 100, libavif's scale, 100 being lossless at the codec's depth; `speed` 0 (slow, small) to 10.
+    """`quality` is 1 to 100, libavif's scale, 100 being lossless at the codec's depth; `speed` is 0 (slow, small files) to 10.
 
-    `bits` 8, 10 or 12; where it is None, 8 for 8-bit and 12 for 16-bit images.
+    `bits` is 8, 10 or 12; None: 8 for 8-bit and 12 for 16-bit images. Raises ConfigError for an option that is not allowed.
     """
     _planes.require("avif", "AVIF")
     if bits is not None and (isinstance(bits, bool) or bits not in BITS):

@@ -1,7 +1,7 @@
-"""JPEG, 8 bits: what the gallery's previews are made of, and the oldest rival.
+"""JPEG, 8 bits: the format of the gallery's previews, and the oldest rival.
 
-Baseline, grey, Huffman tables fitted to the image. 16 bits are rounded to 8 and back: that loss is the codec's. The bytes are the
-whole file, with some 180 of header and tables.
+Baseline, grey, Huffman tables fitted to the image. Pixels of 16 bits are rounded to 8 and back: that loss is the codec's. The bytes
+are the whole file, some 180 of them header and tables.
 """
 
 import numpy as np
@@ -20,6 +20,8 @@ CHECKPOINTS = (
 
 
 class Jpeg:
+    """quality 1 to 100."""
+
     def __init__(self, quality: int) -> None:
         self.quality = quality
 
@@ -39,6 +41,6 @@ class Jpeg:
 
 
 def load(*, quality: int = 90) -> Jpeg:
-    """`quality` 1 to 100, libjpeg's scale of its quantisation tables."""
+    """`quality` is 1 to 100, libjpeg's scale of its quantisation tables; ConfigError for another."""
     _planes.require("jpeg", "JPEG8")
     return Jpeg(_planes.whole("jpeg", "quality", quality, 1, 100))

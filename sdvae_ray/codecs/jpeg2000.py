@@ -1,8 +1,8 @@
 """JPEG 2000 at a given PSNR, 8 or 16 bits: the wavelet codec of medical archives.
 
-One tile and layer, irreversible 9/7 wavelet, a raw codestream (J2K, without the 85 bytes of a JP2 file; some 150 are header).
-OpenJPEG cuts the code blocks where its own estimate of the error over the plane, before rounding to integers, meets the PSNR asked
-for, of full scale. What comes back is 0.1 to 1.7 dB worse on real patches, and of 8 bits never better than some 55 dB.
+One tile and layer, irreversible 9/7 wavelet, a raw codestream (J2K, without the 85 bytes of a JP2 file; some 150 bytes are header).
+OpenJPEG cuts the code blocks where its own estimate of the error over the plane, before rounding to integers, meets the given PSNR
+of full scale. The decoded plane is 0.1 to 1.7 dB worse on real patches, and at 8 bits never better than some 55 dB.
 """
 
 import numpy as np
@@ -21,6 +21,8 @@ CHECKPOINTS = (
 
 
 class Jpeg2000:
+    """level 10 to 100: the PSNR to reach, in dB."""
+
     def __init__(self, level: int) -> None:
         self.level = level
 
@@ -39,6 +41,6 @@ class Jpeg2000:
 
 
 def load(*, level: int = 45) -> Jpeg2000:
-    """`level` 10 to 100, the PSNR asked for, in dB."""
+    """`level` is 10 to 100, the PSNR to reach, in dB; ConfigError for another."""
     _planes.require("jpeg2000", "JPEG2K")
     return Jpeg2000(_planes.whole("jpeg2000", "level", level, 10, 100))

@@ -1,8 +1,8 @@
 """JPEG XL at a given Butteraugli distance, 8 or 16 bits: the strongest of the classical rivals.
 
-VarDCT in a raw codestream. The values are taken as sRGB at either depth, as `cjxl` takes a PNG without a profile, so that a
-distance means one thing: imagecodecs takes 16-bit integers for linear light, hence they are linearised here (IEC 61966-2-1),
-given as float32, and brought back.
+VarDCT in a raw codestream. Values of 8 and of 16 bits are both taken as sRGB, as `cjxl` takes a PNG without a profile, so that a
+distance means one thing. imagecodecs takes 16-bit integers for linear light; values of 16 bits are therefore linearised here
+(IEC 61966-2-1), given as float32, and brought back.
 """
 
 import numpy as np
@@ -21,6 +21,8 @@ CHECKPOINTS = (
 
 
 class JpegXL:
+    """distance over 0, up to 25 (Butteraugli); effort 1 to 10."""
+
     def __init__(self, distance: float, effort: int) -> None:
         self.distance, self.effort = distance, effort
 
@@ -52,13 +54,16 @@ def linear(values: np.ndarray) -> np.ndarray:
 
 
 def srgb(light: np.ndarray) -> np.ndarray:
-    """Inverse of `linear`; what a decoder gives outside of [0, 1] is clipped."""
+    """The inverse of `linear`, float64; values of a decoder outside of [0, 1] are clipped."""
     light = light.astype(np.float64).clip(0, 1)
     return np.where(light <= 0.04045 / 12.92, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).clip(0, 1)
 
 
 def load(*, distance: float = 1.0, effort: int = 7) -> JpegXL:
-    """`distance` over 0, up to 25 (1 is called visually lossless); `effort` 1 to 10, slower and smaller."""
+    """`distance` is over 0, up to 25 (1 is called visually lossless); `effort` is 1 to 10, a higher one slower with smaller files.
+
+    Raises ConfigError for an option that is not allowed.
+    """
     _planes.require("jpegxl", "JPEGXL")
     return JpegXL(
         _planes.number("jpegxl", "distance", distance, 0, 25), _planes.whole("jpegxl", "effort", effort, 1, 10)

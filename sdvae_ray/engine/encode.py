@@ -81,7 +81,7 @@ class Encoder:
         self._codec_threads = ThreadPoolExecutor(max(1, torch.get_num_threads()))
         self._template: Row | None = None
         for name, autoencoder in models.autoencoders.items():
-            factor = getattr(autoencoder, "side_factor", 1)
+            factor = getattr(autoencoder, "vae_scale_factor", 1)
             if config.image.patch % factor:
                 raise ConfigError(
                     f"autoencoders.{name} takes sides that are multiples of {factor}; image.patch is {config.image.patch}"

@@ -1,4 +1,4 @@
-"""How the one-file networks of this shelf take their tensors: the file found, every tensor filled, one line where it is another."""
+"""Shared by the extractors of one file of weights: the state dict is found and fills every tensor; random weights."""
 
 from pathlib import Path
 
@@ -11,9 +11,12 @@ _PATTERNS = ("*.safetensors", "*.pth", "*.pt", "*.bin")
 
 
 def fill(model: nn.Module, weights: Path, name: str, network: str, wanted: str = "") -> None:
-    """Loads the state dict at `weights`, a file or a folder with one, into `model`: every tensor, and no other.
+    """Loads the state dict at `weights`, a file or a folder with one, into `model`; it must have the model's tensors and no others.
 
-    Raises WeightsError: `name` is the extractor's, `network` what the file should be, `wanted` which file to place there.
+    name     of the extractor, for an error
+    network  the network that the file should hold, for an error
+    wanted   the file to place into an empty folder, for an error
+    Raises WeightsError.
     """
     try:
         model.load_state_dict(read_state_dict(_file(weights, name, wanted)))
@@ -21,11 +24,18 @@ def fill(model: nn.Module, weights: Path, name: str, network: str, wanted: str =
         raise WeightsError(f"{name}: {weights} is not {network}: {one_line(error)}") from error
 
 
+def keep_the_signal(model: nn.Module) -> None:
+    """Draws the weights of convolutions anew (Kaiming), in place: with torch's default the signal dies out over many layers."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+
+
 def _file(weights: Path, name: str, wanted: str) -> Path:
     if not weights.is_dir():
         return weights
-    found = [file for pattern in _PATTERNS for file in sorted(weights.glob(pattern))]
-    if not found:
+    files = [file for pattern in _PATTERNS for file in sorted(weights.glob(pattern))]
+    if not files:
         hint = f" (wanted: {wanted})" if wanted else ""
         raise WeightsError(f"{name}: no .safetensors, .pth, .pt or .bin file in {weights}{hint}")
-    return found[0]
+    return files[0]

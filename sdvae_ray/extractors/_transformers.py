@@ -1,4 +1,4 @@
-"""What the extractors from transformers share: preparing images, pooling tokens, loading folders, random weights.
+"""Shared by the extractors from transformers: preparing images, pooling tokens, loading folders, random weights.
 
 An image is resized whole to the model's square (bicubic or bilinear, antialias, clamped to [0, 1]) in floating point, where the
 published preprocessors round to 8 bits after each axis; no border is cropped away. The remote code of a folder is never run here.
@@ -63,8 +63,8 @@ class Vision:
         self.takes: Takes = TAKES[per]
         self.size, self.interpolation = preparation.size, preparation.interpolation
         self.mean, self.std = (_three(name, key, getattr(preparation, key)) for key in ("mean", "std"))
-        side = getattr(model.config, "patch_size", None)
-        self.patch = side if isinstance(side, int) else None
+        patch = getattr(model.config, "patch_size", None)
+        self.patch = patch if isinstance(patch, int) else None
         if self.size < 1 or (self.patch and self.size % self.patch):
             multiple = f"a multiple of {self.patch}" if self.patch else "a positive number"
             raise ConfigError(f"{name}: size is {self.size} pixels (allowed: {multiple})")
@@ -119,7 +119,7 @@ class Vision:
         return ConfigError(f"{self.name}: pooling: {self.pooling} does not fit a {kind} (allowed: {allowed})")
 
     def _try(self) -> None:
-        """A blank image at once, so that a pooling or a size that does not fit is said before a run has started."""
+        """A blank image at once, so that a pooling or a size that does not fit is published before a run has started."""
         shape = (1, 1, 3, 8, 8) if self.takes == "rgb" else (1, 1, 8, 8)
         try:
             with torch.inference_mode():
@@ -132,22 +132,23 @@ class Vision:
 
 
 def pick(name: str, architecture: str, architectures: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Returns the settings of an architecture; raises ConfigError, with the nearest match, for an unknown one."""
     if architecture not in architectures:
         raise ConfigError(f"{name}: no architecture {architecture!r}{did_you_mean(architecture, architectures)}")
     return architectures[architecture]
 
 
 def random_model(build: Callable[[], nn.Module], weights_seed: int) -> nn.Module:
-    """`build()`, its weights drawn from the seed; the random state of the process is left alone."""
+    """Returns `build()` with weights drawn from the seed; the random state of the process does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights_seed)
         return build()
 
 
 def load_model(name: str, weights: Path, pooling: str, families: Sequence[str] = ()) -> nn.Module:
-    """The vision model in a folder of config.json and weights, in float32; safetensors before torch's format.
+    """Loads the vision model of a folder of config.json and weights, in float32; safetensors before torch's format.
 
-    families  model types that are accepted; any where empty
+    families  model types that are accepted; () accepts all
     Raises WeightsError for a folder that is not a model, or lacks a tensor that the pooling needs.
     """
     import transformers
@@ -163,9 +164,7 @@ def load_model(name: str, weights: Path, pooling: str, families: Sequence[str] =
     remote = {} if kind in _TOWERS else {"trust_remote_code": False}
     if kind in _TOWERS and hasattr(config, "vision_config"):
         tower = config.vision_config
-        tower.projection_dim = getattr(
-            config, "projection_dim", None
-        )  # the whole model's, which its half may not repeat
+        tower.projection_dim = getattr(config, "projection_dim", None)  # the config of the image's half may lack it
         config = tower
     try:
         with _quiet():
@@ -174,7 +173,7 @@ def load_model(name: str, weights: Path, pooling: str, families: Sequence[str] =
             )
     except (*DAMAGE, ImportError) as error:
         raise WeightsError(f"{name}: cannot load {weights}: {one_line(error)}") from error
-    # transformers would fill them at random, with a warning; a pooler that is not asked is no loss
+    # transformers would fill missing tensors at random, with a warning; a pooler that is not used may be missing
     missing = sorted(key for key in loading["missing_keys"] if pooling == "pooler" or not key.startswith("pooler."))
     if missing:
         raise WeightsError(f"{name}: {weights} lacks {len(missing)} tensors, such as {missing[0]}")
@@ -183,7 +182,7 @@ def load_model(name: str, weights: Path, pooling: str, families: Sequence[str] =
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' tables of tensors, such as those of the text's half: what matters is checked, and raised."""
+    """Silences transformers' tables of unused tensors, such as the text model's; missing tensors are checked and raised here."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -197,34 +196,37 @@ def _quiet() -> Iterator[None]:
 def published_preparation(
     name: str, weights: Path, model: Any, size: int | None = None, interpolation: str | None = None
 ) -> Preparation:
-    """As the folder's preprocessor_config.json says; what it does not say is the model's image_size, ImageNet's mean and standard
-    deviation, and bicubic. `size` and `interpolation` come before it."""
-    said: dict[str, Any] = {}
+    """Returns the preparation of the folder's preprocessor_config.json; `size` and `interpolation` overrule it.
+
+    Where the file has no value: the model's image_size, ImageNet's mean and standard deviation, bicubic. Raises WeightsError for a
+    file that is no preprocessor's, ConfigError where the size or the interpolation must be given.
+    """
+    published: dict[str, Any] = {}
     if (file := weights / "preprocessor_config.json").exists():
         try:
-            said = dict(json.loads(file.read_text(encoding="utf-8")))
+            published = dict(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise WeightsError(f"{name}: {file} is not a preprocessor's: {one_line(error)}") from error
-    cropped = said.get("do_center_crop", "crop_size" in said) and said.get("crop_size")
-    side = size or _side(cropped or said.get("size")) or _side(getattr(model.config, "image_size", None))
-    if side is None:
+    cropped = published.get("do_center_crop", "crop_size" in published) and published.get("crop_size")
+    size = size or _size(cropped or published.get("size")) or _size(getattr(model.config, "image_size", None))
+    if size is None:
         raise ConfigError(f"{name}: {weights} does not say how large its images are: set size (pixels)")
-    resample = said.get("resample", 3)
+    resample = published.get("resample", 3)
     if interpolation is None and resample not in _RESAMPLE:
         raise ConfigError(
             f"{name}: {weights} resamples by Pillow's method {resample}: set interpolation (bicubic, bilinear)"
         )
     # of values on [0, 1]: the preprocessor scales 8 bits first
-    scale = 255 * said.get("rescale_factor", 1 / 255) if said.get("do_rescale", True) else 255
-    mean, std = said.get("image_mean") or IMAGENET_MEAN, said.get("image_std") or IMAGENET_STD
-    if not said.get("do_normalize", True):
+    scale = 255 * published.get("rescale_factor", 1 / 255) if published.get("do_rescale", True) else 255
+    mean, std = published.get("image_mean") or IMAGENET_MEAN, published.get("image_std") or IMAGENET_STD
+    if not published.get("do_normalize", True):
         mean, std = (0.0,) * 3, (1.0,) * 3
     chosen = interpolation or _RESAMPLE[resample]
-    return Preparation(side, [m / scale for m in mean], [s / scale for s in std], chosen)
+    return Preparation(size, [m / scale for m in mean], [s / scale for s in std], chosen)
 
 
-def _side(size: Any) -> int | None:
-    """224, [224, 224], {"height": 224, "width": 224} and {"shortest_edge": 224} are 224."""
+def _size(size: Any) -> int | None:
+    """Returns the pixels of a published size: 224, [224, 224], {"height": 224, "width": 224} and {"shortest_edge": 224} are 224."""
     if isinstance(size, Mapping):
         size = size.get("shortest_edge", size.get("height"))
     if isinstance(size, list | tuple):

@@ -1,11 +1,11 @@
 """The network of TF-FID (InceptionV3 of 2015-12-05), 2048 features per RGB pass: the FID of the literature.
 
-Images are rounded to 8 bits, as the reference sees them, resized to 299 as TensorFlow 1 does (bilinear, corners not aligned, no
-half-pixel centres, no antialias) and scaled to (x - 128) / 128. Beside torchvision's network its average pools leave the padding
-out, its last block has a max pool, and it knows 1008 classes.
+Images are rounded to 8 bits, as the reference takes them, resized to 299 as TensorFlow 1 resizes (bilinear, corners not aligned, no
+half-pixel centres, no antialias) and scaled to (x - 128) / 128. The network differs from torchvision's: its average pools leave the
+padding out, its last block has a max pool, and it has 1008 classes.
 
-Its weights are one file that torch-fidelity and pytorch-fid publish; nothing here fetches it: place it on this machine, or under an
-s3:// prefix, and set `source` to it.
+Its weights are one file that torch-fidelity and pytorch-fid publish; it is not fetched: place it on this machine, or under an s3://
+prefix, and set `source` to it.
 """
 
 from pathlib import Path
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sdvae_ray.contracts import Checkpoint, Takes
-from sdvae_ray.extractors._state import fill
+from sdvae_ray.extractors._state import fill, keep_the_signal
 
-SIDE = 299  # pixels
+SIZE = 299  # pixels
 FILE = "weights-inception-2015-12-05-6726825d.pth"
 WANTED = (
     f"{FILE} of github.com/toshas/torch-fidelity, or the same bytes as pt_inception-2015-12-05-6726825d.pth "
@@ -49,25 +49,28 @@ class InceptionFID:
         """(N, T, 3, S, S) in [0, 1] -> (N, T, 2048) float32."""
         count, passes = batch.shape[:2]
         levels = (batch.flatten(0, 1).float().clamp(0, 1) * 255).round()
-        features = self.model((resize(levels, SIDE) - 128) / 128)
+        features = self.model((resize(levels, SIZE) - 128) / 128)
         return features.float().view(count, passes, -1)
 
 
-def resize(images: Tensor, side: int) -> Tensor:
-    """(M, 3, H, W) float32 -> (M, 3, side, side), as TensorFlow 1's resize_bilinear with align_corners=False: output i lies at
-    input i * size / side, between its floor and the next pixel; the last pixel is its own neighbour."""
-    low, high, fraction = _neighbours(images.shape[3], side, images.device)
+def resize(images: Tensor, size: int) -> Tensor:
+    """(M, 3, H, W) float32 -> (M, 3, size, size), as TensorFlow 1's resize_bilinear with align_corners=False.
+
+    Output i lies at input i * H / size, between the floor of that position and the next pixel; the last pixel is its own neighbour.
+    """
+    low, high, fraction = _neighbours(images.shape[3], size, images.device)
     left, right = images[:, :, :, low], images[:, :, :, high]
     images = left + (right - left) * fraction
-    low, high, fraction = _neighbours(images.shape[2], side, images.device)
+    low, high, fraction = _neighbours(images.shape[2], size, images.device)
     top, bottom = images[:, :, low], images[:, :, high]
     return top + (bottom - top) * fraction[:, None]
 
 
-def _neighbours(size: int, side: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    position = torch.arange(side, dtype=torch.float32, device=device) * (size / side)
+def _neighbours(before: int, after: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the two input pixels around every output pixel of an axis, and the second one's weight, all (after,)."""
+    position = torch.arange(after, dtype=torch.float32, device=device) * (before / after)
     low = position.long()
-    return low, (low + 1).clamp_max(size - 1), position - low
+    return low, (low + 1).clamp_max(before - 1), position - low
 
 
 def build() -> nn.Module:
@@ -123,10 +126,8 @@ def load(weights: Path | None, *, weights_seed: int = 0) -> InceptionFID:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights_seed)
         model = build()
-        if weights is None:  # torch's default would let the signal die out on its way
-            for layer in model.modules():
-                if isinstance(layer, nn.Conv2d):
-                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        if weights is None:
+            keep_the_signal(model)
     if weights is not None:
         fill(model, weights, "inception_fid", "the InceptionV3 of TF-FID", WANTED)
     model.fc = nn.Identity()

@@ -1,7 +1,7 @@
 """InceptionV3 with torchvision's ImageNet weights, 2048 features per RGB pass, as published.
 
-Not the network of TF-FID: distances on these features carry this file's name. Resize to 299 (bilinear, antialias), ImageNet mean
-and standard deviation, transform_input off, the classifier removed.
+It is not the network of TF-FID: distances on these features carry this file's name. Resize to 299 (bilinear, antialias), ImageNet
+mean and standard deviation, transform_input off, the classifier removed.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sdvae_ray.contracts import Checkpoint, Takes
-from sdvae_ray.extractors._state import fill
+from sdvae_ray.extractors._state import fill, keep_the_signal
 
 SOURCE = "torchvision:Inception_V3_Weights.IMAGENET1K_V1"
 CHECKPOINTS = (
@@ -24,7 +24,7 @@ CHECKPOINTS = (
         note="ImageNet; the published features; without the two classifiers",
     ),
 )
-SIDE = 299  # pixels
+SIZE = 299  # pixels
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's ImageNet transforms
 
 
@@ -44,7 +44,7 @@ class InceptionV3:
     def __call__(self, batch: Tensor) -> Tensor:
         """(N, T, 3, S, S) in [0, 1] -> (N, T, 2048) float32."""
         count, passes = batch.shape[:2]
-        rgb = functional.interpolate(batch.flatten(0, 1), (SIDE, SIDE), mode="bilinear", antialias=True)
+        rgb = functional.interpolate(batch.flatten(0, 1), (SIZE, SIZE), mode="bilinear", antialias=True)
         features = self.model((rgb - self.mean) / self.std)
         return features.float().view(count, passes, -1)
 
@@ -57,10 +57,8 @@ def load(weights: Path | None, *, weights_seed: int = 0) -> InceptionV3:
         torch.manual_seed(weights_seed)
         # torchvision's own initialisation takes a minute
         model = inception_v3(weights=None, transform_input=False, init_weights=False)
-        if weights is None:  # torch's default would let the signal die out on its way
-            for layer in model.modules():
-                if isinstance(layer, nn.Conv2d):
-                    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        if weights is None:
+            keep_the_signal(model)
     if weights is not None:
         fill(model, weights, "inception_v3", "torchvision's InceptionV3", "inception_v3_google-0cc3c7bd.pth")
     model.fc = nn.Identity()

@@ -1,4 +1,4 @@
-"""A weight-free baseline: what can be said of each stain's patch by intensities and band energies, without a network.
+"""A baseline without weights: every stain's patch by its intensities and band energies.
 
 Per stain: mean, standard deviation, five percentiles of the pixels, the standard deviation in five octave bands (a Gaussian
 pyramid's differences: 1, 2, 4, 8 and 16 pixels), and the correlation with every stain.
@@ -40,8 +40,8 @@ class Intensity:
 
 def _bands(images: Tensor) -> Tensor:
     """(N, C, S, S) -> (N, C, BANDS): standard deviation of each level of the Laplacian pyramid."""
-    count, stains, side, _ = images.shape
-    level = images.reshape(count * stains, 1, side, side)
+    count, stains, size, _ = images.shape
+    level = images.reshape(count * stains, 1, size, size)
     kernel = torch.tensor(_KERNEL, device=images.device)
     kernel = (kernel[:, None] * kernel[None, :])[None, None]
     energies = []

@@ -29,7 +29,7 @@ CHECKPOINTS = (
         note="remote_code: true; trained on images of JUMP, so not blind to them",
     ),
 )
-SIDE, PATCH, MOST_STAINS = 256, 16, 11
+SIZE, PATCH, MOST_STAINS = 256, 16, 11
 ARCHITECTURES = {"small": (384, 12, 6), "tiny": (32, 2, 2)}  # width, blocks, heads
 
 
@@ -50,12 +50,14 @@ class OpenPhenom:
         if stains > MOST_STAINS:
             raise ConfigError(f"openphenom: {stains} stains (allowed: at most {MOST_STAINS})")
         images = batch.float()
-        if images.shape[-2:] != (SIDE, SIDE):
-            images = functional.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True)
+        if images.shape[-2:] != (SIZE, SIZE):
+            images = functional.interpolate(images, (SIZE, SIZE), mode="bilinear", antialias=True)
         return self.model.predict(images * self.top).float().view(count, stains, -1)
 
 
 class Block(nn.Module):
+    """A transformer block: attention and an MLP, both after a layer norm and with a shortcut."""
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -73,7 +75,7 @@ class Block(nn.Module):
 
 
 class ChannelAgnosticViT(nn.Module):
-    """One patch embedding for every stain, the same positions for each, one class token, attention over all stains' tokens."""
+    """A ViT with one patch embedding and one table of positions for all stains, one class token, and attention over all tokens."""
 
     positions: Tensor
 
@@ -81,7 +83,7 @@ class ChannelAgnosticViT(nn.Module):
         super().__init__()
         self.embed = nn.Conv2d(1, width, PATCH, PATCH)
         self.class_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
-        self.register_buffer("positions", sincos(SIDE // PATCH, width), persistent=False)
+        self.register_buffer("positions", sincos(SIZE // PATCH, width), persistent=False)
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
@@ -96,11 +98,11 @@ class ChannelAgnosticViT(nn.Module):
         return tokens.unflatten(1, (stains, -1)).mean(2).flatten(1)
 
 
-def sincos(side: int, width: int) -> Tensor:
-    """(side^2, width): sine and cosine of row and column at width / 4 wavelengths from 2 pi to 10,000 times that (Vaswani et al.,
-    2017, for two axes)."""
+def sincos(size: int, width: int) -> Tensor:
+    """(size^2, width): sine and cosine of row and column, at width / 4 wavelengths from 2 pi to 20,000 pi (Vaswani et al. 2017,
+    for two axes)."""
     rates = 10_000.0 ** -(torch.arange(width // 4) / (width // 4))
-    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    row, column = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     angles = [axis.flatten()[:, None] * rates for axis in (row, column)]
     return torch.cat([part for angle in angles for part in (angle.sin(), angle.cos())], 1)
 
@@ -116,7 +118,8 @@ def load(
     """From a folder of OpenPhenom's files; None is a random network of the same shape, small or tiny.
 
     remote_code      True: the Python code in the folder may run on every node
-    published_range  True: give it [0, 1] instead of 0..255
+    published_range  True: the model's input is [0, 1] instead of 0..255
+    Raises ConfigError for an option, and where the code may not run; WeightsError for a folder that holds no such model.
     """
     if weights is None:
         if architecture not in ARCHITECTURES:
@@ -139,13 +142,13 @@ def _remote(weights: Path) -> Any:
     from transformers import AutoModel
 
     try:
-        found = AutoModel.from_pretrained(
+        loaded = AutoModel.from_pretrained(
             str(weights), local_files_only=True, trust_remote_code=True, output_loading_info=True
         )
     except (*DAMAGE, ImportError) as error:
         raise WeightsError(f"openphenom: cannot load {weights}: {one_line(error)}") from error
-    # a class with a from_pretrained of its own may answer without the report, having checked the tensors itself
-    model, report = found if isinstance(found, tuple) else (found, {"missing_keys": []})
+    # a class with its own from_pretrained may return the model alone, having checked the tensors itself
+    model, report = loaded if isinstance(loaded, tuple) else (loaded, {"missing_keys": []})
     if missing := sorted(report["missing_keys"]):
         raise WeightsError(f"openphenom: {weights} lacks {len(missing)} tensors, such as {missing[0]}")
     if not hasattr(model, "predict"):

@@ -1,4 +1,4 @@
-"""Stains <-> RGB passes."""
+"""Packs stains into RGB passes, and unpacks them again."""
 
 from collections.abc import Sequence
 
@@ -7,21 +7,21 @@ from torch import Tensor
 
 
 class Packing:
-    """T triples of stains, each one RGB image; a stain comes back from the first pass that holds it (mean over its planes).
+    """T triples of stains, one RGB pass a triple. A stain is unpacked from the first pass that holds it (mean over its planes).
 
-    The published triples are (Mito, AGP, RNA) and (RNA, ER, DNA): RNA comes back from the first.
+    The published triples are (Mito, AGP, RNA) and (RNA, ER, DNA): RNA is unpacked from the first.
     """
 
     def __init__(self, stains: Sequence[str], triples: Sequence[Sequence[str]]) -> None:
         self.index = [[stains.index(stain) for stain in triple] for triple in triples]
         self.sources: list[tuple[int, list[int]]] = []  # per stain: (pass, planes in it)
         for stain in range(len(stains)):
-            found = next(t for t, triple in enumerate(self.index) if stain in triple)
-            self.sources.append((found, [plane for plane in range(3) if self.index[found][plane] == stain]))
+            first = next(t for t, triple in enumerate(self.index) if stain in triple)
+            self.sources.append((first, [plane for plane in range(3) if self.index[first][plane] == stain]))
 
     @property
     def passes(self) -> int:
-        """T."""
+        """T, the number of RGB passes."""
         return len(self.index)
 
     def pack(self, stains: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One stain's raw plane -> scaled integers, and the stains' planes -> patches; the published order of steps."""
+"""Prepares images in the published order of steps: a stain's raw plane to scaled integers, and the stains' planes to patches."""
 
 import numpy as np
 from PIL import Image
@@ -8,19 +8,20 @@ class CropError(ValueError):
     """The crop is larger than the image: no FOV of its size can be read with this run's settings."""
 
 
-def resize(plane: np.ndarray, side: int) -> np.ndarray:
-    """(height, width) -> (side, side), both axes stretched or shrunk to fit: `PIL.Image.resize`, bilinear with antialias.
+def resize(plane: np.ndarray, size: int) -> np.ndarray:
+    """(height, width) -> (size, size), both axes stretched or shrunk to fit: `PIL.Image.resize`, bilinear with antialias.
 
-    uint8 and uint16 stay what they are, rounded to the nearest as Pillow does after each axis; other types become float32.
+    uint8 and uint16 keep their dtype, rounded to the nearest as Pillow does after each axis; other types become float32.
     """
     native = plane.dtype.newbyteorder("=")
     pixels = np.ascontiguousarray(plane, native if native in (np.uint8, np.uint16) else np.float32)
-    return np.array(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
+    return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def check_same_size(plane: np.ndarray, illumination: np.ndarray, where: str, function: str) -> None:
+    """Raises ValueError, naming `where` and `function`, unless a plane and its illumination function have the same shape."""
     if illumination.shape != plane.shape:
-        raise ValueError(f"{where} is {_size(plane)}, its illumination function {function} is {_size(illumination)}")
+        raise ValueError(f"{where} is {_shape(plane)}, its illumination function {function} is {_shape(illumination)}")
 
 
 def correct(plane: np.ndarray, illumination: np.ndarray | None) -> np.ndarray:
@@ -38,7 +39,7 @@ def centre_crop(plane: np.ndarray, crop: int, where: str) -> np.ndarray:
     """The central (crop, crop) pixels; an odd margin leaves the extra pixel at the end. CropError where it does not fit."""
     height, width = plane.shape
     if crop > min(height, width):
-        raise CropError(f"crop {crop} does not fit {where}, which is {_size(plane)}")
+        raise CropError(f"crop {crop} does not fit {where}, which is {_shape(plane)}")
     top, left = (height - crop) // 2, (width - crop) // 2
     return plane[top : top + crop, left : left + crop]
 
@@ -62,5 +63,5 @@ def untile(patches: np.ndarray) -> np.ndarray:
     )
 
 
-def _size(plane: np.ndarray) -> str:
+def _shape(plane: np.ndarray) -> str:
     return " x ".join(str(n) for n in plane.shape)

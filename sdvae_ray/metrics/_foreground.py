@@ -1,4 +1,4 @@
-"""Which pixels of a stain's patch are foreground: above Otsu's threshold (1979) of the smoothed patch; none of a blank patch.
+"""Finds the foreground of a stain's patch: pixels above Otsu's threshold (1979) of the smoothed patch; none of a blank patch.
 
 A threshold splits pure noise too: of smoothed Gaussian noise, into halves whose means lie 1.6 standard deviations apart. A patch
 is therefore blank unless its two classes lie more than `NOISE` standard deviations of its smoothed noise apart, and more than
@@ -81,5 +81,5 @@ def _kernel() -> list[float]:
 
 
 def _attenuation() -> float:
-    """What `smooth` leaves of the standard deviation of white noise."""
+    """The share of the standard deviation of white noise that `smooth` leaves."""
     return sum(weight**2 for weight in _kernel())

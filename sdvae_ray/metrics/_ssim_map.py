@@ -14,9 +14,9 @@ def ssim_maps(image: Tensor, recon: Tensor) -> tuple[Tensor, Tensor]:
 
     (N, C, S, S) in [0, 1], twice -> (N, C, S - 10, S - 10), twice: windows that lie within the image, by their centre. S >= 11.
     """
-    count, stains, side, _ = image.shape
-    x = image.reshape(count * stains, 1, side, side)
-    y = recon.reshape(count * stains, 1, side, side)
+    count, stains, size, _ = image.shape
+    x = image.reshape(count * stains, 1, size, size)
+    y = recon.reshape(count * stains, 1, size, size)
     # windows of values shifted by the image's mean: float32 variances of bright flat regions keep their digits
     shift = x.mean((2, 3), keepdim=True)
     xs, ys = x - shift, y - shift

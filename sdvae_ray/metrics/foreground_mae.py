@@ -1,7 +1,7 @@
 """Mean absolute error per stain over the foreground of the original, on [0, 1]; NaN where there is none.
 
-The error of a patch is mostly that of its empty background; this is the part that carries cells. `_foreground.py` says which
-pixels are foreground.
+The error over a whole patch is mostly the error of its empty background; this metric is of the pixels that carry cells.
+`_foreground.py` says which pixels are foreground.
 """
 
 from torch import Tensor

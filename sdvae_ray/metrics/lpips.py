@@ -16,7 +16,7 @@ from sdvae_ray.state_dicts import DAMAGE, read_state_dict
 
 UNIT = ""
 HIGHER_IS_BETTER = False
-SMALLEST = 31  # pixels: below, AlexNet's last layers see nothing
+SMALLEST = 31  # pixels: in a smaller patch AlexNet's last layers have no output
 _BACKBONE = "torchvision's AlexNet, AlexNet_Weights.IMAGENET1K_V1, published as alexnet-owt-7be5be79.pth"
 _LINEAR = "the linear layers, weights/v0.1/alex.pth of the lpips package"
 CHECKPOINTS = (
@@ -48,7 +48,7 @@ class Lpips:
         return self
 
     def __call__(self, reconstruction: Reconstruction) -> Tensor:
-        """(N, T) float32; NaN where the patch's side is below 31 pixels."""
+        """(N, T) float32; NaN where the patch is smaller than 31 pixels."""
         image, recon = reconstruction.image_rgb, reconstruction.recon_rgb
         count, passes = image.shape[:2]
         if min(image.shape[3:]) < SMALLEST:
@@ -62,18 +62,18 @@ class Lpips:
 
     def _layers(self, rgb: Tensor) -> list[Tensor]:
         """(M, 3, S, S) in [0, 1] -> the five ReLUs' features, of length 1 along the channels."""
-        out, found = (2 * rgb - 1 - self.shift) / self.scale, []
+        out, features = (2 * rgb - 1 - self.shift) / self.scale, []
         for layer in self.features:
             out = layer(out)
             if isinstance(layer, nn.ReLU):
-                found.append(out / (out.square().sum(1, keepdim=True).sqrt() + 1e-10))
-        return found
+                features.append(out / (out.square().sum(1, keepdim=True).sqrt() + 1e-10))
+        return features
 
 
 def load(weights: Path | None, *, weights_seed: int = 0) -> Lpips:
-    """From a folder with the two files that the module names; None is random weights, of use to tests only.
+    """From a folder with the two files that this module names; None is random weights, for tests.
 
-    Raises WeightsError where a file is missing, or is another one.
+    Raises WeightsError where a file is missing or holds other tensors.
     """
     from torchvision.models import alexnet
 
@@ -106,8 +106,8 @@ def _from_folder(features: nn.Sequential, folder: Path) -> list[Tensor]:
     except DAMAGE as error:
         raise WeightsError(f"lpips: {backbone} is not {_BACKBONE}: {type(error).__name__} {one_line(error)}") from error
     try:
-        found = read_state_dict(linear)
-        layers = [found[f"lin{number}.model.1.weight"].float() for number in range(len(_CHANNELS))]
+        state = read_state_dict(linear)
+        layers = [state[f"lin{number}.model.1.weight"].float() for number in range(len(_CHANNELS))]
         shapes = [tuple(layer.shape) for layer in layers]
         if shapes != [(1, channels, 1, 1) for channels in _CHANNELS]:
             raise ValueError(f"its layers have the shapes {shapes}")
@@ -117,7 +117,7 @@ def _from_folder(features: nn.Sequential, folder: Path) -> list[Tensor]:
 
 
 def _first(folder: Path, patterns: tuple[str, ...], what: str) -> Path:
-    found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
-    if not found:
+    files = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    if not files:
         raise WeightsError(f"lpips: no {' or '.join(patterns)} in {folder} (wanted: {what})")
-    return found[0]
+    return files[0]

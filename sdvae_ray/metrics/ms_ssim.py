@@ -2,8 +2,8 @@
 
 Five scales with the published exponents; the window of ssim at each; each scale is the mean of 2 x 2 pixels of the one before
 (an odd last row or column is dropped). Contrast-structure at every scale, luminance at the coarsest only, each averaged over the
-valid windows before its exponent. A negative average counts as 0, since it has no real power. All of this as monai; torchmetrics
-(normalize="relu") differs in that its coarsest scale also averages over windows across the reflected edge.
+valid windows before its exponent. A negative average counts as 0, since it has no real power. monai computes the same number;
+torchmetrics (normalize="relu") differs: its coarsest scale also averages over windows across the reflected edge.
 """
 
 import torch
@@ -20,7 +20,7 @@ SMALLEST = WINDOW * 2 ** (len(WEIGHTS) - 1)  # pixels: one window at the coarses
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:
-    """(N, C) float32; NaN where the patch's side is below 176 pixels."""
+    """(N, C) float32; NaN where the patch is smaller than 176 pixels."""
     image, recon = reconstruction.image, reconstruction.recon
     result = torch.ones(image.shape[:2], device=image.device)
     if min(image.shape[2:]) < SMALLEST:

@@ -16,15 +16,15 @@ UNIT = ""
 HIGHER_IS_BETTER = None  # best at 1
 EDGES = (2, 4, 8, 16, 32, 64)  # pixels
 BANDS = tuple(f"{short}-{long} px" for short, long in pairwise(EDGES))
-# of the patch's mean square: above what float32 pixels round, below one grey level of 255 in one pixel
+# share of the patch's mean square: above the rounding of float32 pixels, below one grey level of 255 in one pixel
 _NOTHING = 1e-12
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:
     """(N, C, 5) float32, the last axis by BANDS.
 
-    NaN where the original has no power in the band, and where the patch's side is less than two of the band's wavelengths: there
-    the window mixes it with the patch's mean and slope.
+    NaN where the original has no power in the band, and where the patch is smaller than two of the band's longest wavelengths:
+    there the window mixes the band with the patch's mean and slope.
     """
     image, recon = reconstruction.image.double(), reconstruction.recon.double()
     original, kept = _power(image), _power(recon)
@@ -33,7 +33,7 @@ def compute(reconstruction: Reconstruction) -> Tensor:
 
 
 def _power(planes: Tensor) -> Tensor:
-    """(N, C, H, W) float64 -> (N, C, bands): variance that each band adds, under the window."""
+    """(N, C, H, W) float64 -> (N, C, bands): the variance that a band adds, under the window."""
     height, width = planes.shape[2:]
     rows, columns = (torch.hann_window(size, dtype=planes.dtype, device=planes.device) for size in (height, width))
     window = rows[:, None] * columns

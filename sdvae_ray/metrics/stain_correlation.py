@@ -1,7 +1,7 @@
 """Error of the correlations between stains, per stain: mean over the others of |r original - r reconstruction|, in [0, 2].
 
-Pearson's r over the pixels of a patch. A stain that is constant in the original correlates with nothing: NaN for itself, and left
-out of the others' means. One that is constant in the reconstruction only has lost its correlations: its r counts as 0.
+r is Pearson's, over the pixels of a patch. A stain that is constant in the original has no r: its own value is NaN, and it is left
+out of the means of the other stains. A stain that is constant in the reconstruction alone has lost its correlations: its r is 0.
 """
 
 import torch
