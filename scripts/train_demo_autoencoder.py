@@ -12,7 +12,7 @@ better, 48 held-out fields of 256 pixels in patches of 128, mean over patches an
     | patch_pca              | 29.72 | 28.47 | 30.32 | 30.23 | 30.41 | 29.16 |
     | 8x area mean + bicubic | 30.92 | 28.40 | 31.22 | 31.71 | 32.30 | 30.97 |
 
-A scattered Golgi was drawn fainter at the time (0.3 for the 0.5 in `cells`); the second command prints the scores of the
+A scattered Golgi was drawn fainter at the time (0.3 for the 0.5 in `field`); the second command prints the scores of the
 same weights on the fields as they are drawn now, 36.55, 29.68 and 30.88. What lost, on the way (2026-11-22, three
 minutes each): random weights instead of `linear_start` were still 3 dB below bicubic after five minutes, the linear start
 3.5 dB above it after three; wider layers (16, 32, 96, 160) gained 0.5 dB less and rate 2e-3 0.2 dB less in equal time;
@@ -77,12 +77,12 @@ def render(seed: int, count: int) -> NDArray[np.uint8]:
     return out
 
 
-def crops(fields: Tensor, side: int, batch: int, draws: torch.Generator) -> Tensor:
-    """(batch, 3, side, side) in [0, 1]: random places, triples, flips and quarter turns."""
+def crops(fields: Tensor, size: int, batch: int, draws: torch.Generator) -> Tensor:
+    """(batch, 3, size, size) in [0, 1]: random places, triples, flips and quarter turns."""
     out = []
     for field, y, x, triple, turn, flip in torch.randint(0, 2**31, (batch, 6), generator=draws).tolist():
-        y, x = y % (FIELD - side + 1), x % (FIELD - side + 1)
-        crop = fields[field % len(fields), list(TRIPLES[triple % 2]), y : y + side, x : x + side]
+        y, x = y % (FIELD - size + 1), x % (FIELD - size + 1)
+        crop = fields[field % len(fields), list(TRIPLES[triple % 2]), y : y + size, x : x + size]
         crop = torch.rot90(crop, turn % 4, (1, 2))
         out.append(crop.flip(2) if flip % 2 else crop)
     return torch.stack(out).float() / 255
@@ -122,8 +122,8 @@ def train(
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, (step + 1) / WARM_UP) * (0.005 + 0.995 * 0.5 * (1 + math.cos(math.pi * done)))
-        side, batch = next((s, b) for until, s, b in PHASES if done < until)
-        x = crops(fields, side, batch, draws)
+        size, batch = next((s, b) for until, s, b in PHASES if done < until)
+        x = crops(fields, size, batch, draws)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = model.encode(2 * x - 1).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=draws)
@@ -142,7 +142,7 @@ def train(
         total += loss.item()
         if step % 200 == 0:
             print(
-                f"step {step}, {done * minutes:.1f} min, crop {side}: loss {total / 200:.4f}, KL {kl.item():.2f}",
+                f"step {step}, {done * minutes:.1f} min, crop {size}: loss {total / 200:.4f}, KL {kl.item():.2f}",
                 flush=True,
             )
             total = 0.0

@@ -1,4 +1,4 @@
-"""Names of tables and columns, and how arrays become Arrow columns that plain pyarrow, polars and Ray all read back.
+"""The names of tables and columns, and the change of arrays to Arrow columns that pyarrow, polars and Ray all read back.
 
 One row is one field of view (FOV). A numeric array column is written as the canonical `arrow.fixed_shape_tensor`.
 """
@@ -17,25 +17,22 @@ PLATE_KEY = (SOURCE_COLUMN, BATCH_COLUMN, PLATE_COLUMN)  # a plate's name alone 
 WELL_KEY = (*PLATE_KEY, WELL_COLUMN)
 KEYS = (*WELL_KEY, SITE_COLUMN)
 ERROR = "error"  # text; null in fovs where the FOV is usable, "" between stages
-ROW = "row_json"  # between stages: the Metadata_* of a row as one JSON text, so that nulls keep their meaning in every block
+ROW = "row_json"  # between stages: the Metadata_* of a row as one JSON text, so that nulls stay nulls in every block
 NODE_COLUMNS = ("load_node", "encode_node", "device")
 
-PIXELS = "pixels"  # manifest: one encoded file with the planes of all the stains, where its bytes came along; else null
-COLOUR = "colour"  # manifest: true where the file is a photograph, of which channels 0, 1 and 2 are red, green and blue
+PIXELS = "pixels"  # manifest: the bytes of one encoded file with the planes of all stains, where the manifest has them; else null
+COLOUR = "colour"  # manifest: true where the file is a photograph, whose channels 0, 1 and 2 are red, green and blue
 
 SEPARATOR = ":"  # between table and column
 
-BITS, ENTROPY = "bits", "bits_entropy"  # per patch and stain, of every side, beside its metrics
+BITS, ENTROPY = "bits", "bits_entropy"  # per patch and stain, beside the metrics of a side
 
 FOVS = "fovs"
 LATENTS = "latents"
 METRICS = "metrics"
 EMBEDDINGS = "embeddings"
-LATENT, EMBEDDING, PATCHES = (
-    "latent",
-    "embedding",
-    "patches",
-)  # columns of them; patches: those that are kept, each by itself
+LATENT, EMBEDDING = "latent", "embedding"  # columns of these tables
+PATCHES = "patches"  # column of an embeddings table: the embeddings of the patches that are kept
 
 
 def uri_column(stain: str) -> str:
@@ -54,36 +51,42 @@ def illum_column(stain: str) -> str:
 
 
 def offset_column(stain: str) -> str:
+    """Manifest: the offset of the stain's scaling."""
     return f"scale_offset_{stain}"
 
 
 def divisor_column(stain: str) -> str:
+    """Manifest: the divisor of the stain's scaling."""
     return f"scale_divisor_{stain}"
 
 
 def latents_table(autoencoder: str) -> str:
+    """The table of an autoencoder's latents."""
     return f"{LATENTS}/{autoencoder}"
 
 
-def metrics_table(autoencoder: str) -> str:
-    return f"{METRICS}/{autoencoder}"
+def metrics_table(side: str) -> str:
+    """The table of a side's metrics."""
+    return f"{METRICS}/{side}"
 
 
 def embeddings_table(extractor: str, side: str) -> str:
+    """The table of a side's embeddings by an extractor."""
     return f"{EMBEDDINGS}/{extractor}/{side}"
 
 
 def fov_id(keys: Mapping[str, Any]) -> str:
+    """Joins the five key columns of a row: source/batch/plate/well/site."""
     return "/".join(str(keys[key]) for key in KEYS)
 
 
 def column(table: str, name: str) -> str:
-    """Name under which a data table's column travels from the engine to the writer."""
+    """The name under which a table's column travels from the engine to the writer."""
     return f"{table}{SEPARATOR}{name}"
 
 
 def tensor_array(values: np.ndarray) -> pa.ExtensionArray:
-    """(n, ...) numeric array -> n rows of fixed_shape_tensor; n may be 0."""
+    """Returns an (n, ...) numeric array as n rows of fixed_shape_tensor; n may be 0."""
     values = np.ascontiguousarray(values)
     kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(values.dtype), values.shape[1:])
     length = int(np.prod(values.shape[1:], dtype=np.int64))
@@ -92,12 +95,12 @@ def tensor_array(values: np.ndarray) -> pa.ExtensionArray:
 
 
 def is_text(name: str) -> bool:
-    """Columns of a run's tables that hold text, nulls alone included."""
+    """Tells whether a column of a run's tables holds text, also where all its values are null."""
     return name in (FOV_ID, ERROR, *NODE_COLUMNS) or name.startswith(METADATA)
 
 
 def table_from_columns(columns: Mapping[str, np.ndarray | Sequence[Any]]) -> pa.Table:
-    """Columns of one table: text as string, (n,) numbers as they are, (n, ...) numbers as tensors."""
+    """Makes a table of columns: text as string, (n,) numbers as they are, (n, ...) numbers as tensors."""
     arrays: dict[str, Any] = {}
     for name, values in columns.items():
         array = np.asarray(values)
@@ -111,7 +114,7 @@ def table_from_columns(columns: Mapping[str, np.ndarray | Sequence[Any]]) -> pa.
 
 
 def column_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of a table as (n, ...) numpy; text as objects."""
+    """Returns a column of a table as (n, ...) numpy; text as objects."""
     combined = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(combined, pa.ChunkedArray):  # zero chunks
         combined = pa.concat_arrays(combined.chunks) if combined.num_chunks else pa.array([], column.type)

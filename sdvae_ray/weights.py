@@ -1,13 +1,13 @@
-"""Where model weights come from: a source -> a local path, with the hash of every file.
+"""Resolves the source of model weights to a local path, with the hash of every file.
 
 hub id           `CompVis/stable-diffusion-v1-4`, with a pinned `revision`; through huggingface_hub and its cache
 local            a folder or a file
 s3:// prefix     copied to a cache folder once
-asset:<name>     what the package ships
+asset:<name>     a folder of the package
 torchvision:<W>  torchvision's published file of a weights enum, through torch.hub and its cache
 
-A model's files are its tensors and what describes them: torch's formats only where there is no safetensors file beside them, and
-Python code only where the model's options say `remote_code: true`. What is no such file is neither brought here nor hashed.
+A model's files are its tensors and their descriptions. Files of torch's formats count only where there is no safetensors file
+beside them, Python code only where the model's options say `remote_code: true`. Other files are neither fetched nor hashed.
 """
 
 import hashlib
@@ -44,14 +44,14 @@ class Weights:
     random: bool = False
 
     def record(self) -> dict[str, Any]:
-        """For run.json: all but the local path."""
+        """Returns all fields but the local path, for run.json."""
         return {key: value for key, value in asdict(self).items() if key != "path"}
 
 
 def resolve(model: ShelfConfig, default_source: str | None, storage: Storage) -> Weights:
     """Finds a model's weights and brings them to this machine.
 
-    Raises WeightsError, saying which file was wanted and how to place it.
+    Raises WeightsError, which says which file is missing and where to place it.
     """
     source = model.source or default_source
     if model.random:
@@ -77,7 +77,7 @@ def resolve(model: ShelfConfig, default_source: str | None, storage: Storage) ->
 
 
 def at_hand(model_source: str, subfolder: str | None = None, revision: str | None = None) -> bool:
-    """Whether a source is on this machine, as far as can be told without a network: False for every s3:// prefix.
+    """Tells, without a network, whether a source is on this machine; False for every s3:// prefix.
 
     A hub id is at hand where its snapshot in the hub's cache has a file of tensors in `subfolder`.
     """
@@ -101,7 +101,7 @@ def _with_code(model: ShelfConfig) -> bool:
 
 
 def _model_files(names: Iterable[str], with_code: bool) -> list[str]:
-    """Those of `names` (relative, slashes) that are a model's files, sorted."""
+    """Returns the sorted names of a model's files among `names` (relative, with slashes)."""
     suffixes = (*SUFFIXES, CODE) if with_code else SUFFIXES
     known = sorted(name for name in names if name.endswith(suffixes))
     safe = {PurePosixPath(name).parent for name in known if name.endswith(SAFETENSORS)}
@@ -121,7 +121,7 @@ def _asset(name: str) -> Path:
 
 
 def _copied(source: str, storage: Storage, with_code: bool) -> Path:
-    """A copy of an s3:// prefix in the cache, made once per content and machine."""
+    """Copies the model's files under an s3:// prefix to this machine and returns their folder."""
     marks = storage.versions(source)
     versions = {name: marks[name] for name in _model_files(marks, with_code)}
     if not versions:
@@ -132,7 +132,7 @@ def _copied(source: str, storage: Storage, with_code: bool) -> Path:
 
 
 def _torchvision_file(enum: str) -> tuple[str, Path]:
-    """URL, and the path in torch.hub's cache. Raises ValueError, KeyError or AttributeError where there is no such enum."""
+    """Returns the URL and the path in torch.hub's cache; ValueError, KeyError or AttributeError where there is no such enum."""
     from torch.hub import get_dir
     from torchvision.models import get_weight
 
@@ -198,7 +198,7 @@ def _snapshot_at_hand(source: str, revision: str | None) -> Path:
 
     try:
         return Path(snapshot_download(source, revision=revision, local_files_only=True))
-    except OSError as error:  # a snapshot of chosen files, as we make them, counts as one that lacks the others
+    except OSError as error:  # to the hub, a snapshot of chosen files is one that lacks the other files
         if partial := getattr(error, "snapshot_path", None):
             return Path(partial)
         raise

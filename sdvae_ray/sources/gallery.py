@@ -1,10 +1,9 @@
-"""The Cell Painting Gallery's files: any of its tables read as text, and load_data files in both header forms.
+"""Reads the Cell Painting Gallery's files: its tables as text, and load_data files in both header forms.
 
-Every cell stays the text that it was ('01', '4.0E-06', ''); a row that a joined table does not know gets null. Until
-the manifest is whole, rows carry `_file` and `_row`, where they came from: a row of a CSV is its line, the header being
-row 1 (a line break within quotes does not count); a row of a Parquet file counts from 1.
+A cell keeps its text ('01', '4.0E-06', ''). Until the manifest is whole, a row carries its origin in `_file` and `_row`: the row of
+a CSV is its line, the header being row 1 (a line break within quotes does not count); the rows of a Parquet file count from 1.
 
-What is wrong with a file, or with how two files fit, is a DataError: one sentence that names the file and the row.
+A fault of a file is a DataError: one sentence that names the file and the row.
 """
 
 import codecs
@@ -38,7 +37,7 @@ from sdvae_ray.storage import Storage, absolute, is_remote
 FILE, ROW = "_file", "_row"
 PLATE_MAP = "Metadata_Plate_Map_Name"
 
-# How a row is known: by where it is, or by what is in the well. A metadata table is joined on these and nothing else.
+# A row is known by where it is, or by what is in the well. A metadata table is joined on these columns alone.
 WHERE = (*KEYS, PLATE_MAP)
 WHAT = ("Metadata_broad_sample", "Metadata_JCP2022", "Metadata_pert_iname")
 IDENTIFIERS = {name.removeprefix(METADATA).lower(): name for name in (*WHERE, *WHAT)}
@@ -56,26 +55,32 @@ _OPTIONS = {SOURCE_COLUMN: "--source", BATCH_COLUMN: "--batch"}
 
 
 def place(row: Mapping[str, Any]) -> str:
+    """Names the file and the row, for an error."""
     return f"{row[FILE]}, row {row[ROW]}"
 
 
 def first_row(table: pl.DataFrame, condition: pl.Expr) -> dict[str, Any] | None:
-    """The first row, by file and line, for which the condition holds."""
-    found = table.filter(condition)
-    return found.sort(FILE, ROW).row(0, named=True) if found.height else None
+    """Returns the first row, by file and line, for which the condition holds; None where it holds for no row."""
+    rows = table.filter(condition)
+    return rows.sort(FILE, ROW).row(0, named=True) if rows.height else None
 
 
 def is_empty(column: str) -> pl.Expr:
+    """True where the column is null, or text of spaces alone."""
     return pl.col(column).is_null() | (pl.col(column).str.strip_chars() == "")
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
+    """Joins the first `most` names by commas, and adds the number of names where there are more."""
     names = list(names)
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def read_table(uri: str, storage: Storage) -> pl.DataFrame:
-    """A CSV, TSV (either may be gzipped) or Parquet file, told by its content: columns of text, `_file` and `_row`."""
+    """Reads a CSV or TSV file, gzipped or not, or a Parquet file, told by its content: columns of text, `_file` and `_row`.
+
+    Raises DataError for a file that is absent, damaged, empty or no table.
+    """
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError as error:
@@ -96,7 +101,7 @@ def read_table(uri: str, storage: Storage) -> pl.DataFrame:
 
 
 def _read_csv(data: bytes, uri: str) -> pl.DataFrame:
-    """pyarrow's reader, since polars fills up a line that is too short without a word."""
+    """Reads with pyarrow, since polars fills up a line that is too short without an error."""
     if not data.removeprefix(codecs.BOM_UTF8).strip():
         raise DataError(f"{uri} is empty")
     first = re.split(rb"\r\n?|\n", data, maxsplit=1)[0].decode("utf-8-sig")
@@ -106,13 +111,13 @@ def _read_csv(data: bytes, uri: str) -> pl.DataFrame:
         raise DataError(f"{uri}, row 1: the column {twice[0]!r} stands twice in the header")
     arrow = pa_csv.read_csv(
         io.BytesIO(data),
-        read_options=pa_csv.ReadOptions(use_threads=False),  # several threads do not know the row of an error
+        read_options=pa_csv.ReadOptions(use_threads=False),  # with several threads an error does not name its row
         parse_options=pa_csv.ParseOptions(delimiter=separator, newlines_in_values=True, ignore_empty_lines=False),
         convert_options=pa_csv.ConvertOptions(
             column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False
         ),
     )
-    if arrow.column_names != header:  # only the columns named above are kept as text
+    if arrow.column_names != header:  # only the columns of `header` are kept as text
         raise DataError(f"{uri}, row 1: the header is not one line of column names")
     table = pl.DataFrame(pl.from_arrow(arrow)).with_row_index(ROW, offset=2)
     return table.filter(pl.any_horizontal(pl.col(name) != "" for name in header))  # blank lines count and are no rows
@@ -137,17 +142,17 @@ def _unreadable(uri: str, message: str) -> str:
 
 
 def identifier(column: str) -> str | None:
-    """The manifest's name of an identifier: with or without Metadata_, in any case, or an alias. None: it is none."""
+    """Returns the manifest's name of an identifier: with or without Metadata_, in any case, or an alias. None: no identifier."""
     return IDENTIFIERS.get(column.removeprefix(METADATA).lower())
 
 
 def read_load_data(
     uri: str, stains: Sequence[str], defaults: Mapping[str, str], storage: Storage
 ) -> tuple[pl.DataFrame, list[str]]:
-    """A load_data file -> rows of a manifest (with `_file` and `_row`, in its order, nothing rewritten) and notes.
+    """A load_data file -> (rows of a manifest with `_file` and `_row`, in the file's order, nothing rewritten; notes).
 
-    Locations are URL_<Orig|Illum><Stain>, or PathName_ and FileName_ joined by one slash. `defaults` gives keys
-    (Metadata_Source, Metadata_Batch) that are no column of the file; failing that, they are read from the image paths.
+    Locations are URL_<Orig|Illum><Stain>, or PathName_ and FileName_ joined by one slash. `defaults` gives keys (Metadata_Source,
+    Metadata_Batch) that are no column of the file; without a default they are read from the image paths. Raises DataError.
     """
     raw = read_table(uri, storage)
     here = {match[1] for name in raw.columns if (match := re.fullmatch(r"(?:URL|FileName)_Orig(.+)", name))}
@@ -178,25 +183,25 @@ def read_load_data(
             table = table.with_columns(pl.lit(defaults[key]).alias(key))
         elif key in _OPTIONS:
             table = _key_from_path(table, key, uri_column(stains[0]))
-            found = listed(table[key].unique().drop_nulls().sort())
-            notes.append(f"{key} is not in the file; read from the image paths: {found}")
+            values = listed(table[key].unique().drop_nulls().sort())
+            notes.append(f"{key} is not in the file; read from the image paths: {values}")
         else:
             raise DataError(f"{header}: no column {key}{did_you_mean(key, raw.select(f'^{METADATA}.*$').columns)}")
     return table.with_columns(pl.concat_str(KEYS, separator="/").alias(FOV_ID)), notes
 
 
 def _location(columns: Sequence[str], kind: str, stain: str, header: str) -> pl.Expr:
-    """Where a stain's image or illumination function is; null where the file does not say."""
+    """The location of a stain's image or illumination function; null where the file has none."""
     url, name, path = (f"{part}_{kind}{stain}" for part in ("URL", "FileName", "PathName"))
-    found = [pl.when(~is_empty(url)).then(url)] if url in columns else []
+    locations = [pl.when(~is_empty(url)).then(url)] if url in columns else []
     if name in columns:
         if path not in columns:
             raise DataError(f"{header}: {name} without {path}")
         joined = pl.concat_str(
             pl.col(path).str.strip_chars_end("/"), pl.lit("/"), pl.col(name).str.strip_chars_start("/")
         )
-        found.append(pl.when(~is_empty(name) & ~is_empty(path)).then(joined))
-    return pl.coalesce(found) if found else pl.lit(None, pl.String)
+        locations.append(pl.when(~is_empty(name) & ~is_empty(path)).then(joined))
+    return pl.coalesce(locations) if locations else pl.lit(None, pl.String)
 
 
 def _key_from_path(table: pl.DataFrame, key: str, location: str) -> pl.DataFrame:
@@ -228,10 +233,9 @@ def _not_load_data(uri: str, columns: Sequence[str], stains: Sequence[str]) -> s
 def rewrite(
     table: pl.DataFrame, stains: Sequence[str], rewrites: Sequence[tuple[str, str]]
 ) -> tuple[pl.DataFrame, set[tuple[str, str]]]:
-    """Replaces a prefix FROM by TO in all locations; the first rule whose FROM matches is the one that counts.
+    """Replaces a prefix FROM by TO in all locations, by the first rule that matches; returns the table and the rules that matched.
 
-    Where either side ends in a slash, one slash joins TO and the rest. A local TO is made absolute, since workers run
-    elsewhere. Also returns the rules that matched something.
+    Where FROM or TO ends in a slash, one slash joins TO and the rest. A local TO is made absolute, since workers run elsewhere.
     """
     columns = [column(stain) for stain in stains for column in (uri_column, illum_column)]
     values: dict[str, pl.Expr] = {column: pl.col(column) for column in columns}
@@ -241,10 +245,10 @@ def rewrite(
         slash = bool(to) and (to.endswith("/") or start.endswith("/"))
         new = to if is_remote(to) or not to else absolute(to)
         new = new.rstrip("/") + "/" if slash and not new.endswith("://") else new
-        found = {column: pl.col(column).str.starts_with(start) & ~done[column] for column in columns}
-        if table.select(pl.any_horizontal(hit.any() for hit in found.values())).item():
+        hits = {column: pl.col(column).str.starts_with(start) & ~done[column] for column in columns}
+        if table.select(pl.any_horizontal(hit.any() for hit in hits.values())).item():
             used.add((start, to))
-        for column, hit in found.items():
+        for column, hit in hits.items():
             rest = pl.col(column).str.strip_prefix(start)
             rest = rest.str.strip_chars_start("/") if slash else rest
             values[column] = pl.when(hit).then(pl.lit(new) + rest).otherwise(values[column])

@@ -1,7 +1,7 @@
-"""The manifest: one row per field of view (FOV), where its pixels are and what is known of it. Built, checked, kept.
+"""Builds, checks, writes and reads the manifest: one row per field of view (FOV), with its images and its metadata.
 
 fov_id             text     source/batch/plate/well/site, unique
-Metadata_*         text     the five keys, none empty, none with a "/"; then every other column by name, null = unknown
+Metadata_*         text     the five keys, not empty and without "/"; then all other columns by name, null = unknown
 uri_<stain>        text     where the pixels are
 channel_<stain>    int32    plane of that file, 0
 illum_<stain>      text     where the illumination function is, null = ones
@@ -31,7 +31,7 @@ _READERS = 8  # load_data files read at a time
 
 @dataclass(frozen=True)
 class Manifest:
-    """`table`: the rows, as above. `notes`: what a person should know of how they came about, one sentence each."""
+    """A manifest's rows (`table`), and sentences about their origin that a person should read (`notes`)."""
 
     table: pl.DataFrame
     notes: list[str]
@@ -83,7 +83,7 @@ def _read_all(
     rewrites: Sequence[tuple[str, str]],
     storage: Storage,
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Every file's rows, each file checked and rewritten as it comes; a note that several files share is one note."""
+    """Reads, checks and rewrites the rows of all files; a note that several files share is one note."""
     used: set[tuple[str, str]] = set()
 
     def read(uri: str) -> tuple[pl.DataFrame, list[str]]:
@@ -118,13 +118,13 @@ def _ordered(table: pl.DataFrame, stains: Sequence[str]) -> pl.DataFrame:
 
 def _relative(table: pl.DataFrame, stains: Sequence[str]) -> list[str]:
     uri = pl.col(uri_column(stains[0]))
-    found = table.filter(~uri.str.contains("://", literal=True) & ~uri.str.starts_with("/")).select(uri.min(), pl.len())
-    example, count = found.row(0)
+    relative = ~uri.str.contains("://", literal=True) & ~uri.str.starts_with("/")
+    example, count = table.filter(relative).select(uri.min(), pl.len()).row(0)
     return [f"{count} image paths are relative to wherever the job will run, such as {example}"] if count else []
 
 
 def _without_illumination(table: pl.DataFrame, stains: Sequence[str]) -> list[str]:
-    """One note for all plates that lack the same functions."""
+    """Notes the plates without illumination functions: one note for all plates that lack the same functions."""
     missing = [pl.col(illum_column(stain)).is_null().sum().alias(stain) for stain in stains]
     counts = table.group_by(PLATE_COLUMN).agg(pl.len(), *missing).sort(PLATE_COLUMN)
     plates: dict[str, list[str]] = {}
@@ -133,15 +133,17 @@ def _without_illumination(table: pl.DataFrame, stains: Sequence[str]) -> list[st
         names = [stain if lost == count else f"{stain} ({lost} of {count} FOVs)" for stain, lost in lacking]
         if names:
             plates.setdefault(", ".join(names), []).append(plate)
-    return [f"no illumination function, so ones: {names} of plate {listed(each)}" for names, each in plates.items()]
+    return [
+        f"no illumination function, so ones: {names} of plate {listed(lacking)}" for names, lacking in plates.items()
+    ]
 
 
 def check_manifest(table: pl.DataFrame, stains: Sequence[str], where: str) -> None:
-    """Raises DataError, with the row, unless this is a sound manifest of these stains.
+    """Raises DataError, with the row, unless the table is a sound manifest of the stains.
 
-    Sound: no image location or key is empty, no key has a "/", fov_id is made of the keys and unique. `channel_<stain>`
-    and `illum_<stain>` may be absent (0, ones). A row is named by its columns `_file` and `_row` where the table has
-    them (while it is built), else by `where` and its number from 1.
+    In a sound manifest no image location and no key is empty, no key has a "/", and fov_id is made of the keys and unique.
+    `channel_<stain>` and `illum_<stain>` may be absent (0, ones). The error names a row by its columns `_file` and `_row` where the
+    table has them (while it is built), else by `where` and the row's number from 1.
     """
     _check_columns(table, stains, where)
     if table.height == 0:
@@ -181,21 +183,22 @@ def _check_columns(table: pl.DataFrame, stains: Sequence[str], where: str) -> No
 
 
 def stains_of(table: pl.DataFrame) -> list[str]:
-    """The stains whose images a manifest locates, in its order."""
+    """Returns the stains whose images a manifest locates, in its order."""
     prefix = uri_column("")
     return [name.removeprefix(prefix) for name in table.columns if name.startswith(prefix)]
 
 
 def write_manifest(manifest_table: pl.DataFrame, uri: str, storage: Storage) -> None:
+    """Writes a manifest as Parquet: zstd, row groups of ROWS_PER_GROUP rows."""
     buffer = io.BytesIO()
     manifest_table.rechunk().write_parquet(buffer, compression="zstd", row_group_size=ROWS_PER_GROUP)
     storage.write_bytes(uri, buffer.getvalue())
 
 
 def read_manifest(uri: str, storage: Storage, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """A whole manifest, checked for every stain that it locates; or, with `columns`, these columns as they are.
+    """Reads a whole manifest, checked for all stains that it locates; or, with `columns`, these columns without a check.
 
-    Raises DataError where the file is missing, is no Parquet, lacks a column or is not sound.
+    Raises DataError where the file is missing, is no Parquet file, lacks a column or is not sound.
     """
     try:
         table = pl.read_parquet(io.BytesIO(storage.read_bytes(uri)), columns=None if columns is None else list(columns))

@@ -1,4 +1,4 @@
-"""A manifest by its row groups: what the driver counts and what a worker reads, without either holding the whole."""
+"""Reads a manifest by its row groups: the driver counts them, a worker reads one, and neither holds the whole manifest."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +11,17 @@ from sdvae_ray.storage import Storage
 
 
 def row_groups(uri: str, storage: Storage) -> tuple[list[int], list[str]]:
-    """(rows of each row group, names of the columns) of a manifest, from its footer alone."""
+    """Returns (the number of rows of every row group, the names of the columns) of a manifest, from its footer alone.
+
+    Raises DataError where there is no manifest.
+    """
     with _opened(uri, storage) as reader:
         sizes = [reader.metadata.row_group(group).num_rows for group in range(reader.num_row_groups)]
         return sizes, reader.schema_arrow.names
 
 
 def read_row_group(uri: str, group: int, storage: Storage) -> pa.Table:
-    """One row group of a manifest."""
+    """Reads one row group of a manifest; raises DataError where there is no manifest."""
     with _opened(uri, storage) as reader:
         return reader.read_row_group(group)
 
@@ -35,6 +38,6 @@ def _opened(uri: str, storage: Storage) -> Iterator[pq.ParquetFile]:
 
 
 def read_text_column(uri: str, name: str, storage: Storage) -> pa.ChunkedArray:
-    """One column of every row, in the manifest's order."""
+    """Reads one column of all rows, in the manifest's order; raises DataError where there is no manifest."""
     with _opened(uri, storage) as reader:
         return reader.read(columns=[name])[name]

@@ -1,6 +1,6 @@
-"""Joins: load_data rows meet their platemaps and the tables of experiments and compounds.
+"""Joins load_data rows with their platemaps and with the tables of experiments and compounds.
 
-A row that a joined table does not know gets null. Two files that contradict each other are a DataError that names both.
+A row that has no match in a joined table gets nulls. Two files that contradict each other are a DataError that names both.
 """
 
 from collections.abc import Sequence
@@ -31,11 +31,11 @@ _OTHER_FILE, _OTHER_ROW = "_other_file", "_other_row"
 def join_platemaps(
     table: pl.DataFrame, platemaps: Sequence[str], drop_unmapped_wells: bool, storage: Storage
 ) -> tuple[pl.DataFrame, list[str]]:
-    """plate -> barcode_platemap.csv -> platemap/<name>.txt -> well: adds Metadata_Plate_Map_Name and their columns.
+    """plate -> barcode_platemap.csv -> platemap/<name>.txt -> well: adds Metadata_Plate_Map_Name and the columns of the files.
 
-    Each of `platemaps` is a barcode_platemap.csv or the folder that holds one. A plate that stands in several is taken
-    from the one whose folder is named for its batch. Wells meet as A01 whether written A1 or A01; the load_data's text
-    stays.
+    A path of `platemaps` is a barcode_platemap.csv or the folder that holds it. A plate that stands in several maps is taken from
+    the map whose folder is named for the plate's batch. A1 and A01 are the same well; the text of load_data stays. Returns the
+    joined table and notes; raises DataError.
     """
     chosen = _maps_of_plates(table, pl.concat([_barcode_map(path, storage) for path in platemaps]))
     files = chosen.select(_BARCODES, PLATE_MAP, PLATE_COLUMN).unique([_BARCODES, PLATE_MAP]).sort(_BARCODES, PLATE_MAP)
@@ -72,27 +72,27 @@ def _barcode_map(path: str, storage: Storage) -> pl.DataFrame:
 
 
 def _maps_of_plates(table: pl.DataFrame, barcodes: pl.DataFrame) -> pl.DataFrame:
-    """One row per (batch, plate) of the table: the plate map's name and the barcode map that it comes from."""
+    """One row per (batch, plate) of the table: the plate map's name, and the barcode map that names it."""
     folder = pl.col(_BARCODES).str.extract(r"([^/]+)/[^/]+$")
     plates = table.group_by(BATCH_COLUMN, PLATE_COLUMN).agg(pl.col(FILE).min())
     barcodes = barcodes.rename({FILE: _BARCODES}).unique([_BARCODES, PLATE_COLUMN])
-    found = plates.join(barcodes, on=PLATE_COLUMN, how="left").sort(BATCH_COLUMN, PLATE_COLUMN, _BARCODES)
+    chosen = plates.join(barcodes, on=PLATE_COLUMN, how="left").sort(BATCH_COLUMN, PLATE_COLUMN, _BARCODES)
     own = (folder == pl.col(BATCH_COLUMN)).fill_null(False)
-    found = found.filter(own | ~own.any().over(BATCH_COLUMN, PLATE_COLUMN))
-    for row in found.filter(is_empty(PLATE_MAP)).head(1).iter_rows(named=True):
+    chosen = chosen.filter(own | ~own.any().over(BATCH_COLUMN, PLATE_COLUMN))
+    for row in chosen.filter(is_empty(PLATE_MAP)).head(1).iter_rows(named=True):
         maps = listed(barcodes[_BARCODES].unique().sort())
         problem = "has no plate map" if row[_BARCODES] else "is not listed"
         raise DataError(f"{row[_BARCODES] or maps}: the plate {row[PLATE_COLUMN]!r} of {row[FILE]} {problem}")
-    for row in found.filter(pl.struct(BATCH_COLUMN, PLATE_COLUMN).is_duplicated()).head(1).iter_rows(named=True):
+    for row in chosen.filter(pl.struct(BATCH_COLUMN, PLATE_COLUMN).is_duplicated()).head(1).iter_rows(named=True):
         maps = listed(
-            found.filter((pl.col(BATCH_COLUMN) == row[BATCH_COLUMN]) & (pl.col(PLATE_COLUMN) == row[PLATE_COLUMN]))[
+            chosen.filter((pl.col(BATCH_COLUMN) == row[BATCH_COLUMN]) & (pl.col(PLATE_COLUMN) == row[PLATE_COLUMN]))[
                 _BARCODES
             ]
         )
         raise DataError(
             f"{maps}: the plate {row[PLATE_COLUMN]!r} stands in each, and no folder is named for its batch {row[BATCH_COLUMN]!r}"
         )
-    return found
+    return chosen
 
 
 def _platemap(barcodes: str, name: str, plate: str, storage: Storage) -> pl.DataFrame:
@@ -122,8 +122,8 @@ def join_metadata(table: pl.DataFrame, uri: str, storage: Storage) -> tuple[pl.D
     other = other.with_columns(pl.col(shared).fill_null(""))
     where, what = [name for name in shared if name in WHERE], [name for name in shared if name in WHAT][:1]
     if not shared:
-        mine = [name.removeprefix(METADATA) for name in (*WHERE, *WHAT) if name in table.columns]
-        raise DataError(f"{uri} shares no identifier with the manifest, which has {', '.join(mine)}")
+        known = [name.removeprefix(METADATA) for name in (*WHERE, *WHAT) if name in table.columns]
+        raise DataError(f"{uri} shares no identifier with the manifest, which has {', '.join(known)}")
     rows = other.drop(ROW).unique()
     key = where if where and rows.n_unique(where) == rows.height else where + what
     said = ", ".join(key)
@@ -150,7 +150,7 @@ def join_metadata(table: pl.DataFrame, uri: str, storage: Storage) -> tuple[pl.D
 
 
 def _named(table: pl.DataFrame) -> pl.DataFrame:
-    """Every column under the name that it has in a manifest."""
+    """Renames the columns to their names in a manifest; DataError where two columns have one name."""
     names = {c: identifier(c) or METADATA + c.removeprefix(METADATA) for c in table.columns if c not in (FILE, ROW)}
     seen: dict[str, str] = {}
     for column, name in names.items():
@@ -167,7 +167,7 @@ def _well(column: str) -> pl.Expr:
 
 
 def _one_row_each(table: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """The table without repeats of a whole row; DataError where a key still has two rows."""
+    """Drops repeats of a whole row; DataError where a key still has two rows."""
     table = table.unique([name for name in table.columns if name != ROW], keep="first", maintain_order=True)
     twice = table.filter(pl.struct(key).is_duplicated())
     if twice.height:

@@ -1,4 +1,4 @@
-"""Tables of profiles that others made (CellProfiler, DeepProfiler, pycytominer): CSV, CSV.gz or Parquet, Metadata_* and numbers."""
+"""Reads tables of profiles from other programs (CellProfiler, DeepProfiler, pycytominer): CSV, CSV.gz or Parquet."""
 
 import fnmatch
 import gzip
@@ -16,7 +16,13 @@ from sdvae_ray.storage import Storage
 
 @dataclass(frozen=True)
 class ProfileTable:
-    """wells: every Metadata_* as text, "" where the table has nothing; features (W, D) float64, finite; names of the D; notes."""
+    """Profiles of W wells.
+
+    wells     every Metadata_* column as text, "" where the table has no value
+    features  (W, D) float64, finite
+    names     of the D features
+    notes     sentences that a person should read
+    """
 
     wells: pl.DataFrame
     features: np.ndarray
@@ -27,11 +33,11 @@ class ProfileTable:
 def read_profiles(
     uris: Sequence[str], storage: Storage, prefixes: Sequence[str] = (), drop: Sequence[str] = ()
 ) -> ProfileTable:
-    """Stacks the files on the columns that all of them have.
+    """Stacks the files on their common columns.
 
-    A feature is a column of numbers that is no Metadata_*: those that start with one of `prefixes` where there are any, less those
-    that match a glob of `drop`. Numbers that are not finite become 0, with a note. Raises DataError for a file that is no table,
-    for files without a common feature, for a prefix or glob that matches nothing.
+    A feature is a column of numbers that is no Metadata_*. Where there are `prefixes`, a feature starts with one of them; features
+    that match a glob of `drop` are left out. Numbers that are not finite become 0, with a note. Raises DataError for a file that is
+    no table, for files without a common feature, and for a prefix or glob that matches no feature.
     """
     tables = [_read(uri, storage) for uri in uris]
     common = [name for name in tables[0].columns if all(name in table.columns for table in tables[1:])]
@@ -59,7 +65,7 @@ def read_profiles(
 
 
 def _read(uri: str, storage: Storage) -> pl.DataFrame:
-    """Every column of a CSV as text; of a Parquet file as it is."""
+    """Reads the columns of a CSV as text, the columns of a Parquet file as they are."""
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError as error:

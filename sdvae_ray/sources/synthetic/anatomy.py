@@ -1,7 +1,7 @@
-"""Where synthetic cells are and what shape they have: places, outlines, and the cell that each pixel belongs to.
+"""Places synthetic cells and gives them a shape: places, outlines, and the cell of every pixel.
 
-Lengths are pixels of 0.6 micrometres; the numbers imitate U2OS cells at 20x (nuclei 25 to 40 px across). `texture`, the
-band-passed noise that everything here and in `cells` is drawn with, is here as well.
+Lengths are pixels of 0.6 micrometres; the numbers imitate U2OS cells at 20x (nuclei 25 to 40 px across). `texture` is the
+band-passed noise with which cells and stains are drawn.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Cells:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Per pixel of a field, (size, size) each: which cell it belongs to and where in that cell it lies."""
+    """The cell of every pixel of a field, and the pixel's place in that cell; all (size, size)."""
 
     cell: NDArray[np.intp]  # index of the cell; meaningless where cover is 0
     dy: Array  # pixels from the cell's centre
@@ -89,12 +89,12 @@ def _ellipse(angle: Array, aspect: Array) -> Array:
 
 def place_cells(rng: np.random.Generator, size: int, look: Look, crowding: float) -> Cells:
     """Cells in and around a field of `size` pixels: clustered, but never with overlapping nuclei."""
-    side = size + 2 * MARGIN
-    wanted = int(rng.poisson(1.7e-4 * side * side * look.density * crowding))
-    favour = 1 / (1 + np.exp(-2.0 * texture(rng, 64, 24.0)))  # where cells like to sit, coarse grid over the area
+    extent = size + 2 * MARGIN  # pixels
+    wanted = int(rng.poisson(1.7e-4 * extent * extent * look.density * crowding))
+    favour = 1 / (1 + np.exp(-2.0 * texture(rng, 64, 24.0)))  # chance of a cell, on a coarse grid over the area
     spots: list[tuple[float, float]] = []
     for y, x, chance in rng.uniform(0, 1, (wanted * 12, 3)):
-        here = (y * side - MARGIN, x * side - MARGIN)
+        here = (y * extent - MARGIN, x * extent - MARGIN)
         far = all((here[0] - a) ** 2 + (here[1] - b) ** 2 > 34.0**2 for a, b in spots)
         if len(spots) < wanted and chance < favour[int(y * 64), int(x * 64)] and far:
             spots.append(here)

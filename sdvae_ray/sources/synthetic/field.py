@@ -3,8 +3,8 @@
 Numpy and scipy only; no files are read or written. A field is a pure function of its generator, which callers key by
 (seed, plate, well, site), so any field can be drawn alone, in any order, in any process.
 
-The order of work is that of the sample: place cells and grow their outlines until they touch (`anatomy`), draw every
-stain inside the outlines (`specimen`), then blur, light, count photons and digitise (`microscope`).
+The order of work follows the sample: place cells and grow their outlines until they touch (`anatomy.py`), draw every stain inside
+the outlines (`specimen`), then blur, light, count photons and digitise (`microscope.py`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A synthetic screen for a run: drawn once, then made into a manifest by the road that real data takes."""
+"""Draws a run's synthetic plates, and makes their manifest from the written files as from real data."""
 
 import os
 import time
@@ -12,7 +12,7 @@ from sdvae_ray.storage import Storage, absolute
 
 
 def make_screen(config: SyntheticConfig, manifest: str, console: Console) -> None:
-    """Draws the plates into the folder and writes their manifest; the plates are local, whatever the run's storage is."""
+    """Draws the plates into the folder and writes their manifest; the plates are local in every run."""
     start = time.monotonic()
     storage = Storage()
     files = write_screen(

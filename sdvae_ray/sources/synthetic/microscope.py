@@ -1,4 +1,4 @@
-"""From a synthetic specimen to camera counts: blur and haze, uneven light, the plate's gains, photon and read noise.
+"""Turns a synthetic specimen into camera counts: blur and haze, uneven light, the plate's gains, photon and read noise.
 
 Numbers imitate a 20x screen at 0.6 micrometres per pixel: a point-spread sigma of about 1 px, corners that get a fifth
 less light than the centre, and hundreds of photons per pixel where there is a cell.
@@ -23,7 +23,7 @@ BRIGHTNESS = np.array([70e3, 78e3, 84e3, 82e3, 78e3], dtype=np.float32)  # count
 
 @dataclass(frozen=True)
 class BatchEffect:
-    """What the plate and the microscope do to every field of a plate; gains multiply, offsets are camera counts."""
+    """The effect of plate and microscope on all fields of a plate; gains multiply, offsets are camera counts."""
 
     gain: tuple[float, ...] = (1.0,) * 5
     offset: tuple[float, ...] = (900.0, 700.0, 500.0, 600.0, 500.0)

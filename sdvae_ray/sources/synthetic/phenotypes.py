@@ -1,4 +1,4 @@
-"""What a perturbation does to a synthetic cell: the phenotypes, each a look, each with a strength."""
+"""The phenotypes of synthetic cells: a perturbation changes a cell's look, with a strength."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 @dataclass(frozen=True)
 class Look:
-    """What a perturbation changes. The defaults are untreated (DMSO) cells; all multipliers unless said otherwise."""
+    """The look of a cell. The defaults are untreated (DMSO) cells; a number is a multiplier unless its comment says otherwise."""
 
     density: float = 1.0  # cells per area
     spread: float = 1.0  # radius of the cell body

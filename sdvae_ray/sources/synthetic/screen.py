@@ -11,7 +11,7 @@
 plates, the older header) or `s3://cellpainting-gallery/` (even plates, the newer one), for a reader to rewrite.
 
 Every plate has its own random layout, gains and light, and its own platemap, so that no position goes with a treatment.
-The same arguments write the same bytes, in any number of threads.
+Equal arguments write equal bytes, in any number of threads.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ COMPOUNDS = _default_compounds()  # seven phenotypes at full and half strength, 
 
 @dataclass(frozen=True)
 class Well:
-    """What one well of one plate holds; `compound` None is DMSO."""
+    """One well of one plate, with its treatment; `compound` None is DMSO."""
 
     plate: str
     row: int  # 0..15
@@ -81,7 +81,7 @@ class Well:
 
 @dataclass(frozen=True)
 class ScreenFiles:
-    """Where a written screen is. `rewrites` are the (FROM, TO) prefixes that make its load_data files point at it."""
+    """The files of a written screen. With `rewrites`, (FROM, TO) prefixes, its load_data files name the images under `root`."""
 
     root: Path
     load_data: tuple[Path, ...]  # one per plate
@@ -95,7 +95,7 @@ class ScreenFiles:
 def lay_out(
     seed: int, plates: int, controls: int, replicates_per_plate: int, compounds: Sequence[Compound] = COMPOUNDS
 ) -> dict[str, list[Well]]:
-    """Plate -> its wells, by position; each plate's treatments are dealt anew over all 384 positions."""
+    """Returns plate -> wells by position; the treatments of every plate are dealt anew over all 384 positions."""
     treatments: list[Compound | None] = [None] * controls
     treatments += [compound for compound in compounds for _ in range(replicates_per_plate)]
     if len(treatments) > ROWS * COLUMNS:
