@@ -12,7 +12,6 @@ A query's positives share the target, its negatives share none of its targets. T
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import harness
 import numpy as np
@@ -23,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import average_precision_score
 
-from sdvae_ray.retrieval.ranking.by_rules import MatchedPrecision, matched_average_precision
+from sdvae_ray.retrieval.ranking.average_precision import AveragePrecision, average_precision
+from sdvae_ray.retrieval.ranking.pair_rules import PairRules
 
 CPU = torch.device("cpu")
 COMPOUNDS, FEATURES = 116_753, 256
@@ -51,13 +51,13 @@ def library(compounds: int, features: int, targets: float, seed: int = 0) -> tup
     return x, wells
 
 
-def score(x: np.ndarray, wells: pl.DataFrame, dtype: Any, block: int) -> MatchedPrecision:
+def score(x: np.ndarray, wells: pl.DataFrame, block: int) -> AveragePrecision:
     label = "target" if wells["target"].dtype.is_nested() else None
-    rules: tuple[list[str], ...] = (["target"], [], [], ["target"])
-    return matched_average_precision(x, wells, *rules, multilabel_col=label, dtype=dtype, block=block)
+    rules = PairRules(["target"], neg_diffby=["target"], multilabel_col=label)
+    return average_precision(x, wells, rules, block=block)
 
 
-def largest_error(x: np.ndarray, wells: pl.DataFrame, found: MatchedPrecision, queries: int) -> float:
+def largest_error(x: np.ndarray, wells: pl.DataFrame, found: AveragePrecision, queries: int) -> float:
     """Of AP against scikit-learn's on float64 cosines, over that many queries."""
     unit = x / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
     targets = wells["target"].to_list()
@@ -74,41 +74,34 @@ def largest_error(x: np.ndarray, wells: pl.DataFrame, found: MatchedPrecision, q
     return float(max(errors))
 
 
-def rates() -> dict[str, harness.Rate]:
-    """Of NumPy's product of blocks as large as ours, by precision."""
-    found = {}
-    for name, dtype in (("float64", np.float64), ("float32", np.float32)):
-        a, b = np.random.default_rng(0).standard_normal((2, 2048, 512)).astype(dtype)
-        found[name] = harness.rate(lambda: a @ b.T, 2.0 * 2048**2 * 512, CPU, repeats=15)  # noqa: B023
-    return found
+def product_rate() -> harness.Rate:
+    """Of NumPy's product of float64 blocks as large as ours."""
+    a, b = np.random.default_rng(0).standard_normal((2, 2048, 512))
+    return harness.rate(lambda: a @ b.T, 2.0 * 2048**2 * 512, CPU, repeats=15)
 
 
 def run(options: argparse.Namespace) -> harness.Record:
-    before = rates()
+    before = {"float64": product_rate()}
     x, wells = library(options.compounds, options.features, options.targets)
-    rows = []
-    for dtype in options.dtypes:
-        print(f"{len(x):,} compounds, {dtype} ...", file=sys.stderr, flush=True)
-        kept: list[MatchedPrecision] = []
+    print(f"{len(x):,} compounds ...", file=sys.stderr, flush=True)
+    kept: list[AveragePrecision] = []
 
-        def call(dtype: str = dtype, kept: list[MatchedPrecision] = kept) -> np.ndarray:
-            kept.append(score(x, wells, dtype, options.block))
-            return kept[-1].ap
+    def call() -> np.ndarray:
+        kept.append(score(x, wells, options.block))
+        return kept[-1].ap
 
-        ap, spent = measured(call, 1)
-        row = {"dtype": dtype, **spent, "mean_ap": float(np.nanmean(ap)), "queries": int((~np.isnan(ap)).sum())}
-        row["positives"] = int(kept[-1].positives.sum())
-        flop = 2.0 * options.features * len(x) * (len(x) - 1)
-        row["tflops"], row["core_tflops"] = flop / spent["seconds"] / 1e12, flop / spent["core_seconds"] / 1e12
-        if options.check:
-            row["largest_error"] = largest_error(x, wells, kept[-1], options.check)
-        rows.append(row)
-    best = harness.faster(before, rates())
-    for row in rows:  # by processor time, which other work on the machine blurs less
-        core_tflops = best["float64"].core_tflops  # queries of many positives are computed in it, whatever is asked
-        row["share_of_product"] = row["core_tflops"] / torch.get_num_threads() / core_tflops
+    ap, spent = measured(call, 1)
+    row = {**spent, "mean_ap": float(np.nanmean(ap)), "queries": int((~np.isnan(ap)).sum())}
+    row["positives"] = int(kept[-1].positives.sum())
+    flop = 2.0 * options.features * len(x) * (len(x) - 1)
+    row["tflops"], row["core_tflops"] = flop / spent["seconds"] / 1e12, flop / spent["core_seconds"] / 1e12
+    if options.check:
+        row["largest_error"] = largest_error(x, wells, kept[-1], options.check)
+    best = harness.faster(before, {"float64": product_rate()})
+    # by processor time, which other work on the machine blurs less
+    row["share_of_product"] = row["core_tflops"] / torch.get_num_threads() / best["float64"].core_tflops
     reference = {name: vars(rate) for name, rate in best.items()}
-    return {"targets": int(wells["target"].explode().n_unique()), "reference": reference, "results": rows}
+    return {"targets": int(wells["target"].explode().n_unique()), "reference": reference, "results": [row]}
 
 
 def show(record: harness.Record, console: Console) -> None:
@@ -121,11 +114,10 @@ def show(record: harness.Record, console: Console) -> None:
         )
     )
     table = Table()
-    for name in ("precision", "queries", "positives", "seconds", "core-s", "peak GiB", "% of product", "largest error"):
+    for name in ("queries", "positives", "seconds", "core-s", "peak GiB", "% of product", "largest error"):
         table.add_column(name, justify="right")
     for row in record["results"]:
         table.add_row(
-            row["dtype"],
             f"{row['queries']:,}",
             f"{row['positives']:,}",
             f"{row['seconds']:.4g}",
@@ -144,7 +136,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--compounds", type=int, default=COMPOUNDS)
     parser.add_argument("--features", type=int, default=FEATURES)
     parser.add_argument("--targets", type=float, default=1.0, help="of a compound on average; 1: one each, no lists")
-    parser.add_argument("--dtypes", nargs="*", choices=("float64", "float32"), default=["float64"])
     parser.add_argument("--block", type=int, default=1024)
     parser.add_argument("--check", type=int, default=0, help="queries whose AP scikit-learn computes again")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of matrix products, ours too")

@@ -14,6 +14,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +29,19 @@ from sdvae_ray.errors import DataError, UserError
 from sdvae_ray.retrieval.floors.control_floors import floors
 from sdvae_ray.retrieval.normalisation.normalise import normalise
 from sdvae_ray.retrieval.significance.bootstrap import intervals
-from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
+from sdvae_ray.retrieval.significance.chance import Chance
+from sdvae_ray.retrieval.tasks.activity import Negatives, phenotypic_activity
 
 PLATES = ("BR00117010", "BR00117011", "BR00117012", "BR00117013")
 KEY = ("plate", "position")
 BRIGHTFIELD = re.compile("Brightfield|BF")
-PUBLISHED = {"negatives": "group", "ties": "copairs", "null": "copairs", "strict": True}
+COPAIRS = Chance("copairs", strict=True, ties="copairs")
 JUMP = "JUMP: profiles as they are, same-plate negatives, copairs' null, positive controls dropped"
-RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "published": ("published", PUBLISHED),
-    "published steps, same-plate negatives, null by exchange": ("published", {"negatives": "plate"}),
-    JUMP: (
-        "none",
-        {"negatives": "plate", "ties": "copairs", "null": "copairs", "strict": True},
-    ),
-    "profiles as they are, same-plate negatives, null by exchange": ("none", {"negatives": "plate"}),
+RECIPES: dict[str, tuple[str, Negatives, Chance]] = {  # steps, negatives, chance
+    "published": ("published", "group", COPAIRS),
+    "published steps, same-plate negatives, null by exchange": ("published", "plate", Chance()),
+    JUMP: ("none", "plate", COPAIRS),
+    "profiles as they are, same-plate negatives, null by exchange": ("none", "plate", Chance()),
 }
 NUMBERS = ("fraction_retrieved", "lowest", "highest", "mean_map", "mean_normalised_map")
 COUNTS = ("compounds_scored", "queries", "negatives", "repeats")
@@ -102,11 +101,12 @@ def real(console: Console, folder: Path, repeats: int, null_size: int) -> dict[s
     treated = wells.filter(~pl.col("is_control"))["compound"].n_unique()
     console.print(f"{len(wells)} wells, {x.shape[1]} features, {treated} compounds, {repeats} repeats")
     out: dict[str, Any] = {"wells": len(wells), "features": x.shape[1], "compounds": treated}
-    for recipe, (steps, options) in RECIPES.items():
-        size = null_size if options is PUBLISHED else 10_000
+    for recipe, (steps, negatives, usual) in RECIPES.items():
+        size = null_size if recipe == "published" else 10_000
+        chance = replace(usual, null_size=size)
         dropped = pl.col("poscon") if recipe == JUMP else pl.lit(False)
         wells = wells.with_columns(is_treated=~pl.col("is_control") & ~dropped)
-        found = floors(x, wells, steps, position="position", key=KEY, null_size=size, repeats=repeats, **options)
+        found = floors(x, wells, steps, chance, position="position", key=KEY, negatives=negatives, repeats=repeats)
         table = Table(title=f"{recipe}; null of {size:,}", title_justify="left")
         for name in ("quantity", *NUMBERS, *COUNTS, "status"):
             table.add_column(name.replace("_", " "), justify="left" if name in ("quantity", "status") else "right")
@@ -115,7 +115,7 @@ def real(console: Console, folder: Path, repeats: int, null_size: int) -> dict[s
             table.add_row(row["quantity"], *(shown(row[name]) for name in NUMBERS), *counts, row["status"])
         console.print(table)
         space = normalise(x, wells["is_control"].to_numpy(), wells["plate"].to_numpy(), steps).features
-        scored = phenotypic_activity(space, wells, key=KEY, null_size=size, **options).compounds
+        scored = phenotypic_activity(space, wells, chance, key=KEY, negatives=negatives).compounds
         bounds = intervals(scored)
         for row in bounds.iter_rows(named=True):
             console.print(
@@ -129,7 +129,10 @@ def on_noise(console: Console, repeats: int, seeds: int) -> dict[str, Any]:
     rows = []
     for rank in RANKS:
         found = [
-            floors(*noise(rank, seed), "published", position="position", key=KEY, repeats=repeats, seed=seed, **PUBLISHED)
+            floors(
+                *noise(rank, seed), "published", replace(COPAIRS, seed=seed),
+                position="position", key=KEY, negatives="group", repeats=repeats,
+            )
             for seed in range(seeds)
         ]  # fmt: skip
         means = pl.concat(found).group_by("quantity").agg(pl.col("fraction_retrieved").mean())

@@ -34,6 +34,7 @@ from scipy.stats import spearmanr
 
 from sdvae_ray.errors import DataError, UserError
 from sdvae_ray.retrieval.normalisation.normalise import Step, normalise
+from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
 
 NOMINAL = 0.05  # of raw p at most this is what chance gives
@@ -114,7 +115,7 @@ def activity(
         "is_control": negatives,
         "is_treated": treated,
     }
-    return phenotypic_activity(profiles, wells, null_size=null_size, stop_early=False).compounds
+    return phenotypic_activity(profiles, wells, Chance(null_size=null_size), stop_early=False).compounds
 
 
 def positions(data: Plates, random: np.random.Generator, parts: int) -> Iterator[np.ndarray]:

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import ctypes
 import os
-import resource
 import sys
 import tempfile
 import warnings
@@ -28,7 +27,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from sdvae_ray.retrieval.ranking.by_rules import matched_average_precision
+from sdvae_ray.retrieval.ranking.average_precision import average_precision
+from sdvae_ray.retrieval.ranking.formula import TIES, Ties
+from sdvae_ray.retrieval.ranking.pair_rules import PairRules
+from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.tasks.activity import Activity, phenotypic_activity
 
 PLATE, CONTROLS, REPLICATES = 384, 64, 4
@@ -92,33 +94,26 @@ def against_copairs(task: str, count: int, options: argparse.Namespace) -> list[
     x, wells = of_task(task, count, FEATURES)
     theirs, spent = measured(lambda: copairs_ap(x, wells, task), 1)
     rows = [{"task": task, "wells": len(wells), "features": FEATURES, "by": "copairs", **spent}]
-    for dtype in ("float64", "float32"):
-        for ties in ("copairs", "average"):
-            ap, ours = measured(lambda: _ours(x, wells, task, dtype, ties), options.repeats)  # noqa: B023
-            row = {"task": task, "wells": len(wells), "features": FEATURES, "by": dtype, "ties": ties, **ours}
-            row["ratio"] = spent["seconds"] / ours["seconds"]
-            both = ~np.isnan(ap)
-            row["largest_difference"] = float(np.abs(ap - theirs)[both].max())
-            # one place in one list of N moves AP by 1 / (3 N^2) at least; what is less is the sums' last digits
-            row["wells_that_differ"] = int((np.abs(ap - theirs)[both] > 1e-12).sum())
-            rows.append({**row, **_rate(task, wells, FEATURES, ours)})
+    for ties in TIES:
+        ap, ours = measured(lambda: _ours(x, wells, task, ties), options.repeats)  # noqa: B023
+        row = {"task": task, "wells": len(wells), "features": FEATURES, "by": "ours", "ties": ties, **ours}
+        row["ratio"] = spent["seconds"] / ours["seconds"]
+        both = ~np.isnan(ap)
+        row["largest_difference"] = float(np.abs(ap - theirs)[both].max())
+        # one place in one list of N moves AP by 1 / (3 N^2) at least; less than that is the sums' last digits
+        row["wells_that_differ"] = int((np.abs(ap - theirs)[both] > 1e-12).sum())
+        rows.append({**row, **_rate(task, wells, FEATURES, ours)})
     return rows
 
 
-def alone(task: str, count: int, options: argparse.Namespace) -> list[harness.Record]:
+def alone(task: str, count: int) -> harness.Record:
     x, wells = of_task(task, count, FEATURES_ALONE, np.float32)
-    rows, first = [], None
-    for dtype in ("float64", "float32"):
-        ap, ours = measured(lambda: _ours(x, wells, task, dtype, "average"), 1)  # noqa: B023
-        row = {"task": task, "wells": len(wells), "features": FEATURES_ALONE, "by": dtype, "ties": "average", **ours}
-        if first is not None:
-            row["wells_that_differ_from_float64"] = int((np.abs(ap - first) > 1e-12).sum())
-        first = ap
-        rows.append({**row, **_rate(task, wells, FEATURES_ALONE, ours)})
-    return rows
+    _, ours = measured(lambda: _ours(x, wells, task, "average"), 1)
+    row = {"task": task, "wells": len(wells), "features": FEATURES_ALONE, "by": "ours", "ties": "average", **ours}
+    return {**row, **_rate(task, wells, FEATURES_ALONE, ours)}
 
 
-def scored(count: int, options: argparse.Namespace) -> harness.Record:
+def scored(count: int) -> harness.Record:
     """Phenotypic activity as `score` has it: average precision, the null by exchange with early stopping, correction."""
     x, wells = campaign(count, FEATURES_ALONE, np.float32)
     frame = wells.select(
@@ -131,28 +126,22 @@ def scored(count: int, options: argparse.Namespace) -> harness.Record:
     found: list[Activity] = []
 
     def call() -> np.ndarray:
-        found.append(phenotypic_activity(x, frame, workers=options.workers))
+        found.append(phenotypic_activity(x, frame, Chance()))
         return found[-1].compounds["p"].to_numpy()
 
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     _, spent = measured(call, 1)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent["core_seconds"] += after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    # the largest so far; what it shares with this process is counted again, but for the profiles
-    spent["worker_peak_memory_bytes"] = max(0, after.ru_maxrss * 1024 - x.nbytes)
     compounds = found[-1].compounds
     return {
         "wells": count,
         "features": FEATURES_ALONE,
-        "workers": options.workers,
         "compounds": compounds.height,
         "draws": int(compounds["draws"].sum()),
         **spent,
     }
 
 
-def _ours(x: np.ndarray, wells: pl.DataFrame, task: str, dtype: str, ties: str) -> np.ndarray:
-    return matched_average_precision(x, wells, *TASKS[task], dtype=dtype, ties=ties).ap  # type: ignore[arg-type]
+def _ours(x: np.ndarray, wells: pl.DataFrame, task: str, ties: Ties) -> np.ndarray:
+    return average_precision(x, wells, PairRules(*TASKS[task]), ties=ties).ap
 
 
 def _rate(task: str, wells: pl.DataFrame, features: int, spent: harness.Record) -> harness.Record:
@@ -190,15 +179,15 @@ def run(options: argparse.Namespace) -> harness.Record:
     for count in options.alone:
         for task in options.tasks_alone:
             print(f"{task}, {count:,} wells, alone ...", file=sys.stderr, flush=True)
-            rows += alone(task, count, options)
+            rows.append(alone(task, count))
     null = []
     for count in options.null:
         print(f"activity with its null, {count:,} wells, alone ...", file=sys.stderr, flush=True)
-        null.append(scored(count, options))
+        null.append(scored(count))
     rates = harness.faster(before, product_rates())
     for row in rows:
         if row["by"] != "copairs":
-            best = max(rate.core_tflops or rate.tflops for name, rate in rates.items() if name.startswith(row["by"]))
+            best = max(rate.core_tflops or rate.tflops for name, rate in rates.items() if name.startswith("float64"))
             row["share_of_product"] = row["core_tflops"] / torch.get_num_threads() / best
     return {"reference": {name: vars(rate) for name, rate in rates.items()}, "results": rows, "null": null}
 
@@ -224,7 +213,7 @@ def show(record: harness.Record, console: Console) -> None:
     for name in names:
         table.add_column(name, justify="right")
     for row in record["results"]:
-        differ = row.get("wells_that_differ", row.get("wells_that_differ_from_float64", ""))
+        differ = row.get("wells_that_differ", "")
         table.add_row(
             row["task"],
             f"{row['wells']:,}",
@@ -239,13 +228,9 @@ def show(record: harness.Record, console: Console) -> None:
         )
     console.print(table)
     for each in record["null"]:
-        said = f"{each['wells']:,} wells, {each['compounds']:,} compounds, {each['draws']:,} draws, {each['workers']} workers"
+        said = f"{each['wells']:,} wells, {each['compounds']:,} compounds, {each['draws']:,} draws"
         taken = each["peak_memory_bytes"] / 2**30
         spent = f"{each['seconds']:.4g} s, {each['core_seconds']:.4g} core-s, peak {taken:.2f} GiB above the profiles"
-        if each["workers"] > 1:
-            spent += (
-                f", at most {each['worker_peak_memory_bytes'] / 2**30:.2f} GiB in each worker, what it shares included"
-            )
         console.print(f"activity with its null by exchange: {said}: {spent}")
 
 
@@ -257,7 +242,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="*", choices=sorted(TASKS), default=sorted(TASKS))
     parser.add_argument("--alone", type=harness.positive_numbers, default=[], help="ours alone: 100000,1100000")
     parser.add_argument("--null", type=harness.positive_numbers, default=[], help="with p by exchange: 10000,50000")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes of the null")
     parser.add_argument("--tasks-alone", nargs="*", choices=sorted(TASKS), default=["activity"])
     parser.add_argument("--repeats", type=int, default=3, help="timed calls of ours; copairs has one")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of matrix products, ours too")

@@ -12,9 +12,9 @@ object.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import harness
 import numpy as np
@@ -22,13 +22,14 @@ import polars as pl
 import torch
 from scipy.stats import binom, kstest
 
+from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
 
 LEVELS = (0.05, 0.01)
 NULLS = {
-    "exchange": {"null": "exchange", "strict": False},
-    "exchange-strict": {"null": "exchange", "strict": True},
-    "copairs, shared draw": {"null": "copairs", "strict": True, "ties": "copairs"},
+    "exchange": Chance("exchange"),
+    "exchange-strict": Chance("exchange", strict=True),
+    "copairs, shared draw": Chance("copairs", strict=True, ties="copairs"),
 }
 BROKEN = "exchange, ties broken at random"
 COVERAGE = 0.95
@@ -49,11 +50,10 @@ def noise(
     return x.reshape(-1, features), wells
 
 
-def p_values(x: np.ndarray, wells: pl.DataFrame, null: str, draws: int, seed: int = 0, workers: int = 1) -> np.ndarray:
+def p_values(x: np.ndarray, wells: pl.DataFrame, null: str, draws: int, seed: int = 0) -> np.ndarray:
     """(compounds,) p, uncorrected; nothing stops early."""
-    found = phenotypic_activity(
-        x, wells, key=("plate", "well"), null_size=draws, seed=seed, stop_early=False, workers=workers, **NULLS[null]
-    )  # fmt: skip
+    chance = replace(NULLS[null], null_size=draws, seed=seed)
+    found = phenotypic_activity(x, wells, chance, key=("plate", "well"), stop_early=False)
     return found.compounds["p"].to_numpy()
 
 
@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> list[harness.Record]:
         found = {}
         for null in NULLS:
             print(f"{replicates} replicates, {null} ...", file=sys.stderr, flush=True)
-            found[null] = p_values(x, wells, null, options.draws, options.seed, options.workers)
+            found[null] = p_values(x, wells, null, options.draws, options.seed)
         found[BROKEN] = broken_ties(found["exchange"], found["exchange-strict"], options.draws, options.seed)
         for null, p in found.items():
             row = {"replicates": replicates, "null": null, "compounds": len(p), "uniformity": uniformity(p)}
@@ -124,7 +124,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--controls", type=int, default=64, help="on each plate")
     parser.add_argument("--draws", type=int, default=1999)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes of the null")
     return parser.parse_args(arguments)
 
 

@@ -144,16 +144,18 @@ def retrieve(
     console: Console,
     as_json: bool = False,
 ) -> None:
-    """`features`: prefixes to keep and globs to drop; `chosen`: the fields of stages.lists.Settings."""
-    from sdvae_ray.queries.copairs_lists import Lists, checked_settings
+    """`features`: prefixes to keep and globs to drop; `chosen`: the fields of copairs_lists.Settings."""
+    from sdvae_ray.queries.copairs_lists import checked_settings
     from sdvae_ray.queries.retrieve import retrieve as score_table
     from sdvae_ray.report.terminal.retrieval_summary import print_retrieved
+    from sdvae_ray.retrieval.ranking.pair_rules import PairRules
     from sdvae_ray.run.tables import write_table
     from sdvae_ray.sources.profiles import read_profiles
 
     place, settings = Storage(parse_storage(storage)), checked_settings(chosen)
     table = read_profiles(profiles, place, *features)
-    found = score_table(table, Lists(lists[0], lists[1], lists[2], lists[3], multilabel), reference, exclude, settings)
+    rules = PairRules(lists[0], lists[1], lists[2], lists[3], multilabel)
+    found = score_table(table, rules, reference, exclude, settings)
     if output is not None:
         for name, frame in (("groups", found.groups), ("wells", found.wells), ("floors", found.floors)):
             if frame is not None:

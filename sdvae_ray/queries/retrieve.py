@@ -12,12 +12,13 @@ import numpy as np
 import polars as pl
 
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean
-from sdvae_ray.queries.copairs_lists import Lists, Settings, by_lists
+from sdvae_ray.queries.copairs_lists import Settings, by_lists, is_activity
 from sdvae_ray.retrieval.floors.control_floors import floors
 from sdvae_ray.retrieval.normalisation.normalise import normalise
+from sdvae_ray.retrieval.ranking.pair_rules import PairRules
 from sdvae_ray.retrieval.significance.bootstrap import interval
-from sdvae_ray.retrieval.significance.p_values import Null
-from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
+from sdvae_ray.retrieval.significance.chance import Chance, Null
+from sdvae_ray.retrieval.tasks.activity import Negatives, phenotypic_activity
 from sdvae_ray.retrieval.tasks.groups import group_means
 from sdvae_ray.schema import PLATE_COLUMN, WELL_COLUMN, WELL_KEY
 from sdvae_ray.selection import select
@@ -35,11 +36,11 @@ class Retrieved:
 
 
 def retrieve(
-    table: ProfileTable, lists: Lists, reference: str | None, exclude: str | None, settings: Settings
+    table: ProfileTable, rules: PairRules, reference: str | None, exclude: str | None, settings: Settings
 ) -> Retrieved:
     """Raises ConfigError for columns that are not there and a null that does not apply, DataError for what cannot be scored."""
     wells, features = table.wells, table.features
-    for column in (*lists.pos_sameby, *lists.pos_diffby, *lists.neg_sameby, *lists.neg_diffby):
+    for column in (*rules.pos_sameby, *rules.pos_diffby, *rules.neg_sameby, *rules.neg_diffby):
         if column not in wells.columns:
             raise ConfigError(f"there is no column {column!r}{did_you_mean(column, wells.columns)}")
     if exclude:
@@ -50,27 +51,29 @@ def retrieve(
         is_reference = wells.select(select(reference, wells.columns, "reference")).to_series().to_numpy()
         if not is_reference.any():
             raise DataError(f"no well is a reference: {reference} holds for none of {wells.height}")
-    named = wells.select(pl.any_horizontal(pl.col(name) != "" for name in lists.pos_sameby)).to_series().to_numpy()
+    named = wells.select(pl.any_horizontal(pl.col(name) != "" for name in rules.pos_sameby)).to_series().to_numpy()
     query = named & ~is_reference
-    by_exchange = bool(reference) and lists.is_activity() and settings.distance == "cosine"
+    by_exchange = bool(reference) and is_activity(rules) and settings.distance == "cosine"
     if settings.null == "exchange" and not by_exchange:
         raise ConfigError(
             "--null exchange is for cosines and negatives that are reference wells: --reference, no --pos-diffby, and "
             "--neg-diffby as --pos-sameby or not given; --null copairs is for any lists"
         )
     null: Null = settings.null or ("exchange" if by_exchange else "copairs")
-    frame = _frame(wells, lists, is_reference, query)
+    chance = settings.chance(null)
+    frame = _frame(wells, rules, is_reference, query)
+    normalised = features
     if settings.normalise not in ("none", ()):
         fit = is_reference if reference else np.ones(wells.height, dtype=bool)
-        features_used = normalise(features, fit, frame["plate"].to_numpy(), settings.normalise).features
-    else:
-        features_used = features
+        normalised = normalise(features, fit, frame["plate"].to_numpy(), settings.normalise).features
+    floor_table: pl.DataFrame | None
     if by_exchange:
-        found = _activity(features_used, frame, lists, null, settings)
-        table_of_floors = _floors(features, frame, wells, lists, null, settings)
+        negatives: Negatives = "plate" if rules.neg_sameby else "group"
+        activity = phenotypic_activity(normalised, frame, chance, negatives=negatives)
+        groups, per_well = activity.compounds.drop("group"), activity.wells.drop("group")
+        floor_table = _floors(features, frame, settings, chance, negatives)
     else:
-        found, table_of_floors = by_lists(features_used, wells, frame, lists, bool(reference), settings)
-    groups, per_well = found
+        groups, per_well, floor_table = by_lists(normalised, wells, frame, rules, bool(reference), chance)
     between = interval(groups["retrieved"].cast(pl.Float64).to_numpy(), seed=settings.seed)
     summary = {
         "wells": wells.height,
@@ -91,21 +94,23 @@ def retrieve(
         "threshold": settings.threshold,
         "seed": settings.seed,
         "notes": list(table.notes),
-        "floors": [] if table_of_floors is None else table_of_floors.drop("group").to_dicts(),
+        "floors": [] if floor_table is None else floor_table.drop("group").to_dicts(),
     }
-    return Retrieved(summary, groups, per_well, table_of_floors)
+    return Retrieved(summary, groups, per_well, floor_table)
 
 
-def _frame(wells: pl.DataFrame, lists: Lists, is_reference: np.ndarray, query: np.ndarray) -> pl.DataFrame:
-    """Wells as the scores of a run have them: well_id, compound, plate (the scope of the negatives), group, roles."""
+def _frame(wells: pl.DataFrame, rules: PairRules, is_reference: np.ndarray, query: np.ndarray) -> pl.DataFrame:
+    """Return the wells as the scores of a run have them: well_id, compound, plate (the scope of the negatives), group, roles,
+    and the position where a column says it."""
     names = [name for name in WELL_KEY if name in wells.columns]
     ids = wells.select(pl.concat_str(names, separator="/")).to_series() if names else None
     if ids is None or ids.n_unique() < wells.height:
         ids = pl.Series([f"{row:09d}" for row in range(wells.height)])
-    scope = lists.neg_sameby or ((PLATE_COLUMN,) if PLATE_COLUMN in wells.columns else ())
+    scope = rules.neg_sameby or ((PLATE_COLUMN,) if PLATE_COLUMN in wells.columns else ())
     return wells.select(
+        *([WELL_COLUMN] if WELL_COLUMN in wells.columns else []),
         well_id=ids,
-        compound=pl.concat_str(lists.pos_sameby, separator=" / "),
+        compound=pl.concat_str(rules.pos_sameby, separator=" / "),
         plate=pl.concat_str(scope, separator=" / ") if scope else pl.lit("all"),
         group=pl.lit("all"),
         is_control=pl.Series(is_reference),
@@ -113,30 +118,10 @@ def _frame(wells: pl.DataFrame, lists: Lists, is_reference: np.ndarray, query: n
     )
 
 
-def _activity(
-    features: np.ndarray, frame: pl.DataFrame, lists: Lists, null: Null, settings: Settings
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    found = phenotypic_activity(features, frame, **_options(lists, null, settings))
-    return found.compounds.drop("group"), found.wells.drop("group")
-
-
-def _options(lists: Lists, null: Null, settings: Settings) -> dict[str, Any]:
-    return {
-        "negatives": "plate" if lists.neg_sameby else "group",
-        "ties": settings.ties,
-        "null": null,
-        "null_size": settings.null_size,
-        "seed": settings.seed,
-        "strict": settings.strict,
-        "threshold": settings.threshold,
-    }
-
-
 def _floors(
-    features: np.ndarray, frame: pl.DataFrame, wells: pl.DataFrame, lists: Lists, null: Null, settings: Settings
+    features: np.ndarray, frame: pl.DataFrame, settings: Settings, chance: Chance, negatives: Negatives
 ) -> pl.DataFrame | None:
-    """None where no column says where on its plate a well is."""
-    if WELL_COLUMN not in wells.columns:
+    """Return the floors; None where no column says where on its plate a well is."""
+    if WELL_COLUMN not in frame.columns:
         return None
-    positions = wells[WELL_COLUMN].to_numpy()
-    return floors(features, frame, settings.normalise, position=positions, **_options(lists, null, settings))
+    return floors(features, frame, settings.normalise, chance, position=WELL_COLUMN, negatives=negatives)

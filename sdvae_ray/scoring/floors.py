@@ -14,59 +14,66 @@ from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.floors.control_floors import floors_in
 from sdvae_ray.retrieval.significance.bootstrap import intervals, paired_difference
 from sdvae_ray.run.run import Run
-from sdvae_ray.schema import WELL_COLUMN
+from sdvae_ray.schema import WELL_COLUMN, WELL_KEY
 from sdvae_ray.scoring.normalised import Normaliser
-from sdvae_ray.scoring.roles import activity_options
+from sdvae_ray.scoring.roles import chance_of
 
 _TASK_CPUS = 0.5
 _COPIES = 4  # of the normalised profiles: all controls' space, another fit's, one in the order of names, one scored
 
 
-def start_floors(run: Run, label: dict[str, object], space: Normaliser, wells: pl.DataFrame, each: int = 0) -> Any:
-    """A task whose result `floors_of` gives. space: of all `wells`, which have their roles; each: bytes of it normalised."""
-    options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * each + 2 * space.held)}
+def start_floors(run: Run, label: dict[str, object], space: Normaliser, wells: pl.DataFrame, held: int = 0) -> Any:
+    """Return the Ray task of one group's floors, for `floors_of`.
+
+    space: normalises the profiles of all `wells`, which have their roles. held: bytes of the profiles once normalised.
+    """
+    options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * held + 2 * space.held)}
     return _floors.options(**options).remote(run, label, space, wells)
 
 
 def floors_of(tasks: list[Any]) -> pl.DataFrame:
-    """extractor, side, group, random_weights, quantity and the numbers of retrieval.floors; empty where nothing was started."""
+    """Return the table of floors: extractor, side, group, random_weights, quantity and the columns of
+    retrieval/floors/floor_tables.py; empty where nothing was started."""
     frames = [frame for frame in ray.get(tasks) if frame is not None]
     return pl.concat(frames) if frames else pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})
 
 
 def differences(run: Run, compounds: pl.DataFrame) -> pl.DataFrame:
-    """Per extractor, side and group: every mean over compounds with its interval, and the side's minus the originals'.
+    """Return every mean over compounds with its interval, and how it differs from the originals' mean.
 
-    quantity, estimate, low, high, compounds; image (the originals' mean over the same compounds), difference,
-    difference_low, difference_high, unpaired, lost, gained: null for the originals and where they were not scored.
+    One row per extractor, side, group and quantity: quantity, estimate, low, high, compounds; image (the originals' mean
+    over the same compounds), difference, difference_low, difference_high, unpaired, lost, gained: null for the originals
+    and where the originals were not scored.
     """
     if compounds.height == 0:
         return pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})
     seed, parts = run.config.seed, []
     for (extractor,), rows in compounds.group_by("extractor", maintain_order=True):
         image = rows.filter(pl.col("side") == IMAGE_SIDE)
-        for (side,), mine in rows.group_by("side", maintain_order=True):
-            found = intervals(mine, seed=seed)
+        for (side,), compounds_of_side in rows.group_by("side", maintain_order=True):
+            means = intervals(compounds_of_side, seed=seed)
             if side != IMAGE_SIDE and image.height:
-                paired = paired_difference(image, mine, seed=seed).rename(
+                paired = paired_difference(image, compounds_of_side, seed=seed).rename(
                     {"low": "difference_low", "high": "difference_high", "compounds": "paired"}
                 )
-                found = found.join(paired.drop("reconstruction"), on=["group", "quantity"], how="left")
-            parts.append(found.with_columns(extractor=pl.lit(extractor), side=pl.lit(side)))
+                means = means.join(paired.drop("reconstruction"), on=["group", "quantity"], how="left")
+            parts.append(means.with_columns(extractor=pl.lit(extractor), side=pl.lit(side)))
     return pl.concat(parts, how="diagonal_relaxed")
 
 
 @ray.remote
 def _floors(run: Run, label: dict[str, object], space: Normaliser, wells: pl.DataFrame) -> pl.DataFrame | None:
     try:
-        found = floors_in(
+        table = floors_in(
             lambda fit, in_play: space(fit, in_play).features,
             wells.with_columns(group=pl.lit(str(label["group"]))),
+            chance_of(run),
             position=WELL_COLUMN,
+            key=WELL_KEY,
+            negatives=run.config.score.negatives,
             repeats=run.config.score.floor_repeats,
-            **activity_options(run),
         )
-    except DataError:  # said by the score itself
+    except DataError:  # the row of the score itself says why
         return None
     head = [pl.lit(label[name]).alias(name) for name in ("extractor", "side", "random_weights")]
-    return found.with_columns(*head)
+    return table.with_columns(*head)

@@ -1,14 +1,14 @@
 """Which wells are treated, which are negative controls, and which controls the normalisation is fitted on."""
 
-from typing import Any
-
 import numpy as np
 import polars as pl
 
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.randomness import generator
+from sdvae_ray.retrieval.ranking.similarity import Distance
+from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.run.run import Run
-from sdvae_ray.schema import PLATE_KEY, WELL_COLUMN, WELL_KEY
+from sdvae_ray.schema import PLATE_KEY, WELL_COLUMN
 from sdvae_ray.selection import select
 
 CONTROL, TREATED = "is_control", "is_treated"
@@ -46,19 +46,15 @@ def well_roles(run: Run, wells: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def activity_options(run: Run) -> dict[str, Any]:
-    """What phenotypic_activity and its floors are asked, as the run has it."""
-    settings = run.config.score
-    return {
-        "key": WELL_KEY,
-        "negatives": settings.negatives,
-        "ties": settings.ties,
-        "null": settings.null,
-        "null_size": settings.null_size,
-        "seed": run.config.seed,
-        "strict": settings.strict,
-        "threshold": settings.threshold,
-    }
+def chance_of(run: Run, distance: Distance = "cosine") -> Chance:
+    """Return how the run's scores are compared with chance; phenotypic activity and its floors are of cosines."""
+    settings, seed = run.config.score, run.config.seed
+    return Chance(settings.null, settings.null_size, seed, settings.strict, settings.threshold, settings.ties, distance)
+
+
+def task_chance(run: Run) -> Chance:
+    """Return how the scores beside phenotypic activity are compared with chance: by score.task_distance."""
+    return chance_of(run, run.config.score.task_distance)
 
 
 def fittable(run: Run, wells: pl.DataFrame) -> np.ndarray:

@@ -23,7 +23,7 @@ from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
 from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores, metric_distributions
-from sdvae_ray.schema import ERROR, PLATE_COLUMN
+from sdvae_ray.schema import ERROR, PLATE_COLUMN, WELL_KEY
 from sdvae_ray.scoring.distances import GROUP, distances, near_the_mean, with_slices
 from sdvae_ray.scoring.floors import differences, floors_of, start_floors
 from sdvae_ray.scoring.fov_index import build_field_index
@@ -31,7 +31,7 @@ from sdvae_ray.scoring.latent_space import latent_space
 from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
 from sdvae_ray.scoring.profiles import Profiles, build_profiles
 from sdvae_ray.scoring.roles import (
-    activity_options,
+    chance_of,
     fit_and_negatives,
     fittable,
     known_columns,
@@ -221,14 +221,16 @@ def _score_group(
     fit, wells = fit_and_negatives(run, wells)
     among = fittable(run, wells)
     normalised = space(fit, among)
-    activity = phenotypic_activity(normalised.features, wells, **activity_options(run))
+    activity = phenotypic_activity(
+        normalised.features, wells, chance_of(run), key=WELL_KEY, negatives=run.config.score.negatives
+    )
     index = save_and_reload_index(run, label, normalised, wells)
     treated = recall_queries(run, label, wells)
     recalls = replicate_recalls(run, index, normalised.features, wells, treated)
     both = None
     if image is not None and label["side"] != IMAGE_SIDE:
         both = in_the_originals_space(run, profiles, wells, fit, among, image)
-    nearest = own_well_recall(both, wells, treated)
+    nearest = own_well_recall(both, treated)
     tasks.append(start_tasks(run, label, normalised.features, wells, both))
     summary = activity.groups.drop("group").with_columns(
         **{key: pl.lit(value) for key, value in {**label, **recalls, "reconstruction_recall": nearest}.items()},

@@ -1,11 +1,11 @@
 """Retrieval tasks beside phenotypic activity, each a Ray task of one extractor, side and group.
 
 distinctiveness  a compound's replicates against all other compounds' wells of the group
-consistency      compounds that share a target against those that share none, on mean profiles of compounds (score.target)
+consistency      compounds that share a target against compounds that share none, on mean profiles of compounds (score.target)
 cross_side       a reconstruction's well queries the originals: the compound's other wells against its plate's controls
 
 Beside each stands its floor, profiles permuted within each plate (consistency: among all compounds).
-p-values are of copairs' null: the null by exchange needs negatives that a compound's wells could be exchanged with.
+p-values are of copairs' null: the null by exchange needs negatives that a compound's wells could change places with.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,21 +18,23 @@ import ray
 from sdvae_ray.cluster.ordered_tasks import weighing
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.floors.permuted import NUMBERS, permuted_floor
-from sdvae_ray.retrieval.ranking.by_rules import MatchedPrecision, matched_average_precision
+from sdvae_ray.retrieval.ranking.pair_rules import PairRules
 from sdvae_ray.retrieval.tasks.groups import group_means, score_groups, split_labels
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_KEY
+from sdvae_ray.scoring.roles import task_chance
 
 _TASK_CPUS = 0.5
 _COPIES = 3  # of the profiles: as they come, the treated ones, and made ready to be ranked
 _WHERE = ("extractor", "side", "group", "random_weights")
-_OWN, _OF = "_well", "_side"
+_OWN, _SIDE = "_well", "_side"
 FLOOR = {  # a number of permuted_floor: its column
     "mean_map": "floor_map",
     "mean_normalised_map": "floor_normalised_map",
     "fraction_retrieved": "floor_fraction_retrieved",
     "status": "floor_status",
 }
+Row = dict[str, Any]
 
 
 def start_tasks(
@@ -42,19 +44,24 @@ def start_tasks(
     wells: pl.DataFrame,
     both: tuple[np.ndarray, np.ndarray] | None,
 ) -> Any:
-    """features: (W, D) normalised; wells with roles; both: (originals, reconstructions), each (W, D), in the originals' space."""
-    held = features.nbytes + sum(each.nbytes for each in both or ())
+    """Return the Ray task that gives the rows of one extractor, side and group.
+
+    features: (W, D) normalised. wells: W rows with roles. both: (originals, reconstructions), each (W, D), in the
+    originals' space.
+    """
+    held = features.nbytes + sum(profiles.nbytes for profiles in both or ())
     options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * held)}
     return _tasks.options(**options).remote(run, label, features, wells, both)
 
 
 def tasks_of(started: list[Any], transfers: Sequence[pl.DataFrame] = ()) -> pl.DataFrame:
-    """extractor, side, group, random_weights, task, queries, groups, mean_map, mean_normalised_map, fraction_retrieved, status,
-    and the numbers and status of the floor (FLOOR).
+    """Return the table of tasks: extractor, side, group, random_weights, task, queries, groups, mean_map,
+    mean_normalised_map, fraction_retrieved, status, and the numbers and status of the floor (FLOOR).
 
-    transfers: pipeline.transfer's rows, with columns of their own beside these; their group is the one that is queried.
+    transfers: the rows of scoring.transfer, which have columns of their own beside these; their group is the group that is
+    queried.
     """
-    rows = [row for found in ray.get(started) for row in found]
+    rows = [row for rows_of_group in ray.get(started) for row in rows_of_group]
     text = (*_WHERE[:3], "task", "status", FLOOR["status"])
     numbers = (*NUMBERS, *(FLOOR[name] for name in NUMBERS))
     schema: dict[str, Any] = {**dict.fromkeys(text, pl.String), "random_weights": pl.Boolean}
@@ -69,18 +76,19 @@ def _tasks(
     features: np.ndarray,
     wells: pl.DataFrame,
     both: tuple[np.ndarray, np.ndarray] | None,
-) -> list[dict[str, Any]]:
-    treated = wells["is_treated"].to_numpy()
-    mine, space = wells.filter(pl.col("is_treated")), features[treated]
-    made: dict[str, Callable[[], dict[str, Any]]] = {"distinctiveness": lambda: distinctiveness(run, space, mine)}
+) -> list[Row]:
+    treated = wells.filter(pl.col("is_treated"))
+    profiles = features[wells["is_treated"].to_numpy()]
+    scores: dict[str, Callable[[], Row]] = {"distinctiveness": lambda: distinctiveness(run, profiles, treated)}
     if run.config.score.target is not None:
-        made["consistency"] = lambda: consistency(run, space, mine)
+        scores["consistency"] = lambda: consistency(run, profiles, treated)
     if both is not None:
-        made["cross_side"] = lambda: cross_side(run, both, wells)
-    made = {name: score for name, score in made.items() if name in run.config.score.tasks}
+        scores["cross_side"] = lambda: cross_side(run, both, wells)
     rows = []
-    for name, score in made.items():
-        row: dict[str, Any] = {**{key: label[key] for key in _WHERE}, "task": name}
+    for name, score in scores.items():
+        if name not in run.config.score.tasks:
+            continue
+        row: Row = {**{key: label[key] for key in _WHERE}, "task": name}
         try:
             row |= {**score(), "status": "ok"}
         except DataError as error:
@@ -89,18 +97,13 @@ def _tasks(
     return rows
 
 
-def distinctiveness(run: Run, features: np.ndarray, treated: pl.DataFrame) -> dict[str, Any]:
-    compound = treated.select("compound")
-
-    def score(rows: np.ndarray) -> dict[str, Any]:
-        found = matched_average_precision(features[rows], compound, ["compound"], [], [], ["compound"], **_ranking(run))
-        return _summary(run, found, compound["compound"].gather(found.well))
-
-    return _with_floor(run, score, "distinctiveness", treated["plate"])
+def distinctiveness(run: Run, features: np.ndarray, treated: pl.DataFrame) -> Row:
+    rules = PairRules(["compound"], neg_diffby=["compound"])
+    return _scored(run, "distinctiveness", features, treated.select("compound"), rules, treated["plate"])
 
 
-def consistency(run: Run, features: np.ndarray, treated: pl.DataFrame) -> dict[str, Any]:
-    """Targets of a compound are joined by |; one without a target is left out."""
+def consistency(run: Run, features: np.ndarray, treated: pl.DataFrame) -> Row:
+    """Return the score of targets. Targets of a compound are joined by |; a compound without a target is left out."""
     target = str(run.config.score.target)
     if target not in treated.columns:
         raise DataError(f"{target} differs within a well")
@@ -109,66 +112,64 @@ def consistency(run: Run, features: np.ndarray, treated: pl.DataFrame) -> dict[s
     if rows.height == 0:
         raise DataError(f"no compound has a {target}")
     members = rows.group_by("compound", "target", maintain_order=True).agg("row")
-    profiles = np.asarray([features[each.to_numpy()].mean(0) for each in members["row"]])
-    table = members.select("compound", split_labels("target"))
-
-    def score(rows: np.ndarray) -> dict[str, Any]:
-        found = matched_average_precision(
-            profiles[rows], table, ["target"], [], [], ["target"], multilabel_col="target", **_ranking(run)
-        )
-        assert found.label is not None
-        return _summary(run, found, found.label.cast(pl.String))
-
-    return _with_floor(run, score, "consistency", pl.Series(["all"] * members.height))
+    profiles = np.asarray([features[wells.to_numpy()].mean(0) for wells in members["row"]])
+    compounds = members.select("compound", split_labels("target"))
+    rules = PairRules(["target"], neg_diffby=["target"], multilabel_col="target")
+    return _scored(run, "consistency", profiles, compounds, rules, pl.Series(["all"] * members.height))
 
 
-def cross_side(run: Run, both: tuple[np.ndarray, np.ndarray], wells: pl.DataFrame) -> dict[str, Any]:
-    """Every treated reconstruction among the originals: its compound's other wells against its plate's controls."""
+def cross_side(run: Run, both: tuple[np.ndarray, np.ndarray], wells: pl.DataFrame) -> Row:
+    """Return the score of treated reconstructions among the originals; both: see start_tasks."""
     treated, control = wells["is_treated"].to_numpy(), wells["is_control"].to_numpy()
-    original, recon = both
-    own = wells.select(pl.concat_str(WELL_KEY, separator="/").alias(_OWN), "compound", "plate")
-    asked = own.filter(pl.Series(treated)).with_columns(pl.lit("recon").alias(_OF), role=pl.lit("treated"))
-    there = own.with_columns(pl.lit("image").alias(_OF))
-    there = there.with_columns(role=pl.when(pl.Series(control)).then(pl.lit("control")).otherwise(pl.lit("treated")))
-    there, kept = there.filter(pl.Series(treated | control)), original[treated | control]
+    originals, reconstructions = both
+    named = wells.select(
+        pl.concat_str(WELL_KEY, separator="/").alias(_OWN),
+        "compound",
+        "plate",
+        role=pl.when("is_control").then(pl.lit("control")).otherwise(pl.lit("treated")),
+    )
+    asking = named.filter(pl.Series(treated)).with_columns(pl.lit("recon").alias(_SIDE), role=pl.lit("treated"))
     # a control is nobody's positive: its compound is its own
-    there = there.with_columns(
-        compound=pl.when(pl.col("role") == "control").then("control " + pl.col(_OWN)).otherwise("compound")
+    own_compound = pl.when(pl.col("role") == "control").then("control " + pl.col(_OWN)).otherwise("compound")
+    answering = named.filter(pl.Series(treated | control)).with_columns(
+        pl.lit("image").alias(_SIDE), compound=own_compound
     )
-    table = pl.concat([asked.select(sorted(asked.columns)), there.select(sorted(asked.columns))])
-    queries, of_recon = recon[treated], (table[_OF] == "recon").to_numpy()
-
-    def score(rows: np.ndarray) -> dict[str, Any]:
-        lists = (["compound"], [_OF, _OWN], ["plate"], [_OF, "role"])
-        profiles = np.concatenate([queries[rows], kept])
-        found = matched_average_precision(profiles, table, *lists, queries=of_recon, **_ranking(run))
-        return _summary(run, found, table["compound"].gather(found.well))
-
-    return _with_floor(run, score, "cross_side", asked["plate"])
-
-
-def _with_floor(run: Run, score: Callable[[np.ndarray], dict[str, Any]], task: str, plate: pl.Series) -> dict[str, Any]:
-    """The score, and as floor_* the same with profiles permuted within each plate."""
-    found = score(np.arange(len(plate)))
-    everyone, repeats = np.ones(len(plate), bool), run.config.score.floor_repeats
-    floor = permuted_floor(score, plate.to_numpy(), everyone, what=task, seed=run.config.seed, repeats=repeats)
-    return {**found, **{FLOOR[name]: floor.get(name) for name in FLOOR}}
-
-
-def _ranking(run: Run) -> dict[str, Any]:
-    return {"distance": run.config.score.task_distance, "ties": run.config.score.ties}
-
-
-def _summary(run: Run, found: MatchedPrecision, names: pl.Series) -> dict[str, Any]:
-    """Means over groups of positives."""
-    settings = run.config.score
-    groups = score_groups(
-        found,
-        names,
-        null_size=settings.null_size,
-        seed=run.config.seed,
-        strict=settings.strict,
-        threshold=settings.threshold,
-        exact=settings.null == "copairs_exact",
+    table = pl.concat([asking.select(sorted(asking.columns)), answering.select(sorted(asking.columns))])
+    rules = PairRules(["compound"], [_SIDE, _OWN], ["plate"], [_SIDE, "role"])
+    return _scored(
+        run,
+        "cross_side",
+        reconstructions[treated],
+        table,
+        rules,
+        asking["plate"],
+        answering=originals[treated | control],
     )
-    return {"queries": int(groups["replicates"].sum()), "groups": groups.height, **group_means(groups)}
+
+
+def _scored(
+    run: Run,
+    task: str,
+    features: np.ndarray,
+    wells: pl.DataFrame,
+    rules: PairRules,
+    plate: pl.Series,
+    answering: np.ndarray | None = None,
+) -> Row:
+    """Return the means over groups of positives, and as floor_* the means with profiles permuted within each plate.
+
+    features: (Q, D) the queries' profiles. plate: (Q,). answering: (V, D) profiles that are no queries and stay in their
+    place. wells: Q + V rows.
+    """
+    chance = task_chance(run)
+    queries = np.arange(wells.height) < len(features)
+
+    def score(rows: np.ndarray) -> Row:
+        profiles = features[rows] if answering is None else np.concatenate([features[rows], answering])
+        groups = score_groups(profiles, wells, rules, wells["compound"], chance, queries).groups
+        return {"queries": int(groups["replicates"].sum()), "groups": groups.height, **group_means(groups)}
+
+    row = score(np.arange(len(features)))
+    everyone, repeats = np.ones(len(features), bool), run.config.score.floor_repeats
+    floor = permuted_floor(score, plate.to_numpy(), everyone, what=task, seed=chance.seed, repeats=repeats)
+    return {**row, **{column: floor.get(name) for name, column in FLOOR.items()}}

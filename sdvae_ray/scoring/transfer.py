@@ -18,7 +18,7 @@ from sdvae_ray.schema import WELL_COLUMN, WELL_KEY
 from sdvae_ray.scoring.distances import GROUP
 from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
 from sdvae_ray.scoring.profiles import Profiles
-from sdvae_ray.scoring.roles import CONTROL, fit_and_negatives, fittable, halved
+from sdvae_ray.scoring.roles import CONTROL, fit_and_negatives, fittable, halved, task_chance
 
 _TASK_CPUS = 0.5
 _COPIES = 6  # of the normalised profiles of both groups: two spaces, and what is made ready to be ranked
@@ -26,21 +26,24 @@ _COMPONENTS = 512  # a guess at how many features are left, for Ray's plan alone
 
 
 def start_transfers(run: Run, label: dict[str, object], profiles: Profiles, wells: pl.DataFrame) -> list[Any]:
-    """Tasks whose results `transfers_of` gives. label: extractor, side, random_weights; wells: all of the profiles, with roles."""
+    """Return one Ray task per pair of groups, for `transfers_of`.
+
+    label: extractor, side, random_weights. wells: all wells of the profiles, with roles.
+    """
     along = run.config.score.transfer_columns
     if not along:
         return []
     started = []
     for pair in pairs_of(wells.select(GROUP, *run.config.score.group), run.config.score.group, along):
-        mine = wells.filter(pl.col(GROUP).is_in([pair.first, pair.second]))
+        members = wells.filter(pl.col(GROUP).is_in([pair.first, pair.second]))
         try:
-            space = normaliser_of(run, [(profiles, mine)])
+            space = normaliser_of(run, [(profiles, members)])
         except DataError as error:
             started.append(ray.put(_rows(label, unscored(pair, _said(error)))))
         else:
-            each = mine.height * min(profiles.width, _COMPONENTS) * 4
-            options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * each + 2 * space.held)}
-            started.append(_transfer.options(**options).remote(run, label, pair, space, mine))
+            held = members.height * min(profiles.width, _COMPONENTS) * 4
+            options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * held + 2 * space.held)}
+            started.append(_transfer.options(**options).remote(run, label, pair, space, members))
     return started
 
 
@@ -59,30 +62,24 @@ def _transfer(run: Run, label: dict[str, object], pair: Pair, space: Normaliser,
             half = halved(run, wells)
             rest = wells[CONTROL].to_numpy() & ~half
             posing = Posing(space(half, ~rest).features, rest)
-        found = transfer(
+        scores = transfer(
             features,
             scored,
             pair,
+            task_chance(run),
             posing=posing,
             position=WELL_COLUMN,
             key=WELL_KEY,
-            distance=settings.task_distance,
-            ties=settings.ties,
-            null_size=settings.null_size,
-            seed=run.config.seed,
-            strict=settings.strict,
-            threshold=settings.threshold,
-            exact=settings.null == "copairs_exact",
             repeats=settings.floor_repeats,
         )
     except DataError as error:
-        found = unscored(pair, _said(error))
-    return _rows(label, found)
+        scores = unscored(pair, _said(error))
+    return _rows(label, scores)
 
 
-def _rows(label: dict[str, object], found: pl.DataFrame) -> pl.DataFrame:
+def _rows(label: dict[str, object], scores: pl.DataFrame) -> pl.DataFrame:
     head = [pl.lit(label[name]).alias(name) for name in ("extractor", "side", "random_weights")]
-    return found.with_columns(*head, pl.col("target").alias(GROUP))
+    return scores.with_columns(*head, pl.col("target").alias(GROUP))
 
 
 def _said(error: DataError) -> str:

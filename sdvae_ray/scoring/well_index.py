@@ -12,7 +12,7 @@ from sdvae_ray.retrieval.index import faiss_index
 from sdvae_ray.retrieval.normalisation import saved_fit
 from sdvae_ray.retrieval.normalisation.normalise import Normalised, resolve_steps
 from sdvae_ray.retrieval.normalisation.shelf import has_fit
-from sdvae_ray.retrieval.tasks.recall import reconstruction_recall, replicate_recall
+from sdvae_ray.retrieval.tasks.recall import replicate_recall
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_table
 from sdvae_ray.schema import WELL_KEY
@@ -59,10 +59,12 @@ def replicate_recalls(
         return {}
     deepest = max(run.config.score.recall_at)
     _, found = faiss_index.search(index, features[treated], deepest + 1)
+    compound, is_treated = wells["compound"].to_numpy(), wells["is_treated"].to_numpy()
     recalls = {}
     for k in run.config.score.recall_at:
-        result = replicate_recall(found, treated, wells["compound"].to_numpy(), wells["is_treated"].to_numpy(), k)
-        recalls[f"replicate_recall_at_{k}"] = _mean(result.recall)
+        recall = replicate_recall(found, treated, compound, is_treated, k)
+        known = recall[~np.isnan(recall)]
+        recalls[f"replicate_recall_at_{k}"] = float(known.mean()) if len(known) else None
     return recalls
 
 
@@ -85,21 +87,13 @@ def in_the_originals_space(
     return both[: wells.height], both[wells.height :]
 
 
-def own_well_recall(
-    both: tuple[np.ndarray, np.ndarray] | None, wells: pl.DataFrame, treated: np.ndarray
-) -> float | None:
-    """Share of treated wells whose reconstruction's nearest original is their own."""
+def own_well_recall(both: tuple[np.ndarray, np.ndarray] | None, treated: np.ndarray) -> float | None:
+    """Return the share of treated wells whose reconstruction's nearest original is their own."""
     if both is None or len(treated) == 0:
         return None
     originals, recon = both
-    _, found = faiss_index.search(faiss_index.build(originals), recon[treated], 2)
-    recall = reconstruction_recall(found, treated, wells["compound"].to_numpy(), wells["is_treated"].to_numpy(), 1)
-    return _mean(recall.same_well)
-
-
-def _mean(values: np.ndarray) -> float | None:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else None
+    _, nearest = faiss_index.search(faiss_index.build(originals), recon[treated], 1)
+    return float((nearest[:, 0] == treated).mean())
 
 
 def _file_name(group: str) -> str:

@@ -10,14 +10,15 @@ import pytest
 
 from sdvae_ray.cli.main import main
 from sdvae_ray.errors import ConfigError, DataError
-from sdvae_ray.queries.copairs_lists import Lists, Settings, checked_settings
+from sdvae_ray.queries.copairs_lists import Settings, checked_settings
 from sdvae_ray.queries.retrieve import retrieve
+from sdvae_ray.retrieval.ranking.pair_rules import PairRules
 from sdvae_ray.sources.profiles import read_profiles
 from sdvae_ray.storage import Storage
 
 STORAGE = Storage()
 REFERENCE = "Metadata_control_type == 'negcon'"
-ACTIVITY = Lists(("Metadata_broad_sample",), neg_sameby=("Metadata_Plate",))
+ACTIVITY = PairRules(("Metadata_broad_sample",), neg_sameby=("Metadata_Plate",))
 
 
 def profiles(seed: int = 0, plates: int = 3, controls: int = 8, compounds: int = 6, depth: int = 10) -> pl.DataFrame:
@@ -124,7 +125,7 @@ def test_files_are_stacked_on_what_they_share_and_what_is_not_finite_is_said(tmp
 
 def test_a_multilabel_target_has_a_group_per_label(written):
     table = read_profiles([str(written)], STORAGE)
-    lists = Lists(("Metadata_target",), neg_diffby=("Metadata_target",), multilabel="Metadata_target")
+    lists = PairRules(("Metadata_target",), neg_diffby=("Metadata_target",), multilabel_col="Metadata_target")
     found = retrieve(table, lists, None, REFERENCE, Settings(null_size=200))
     assert found.groups["compound"].to_list() == ["T0", "T1", "T2", "X0", "X1"]
     assert found.groups["replicates"].to_list() == [6, 6, 6, 9, 9]  # a well is a query once for each of its labels
@@ -135,11 +136,11 @@ def test_a_multilabel_target_has_a_group_per_label(written):
 @pytest.mark.parametrize(
     ("lists", "reference", "settings", "words"),
     [
-        (Lists(("Metadata_broad_sampel",)), REFERENCE, {}, "did you mean 'Metadata_broad_sample'"),
+        (PairRules(("Metadata_broad_sampel",)), REFERENCE, {}, "did you mean 'Metadata_broad_sample'"),
         (ACTIVITY, "Metadata_control == 'negcon'", {}, "did you mean 'Metadata_control_type'"),
         (ACTIVITY, "Metadata_control_type == 'poscon'", {}, "no well is a reference"),
         (ACTIVITY, None, {"null": "exchange"}, "--null exchange is for cosines and negatives that are reference wells"),
-        (Lists(("Metadata_Plate", "Metadata_Well"), neg_sameby=("Metadata_Plate",)), None, {}, "no query has both"),
+        (PairRules(("Metadata_Plate", "Metadata_Well"), neg_sameby=("Metadata_Plate",)), None, {}, "no query has both"),
     ],
 )
 def test_a_mistake_is_one_line(written, lists, reference, settings, words):

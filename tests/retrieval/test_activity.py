@@ -5,10 +5,10 @@ import itertools
 import numpy as np
 import polars as pl
 import pytest
+from activity_lists import chance_and_rest, ranked_by_codes
 from polars.testing import assert_frame_equal
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.retrieval.ranking.average_precision import average_precision
 from sdvae_ray.retrieval.significance.p_values import benjamini_hochberg
 from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
 
@@ -38,7 +38,8 @@ def plates(seed=0, groups=("A549", "U2OS"), per_group=2, compounds=6, controls=1
 
 
 def score(x, wells, **options):
-    return phenotypic_activity(x, wells, key=("plate", "well"), **{"null_size": 1000, **options})
+    chance, rest = chance_and_rest(**{"null_size": 1000, **options})
+    return phenotypic_activity(x, wells, chance, key=("plate", "well"), **rest)
 
 
 def compound(activity, group, name):
@@ -68,7 +69,7 @@ def test_the_tables_hold_the_numbers_of_the_rooms_below():
     one = (wells["group"] == "A549").to_numpy()
     mine = wells.filter(pl.Series(one))
     codes = np.where(mine["is_treated"], mine["compound"].rank("dense").to_numpy().astype(int), -1)
-    ap = average_precision(x[one], codes, mine["is_control"].to_numpy(), np.zeros(len(mine))).ap
+    ap = ranked_by_codes(x[one], codes, mine["is_control"].to_numpy(), np.zeros(len(mine))).ap
     expected = mine.with_columns(expected=ap).filter("is_treated")
     joined = out.wells.join(expected, on=["plate", "well"])
     np.testing.assert_allclose(joined["ap"], joined["expected"], atol=1e-14)
@@ -126,25 +127,14 @@ def test_the_order_of_rows_changes_nothing():
     assert first.compounds["p"].to_list() == again.compounds["p"].to_list()
 
 
-def test_the_type_and_layout_of_the_profiles_and_the_workers_change_nothing():
+def test_the_type_and_layout_of_the_profiles_change_nothing():
     x, wells = plates()
     x = np.rint(x * 8)
-    first = score(x, wells, workers=1)
+    first = score(x, wells)
     for same in (x.astype(np.float32), x.astype(np.int64), np.asfortranarray(x)):
-        again = score(same, wells, workers=3)
+        again = score(same, wells)
         for name in ("wells", "compounds", "groups"):
             assert_frame_equal(getattr(first, name), getattr(again, name), check_exact=True)
-
-
-def test_a_dict_of_arrays_with_one_key_column_does_as_well():
-    x, wells = plates()
-    one = {
-        "well_id": [f"{p}/{w}" for p, w in wells.select("plate", "well").rows()],
-        **{name: wells[name].to_numpy() for name in ("compound", "plate", "group", "is_control", "is_treated")},
-    }
-    out = phenotypic_activity(x, one, null_size=1000)
-    assert_frame_equal(out.groups, score(x, wells).groups)
-    assert out.wells["well_id"][0] == "A549-0/W00"
 
 
 def test_without_is_treated_every_well_that_is_no_control_is_treated():
@@ -232,15 +222,25 @@ def test_a_compound_is_retrieved_when_its_corrected_p_equals_the_threshold():
     ("change", "said"),
     [
         (lambda x, w: (x[1:], w), r"profiles of shape \(75, 16\) came with 76 wells"),
-        (lambda x, w: (x, w.rename({"compound": "compounds"})), "no column 'compound'.*did you mean 'compounds'"),
         (lambda x, w: (x, w.with_columns(is_treated=True)), "is both a control and treated"),
         (lambda x, w: (x, w.with_columns(compound=pl.lit(None, pl.String))), "is treated but has no compound"),
-        (lambda x, w: (x, w.with_columns(well=pl.lit("W00"))), "W00 appears more than once"),
-        (lambda x, w: (np.where(np.arange(len(x))[:, None] == 5, np.nan, x), w), "not finite"),
+        (lambda x, w: (x, w.with_columns(well=pl.lit("W00"))), "A549-0/W00 appears more than once"),
+        (lambda x, w: (x, w.with_columns(plate=pl.lit(None, pl.String))), "has no key, plate, group"),
     ],
 )
-def test_a_table_that_cannot_be_scored_is_refused_in_one_line(change, said):
-    with pytest.raises(DataError, match=said) as error:
+def test_a_table_that_cannot_be_is_refused(change, said):
+    with pytest.raises(ValueError, match=said):
         score(*change(*plates()))
+
+
+def test_profiles_that_are_not_finite_are_the_users_and_named_in_one_line():
+    x, wells = plates()
+    x[5] = np.nan
+    with pytest.raises(DataError, match="A549-0/W05: its features are not finite") as error:
+        score(x, wells)
     assert "\n" not in str(error.value)
-    assert "\x1f" not in str(error.value)
+
+
+def test_only_cosines_are_scored():
+    with pytest.raises(ValueError, match="of cosines, not of 'euclidean'"):
+        score(*plates(), distance="euclidean")

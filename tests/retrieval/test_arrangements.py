@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sdvae_ray.retrieval.ranking.average_precision import expected_average_precision
+from sdvae_ray.retrieval.ranking.formula import expected_average_precision
 from sdvae_ray.retrieval.significance import arrangements
 from sdvae_ray.retrieval.significance.arrangements import arrangements_reaching, draw_arrangements, is_countable
+from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.p_values import (
     MAP_STEP,
     arrangement_null,
     arrangement_p_values,
-    counted,
     exceedances,
     p_value,
 )
@@ -29,6 +29,11 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import nulls
 
 SHORT = [(m, n) for n in range(1, 10) for m in range(1, n + 1)]
+
+
+def p_values(compound, ap, positives, negatives, exact=False, strict=True, **chance):
+    null = "copairs_exact" if exact else "copairs"
+    return arrangement_p_values(compound, ap, positives, negatives, Chance(null, strict=strict, **chance))
 
 
 def every_ap(positives, total):
@@ -127,7 +132,7 @@ def compounds(seed=0, kinds=3):
 @pytest.mark.parametrize("strict", [True, False])
 def test_p_of_draws_equals_a_loop_over_compounds(strict):
     compound, ap, positives, negatives = compounds()
-    found = arrangement_p_values(compound, ap, positives, negatives, null_size=2000, seed=5, strict=strict)
+    found = p_values(compound, ap, positives, negatives, null_size=2000, seed=5, strict=strict).p
     for code in range(30):
         mine = compound == code
         nulls = [arrangement_null(3, 3 + n, 2000, seed=5) for n in negatives[mine]]
@@ -136,39 +141,40 @@ def test_p_of_draws_equals_a_loop_over_compounds(strict):
 
 
 def test_a_code_without_queries_has_no_p():
-    found = arrangement_p_values([0, 2], [0.5, 0.5], [1, 1], [9, 9], null_size=100)
+    found = p_values([0, 2], [0.5, 0.5], [1, 1], [9, 9], null_size=100).p
     assert_array_equal(np.isnan(found), [False, True, False])
-    assert arrangement_p_values([], [], [], []).shape == (0,)
+    assert p_values([], [], [], []).p.shape == (0,)
 
 
 @pytest.mark.parametrize("strict", [True, False])
 def test_exact_p_is_the_share_of_all_arrangements_where_one_list_is_the_compounds(strict):
     compound, ap, positives, negatives = compounds()
     options = {"null_size": 500, "strict": strict}
-    drawn = arrangement_p_values(compound, ap, positives, negatives, **options)
-    exact = arrangement_p_values(compound, ap, positives, negatives, exact=True, **options)
+    drawn = p_values(compound, ap, positives, negatives, **options).p
+    counted = p_values(compound, ap, positives, negatives, exact=True, **options)
+    exact = counted.p
     one = np.array([len(set(negatives[compound == code])) == 1 for code in range(30)])
-    assert_array_equal(counted(compound, positives, negatives), one)
+    assert_array_equal(counted.draws, np.where(one, 0, 500))
     assert 15 <= one.sum() < 30
     assert_array_equal(exact[~one], drawn[~one])
     for code in np.flatnonzero(one):
         mine = compound == code
         every = every_ap(3, 3 + negatives[mine][0])
         assert exact[code] == pytest.approx(exceedances(every, ap[mine].mean(), strict) / len(every), abs=1e-12)
-    again = arrangement_p_values(compound, ap, positives, negatives, exact=True, null_size=7, seed=9, strict=strict)
+    again = p_values(compound, ap, positives, negatives, exact=True, null_size=7, seed=9, strict=strict).p
     assert_array_equal(again[one], exact[one])
-    close = arrangement_p_values(compound, ap, positives, negatives, null_size=200_000, strict=strict)
+    close = p_values(compound, ap, positives, negatives, null_size=200_000, strict=strict).p
     assert_allclose(close[one], exact[one], atol=4.5 * np.sqrt(0.25 / 200_000))
 
 
 def test_exact_p_is_never_too_small_and_is_0_only_if_strict():
     every = every_ap(3, 12)
     lengths = np.full(len(every), 3), np.full(len(every), 9)
-    p = arrangement_p_values(np.arange(len(every)), every, *lengths, strict=False, exact=True)
+    p = p_values(np.arange(len(every)), every, *lengths, strict=False, exact=True).p
     for level in (0.01, 0.05, 0.1, 0.5):
         assert np.mean(p <= level + 1e-12) <= level + 1e-12
     assert p.min() == 1 / comb(12, 3)
-    strict = arrangement_p_values(np.arange(len(every)), every, *lengths, strict=True, exact=True)
+    strict = p_values(np.arange(len(every)), every, *lengths, strict=True, exact=True).p
     assert strict.min() == 0
     assert every[strict == 0].tolist() == [1.0]
 
@@ -176,16 +182,16 @@ def test_exact_p_is_never_too_small_and_is_0_only_if_strict():
 def test_lists_too_long_to_count_are_drawn_although_exact_is_asked():
     compound, ap = [0, 0], [0.2, 0.3]
     options = {"null_size": 300, "seed": 2}
-    assert not counted(compound, [4, 4], [400, 400]).any()
-    asked = arrangement_p_values(compound, ap, [4, 4], [400, 400], exact=True, **options)
-    assert_array_equal(asked, arrangement_p_values(compound, ap, [4, 4], [400, 400], **options))
+    asked = p_values(compound, ap, [4, 4], [400, 400], exact=True, **options)
+    assert asked.draws.tolist() == [300]
+    assert_array_equal(asked.p, p_values(compound, ap, [4, 4], [400, 400], **options).p)
 
 
 def test_few_nulls_are_held_at_a_time(monkeypatch):
     compound, ap, positives, negatives = compounds(kinds=9)
-    whole = arrangement_p_values(compound, ap, positives, negatives, null_size=400)
+    whole = p_values(compound, ap, positives, negatives, null_size=400).p
     monkeypatch.setattr("sdvae_ray.retrieval.significance.p_values._HELD", 800)
-    assert_array_equal(arrangement_p_values(compound, ap, positives, negatives, null_size=400), whole)
+    assert_array_equal(p_values(compound, ap, positives, negatives, null_size=400).p, whole)
 
 
 def test_the_benchmark_finds_copairs_distribution_and_p():

@@ -6,15 +6,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from activity_lists import ranked_by_codes
 from sklearn.metrics import average_precision_score
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.retrieval.ranking.average_precision import (
-    average_precision,
-    expected_average_precision,
-    normalised_average_precision,
-    unit_rows,
-)
+from sdvae_ray.retrieval.arrays import unit_rows
+from sdvae_ray.retrieval.ranking.formula import expected_average_precision, normalised_average_precision
 
 PROFILES = Path(__file__).parents[2].parent / "shared" / "data" / "profiles"
 
@@ -54,7 +51,7 @@ def arranged(labels):
 def test_ap_equals_a_loop_over_sorted_lists(by_plate):
     x, compound, is_control, plate = layout()
     scope = plate if by_plate else np.zeros_like(plate)
-    out = average_precision(x, compound, is_control, scope)
+    out = ranked_by_codes(x, compound, is_control, scope)
     for q, positives, negatives in lists(x, compound, is_control, scope):
         assert out.ap[q] == pytest.approx(naive(positives, negatives), abs=1e-12)
         assert (out.positives[q], out.negatives[q]) == (len(positives), len(negatives))
@@ -63,7 +60,7 @@ def test_ap_equals_a_loop_over_sorted_lists(by_plate):
 
 def test_ap_equals_sklearn_without_ties():
     x, compound, is_control, plate = layout(seed=1)
-    out = average_precision(x, compound, is_control, plate)
+    out = ranked_by_codes(x, compound, is_control, plate)
     for q, positives, negatives in lists(x, compound, is_control, plate):
         truth = np.r_[np.ones(len(positives)), np.zeros(len(negatives))]
         assert out.ap[q] == pytest.approx(average_precision_score(truth, np.r_[positives, negatives]), abs=1e-12)
@@ -71,7 +68,7 @@ def test_ap_equals_sklearn_without_ties():
 
 def test_ties_give_the_mean_over_all_orders_of_the_level_wells():
     x, compound, is_control, plate = layout(seed=2, plates=2, controls=3, features=2, levels=2)
-    out = average_precision(x, compound, is_control, plate)
+    out = ranked_by_codes(x, compound, is_control, plate)
     tied = 0
     for q, positives, negatives in lists(x, compound, is_control, plate):
         scores = np.round(np.r_[positives, negatives], 9)
@@ -90,15 +87,15 @@ def test_profiles_that_point_the_same_way_are_level_whatever_the_rounding():
     random = np.random.default_rng(0)
     query, direction = random.normal(size=(2, 37))
     x = np.stack([query, *(direction * scale for scale in random.uniform(0.1, 10, size=9))])
-    out = average_precision(x, [0, 0, *[-1] * 8], np.arange(10) > 1, np.zeros(10))
+    out = ranked_by_codes(x, [0, 0, *[-1] * 8], np.arange(10) > 1, np.zeros(10))
     assert out.ap[0] == pytest.approx(np.mean(1 / np.arange(1, 10)), abs=1e-12)
 
 
 def test_the_copairs_tie_rule_puts_positives_first():
     x = np.ones((5, 3))
-    out = average_precision(x, [0, 0, -1, -1, -1], [False, False, True, True, True], np.zeros(5), ties="copairs")
+    out = ranked_by_codes(x, [0, 0, -1, -1, -1], [False, False, True, True, True], np.zeros(5), ties="copairs")
     assert out.ap[0] == 1.0
-    even = average_precision(x, [0, 0, -1, -1, -1], [False, False, True, True, True], np.zeros(5))
+    even = ranked_by_codes(x, [0, 0, -1, -1, -1], [False, False, True, True, True], np.zeros(5))
     assert even.ap[0] == pytest.approx(np.mean([1, 1 / 2, 1 / 3, 1 / 4]))
 
 
@@ -121,32 +118,32 @@ def test_ap_equals_copairs_for_every_well_of_real_plates(by_plate):
     theirs = copairs.average_precision(
         meta, x, ["compound"], [], ["plate"] if by_plate else [], ["is_control"], progress_bar=False
     )["average_precision"].to_numpy()
-    ours = average_precision(x, compound, is_control, plate if by_plate else np.zeros_like(plate), ties="copairs")
+    ours = ranked_by_codes(x, compound, is_control, plate if by_plate else np.zeros_like(plate), ties="copairs")
     assert (~is_control).sum() == 640
     np.testing.assert_allclose(ours.ap[~is_control], theirs[~is_control], rtol=0, atol=1e-6)
 
 
 def test_block_size_changes_nothing():
     x, compound, is_control, plate = layout(seed=3, levels=3)
-    whole = average_precision(x, compound, is_control, plate * 0)
+    whole = ranked_by_codes(x, compound, is_control, plate * 0)
     for block in (1, 3, 7):
-        np.testing.assert_array_equal(average_precision(x, compound, is_control, plate * 0, block=block).ap, whole.ap)
+        np.testing.assert_array_equal(ranked_by_codes(x, compound, is_control, plate * 0, block=block).ap, whole.ap)
 
 
 def test_row_order_and_scale_change_nothing():
     x, compound, is_control, plate = layout(seed=4)
-    ap = average_precision(x, compound, is_control, plate).ap
+    ap = ranked_by_codes(x, compound, is_control, plate).ap
     random = np.random.default_rng(0)
     order = random.permutation(len(x))
     scaled = x * random.uniform(1e-3, 1e3, size=(len(x), 1))
-    again = average_precision(scaled[order], compound[order], is_control[order], plate[order]).ap
+    again = ranked_by_codes(scaled[order], compound[order], is_control[order], plate[order]).ap
     np.testing.assert_array_equal(again, ap[order])
 
 
 def test_an_all_zero_profile_is_flagged_and_as_good_as_random():
     x, compound, is_control, plate = layout()
     x[4] = 0
-    out = average_precision(x, compound, is_control, plate)
+    out = ranked_by_codes(x, compound, is_control, plate)
     assert np.flatnonzero(out.zero_norm).tolist() == [4]
     chance = expected_average_precision(out.positives[4], out.positives[4] + out.negatives[4])
     assert out.ap[4] == pytest.approx(float(chance), abs=1e-12)
@@ -154,10 +151,10 @@ def test_an_all_zero_profile_is_flagged_and_as_good_as_random():
 
 def test_a_well_without_positives_or_negatives_has_no_ap():
     x = np.eye(4)
-    single = average_precision(x, [0, 1, 1, -1], [False, False, False, True], np.zeros(4))
+    single = ranked_by_codes(x, [0, 1, 1, -1], [False, False, False, True], np.zeros(4))
     assert np.isnan(single.ap[0])
     assert (single.positives[0], single.negatives[0]) == (0, 1)
-    uncontrolled = average_precision(x, [0, 0, 1, -1], [False, False, False, True], [0, 1, 1, 1])
+    uncontrolled = ranked_by_codes(x, [0, 0, 1, -1], [False, False, False, True], [0, 1, 1, 1])
     assert np.isnan(uncontrolled.ap[0])
     assert not np.isnan(uncontrolled.ap[1])
 
@@ -179,16 +176,9 @@ def test_normalised_ap_is_0_at_random_and_1_when_perfect():
 
 
 def test_tiny_profiles_keep_their_direction():
-    unit, zero = unit_rows([[3e-200, 4e-200], [0.0, 0.0]])
-    np.testing.assert_allclose(unit, [[0.6, 0.8], [0.0, 0.0]], atol=1e-15)
-    assert zero.tolist() == [False, True]
+    np.testing.assert_allclose(unit_rows([[3e-200, 4e-200], [0.0, 0.0]]), [[0.6, 0.8], [0.0, 0.0]], atol=1e-15)
 
 
 def test_profiles_that_are_not_finite_are_refused():
     with pytest.raises(DataError, match="1 profiles"):
-        average_precision([[1.0, np.inf], [1.0, 2.0]], [0, 0], [False, False], [0, 0])
-
-
-def test_a_well_in_both_roles_is_refused():
-    with pytest.raises(ValueError, match="query and a negative at once"):
-        average_precision(np.eye(2), [0, 0], [False, True], [0, 0])
+        ranked_by_codes([[1.0, np.inf], [1.0, 2.0]], [0, 0], [False, False], [0, 0])

@@ -1,4 +1,4 @@
-"""The exact index and the recalls against brute force."""
+"""The exact index against brute force."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,6 @@ from sdvae_ray.retrieval.index.faiss_index import (
     to_bytes,
     unit_blocks,
 )
-from sdvae_ray.retrieval.tasks.recall import reconstruction_recall, replicate_recall
 
 
 def vectors(n=60, d=12, seed=0):
@@ -113,79 +112,3 @@ def test_an_all_zero_profile_is_similar_to_nothing():
 def test_what_an_index_cannot_do_is_said_in_one_line(wrong, said):
     with pytest.raises(DataError, match=said):
         wrong()
-
-
-def group(seed=0, compounds=8, replicates=4, controls=20, singles=2, features=10):
-    random = np.random.default_rng(seed)
-    compound = np.r_[np.repeat(np.arange(compounds), replicates), np.arange(singles) + 100, np.full(controls, -1)]
-    x = random.normal(size=(len(compound), features)) + random.normal(size=(compounds + 101, features))[compound]
-    return x, compound.astype(str), compound >= 0
-
-
-@pytest.mark.parametrize("k", [1, 3, 10, 53])
-def test_replicate_recall_equals_brute_force(k):
-    x, compound, treated = group()
-    queries = np.flatnonzero(treated)
-    _, neighbours = search(build(x), x[queries], k + 1)
-    out = replicate_recall(neighbours, queries, compound, treated, k)
-    similarity = cosine(x, x)
-    for i, q in enumerate(queries):
-        others = [w for w in np.argsort(-similarity[q]) if w != q][:k]
-        hits = sum(compound[w] == compound[q] and treated[w] for w in others)
-        replicates = int((compound == compound[q]).sum()) - 1
-        assert out.replicates[i] == replicates
-        if replicates:
-            assert out.recall[i] == pytest.approx(hits / replicates)
-            assert out.hit[i] == float(hits > 0)
-        else:
-            assert np.isnan(out.recall[i])
-            assert np.isnan(out.hit[i])
-    assert 0 < np.nanmean(out.hit) <= 1
-
-
-def test_controls_are_nobodys_replicates():
-    neighbours = np.array([[0, 1, 2], [1, 0, 2], [2, 1, 0]])
-    out = replicate_recall(neighbours, [0, 1, 2], ["DMSO", "DMSO", "A"], [False, False, True], 2)
-    assert np.isnan(out.recall[2])
-    treated = replicate_recall(neighbours, [0, 1, 2], ["DMSO", "DMSO", "A"], [True, True, True], 1)
-    assert treated.hit[:2].tolist() == [1.0, 1.0]
-    excluded = replicate_recall([[0, 2, 1]], [0], ["A", "A", "A"], [True, True, False], 1)
-    assert (excluded.hit[0], excluded.replicates[0]) == (0.0, 1)
-
-
-def test_a_query_crowded_out_of_its_own_list_still_has_k_neighbours():
-    out = replicate_recall([[1, 2, 3]], [0], ["A", "B", "A", "A"], [True] * 4, 2)
-    assert (out.hit[0], out.recall[0]) == (1.0, 0.5)
-
-
-def test_too_few_neighbours_are_refused():
-    with pytest.raises(ValueError, match="too few"):
-        replicate_recall([[0, 1]], [0], ["A", "A", "B"], [True] * 3, 2)
-
-
-@pytest.mark.parametrize("k", [1, 4])
-def test_reconstruction_recall_equals_brute_force(k):
-    x, compound, treated = group(seed=3)
-    recon = x + np.random.default_rng(9).normal(size=x.shape) * 0.9
-    queries = np.flatnonzero(treated)
-    _, neighbours = search(build(x), recon[queries], k + 1)
-    out = reconstruction_recall(neighbours, queries, compound, treated, k)
-    similarity = cosine(recon, x)
-    for i, q in enumerate(queries):
-        ranked = np.argsort(-similarity[q])
-        assert out.same_well[i] == (ranked[0] == q)
-        assert out.same_compound[i] == any(compound[w] == compound[q] for w in ranked[:k])
-        others = [w for w in ranked if w != q]
-        if (compound == compound[q]).sum() > 1:
-            assert out.other_replicate[i] == any(compound[w] == compound[q] for w in others[:k])
-        else:
-            assert np.isnan(out.other_replicate[i])
-    assert 0 < out.same_well.mean() < 1
-
-
-def test_a_perfect_reconstruction_finds_its_own_well():
-    x, compound, treated = group()
-    queries = np.flatnonzero(treated)
-    _, neighbours = search(build(x), x[queries], 2)
-    out = reconstruction_recall(neighbours, queries, compound, treated, 1)
-    assert out.same_well.mean() == out.same_compound.mean() == 1.0

@@ -5,9 +5,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from activity_lists import ranked_by_codes
 from scipy.stats import binom, false_discovery_control
 
-from sdvae_ray.retrieval.ranking.average_precision import average_precision, unit_rows
+from sdvae_ray.randomness import block_generator
+from sdvae_ray.retrieval.arrays import unit_rows
+from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.exchange import exchange_p_values
 from sdvae_ray.retrieval.significance.exchange_draws import Scorer, draw
 from sdvae_ray.retrieval.significance.exchange_ranks import Controls
@@ -17,7 +20,6 @@ from sdvae_ray.retrieval.significance.p_values import (
     benjamini_hochberg,
     exceedances,
     p_value,
-    stream,
 )
 
 
@@ -35,13 +37,13 @@ def mean_ap(x, wells, controls, scope, ties):
     compound[list(wells)] = 0
     negative = np.zeros(len(x), dtype=bool)
     negative[[c for c in controls if c not in wells]] = True
-    return np.nanmean(average_precision(x, compound, negative, scope, ties=ties).ap)
+    return np.nanmean(ranked_by_codes(x, compound, negative, scope, ties=ties).ap)
 
 
-def exchange(x, compound, is_control, scope, plate, **options):
-    names = [f"compound {i}" for i in range(compound.max() + 1)]
-    wells = [f"well {i:04d}" for i in range(len(x))]
-    return exchange_p_values(x, compound, is_control, scope, plate, names, wells, **options)
+def exchange(x, compound, is_control, scope, plate, names=None, wells=None, stop_above=0.1, **chance):
+    names = [f"compound {i}" for i in range(compound.max() + 1)] if names is None else names
+    wells = [f"well {i:04d}" for i in range(len(x))] if wells is None else wells
+    return exchange_p_values(x, compound, is_control, scope, plate, names, wells, Chance(**chance), stop_above)
 
 
 @pytest.mark.parametrize("ties", ["average", "copairs"])
@@ -93,11 +95,11 @@ def test_p_depends_on_data_and_seed_and_not_on_the_order_of_rows():
     x, compound, is_control, plate = noise(1, compounds=6)
     names, wells = list("abcdef"), np.array([f"w{i:03d}" for i in range(len(x))])
     order = np.random.default_rng(3).permutation(len(x))
-    first = exchange_p_values(x, compound, is_control, plate, plate, names, wells, null_size=1500)
-    again = exchange_p_values(
+    first = exchange(x, compound, is_control, plate, plate, names, wells, null_size=1500)
+    again = exchange(
         x[order], compound[order], is_control[order], plate[order], plate[order], names, wells[order], null_size=1500
     )
-    other = exchange_p_values(x, compound, is_control, plate, plate, names, wells, null_size=1500, seed=1)
+    other = exchange(x, compound, is_control, plate, plate, names, wells, null_size=1500, seed=1)
     np.testing.assert_array_equal(first.p, again.p)
     np.testing.assert_array_equal(first.draws, again.draws)
     assert (first.p != other.p).any()
@@ -106,9 +108,9 @@ def test_p_depends_on_data_and_seed_and_not_on_the_order_of_rows():
 def test_p_does_not_depend_on_which_other_compounds_are_there():
     x, compound, is_control, plate = noise(1, compounds=6)
     names, wells = list("abcdef"), np.array([f"w{i:03d}" for i in range(len(x))])
-    every = exchange_p_values(x, compound, is_control, plate, plate, names, wells, null_size=1500)
+    every = exchange(x, compound, is_control, plate, plate, names, wells, null_size=1500)
     keep = (compound == 4) | is_control
-    alone = exchange_p_values(
+    alone = exchange(
         x[keep], np.where(compound == 4, 0, -1)[keep], is_control[keep], plate[keep], plate[keep], ["e"], wells[keep],
         null_size=1500,
     )  # fmt: skip
@@ -140,7 +142,7 @@ def test_a_well_whose_plate_has_no_negatives_is_a_positive_but_no_query():
     x, compound, is_control, plate = small(2, tied=False)
     elsewhere = np.where(is_control & (plate == 1), 2, plate)
     out = exchange(x, compound, is_control, elsewhere, elsewhere, null_size=20_000, stop_above=None)
-    ap = average_precision(x, compound, is_control, elsewhere).ap
+    ap = ranked_by_codes(x, compound, is_control, elsewhere).ap
     assert np.flatnonzero(~np.isnan(ap)).tolist() == [0, 1]
     assert out.mean_ap[0] == pytest.approx(np.nanmean(ap), abs=1e-12)
     every = [
@@ -153,7 +155,7 @@ def test_a_well_whose_plate_has_no_negatives_is_a_positive_but_no_query():
 def test_each_compound_has_draws_of_its_own():
     x, compound, is_control, plate = noise(1, compounds=1)
     wells = [f"w{i:03d}" for i in range(len(x))]
-    p = [exchange_p_values(x, compound, is_control, plate, plate, [n], wells, null_size=999).p[0] for n in "abcd"]
+    p = [exchange(x, compound, is_control, plate, plate, [n], wells, null_size=999).p[0] for n in "abcd"]
     assert len(set(p)) > 1
 
 
@@ -224,7 +226,7 @@ def test_the_arrangement_p_values_equal_copairs_within_monte_carlo_error(tmp_pat
     theirs = copairs.mean_average_precision(
         scores, ["compound"], 10_000, 0.05, 0, progress_bar=False, cache_dir=tmp_path
     )["p_value"].to_numpy()
-    ours = arrangement_p_values(compound, ap, positives, negatives)
+    ours = arrangement_p_values(compound, ap, positives, negatives, Chance("copairs", strict=True)).p
     assert (np.abs(ours - theirs) <= 5 * np.sqrt(2 * theirs * (1 - theirs) / 10_000) + 1e-3).all()
     assert np.ptp(theirs) > 0.5
 
@@ -240,14 +242,14 @@ def shuffled(uniform, size):
 
 @pytest.mark.parametrize(("count", "size"), [(1, 7), (2, 2), (3, 5), (8, 8), (8, 66)])
 def test_a_draw_equals_a_shuffle_of_every_pool(count, size):
-    uniform = stream(0, "test").random((500, count + 2))
+    uniform = block_generator(0, "test").random((500, count + 2))
     pools = [np.arange(10, 10 + size), np.array([3, 5, 4])]
     expected = np.hstack([pools[0][shuffled(uniform[:, :count], size)], pools[1][shuffled(uniform[:, count:], 3)]])
     np.testing.assert_array_equal(draw(uniform, pools, [count, 2]), expected.T)
 
 
 def test_every_subset_is_drawn_equally_often():
-    picked = np.sort(draw(stream(0, "test").random((30_000, 3)), [np.arange(5)], [3]), axis=0)
+    picked = np.sort(draw(block_generator(0, "test").random((30_000, 3)), [np.arange(5)], [3]), axis=0)
     subsets, counts = np.unique(picked, axis=1, return_counts=True)
     assert subsets.shape == (3, 10)
     assert (np.abs(counts - 3000) < 4.5 * np.sqrt(3000)).all()
@@ -266,7 +268,7 @@ def test_drawn_wells_score_as_average_precision_has_it(scopes, replicates, level
     own = np.arange(120, len(plate))
     against = np.flatnonzero(np.isin(scope[:120], scope[own]))
     drawable = np.flatnonzero(plate[against] < replicates)
-    unit = unit_rows(x)[0]
+    unit = unit_rows(x)
     controls = Controls(unit[against], scope[against], drawable, ties)
     ranks = controls.with_wells(unit[own], controls.keys(unit[own]), scope[own])
     wells = np.concatenate([against[drawable], own])
@@ -280,33 +282,7 @@ def test_drawn_wells_score_as_average_precision_has_it(scopes, replicates, level
         assert value == pytest.approx(mean_ap(x[kept], group, range(len(kept)), scope[kept], ties), abs=1e-12)
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_the_number_of_workers_changes_nothing(tied):
-    x, compound, is_control, plate = noise(4, compounds=70)
-    x = np.rint(x) if tied else x
-    plate = np.where(compound % 3 == 0, plate % 2, plate)  # compounds of several patterns of plates
-    one, *others = (
-        exchange(x, compound, is_control, plate, plate, null_size=2200, workers=workers) for workers in (1, 2, 3)
-    )
-    for other in others:
-        for name in ("mean_ap", "p", "draws"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-
-
-def test_what_fails_in_a_worker_is_raised(monkeypatch):
-    def broken(*_):
-        raise RuntimeError("in a worker")
-
-    monkeypatch.setattr("sdvae_ray.retrieval.significance.exchange.draw", broken)
-    x, compound, is_control, plate = noise(4)
-    for workers in (1, 3):
-        with pytest.raises(RuntimeError, match="in a worker"):
-            exchange(x, compound, is_control, plate, plate, workers=workers)
-    with pytest.raises(ValueError, match="workers must be at least 1, not 0"):
-        exchange(x, compound, is_control, plate, plate, workers=0)
-
-
-def test_profiles_are_not_copied_whole():
+def test_the_null_does_not_copy_the_profiles_whole():
     sets = [noise(seed, compounds=5, features=1000) for seed in range(40)]
     x = np.concatenate([each[0] for each in sets]).astype(np.float32)
     is_control = np.concatenate([each[2] for each in sets])
@@ -315,14 +291,17 @@ def test_profiles_are_not_copied_whole():
     tracemalloc.start()
     try:
         exchange(x, compound, is_control, plate, plate, null_size=5)
-        average_precision(x, compound, is_control, plate, block=64)
         assert tracemalloc.get_traced_memory()[1] < x.nbytes / 2
     finally:
         tracemalloc.stop()
 
 
 def test_a_stream_is_a_function_of_seed_key_and_block():
-    first = stream(7, "a", 1, block=2).random(4)
-    np.testing.assert_array_equal(first, stream(7, "a", 1, block=2).random(4))
-    for other in (stream(8, "a", 1, block=2), stream(7, "b", 1, block=2), stream(7, "a", 1, block=3)):
+    first = block_generator(7, "a", 1, block=2).random(4)
+    np.testing.assert_array_equal(first, block_generator(7, "a", 1, block=2).random(4))
+    for other in (
+        block_generator(8, "a", 1, block=2),
+        block_generator(7, "b", 1, block=2),
+        block_generator(7, "a", 1, block=3),
+    ):
         assert (first != other.random(4)).all()

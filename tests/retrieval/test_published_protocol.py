@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sdvae_ray.retrieval.floors.control_floors import floors
 from sdvae_ray.retrieval.normalisation.normalise import normalise
+from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -26,7 +27,7 @@ from floors import KEY, noise
 
 PLATES, WELLS, CONTROLS, FEATURES = 4, 384, 64, 1920  # CPJUMP1's group, with five stains of 384 features
 DRAWS, THRESHOLD = 100_000, 0.05
-PUBLISHED = {"negatives": "group", "null": "copairs", "ties": "copairs", "strict": True}
+PUBLISHED = {"null": "copairs", "ties": "copairs", "strict": True}  # negatives: of the group
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,9 @@ def theirs(group, tmp_path_factory):
 def ours(group):
     x, wells = group
     made = normalise(x, wells["is_control"].to_numpy(), wells["plate"].to_numpy(), "published")
-    return made, phenotypic_activity(made.features, wells, null_size=DRAWS, threshold=THRESHOLD, **PUBLISHED)
+    return made, phenotypic_activity(
+        made.features, wells, Chance(null_size=DRAWS, threshold=THRESHOLD, **PUBLISHED), negatives="group"
+    )
 
 
 def test_the_space_keeps_as_many_components(ours, theirs):
@@ -99,7 +102,8 @@ def test_map_p_and_fraction_retrieved_are_theirs_within_monte_carlo_error(group,
     assert (np.abs(compounds["p"].to_numpy() - p) <= error).all()
     # the null's own error, over seeds: of every verdict, and of the fraction
     x, verdict = ours[0].features, known["below_corrected_p"].to_numpy()
-    again = [phenotypic_activity(x, group[1], null_size=DRAWS, seed=seed, **PUBLISHED).compounds for seed in range(20)]
+    chances = [Chance(null_size=DRAWS, seed=seed, **PUBLISHED) for seed in range(20)]
+    again = [phenotypic_activity(x, group[1], chance, negatives="group").compounds for chance in chances]
     verdicts = np.stack([each["retrieved"].to_numpy() for each in again])
     agreed = (verdicts == verdicts[0]).all(axis=0)
     assert agreed.mean() > 0.9
@@ -113,7 +117,9 @@ def test_map_p_and_fraction_retrieved_are_theirs_within_monte_carlo_error(group,
 def test_on_pure_noise_the_published_fit_retrieves_and_the_other_half_does_not(rank):
     x, wells = noise(rank, seed=0)
     assert leak_figure.effective_rank(x) == pytest.approx(rank, rel=0.02)
-    found = floors(x, wells, "published", position="position", key=KEY, repeats=1, **PUBLISHED)
+    found = floors(
+        x, wells, "published", Chance(**PUBLISHED), position="position", key=KEY, negatives="group", repeats=1
+    )
     fraction = dict(found.select("quantity", "fraction_retrieved").iter_rows())
     assert fraction["full"] > 0.4
     assert fraction["half_other"] <= 0.05

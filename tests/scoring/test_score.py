@@ -18,6 +18,7 @@ from sdvae_ray.distributions.prdc import prdc
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.queries.search import search_well
 from sdvae_ray.retrieval.normalisation.normalise import normalise
+from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
 from sdvae_ray.retrieval.tasks.transfer import transfer
 from sdvae_ray.retrieval.tasks.transfer_pairs import Pair
@@ -175,7 +176,7 @@ def test_profiles_are_means_of_fovs_and_the_scores_are_the_libraries(local_ray, 
         pl.lit("all").alias("group"),
     )
     normalised = normalise(features, roles["is_control"], roles["plate"], "plate_standardise").features
-    direct = phenotypic_activity(normalised, roles, key=("Metadata_Plate", "Metadata_Well"), null_size=2000)
+    direct = phenotypic_activity(normalised, roles, Chance(null_size=2000), key=("Metadata_Plate", "Metadata_Well"))
     ours = scores.compounds.filter(pl.col("side") == "other").sort("compound")
     assert ours["map"].to_list() == pytest.approx(direct.compounds.sort("compound")["map"].to_list())
 
@@ -393,9 +394,9 @@ def test_transfer_between_groups_is_scored_both_ways(local_ray, config):
         is_control=pl.col("Metadata_control_type").eq_missing(pl.lit("negcon")),
     )
     control = table["is_control"].to_numpy()
-    settings = {"position": "Metadata_Well", "key": WELL_KEY, "null_size": 2000, "seed": config.seed}
+    chance = Chance("copairs", null_size=2000, seed=config.seed)
     made = normalise(features, control, table["plate"], "plate_standardise").features
-    expected = transfer(made, table, Pair("Metadata_Cell_type", "A549", "U2OS"), **settings)
+    expected = transfer(made, table, Pair("Metadata_Cell_type", "A549", "U2OS"), chance, key=WELL_KEY)
     same = ["column", "source", "target", "task", "queries", "groups", "mean_map", "fraction_retrieved", "floor_map"]
     assert_frame_equal(tasks.select(same), expected.select(same), check_row_order=False)
     assert tasks["mean_map"].null_count() == 0

@@ -1,8 +1,8 @@
 """Floors beside a retrieval score: what the same code gives without the leak, without an effect, or for position alone.
 
-One row per group and quantity. A quantity gives wells other roles (fit, negative, query) or other labels; what is made
-of them is `normalise` and `phenotypic_activity`, as in the score. The draws are in floor_draws.py, the table's
-rows in floor_tables.py.
+One row per group and quantity. A quantity gives wells other roles (fit, negative, query) or other labels; then they are
+normalised and scored by `phenotypic_activity`, as in the score. significance/permutations.py draws, floor_tables.py makes
+the rows.
 
 full                   fit on all controls, scored against all controls: the score itself
 half_same              fit on one half of the control positions, scored against the same half; both ways
@@ -15,21 +15,19 @@ labels_within_all      compounds and roles permuted among the treated and contro
 position_matched       scored against the controls at the query's own position on other plates
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.retrieval.floors.floor_tables import POSITION, ROW, SCHEMA, WELL, Ways, canonical, summary
+from sdvae_ray.retrieval.arrays import Bools, Profiles
+from sdvae_ray.retrieval.floors.floor_tables import SCHEMA, Ways, summary
 from sdvae_ray.retrieval.normalisation.normalise import Step, normalise, resolve_steps
+from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.permutations import (
-    Mask,
     Texts,
     can_reject,
     halves,
@@ -37,7 +35,10 @@ from sdvae_ray.retrieval.significance.permutations import (
     quarters,
     shuffled_positions,
 )
-from sdvae_ray.retrieval.tasks.activity import NO_CONTROLS, Activity, phenotypic_activity
+from sdvae_ray.retrieval.tasks.activity import NO_CONTROLS, Activity, Negatives, phenotypic_activity
+from sdvae_ray.retrieval.tasks.well_table import NAME, POSITION, ROW, checked_wells, in_play
+
+Normalise = Callable[[Bools], Profiles]  # a group's wells to fit on, (W,) -> its normalised profiles (W, D')
 
 QUANTITIES = (
     "full", "half_same", "half_other", "posing_position", "posing_shuffled",
@@ -52,87 +53,88 @@ NOT_NORMALISED = "not_normalised"  # a step cannot be fitted for another reason,
 
 def floors(
     features: ArrayLike,
-    wells: pl.DataFrame | Mapping[str, ArrayLike],
-    steps: str | Sequence[Step] = "published",
+    wells: pl.DataFrame,
+    steps: str | Sequence[Step],
+    chance: Chance,
     *,
-    position: str | ArrayLike = "Metadata_Well",
+    position: str = "Metadata_Well",
     key: Sequence[str] = ("well_id",),
+    negatives: Negatives = "plate",
     repeats: int = 3,
-    seed: int = 0,
-    **options: Any,
 ) -> pl.DataFrame:
     """Return every quantity of every group, in the order of QUANTITIES: a pure function of the wells and the seed.
 
-    features: (W, D) finite numbers, before normalisation. wells: W rows as phenotypic_activity takes them. position: the
-    column, or the (W,) text, that says where on its plate a well is ("A01"). repeats: splits of the control positions,
-    and permutations of the labels; options: phenotypic_activity's others, the same for every quantity.
+    features: (W, D) finite numbers, before normalisation. wells: W rows, see `checked_wells`. position: the column that says
+    where on its plate a well is ("A01"). repeats: splits of the control positions, and permutations of the labels. chance,
+    negatives: as phenotypic_activity takes them, the same for every quantity.
 
     Columns: fraction_retrieved, mean_map and mean_normalised_map are means over the repeats, within a repeat over compounds
     and for each compound over the ways it was scored (both halves in turn); lowest and highest are of the repeats'
     fraction_retrieved. compounds_scored (those with a p), retrieved, queries (wells with an AP): means over the repeats.
     negatives: median over queries. repeats: those that gave a number; 0 where it is null. status: "ok" or the reason.
 
-    Raises DataError for a missing column, a well without a position, and what phenotypic_activity raises it for.
+    Raises what `checked_wells` and phenotypic_activity raise, and ConfigError for unknown steps.
     """
     resolve_steps(steps)
-    frame = canonical(pl.DataFrame(dict(wells)) if isinstance(wells, Mapping) else wells, position, key)
     x = np.asarray(features, dtype=np.float64)
-    if x.ndim != 2 or len(x) != len(pl.DataFrame(wells)):
-        raise DataError(
-            f"profiles of shape {x.shape} came with {len(pl.DataFrame(wells))} wells; one row per well is needed"
-        )
-
-    def space_of(members: pl.DataFrame) -> Space:
+    if len(x) != len(wells):
+        raise ValueError(f"profiles of shape {x.shape} came with {len(wells)} wells; one row per well is needed")
+    scoring = _Scoring(chance, negatives, repeats)
+    tables = []
+    for _, members in in_play(checked_wells(wells, key, position)).group_by("group", maintain_order=True):
         own, plate = x[members[ROW].to_numpy()], members["plate"].to_numpy().astype(str)
-        return lambda fit: normalise(own, fit, plate, steps).features
-
-    return _of_groups(frame, space_of, repeats, seed, options)
+        tables.append(scoring.of_group(lambda fit: normalise(own, fit, plate, steps).features, members))  # noqa: B023
+    return pl.concat(tables) if tables else pl.DataFrame(schema=SCHEMA)
 
 
 def floors_in(
-    space: Callable[[Mask, Mask], Profiles],
+    normalised: Callable[[Bools, Bools], Profiles],
     wells: pl.DataFrame,
+    chance: Chance,
     *,
     position: str = "Metadata_Well",
     key: Sequence[str] = ("well_id",),
+    negatives: Negatives = "plate",
     repeats: int = 3,
-    seed: int = 0,
-    **options: Any,
 ) -> pl.DataFrame:
-    """The same of one group whose profiles are elsewhere: space((W,) fit, (W,) in play) gives them normalised, (W, D'), rows as
-    in `wells`; the wells in play are those that a step with `fit: all` is fitted on."""
-    frame = canonical(wells, position, key)
-    rows = frame[ROW].to_numpy()
-    in_play = np.zeros(wells.height, dtype=bool)
-    in_play[rows] = True
+    """Return the table of `floors` for one group whose profiles are elsewhere.
 
-    def space_of(members: pl.DataFrame) -> Space:
-        def of(fit: Mask) -> Profiles:
-            chosen = np.zeros(wells.height, dtype=bool)
-            chosen[rows[fit]] = True
-            return space(chosen, in_play)[rows]
+    normalised(fit, in_play), both (W,): returns the profiles (W, D') of all `wells`, normalised by a fit on the wells of
+    `fit`; a step with `fit: all` is fitted on the wells in play.
+    """
+    members = in_play(checked_wells(wells, key, position))
+    rows = members[ROW].to_numpy()
+    playing = np.zeros(wells.height, dtype=bool)
+    playing[rows] = True
 
-        return of
+    def of_members(fit: Bools) -> Profiles:
+        fitted = np.zeros(wells.height, dtype=bool)
+        fitted[rows[fit]] = True
+        return normalised(fitted, playing)[rows]
 
-    return _of_groups(frame, space_of, repeats, seed, options)
-
-
-Profiles = NDArray[np.floating]
-Space = Callable[[Mask], Profiles]  # a group's wells to fit on -> its normalised profiles
+    return _Scoring(chance, negatives, repeats).of_group(of_members, members)
 
 
-def _of_groups(
-    frame: pl.DataFrame, space_of: Callable[[pl.DataFrame], Space], repeats: int, seed: int, options: Mapping[str, Any]
-) -> pl.DataFrame:
-    if repeats < 1:
-        raise DataError(f"floors need at least 1 repeat, not {repeats}")
-    asked = {"negatives": "plate", "null": "exchange", "threshold": 0.05, **options, "key": (WELL,), "seed": seed}
-    rows = []
-    for (name,), members in frame.group_by("group", maintain_order=True):
-        group = _Group(str(name), space_of(members), members.drop(ROW), asked, seed)
-        made = _quantities(group, repeats)
-        rows += [{"group": str(name), "quantity": quantity, **summary(made[quantity])} for quantity in QUANTITIES]
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row").sort("group", maintain_order=True)
+@dataclass(frozen=True)
+class _Scoring:
+    """How every quantity is scored, and how often what is drawn is drawn anew."""
+
+    chance: Chance
+    negatives: Negatives
+    repeats: int
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise ValueError(f"floors need at least 1 repeat, not {self.repeats}")
+
+    def of_group(self, normalised: Normalise, members: pl.DataFrame) -> pl.DataFrame:
+        """Return the table of one group; members: its wells in play, in the order of their names."""
+        if not len(members):
+            return pl.DataFrame(schema=SCHEMA)
+        name = str(members["group"][0])
+        runs = _runs(_Group(name, normalised, members.drop(ROW), self))
+        rows = [{"group": name, "quantity": quantity, **summary(runs[quantity])} for quantity in QUANTITIES]
+        return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
 @dataclass(frozen=True)
@@ -140,17 +142,20 @@ class _Group:
     """Treated and control wells of one group, in the order of their names."""
 
     name: str
-    normalised: Space
+    normalise: Normalise
     wells: pl.DataFrame
-    options: dict[str, Any]
-    seed: int
+    scoring: _Scoring
 
     @property
-    def control(self) -> Mask:
+    def seed(self) -> int:
+        return self.scoring.chance.seed
+
+    @property
+    def control(self) -> Bools:
         return self.wells["is_control"].to_numpy()
 
     @property
-    def treated(self) -> Mask:
+    def treated(self) -> Bools:
         return self.wells["is_treated"].to_numpy()
 
     @property
@@ -161,88 +166,98 @@ class _Group:
     def position(self) -> Texts:
         return self.wells[POSITION].to_numpy().astype(str)
 
-    def space(self, fit: Mask) -> Profiles | str:
-        """The features normalised by a fit on those wells, or why not."""
+    def profiles(self, fit: Bools) -> Profiles | str:
+        """Return the profiles normalised by a fit on the wells of `fit`, or why they cannot be normalised."""
         try:
-            return self.normalised(fit)
+            return self.normalise(fit)
         except DataError:
             if not self.control.any():
                 return NO_CONTROLS
-            short = min(int(fit[self.plate == plate].sum()) for plate in np.unique(self.plate)) < 2
-            return TOO_FEW_CONTROLS if short else NOT_NORMALISED
+            fewest = min(int(fit[self.plate == plate].sum()) for plate in np.unique(self.plate))
+            return TOO_FEW_CONTROLS if fewest < 2 else NOT_NORMALISED
 
     def activity(
-        self, space: Profiles | str, negatives: Mask, queries: Mask, labels: Texts | None = None
+        self, profiles: Profiles | str, negatives: Bools, queries: Bools, labels: Texts | None = None
     ) -> Activity | str:
-        """The score of `queries` against `negatives`; labels (W,) instead of the compounds."""
-        if isinstance(space, str):
-            return space
+        """Return the score of `queries` against `negatives`; labels (W,) stand for the compounds."""
+        if isinstance(profiles, str):
+            return profiles
         wells = self.wells.with_columns(is_control=pl.Series(negatives), is_treated=pl.Series(queries))
         if labels is not None:
             wells = wells.with_columns(compound=pl.Series(labels))
-        play = negatives | queries
-        return phenotypic_activity(space[play], wells.filter(pl.Series(play)), **self.options)
+        playing = negatives | queries
+        return phenotypic_activity(
+            profiles[playing],
+            wells.filter(pl.Series(playing)),
+            self.scoring.chance,
+            key=(NAME,),
+            negatives=self.scoring.negatives,
+        )
 
 
-def _quantities(group: _Group, repeats: int) -> dict[str, list[Ways]]:
-    """The runs of every quantity, by repeat."""
-    made: dict[str, list[Ways]] = {quantity: [] for quantity in QUANTITIES}
-    whole = group.space(group.control)
-    made["full"] = [[group.activity(whole, group.control, group.treated)]]
-    made["position_matched"] = [[_matched(group, whole)]]
-    for repeat in range(repeats):
-        _split_controls(group, repeat, made)
-        _permute_labels(group, repeat, whole, made)
-    return made
+def _runs(group: _Group) -> dict[str, list[Ways]]:
+    """Return the scores of every quantity, repeat by repeat."""
+    runs: dict[str, list[Ways]] = {quantity: [] for quantity in QUANTITIES}
+    whole = group.profiles(group.control)
+    runs["full"] = [[group.activity(whole, group.control, group.treated)]]
+    runs["position_matched"] = [[_matched(group, whole)]]
+    for repeat in range(group.scoring.repeats):
+        for quantity, ways in {**_split_controls(group, repeat), **_permuted_labels(group, repeat, whole)}.items():
+            runs[quantity].append(ways)
+    return runs
 
 
-def _split_controls(group: _Group, repeat: int, made: dict[str, list[Ways]]) -> None:
-    """Add the halves and the posing wells of one split of the control positions."""
-    new: dict[str, Ways] = {name: [] for name in ("half_same", "half_other", "posing_position", "posing_shuffled")}
-    positions = np.unique(group.position[group.control])
-    sides = halves(positions, group.seed, group.name, repeat)
-    for mine, other in (sides, sides[::-1]):
-        fit, rest = (group.control & np.isin(group.position, half) for half in (mine, other))
+def _split_controls(group: _Group, repeat: int) -> dict[str, Ways]:
+    """Return the scores of the halves and of the posing wells, for one split of the control positions."""
+    scores: dict[str, Ways] = {name: [] for name in ("half_same", "half_other", "posing_position", "posing_shuffled")}
+    both = halves(np.unique(group.position[group.control]), group.seed, group.name, repeat)
+    for fitted, other in (both, both[::-1]):
+        fit, rest = (group.control & np.isin(group.position, half) for half in (fitted, other))
         if not group.control.any():
-            space: Profiles | str = NO_CONTROLS
+            profiles: Profiles | str = NO_CONTROLS
         else:
-            space = group.space(fit) if len(mine) else TOO_FEW_CONTROLS
-        new["half_same"].append(group.activity(space, fit, group.treated))
-        new["half_other"].append(group.activity(space, rest, group.treated))
-        parts = quarters(other)
-        for posing, facing in (parts, parts[::-1]):
-            queries, against = (group.control & np.isin(group.position, part) for part in (posing, facing))
-            possible: Profiles | str = space
-            if not isinstance(space, str) and not can_reject(
-                group.position[queries], group.plate[queries], group.plate[against], group.options
+            profiles = group.profiles(fit) if len(fitted) else TOO_FEW_CONTROLS
+        scores["half_same"].append(group.activity(profiles, fit, group.treated))
+        scores["half_other"].append(group.activity(profiles, rest, group.treated))
+        quarter_pair = quarters(other)
+        for posing, facing in (quarter_pair, quarter_pair[::-1]):
+            queries, negatives = (group.control & np.isin(group.position, part) for part in (posing, facing))
+            possible = profiles
+            if not isinstance(profiles, str) and not can_reject(
+                group.position[queries],
+                group.plate[queries],
+                group.plate[negatives],
+                group.scoring.chance,
+                by_plate=group.scoring.negatives == "plate",
             ):
                 possible = TOO_FEW_CONTROLS
             labels = shuffled_positions(group.position, group.plate, queries, group.seed, group.name, repeat)
-            new["posing_position"].append(group.activity(possible, against, queries, group.position))
-            new["posing_shuffled"].append(group.activity(possible, against, queries, labels))
-    for quantity, ways in new.items():
-        made[quantity].append(ways)
+            scores["posing_position"].append(group.activity(possible, negatives, queries, group.position))
+            scores["posing_shuffled"].append(group.activity(possible, negatives, queries, labels))
+    return scores
 
 
-def _permute_labels(group: _Group, repeat: int, whole: Profiles | str, made: dict[str, list[Ways]]) -> None:
+def _permuted_labels(group: _Group, repeat: int, whole: Profiles | str) -> dict[str, Ways]:
+    """Return the scores with permuted labels; whole: the profiles normalised by all controls."""
     key = (group.seed, group.name, repeat)
     rows = permuted_rows(group.plate, group.treated, "labels_within_treated", *key)
     labels = group.wells["compound"].to_numpy()[rows]
-    made["labels_within_treated"].append([group.activity(whole, group.control, group.treated, labels)])
+    treated = group.activity(whole, group.control, group.treated, labels)
     rows = permuted_rows(group.plate, group.control | group.treated, "labels_within_all", *key)
     moved = group.wells.with_columns(group.wells[rows].select("compound", "is_control", "is_treated"))
     other = replace(group, wells=moved)
-    made["labels_within_all"].append([other.activity(other.space(other.control), other.control, other.treated)])
+    everyone = other.activity(other.profiles(other.control), other.control, other.treated)
+    return {"labels_within_treated": [treated], "labels_within_all": [everyone]}
 
 
 def _matched(group: _Group, whole: Profiles | str) -> Activity | str:
-    """A position takes the plate's part: negatives, and the wells exchanged under the null, are those of the position."""
+    """Return the score with positions in place of plates: a query's negatives, and the wells that change places with its
+    compound's under the null, are controls at its own position."""
     if not group.control.any():
         return NO_CONTROLS
     layouts = {frozenset(group.position[group.control & (group.plate == plate)]) for plate in np.unique(group.plate)}
     if len(layouts) == 1:
         return ONE_LAYOUT
-    by_position = replace(
-        group, wells=group.wells.with_columns(plate=pl.col(POSITION)), options={**group.options, "negatives": "plate"}
-    )
+    wells = group.wells.with_columns(plate=pl.col(POSITION))
+    by_position = replace(group, wells=wells, scoring=replace(group.scoring, negatives="plate"))
     return by_position.activity(whole, group.control, group.treated)

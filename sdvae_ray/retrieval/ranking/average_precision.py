@@ -1,236 +1,199 @@
-"""Average precision of every query well, by ranks: blocked matrix products and counting, never a list of pairs.
+"""Exact average precision of every query, whatever the rules of its positives and negatives.
 
-A query's list is its positives and its negatives in order of decreasing cosine similarity. Only the number of
-negatives above (and level with) each positive is needed. What is a positive and what a negative is given by integer
-keys; the words compound, plate and control live in activity.py.
+Columns become codes (pair_rules), codes become blocks of candidates (candidates), the positives' scores are found
+(positives), negatives are counted against them (counting), and counts become average precision (formula).
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import digamma
+import polars as pl
+from numpy.typing import ArrayLike
 
-from sdvae_ray.errors import DataError
+from sdvae_ray.retrieval.arrays import Bools, Floats, Ints, blocks
+from sdvae_ray.retrieval.ranking.candidates import Job, SharedLabels, lay_out, no_negatives
+from sdvae_ray.retrieval.ranking.counting import FEW, QueryBlock
+from sdvae_ray.retrieval.ranking.formula import TIES, Ties, average_precision_of_counts
+from sdvae_ray.retrieval.ranking.pair_rules import PairRules, combined, negative_counts, wells_and_labels
+from sdvae_ray.retrieval.ranking.positives import Positives, RankLists
+from sdvae_ray.retrieval.ranking.ranges import cuts_by_sum, numbers_of_ranges
+from sdvae_ray.retrieval.ranking.similarity import Distance, Similarity, prepare
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Ties = Literal["average", "copairs"]
-
-# Similarities closer than this are level: the rounding error of a matrix product depends on the block and on the order
-# of rows, and must never decide an order.
-SIMILARITY_STEP = 2.0**-40
-_ROWS = 4096  # profiles looked at, at a time
+# Where a block is sorted it has so many times more candidates, and fewer queries: each rank list is searched less often.
+_WIDE = 8
+_ENTRIES = 1 << 21  # positives held at a time
 
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """One value per well, in the order given.
+    """One value per rank list: a well in the order given; with labels one per (label, well), sorted by both.
 
-    ap: (W,) float64 in (0, 1], NaN where the well is no query, or has no positive or no negative.
-    positives, negatives: (W,) int64, the lengths of the two parts of its list, 0 where it is no query.
-    zero_norm: (W,) bool, the profile is all zeros: it has no direction, and its similarity to every well is 0.
+    ap: (R,) float64 in (0, 1], NaN where the list has no positive or no negative, or is not asked for. positives,
+    negatives: (R,) int64, the lengths of the two parts of the list. zero_norm: (R,) bool, the profile has no direction:
+    it is all zeros (or constant, for r), and its similarity to every well is 0. well: (R,) int64, the query's row in
+    the table of wells. label: (R,) the label, None without a multilabel column.
     """
 
     ap: Floats
     positives: Ints
     negatives: Ints
-    zero_norm: NDArray[np.bool_]
+    zero_norm: Bools
+    well: Ints
+    label: pl.Series | None
+
+    @property
+    def total(self) -> Ints:
+        """(R,) int64, the length of the list."""
+        return self.positives + self.negatives
 
 
 def average_precision(
     features: ArrayLike,
-    positive_key: ArrayLike,
-    is_negative: ArrayLike,
-    negative_key: ArrayLike,
+    wells: pl.DataFrame,
+    rules: PairRules,
     *,
+    queries: ArrayLike | None = None,
+    distance: Distance = "cosine",
     ties: Ties = "average",
     block: int = 1024,
 ) -> AveragePrecision:
-    """Return the average precision of every well with positive_key >= 0, over its full list.
+    """Return the average precision of every query over its positives and negatives, ranked by similarity.
 
-    features: (W, D) finite numbers. positive_key: (W,) int; wells that share a key >= 0 are each other's positives,
-    -1 is no query. is_negative: (W,) bool. negative_key: (W,) int; a negative is in the list of the queries that
-    share its negative_key (one key per group: the published cross-plate negatives; one key per plate: JUMP's recipe).
+    features: (W, D) finite, copied once as float64. wells: W rows with the columns of the rules. queries: (W,) bool,
+    the wells to score, all by default; the others are positives and negatives still. distance: "cosine", "abs_cosine",
+    "correlation" or "euclidean" (similarity 1 / (1 + d)). ties: formula.Ties; for "average", level are scores within
+    2^-40 (cosines and r) or within 2^-40 of themselves (squared distances). block: wells on a side of a matrix product
+    (of queries with many positives fewer, and more candidates); it changes no result. Memory is O(block^2) beside the
+    copy, unless a query has more positives than that.
 
-    AP = mean over positives of (positives so far / wells so far) at the positive's rank. ties="average" gives its mean
-    over all orders of level wells (McSherry & Najork, ECIR 2008); ties="copairs" is that package's rule: similarities
-    rounded to float32, ordered by 1 - similarity, positives first. block: wells per side of a matrix product; it
-    changes memory, O(block^2 + wells x replicates), not results. Raises DataError for features that are not finite.
+    AP is NaN without a positive or without a negative, where copairs has NaN and 1. A profile without a direction has
+    similarity 0 to all wells, where copairs has NaN.
+
+    Raises ConfigError for rules that cannot be kept; DataError for nulls and for profiles that are not finite.
     """
-    x, zero_norm = checked_profiles(features)
-    positive, scope = np.asarray(positive_key, dtype=np.int64), np.asarray(negative_key)
-    negative = np.asarray(is_negative, dtype=bool)
-    if any(a.shape != (len(x),) for a in (positive, negative, scope)):
-        raise ValueError(f"keys must have one entry for each of the {len(x)} profiles")
-    if (negative & (positive >= 0)).any():
-        raise ValueError("a well cannot be a query and a negative at once")
-    ap = np.full(len(x), np.nan)
-    n_positives, n_negatives = np.zeros(len(x), dtype=np.int64), np.zeros(len(x), dtype=np.int64)
-    negatives_of = dict(grouped(scope, np.flatnonzero(negative)))
-    for wells, keys in _positive_keys(x, positive, ties, block):
-        above, level = np.zeros(keys.shape, dtype=np.int64), np.zeros(keys.shape, dtype=np.int64)
-        n_positives[wells] = keys.shape[1]
-        for code, rows in grouped(scope[wells], np.arange(len(wells))):
-            against = negatives_of.get(code)
-            if against is None:
-                continue
-            n_negatives[wells[rows]] = len(against)
-            for part in _parts(rows, block):
-                queries = unit_rows(x[wells[part]])[0]
-                for others in _parts(against, block):
-                    _count(queries, unit_rows(x[others])[0], keys[part], ties, above, level, part)
-        if keys.shape[1]:
-            ap[wells] = precision_of_counts(keys, above, level, ties)
-    ap[n_negatives == 0] = np.nan
-    return AveragePrecision(ap, n_positives, n_negatives, zero_norm)
+    rules.check(wells)
+    is_query = np.ones(len(wells), dtype=bool) if queries is None else np.asarray(queries, dtype=bool)
+    if np.shape(features)[:1] != (len(wells),) or is_query.shape != (len(wells),):
+        raise ValueError(
+            f"profiles of shape {np.shape(features)} and {is_query.size} queries came with {len(wells)} wells"
+        )
+    if ties not in TIES:
+        raise ValueError(f"there are no ties {ties!r}, only {' and '.join(TIES)}")
+    return _Ranking(prepare(features, distance), wells, rules, is_query, ties, block).result()
 
 
-def expected_average_precision(positives: ArrayLike, total: ArrayLike) -> Floats:
-    """Return mu0, the mean AP over all orders of a list of `total` wells of which `positives` are positive.
+class _Ranking:
+    """One call of average_precision: everything is by place (candidates.py) until `result` says wells again."""
 
-    mu0(M, N) = (M - 1)/(N - 1) + (H_N / N)(N - M)/(N - 1), H_N the N-th harmonic number; NaN where M < 1 or M > N.
+    def __init__(
+        self, similarity: Similarity, wells: pl.DataFrame, rules: PairRules, is_query: Bools, ties: Ties, block: int
+    ) -> None:
+        count = len(wells)
+        self.similarity, self.ties, self.block = similarity, ties, block
+        query, label, self.label_names = np.arange(count), np.zeros(count, dtype=np.int64), None
+        if rules.multilabel_col is not None:
+            query, label, self.label_names = wells_and_labels(wells, rules.multilabel_col)
+        same = combined(rules.codes(wells, rules.pos_sameby), count)
+        classes = combined([same[query], label], len(query))
+        possible = np.zeros(count, dtype=np.int64)  # positives of all the lists of a well, if nothing had to differ
+        np.add.at(possible, query, np.bincount(classes)[classes] - 1)
+
+        group = combined(rules.codes(wells, rules.neg_sameby), count)
+        different = rules.codes(wells, rules.neg_diffby)
+        # wells that share no label cannot be counted without looking: wells without a positive are looked at as well
+        labelled = self.label_names is not None
+        looked_at = is_query & ((possible > 0) | labelled)
+        self.order, self.jobs = lay_out(group, different, looked_at, similarity.size)
+        similarity.arrange(self.order)
+        self.negatives = np.zeros(count, dtype=np.int64)
+        if not labelled:
+            self.negatives = np.where(is_query, negative_counts(group, different), 0)[self.order]
+        self.possible = possible[self.order]
+        place = np.argsort(self.order)
+        differing = [code[self.order] for code in rules.codes(wells, rules.pos_diffby)]
+        self.lists = RankLists.of(place[query], label, classes, differing)
+        self.first_list = np.searchsorted(self.lists.query, np.arange(count + 1))
+        self.shared = None
+        if self.label_names is not None:
+            self.shared = SharedLabels.of(place[query], label, (count, len(self.label_names)))
+        self.ap = np.full(len(query), np.nan)
+        self.positives = np.zeros(len(query), dtype=np.int64)
+
+    def result(self) -> AveragePrecision:
+        for jobs in self._batches():
+            self._rank(jobs)
+        well = self.order[self.lists.query]
+        order = np.lexsort((well, self.lists.label))
+        place, well = self.lists.query[order], well[order]
+        negatives = self.negatives[place]
+        ap = np.where(negatives > 0, self.ap[order], np.nan)
+        label = None if self.label_names is None else self.label_names.gather(self.lists.label[order])
+        return AveragePrecision(ap, self.positives[order], negatives, self.similarity.zero_norm[place], well, label)
+
+    def _batches(self) -> Iterator[list[Job]]:
+        """Yield jobs whose queries have not too many positives together; a job that has too many alone comes in parts."""
+        batch: list[Job] = []
+        held = 0
+        for job in self.jobs:
+            for queries in np.split(job.queries, cuts_by_sum(self.possible[job.queries], _ENTRIES)):
+                entries = int(self.possible[queries].sum())
+                if batch and held + entries > _ENTRIES:
+                    yield batch
+                    batch, held = [], 0
+                batch.append(Job(queries, job.ranges, job.excluded))
+                held += entries
+        if batch:
+            yield batch
+
+    def _rank(self, jobs: list[Job]) -> None:
+        """Set the AP of the rank lists of the jobs' queries."""
+        queries = np.sort(np.concatenate([job.queries for job in jobs]))
+        lists = numbers_of_ranges(self.first_list[queries], self.first_list[queries + 1])
+        positives = self.lists.positives(lists, self.similarity, self.ties, self.block)
+        above, level = np.zeros((2, len(positives.rank_list)), dtype=np.int64)
+        query_of_positive = self.lists.query[positives.rank_list]
+        for job in jobs:
+            for rows, entries in _row_blocks(job.queries, query_of_positive, self.block):
+                self._count(job, rows, entries, positives, above, level)
+        lists, first, count = np.unique(positives.rank_list, return_index=True, return_counts=True)
+        self.positives[lists] = count
+        for size in np.unique(count).tolist():
+            alike = count == size
+            entries = first[alike, None] + np.arange(size)
+            counts = positives.key[entries], above[entries], level[entries]
+            self.ap[lists[alike]] = average_precision_of_counts(*counts, self.ties)
+
+    def _count(self, job: Job, rows: Ints, entries: Ints, positives: Positives, above: Ints, level: Ints) -> None:
+        """Add the negatives of a block of queries to `above` and `level`; entries: see _row_blocks."""
+        real = entries >= 0
+        chosen = entries[real]
+        low, high = np.full((2, *entries.shape), np.inf)
+        key = np.full(entries.shape, np.inf, dtype=positives.key.dtype)
+        low[real], high[real], key[real] = positives.low[chosen], positives.high[chosen], positives.key[chosen]
+        queries = QueryBlock(rows, low, high, key)
+        sharing = None if self.shared is None else self.shared.pairs(rows)
+        for columns in job.columns(self.block * _WIDE if entries.shape[1] > FEW else self.block):
+            excluded = no_negatives(job, rows, columns, sharing)
+            if excluded is not None and sharing is not None:
+                self.negatives[rows] += excluded.shape[1] - np.count_nonzero(excluded, axis=1)
+            if entries.shape[1]:
+                more_above, more_level = queries.count(self.similarity, columns, excluded, self.ties)
+                above[chosen] += more_above[real]
+                level[chosen] += more_level[real]
+
+
+def _row_blocks(queries: Ints, query_of_positive: Ints, block: int) -> Iterator[tuple[Ints, Ints]]:
+    """Yield blocks of queries (R,) with like numbers of positives, and the entries of these positives, (R, K).
+
+    query_of_positive: (E,) ascending. Entries are -1 where a query has fewer than K positives.
     """
-    m, n = np.broadcast_arrays(np.asarray(positives, dtype=np.float64), np.asarray(total, dtype=np.float64))
-    harmonic = digamma(n + 1) + np.euler_gamma
-    rest = np.maximum(n - 1, 1)
-    mu0 = np.where(n == 1, 1.0, (m - 1) / rest + harmonic / np.maximum(n, 1) * (n - m) / rest)
-    return np.where((m < 1) | (m > n), np.nan, mu0)
-
-
-def normalised_average_precision(ap: ArrayLike, positives: ArrayLike, total: ArrayLike) -> Floats:
-    """Return (AP - mu0) / (1 - mu0): 0 at random, 1 when perfect, negative below random; NaN without negatives."""
-    mu0 = expected_average_precision(positives, total)
-    room = np.where(mu0 < 1, 1 - mu0, np.nan)
-    return np.asarray((np.asarray(ap, dtype=np.float64) - mu0) / room)
-
-
-def as_floating(features: ArrayLike) -> NDArray[np.floating]:
-    """Return the features, not copied where they are floating-point numbers, else as float64."""
-    x = np.asarray(features)
-    return x if np.issubdtype(x.dtype, np.floating) else x.astype(np.float64)
-
-
-def row_states(x: NDArray[np.floating]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return two (W,) bool of profiles (W, D): which rows have a number that is not finite, and which are all zeros.
-
-    Takes some rows at a time. Raises ValueError if x is no matrix.
-    """
-    if x.ndim != 2:
-        raise ValueError(f"profiles must be a matrix of wells x features, not of shape {x.shape}")
-    unusable, zero = np.zeros(len(x), dtype=bool), np.zeros(len(x), dtype=bool)
-    for start in range(0, len(x), _ROWS):
-        part = slice(start, start + _ROWS)
-        unusable[part] = ~np.isfinite(x[part]).all(axis=1)
-        zero[part] = ~x[part].any(axis=1)
-    return unusable, zero
-
-
-def checked_profiles(features: ArrayLike) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-    """Return the profiles as `as_floating` does, and which rows are all zeros; DataError if any number is not finite."""
-    x = as_floating(features)
-    unusable, zero_norm = row_states(x)
-    if unusable.any():
-        raise DataError(f"{int(unusable.sum())} profiles have features that are not finite")
-    return x, zero_norm
-
-
-def unit_rows(features: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
-    """Return the rows scaled to length 1 (all-zero rows stay zero) as (W, D) float64, and which rows are all zero."""
-    x = np.asarray(features, dtype=np.float64)
-    checked_profiles(x)
-    largest = np.abs(x).max(axis=1, initial=0.0)
-    zero_norm = largest == 0
-    x = x / np.where(zero_norm, 1.0, largest)[:, None]  # first by the largest entry: squares then cannot underflow
-    return x / np.where(zero_norm, 1.0, np.linalg.norm(x, axis=1))[:, None], zero_norm
-
-
-def rank_keys(similarity: Floats, ties: Ties) -> NDArray[np.floating]:
-    """Return numbers that order like the similarity, equal where the tie rule calls two similarities level."""
-    if ties == "copairs":
-        return similarity.astype(np.float32) - np.float32(1)  # the negative of its float32 `1 - similarity`
-    if ties == "average":
-        return np.rint(similarity / SIMILARITY_STEP)
-    raise ValueError(f"ties must be 'average' or 'copairs', not {ties!r}")
-
-
-def precision_of_counts(keys: NDArray[np.generic], above: Ints, level: Ints, ties: Ties) -> Floats:
-    """Return AP from what stands above each positive.
-
-    keys: (..., M) the positives' keys, best first, equal where level. above, level: (..., M) negatives strictly above
-    and level with each. Returns (...) float64.
-    """
-    m = keys.shape[-1]
-    position = np.arange(m)
-    tied = np.any(keys[..., 1:] == keys[..., :-1]) or np.any(level)
-    if ties == "copairs" or not tied:
-        return np.asarray(((position + 1) / (position + 1 + above)).mean(axis=-1))
-    start, stop = tie_runs(keys)
-    # A run of n level wells, a of them positive, below n0 wells, start of them positive. Position i of the run is
-    # positive with probability a/n and then follows (i-1)(a-1)/(n-1) of the run's positives on average; summed over i
-    # with sum 1/(n0+i) = H(n0+n) - H(n0) and divided among the a positives.
-    a, n0 = stop - start, start + above
-    n = a + level
-    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, int((n0 + n).max()) + 1))])
-    reciprocals = np.where(n == 1, 1.0 / (n0 + 1), harmonic[n0 + n] - harmonic[n0])
-    inside = (a - 1) / np.maximum(n - 1, 1) * (n - (n0 + 1) * reciprocals)
-    return np.asarray((((start + 1) * reciprocals + inside) / n).mean(axis=-1))
-
-
-def tie_runs(keys: NDArray[np.generic]) -> tuple[Ints, Ints]:
-    """Return where the run of equal neighbours of each entry starts and stops (exclusive) along the last axis."""
-    m = keys.shape[-1]
-    position = np.broadcast_to(np.arange(m), keys.shape)
-    first = np.ones(keys.shape, dtype=bool)
-    first[..., 1:] = keys[..., 1:] != keys[..., :-1]
-    last = np.ones(keys.shape, dtype=bool)
-    last[..., :-1] = first[..., 1:]
-    start = np.maximum.accumulate(np.where(first, position, 0), axis=-1)
-    stop = np.minimum.accumulate(np.where(last, position + 1, m)[..., ::-1], axis=-1)[..., ::-1]
-    return start, stop
-
-
-def _positive_keys(
-    x: NDArray[np.floating], positive: Ints, ties: Ties, block: int
-) -> Iterator[tuple[Ints, NDArray[np.floating]]]:
-    """Yield, for each number of replicates, the query wells (Q,) and their positives' keys (Q, M), best first."""
-    sets = [members for _, members in grouped(positive, np.flatnonzero(positive >= 0))]
-    for size in sorted({len(s) for s in sets}):
-        index = np.stack([s for s in sets if len(s) == size])
-        keys = np.empty((*index.shape, size - 1), dtype=np.float32 if ties == "copairs" else np.float64)
-        others = ~np.eye(size, dtype=bool)
-        for part in _parts(np.arange(len(index)), max(1, block // size)):
-            unit = unit_rows(x[index[part].ravel()])[0].reshape(len(part), size, -1)
-            found = rank_keys(unit @ unit.transpose(0, 2, 1), ties)
-            keys[part] = -np.sort(-found[:, others].reshape(len(part), size, size - 1), axis=-1)
-        yield index.ravel(), keys.reshape(index.size, size - 1)
-
-
-def _count(
-    queries: Floats, against: Floats, keys: NDArray[np.floating], ties: Ties, above: Ints, level: Ints, rows: Ints
-) -> None:
-    """Add to `above` and `level` what one block of negatives holds."""
-    found = rank_keys(queries @ against.T, ties)
-    for j in range(keys.shape[1]):
-        key = keys[:, j, None]
-        above[rows, j] += np.count_nonzero(found > key, axis=1)
-        if ties == "average":
-            level[rows, j] += np.count_nonzero(found == key, axis=1)
-
-
-def grouped(key: NDArray[np.generic], rows: Ints) -> list[tuple[int, Ints]]:
-    """Return (key, rows that have it) in order of key; `rows` are indices into `key`."""
-    if not len(rows):
-        return []
-    order = rows[np.argsort(key[rows], kind="stable")]
-    cuts = np.flatnonzero(key[order][1:] != key[order][:-1]) + 1
-    return [(int(key[part[0]]), part) for part in np.split(order, cuts)]
-
-
-def _parts(rows: Ints, size: int) -> Iterator[Ints]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+    first, last = (np.searchsorted(query_of_positive, queries, side=side) for side in ("left", "right"))
+    order = np.argsort(last - first, kind="stable")
+    queries, first, last = queries[order], first[order], last[order]
+    for whole in blocks(0, len(queries), block):
+        widest = int((last - first)[whole].max())
+        size = min(_ENTRIES // max(1, widest), block // _WIDE if widest > FEW else block)
+        for rows in blocks(whole.start, whole.stop, max(1, size)):
+            entries = first[rows, None] + np.arange(int((last - first)[rows].max()))
+            yield queries[rows], np.where(entries < last[rows, None], entries, -1)

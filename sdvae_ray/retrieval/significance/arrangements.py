@@ -1,23 +1,21 @@
 """Average precision of one list in random order: every arrangement counted, or arrangements drawn.
 
 An arrangement is the set of ranks r_1 < ... < r_M that M positives have among N wells; its AP is (1/M) sum i / r_i.
-Under copairs' null all C(N, M) of them are equally likely. What is made of the counts is in inference.py.
+Under copairs' null all C(N, M) of them are equally likely. p_values.py makes p-values of the counts.
 """
-
-from __future__ import annotations
 
 from math import comb
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sdvae_ray.retrieval.ranking.average_precision import Floats, Ints
-from sdvae_ray.retrieval.ranking.pairs import spans
+from sdvae_ray.retrieval.arrays import Floats, Ints
+from sdvae_ray.retrieval.ranking.ranges import numbers_of_ranges
 
 # Ways to place all positives but the last that are listed to count: 230 MiB, and 3 s for 300 thresholds. Three positives
 # among 2,897 wells are within it (4e9 arrangements), four among 295, five among 102, two among four million.
 _LISTED = 1 << 22
-_BLOCK = 1 << 16  # of those, compared at a time
+_BLOCK = 1 << 16  # of these ways, compared at a time
 _DRAWN = 1 << 18  # ranks drawn at a time: they stay in the cache
 _WALKED = 1 << 16  # lists walked down at a time
 # Lists with fewer wells than this for every positive are walked down, unless few draws repeat a rank: M^2 <= 2 N.
@@ -61,7 +59,7 @@ def _all_but_the_last(positives: int, total: int) -> tuple[Ints, Floats]:
     for i in range(1, positives):
         stop = np.full(len(last), total - positives + i + 1)
         sums = np.repeat(sums, stop - last - 1)
-        last = spans(last + 1, stop)
+        last = numbers_of_ranges(last + 1, stop)
         sums += i / last
     return last, sums
 

@@ -2,21 +2,20 @@
 
 A compound's AP values and its corrected p are taken as they are: the interval says how the mean over compounds would
 move with other compounds of the same kind, not with other plates. Efron & Tibshirani, An Introduction to the Bootstrap
-(1993), chapter 13. Where all compounds agree (none retrieved, say) a resample cannot differ and the interval has no width.
+(1993), chapter 13. Where all compounds agree (none is retrieved, say) a resample cannot differ and the interval has no
+width. A mistake in the arguments is a ValueError.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from sdvae_ray.errors import DataError, did_you_mean
-from sdvae_ray.retrieval.significance.p_values import Floats, Ints, stream
+from sdvae_ray.randomness import block_generator
+from sdvae_ray.retrieval.arrays import Floats, Ints
 
 # quantity: its column in a table of compounds
 QUANTITIES = {"fraction_retrieved": "retrieved", "mean_map": "map", "mean_normalised_map": "normalised_map"}
@@ -38,10 +37,12 @@ def interval(values: ArrayLike, draws: int = 2000, level: float = 0.95, seed: in
 
     values: (C,) one number or bool per compound; NaN or None is a compound without a score and is left out. The values
     are put in order first, so the interval does not depend on the order of rows; the draws are keyed by (seed, number
-    of compounds). level in (0, 1). Raises DataError for draws < 1 or another level.
+    of compounds). level in (0, 1).
     """
-    known = np.sort(_known(values))
-    return _interval(known, draws, level, seed)
+    known = np.asarray(values, dtype=np.float64)
+    if known.ndim != 1:
+        raise ValueError(f"a bootstrap over compounds takes one number per compound, not an array of {known.shape}")
+    return _interval(np.sort(known[~np.isnan(known)]), draws, level, seed)
 
 
 def intervals(compounds: pl.DataFrame, draws: int = 2000, level: float = 0.95, seed: int = 0) -> pl.DataFrame:
@@ -50,12 +51,11 @@ def intervals(compounds: pl.DataFrame, draws: int = 2000, level: float = 0.95, s
     compounds: Activity.compounds (group, compound, retrieved, map, normalised_map). Quantities: fraction_retrieved,
     mean_map, mean_normalised_map. Null numbers where no compound has one.
     """
-    _check(compounds, "compounds")
     rows = []
     for (group,), table in compounds.sort("group").group_by("group", maintain_order=True):
         for quantity, column in QUANTITIES.items():
-            found = interval(table[column].cast(pl.Float64).to_numpy(), draws, level, seed)
-            rows.append((str(group), quantity, found.estimate, found.low, found.high, found.compounds))
+            mean = interval(table[column].cast(pl.Float64).to_numpy(), draws, level, seed)
+            rows.append((str(group), quantity, mean.estimate, mean.low, mean.high, mean.compounds))
     numbers = dict.fromkeys(("estimate", "low", "high"), pl.Float64)
     schema: dict[str, Any] = {"group": pl.String, "quantity": pl.String, **numbers, "compounds": pl.Int64}
     return _nulls(pl.DataFrame(rows, schema=schema, orient="row"))
@@ -64,28 +64,23 @@ def intervals(compounds: pl.DataFrame, draws: int = 2000, level: float = 0.95, s
 def paired_difference(
     image: pl.DataFrame, side: pl.DataFrame, draws: int = 2000, level: float = 0.95, seed: int = 0
 ) -> pl.DataFrame:
-    """Return the side minus the image, compound by compound: the same compounds, the same resample of both.
+    """Return how the side's means differ from the image's over the same compounds, which are resampled as pairs.
 
     image, side: Activity.compounds of the originals and of a reconstruction, one row per (group, compound). One row per
     group and quantity: group, quantity, image, reconstruction (means over the pairs), difference, low, high, compounds
     (scored on both sides), unpaired (scored on one side only: left out), lost and gained (retrieved on the image alone
     and on the reconstruction alone, McNemar's two counts; null for the other quantities).
-
-    Raises DataError for a missing column or a compound that appears twice.
     """
-    _check(image, "image")
-    _check(side, "side")
     columns = list(QUANTITIES.values())
-    both = image.select("group", "compound", *columns).join(
-        side.select("group", "compound", *columns), on=["group", "compound"], how="full", suffix="_side", coalesce=True
-    )
+    first, second = (table.select("group", "compound", *columns) for table in (image, side))
+    both = first.join(second, on=["group", "compound"], how="full", suffix="_side", coalesce=True, validate="1:1")
     rows: list[dict[str, Any]] = []
     for (group,), table in both.sort("group", "compound").group_by("group", maintain_order=True):
         for quantity, column in QUANTITIES.items():
             before, after = (table[name].cast(pl.Float64).to_numpy() for name in (column, f"{column}_side"))
             paired = ~np.isnan(before) & ~np.isnan(after)
             x, y = before[paired], after[paired]
-            found = _interval(y - x, draws, level, seed)
+            difference = _interval(y - x, draws, level, seed)
             flags = quantity == "fraction_retrieved"
             rows.append(
                 {
@@ -93,9 +88,9 @@ def paired_difference(
                     "quantity": quantity,
                     "image": float(x.mean()) if len(x) else None,
                     "reconstruction": float(y.mean()) if len(y) else None,
-                    "difference": found.estimate,
-                    "low": found.low,
-                    "high": found.high,
+                    "difference": difference.estimate,
+                    "low": difference.low,
+                    "high": difference.high,
                     "compounds": len(x),
                     "unpaired": int((np.isnan(before) != np.isnan(after)).sum()),
                     "lost": int((x > y).sum()) if flags else None,
@@ -110,7 +105,7 @@ def paired_difference(
 
 def _interval(values: Floats, draws: int, level: float, seed: int) -> Interval:
     if draws < 1 or not 0 < level < 1:
-        raise DataError(f"a bootstrap needs at least 1 draw and a level between 0 and 1, not {draws} and {level}")
+        raise ValueError(f"a bootstrap needs at least 1 draw and a level between 0 and 1, not {draws} and {level}")
     if not len(values):
         return Interval(np.nan, np.nan, np.nan, 0)
     means = np.concatenate([values[index].mean(axis=1) for index in _resamples(len(values), draws, seed)])
@@ -122,24 +117,8 @@ def _interval(values: Floats, draws: int, level: float, seed: int) -> Interval:
 def _resamples(size: int, draws: int, seed: int) -> Iterator[Ints]:
     """Yield (b, size) rows of indices, `draws` rows in all; the first ones do not depend on how many are asked for."""
     for block, start in enumerate(range(0, draws, _BLOCK)):
-        uniform = stream(seed, "bootstrap", size, block=block).random((min(_BLOCK, draws - start), size))
+        uniform = block_generator(seed, "bootstrap", size, block=block).random((min(_BLOCK, draws - start), size))
         yield (uniform * size).astype(np.int64)
-
-
-def _known(values: ArrayLike) -> NDArray[np.float64]:
-    flat = np.asarray(values, dtype=np.float64)
-    if flat.ndim != 1:
-        raise DataError(f"a bootstrap over compounds takes one number per compound, not an array of shape {flat.shape}")
-    return flat[~np.isnan(flat)]
-
-
-def _check(table: pl.DataFrame, name: str, keys: Sequence[str] = ("group", "compound")) -> None:
-    for column in (*keys, *QUANTITIES.values()):
-        if column not in table.columns:
-            raise DataError(f"the {name} table has no column {column!r}{did_you_mean(column, table.columns)}")
-    twice = table.filter(pl.struct(*keys).is_duplicated())
-    if len(twice):
-        raise DataError(f"the {name} table has {'/'.join(map(str, twice.select(*keys).row(0)))} more than once")
 
 
 def _nulls(table: pl.DataFrame) -> pl.DataFrame:

@@ -1,10 +1,8 @@
 """Pseudo-compounds: wells drawn in a compound's place, and the mean average precision that they get.
 
-Ranks come from pool_ranks.py and uniform numbers from exchange.py; here is the arithmetic of a draw. Arrays have draws
-along their last axis, and few replicates are sorted by a network of minima and maxima over all draws at once.
+Ranks come from exchange_ranks.py and uniform numbers from exchange.py; here is the arithmetic of a draw. Arrays have
+draws along their last axis, and few replicates are sorted by a network of minima and maxima over all draws at once.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
@@ -12,9 +10,9 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from sdvae_ray.retrieval.ranking.average_precision import Ties, precision_of_counts, tie_runs
+from sdvae_ray.retrieval.arrays import Floats, Ints
+from sdvae_ray.retrieval.ranking.formula import Ties, average_precision_of_counts, runs_of_equals
 from sdvae_ray.retrieval.significance.exchange_ranks import Ranks
-from sdvae_ray.retrieval.significance.p_values import Floats, Ints
 
 _CHUNK = 1 << 16  # ranks gathered at a time: what a core's own cache holds
 _NETWORK = 16  # more positives than this are sorted by np.sort
@@ -38,7 +36,7 @@ class Scorer:
         self._packed = self._fields(ranks).ravel()
 
     def _fields(self, ranks: Ranks) -> NDArray[np.signedinteger]:
-        """Return (P, P) integers that order like the row: wells above, those level, and whether it is one of them."""
+        """Return (P, P) integers that order like the row: wells above, wells level, and whether the column is a negative."""
         if ranks.level is not None and self._tied:
             return (ranks.above.astype(np.int64) << _LEVEL | ranks.level) << 1 | ranks.local()
         return ranks.above if self._apart else ranks.above << 1 | ranks.local()
@@ -69,16 +67,16 @@ class Scorer:
         return np.asarray(total.sum(axis=0) / cells[..., 0].size)
 
     def _of_tied(self, cells: Ints) -> Floats:
-        """The same where wells are level: (R - 1, Q, B) wells above, level with it, and whether it is one of those."""
+        """Return (B,) from (R - 1, Q, B) packed counts where wells are level: see `_fields`."""
         cells = np.sort(np.moveaxis(cells, 0, -1), axis=-1)  # (Q, B, R - 1)
         local = cells & 1
         local_before = np.cumsum(local, axis=-1) - local
-        group = cells >> 1
-        start, stop = tie_runs(group)
+        keys = cells >> 1
+        start, stop = runs_of_equals(keys)
         drawn_above = np.take_along_axis(local_before, start, axis=-1)
         drawn_level = np.take_along_axis(local_before + local, stop - 1, axis=-1) - drawn_above
-        above, level = group >> _LEVEL, group & ((1 << _LEVEL) - 1)
-        return precision_of_counts(group, above - drawn_above, level - drawn_level, self._ties).mean(axis=0)
+        above, level = keys >> _LEVEL, keys & ((1 << _LEVEL) - 1)
+        return average_precision_of_counts(keys, above - drawn_above, level - drawn_level, self._ties).mean(axis=0)
 
 
 def draw(uniform: Floats, pools: Sequence[Ints], counts: Sequence[int]) -> Ints:

@@ -1,10 +1,8 @@
 """Where every well that could be drawn stands in the lists of the others: the ranks behind the null by exchange.
 
-What controls are to each other is counted once for all compounds of the same plates; a compound adds its own wells to
-that. No draws and no words here: wells, scopes (whose controls a query is ranked against) and integers.
+How controls stand in each other's lists is counted once for all compounds of the same plates; a compound adds its own
+wells to the counts. A scope says whose controls a query is ranked against. Nothing is drawn here.
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +11,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from sdvae_ray.retrieval.ranking.average_precision import Floats, Ints, Ties, rank_keys
+from sdvae_ray.retrieval.arrays import Bools, Floats, Ints
+from sdvae_ray.retrieval.ranking.formula import SIMILARITY_STEP, Ties
 
 Keys = NDArray[np.floating]  # NaN, neither above nor level: a well to itself, and places that are empty
 Counts = NDArray[np.signedinteger]
@@ -33,11 +32,9 @@ class Ranks:
     level: Counts | None
     scope: NDArray[np.integer]
 
-    def local(self) -> NDArray[np.bool_]:
+    def local(self) -> Bools:
         """Return (P, P), whether the column is another well of the row's scope."""
-        found = self.scope[:, None] == self.scope
-        np.fill_diagonal(found, False)
-        return found
+        return _others_of_scope(self.scope)
 
 
 class Controls:
@@ -70,30 +67,28 @@ class Controls:
         """S, the number of lists."""
         return len(self._codes)
 
-    def keys_of_lists(self, keys: Keys, which: Ints) -> Keys:
+    def keys_of_lists(self, keys: Keys, lists: Ints) -> Keys:
         """Return (N_s, Q) from keys (Q, N + 1) of queries to all controls: to those of the list that each query has."""
-        return np.take_along_axis(keys, self._members[which], axis=1).T.copy()
+        return np.take_along_axis(keys, self._members[lists], axis=1).T.copy()
 
     @cached_property
     def above(self) -> NDArray[np.int32]:
-        """(C, C), as in Ranks but before a compound's own wells are among the negatives."""
+        """(C, C), as Ranks.above, before a compound's own wells are among the negatives."""
         return _count(np.greater, self.of_list[:, :, None], self.among)
 
     @cached_property
     def level(self) -> NDArray[np.int32]:
-        """(C, C), likewise."""
+        """(C, C), as Ranks.level, before a compound's own wells are among the negatives."""
         return _count(np.equal, self.of_list[:, :, None], self.among)
 
     @cached_property
     def tied(self) -> bool:
         """Whether any drawable control is level with another of the row's scope."""
-        itself = self.scope[:, None] == self.scope
-        np.fill_diagonal(itself, False)
-        return bool((self.level > itself).any())
+        return bool((self.level > _others_of_scope(self.scope)).any())
 
     def keys(self, unit: Floats) -> Keys:
         """Return (Q, N + 1), for `with_wells`, from unit rows (Q, D): one product serves many compounds."""
-        return _with_empty(rank_keys(unit @ self.unit.T, self.ties))
+        return _with_empty(_rank_keys(unit @ self.unit.T, self.ties))
 
     def with_wells(self, own: Floats, keys: Keys, scope: NDArray[np.integer]) -> Ranks:
         """Return the ranks of the drawable controls and, after them, of a compound's wells: P = C + R.
@@ -106,21 +101,21 @@ class Controls:
 
 
 class _Joined:
-    """Controls and one compound's wells: own (R, D) unit rows, against (R, N + 1), which (R,) list each has."""
+    """Controls and one compound's wells: own (R, D) unit rows, against (R, N + 1) keys, lists (R,) of controls."""
 
-    def __init__(self, controls: Controls, own: Floats, against: Keys, which: Ints) -> None:
-        self.controls, self.which = controls, which
+    def __init__(self, controls: Controls, own: Floats, against: Keys, lists: Ints) -> None:
+        self.controls, self.lists = controls, lists
         drawable = len(controls.drawable)
         # one row more than wells: no well
         keys = np.full((len(own) + 1, drawable + len(own)), np.nan, dtype=against.dtype)
         keys[:-1, :drawable] = against[:, controls.drawable]
-        keys[:-1, drawable:] = rank_keys(own @ own.T, controls.ties)
+        keys[:-1, drawable:] = _rank_keys(own @ own.T, controls.ties)
         np.fill_diagonal(keys[:, drawable:], np.nan)
         self.padded, self.keys, self.with_controls = keys, keys[:-1], keys[:-1, :drawable]
-        self.of_list = controls.keys_of_lists(against, which)[:, :, None]  # (N_s, R, 1)
+        self.of_list = controls.keys_of_lists(against, lists)[:, :, None]  # (N_s, R, 1)
 
     def counts(self, compare: np.ufunc, among: NDArray[np.int32]) -> Counts:
-        """Return (P, P) from the same of controls among themselves, (C, C)."""
+        """Return (P, P) counts; among: (C, C), the counts of controls among themselves."""
         drawable, size = len(among), self.keys.shape[1]
         few = len(self.controls.unit) + len(self.keys) < 1 << 14  # Scorer needs a bit for itself
         out = np.empty((size, size), dtype=np.int16 if few else np.int32)
@@ -136,26 +131,40 @@ class _Joined:
     def tied(self) -> bool:
         """Return whether the compound's wells, as queries, negatives or columns, make a tie that controls had not."""
         drawable = len(self.controls.drawable)
-        found = _count(np.equal, self.controls.of_list[:, None, :], self.with_controls).sum()
-        found += _count(np.equal, self.of_list, self.keys).sum()
-        itself = np.bincount(self.controls.list, minlength=self.controls.no_list + 1)[self.which].sum()
+        level = _count(np.equal, self.controls.of_list[:, None, :], self.with_controls).sum()
+        level += _count(np.equal, self.of_list, self.keys).sum()
+        with_itself = np.bincount(self.controls.list, minlength=self.controls.no_list + 1)[self.lists].sum()
         for layer in self._layers():
-            found += np.count_nonzero(layer[:drawable] == self.controls.among)
-            found += np.count_nonzero(layer[:drawable] == self.with_controls.T)
-            found += np.count_nonzero(layer[drawable:] == self.keys)
-            itself += np.count_nonzero(~np.isnan(layer))
-        return bool(found != itself)
+            level += np.count_nonzero(layer[:drawable] == self.controls.among)
+            level += np.count_nonzero(layer[:drawable] == self.with_controls.T)
+            level += np.count_nonzero(layer[drawable:] == self.keys)
+            with_itself += np.count_nonzero(~np.isnan(layer))
+        return bool(level != with_itself)
 
     def _layers(self) -> Iterator[Keys]:
         """Yield (P, 1) keys of every pool well to a compound's well of its scope: to the first, to the second, ..."""
-        lists = np.concatenate([self.controls.list, self.which])
-        left = np.flatnonzero(self.which < self.controls.no_list)
+        lists = np.concatenate([self.controls.list, self.lists])
+        left = np.flatnonzero(self.lists < self.controls.no_list)
         while len(left):
             well_of = np.full(self.controls.no_list + 1, len(self.keys))
-            _, first = np.unique(self.which[left], return_index=True)
-            well_of[self.which[left[first]]] = left[first]
+            _, first = np.unique(self.lists[left], return_index=True)
+            well_of[self.lists[left[first]]] = left[first]
             yield self.padded[well_of[lists], np.arange(len(lists))][:, None]
             left = np.delete(left, first)
+
+
+def _others_of_scope(scope: NDArray[np.integer]) -> Bools:
+    """Return (P, P) whether the column is another well of the row's scope, (P,) codes."""
+    others = scope[:, None] == scope
+    np.fill_diagonal(others, False)
+    return others
+
+
+def _rank_keys(similarity: Floats, ties: Ties) -> NDArray[np.floating]:
+    """Return numbers that order like the similarity, equal where the tie rule calls two similarities level."""
+    if ties == "copairs":
+        return similarity.astype(np.float32) - np.float32(1)  # the negative of its float32 `1 - similarity`
+    return np.rint(similarity / SIMILARITY_STEP)
 
 
 def _with_empty(keys: Keys) -> Keys:
@@ -168,6 +177,6 @@ def _count(compare: np.ufunc, keys: Keys, values: Keys) -> NDArray[np.int32]:
     out = np.zeros(np.broadcast_shapes(keys.shape[1:], values.shape), dtype=np.int32)
     step = max(1, min(255, _CELLS // max(1, out.size)))  # a byte holds so many
     for start in range(0, len(keys), step):
-        found = compare(keys[start : start + step], values)
-        out += np.add.reduce(found.view(np.uint8), axis=0, dtype=np.uint8)
+        hits = compare(keys[start : start + step], values)
+        out += np.add.reduce(hits.view(np.uint8), axis=0, dtype=np.uint8)
     return out

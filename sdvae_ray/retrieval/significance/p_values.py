@@ -1,31 +1,34 @@
-"""p-values of mean average precision that need no data: the random-arrangement null, counting, and correction.
+"""p-values that need no profiles: copairs' null of random orders, drawn or counted, and the correction of many p-values.
 
-The null that looks at the similarities themselves (the default) is in exchange.py.
+The null by exchange, which looks at the similarities themselves, is in exchange.py.
 """
 
-from __future__ import annotations
-
-import hashlib
+from dataclasses import dataclass
 from functools import lru_cache
 from math import comb
-from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+from scipy.stats import false_discovery_control
 
+from sdvae_ray.randomness import block_generator
+from sdvae_ray.retrieval.arrays import Floats, Ints
 from sdvae_ray.retrieval.significance.arrangements import arrangements_reaching, draw_arrangements, is_countable
+from sdvae_ray.retrieval.significance.chance import Chance
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Null = Literal[
-    "exchange", "copairs", "copairs_exact"
-]  # the last: counted where one list allows it (`counted`), else drawn
-Pattern = tuple[tuple[int, int], ...]  # of a compound: (kind of list, queries that have it), in order
+Pattern = tuple[tuple[int, int], ...]  # of a compound: (kind of list, queries that have such a list), in order
 
 # Two mean average precisions closer than this are equal: they differ by the order of a sum.
 MAP_STEP = 1e-10
-# Draws of arrangement nulls held at a time: 256 MiB.
-_HELD = 1 << 25
+_HELD = 1 << 25  # draws of nulls held at a time: 256 MiB
+
+
+@dataclass(frozen=True)
+class PValues:
+    """One value per compound: p (C,) float64, NaN where there is no test; draws (C,) int64, 0 where p was not drawn."""
+
+    p: Floats
+    draws: Ints
 
 
 def exceedances(null: Floats, observed: float, strict: bool = False) -> int:
@@ -43,24 +46,11 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
 
     p: (n,) in [0, 1]; NaN is no test: it stays NaN and is not counted.
     """
-    values = np.asarray(p, dtype=np.float64)
-    out = np.full(values.shape, np.nan)
-    tested = np.flatnonzero(~np.isnan(values))
-    order = tested[np.argsort(values[tested], kind="stable")]
-    scaled = values[order] * len(order) / np.arange(1, len(order) + 1)
-    out[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
-    return out
-
-
-def stream(seed: int, *key: str | int, block: int = 0) -> np.random.Generator:
-    """Return the random stream of (seed, key, block): counter-based, the same whatever was drawn before it.
-
-    seed: 0 <= seed < 2^64. Philox keyed by the seed and a 64-bit hash of the key; the block is the counter's top word.
-    """
-    text = "\x1f".join(str(part) for part in key)
-    digest = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-    counter = np.array([0, 0, 0, block], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=np.array([seed, digest], dtype=np.uint64), counter=counter))
+    corrected = np.array(p, dtype=np.float64)
+    tested = ~np.isnan(corrected)
+    if tested.any():
+        corrected[tested] = false_discovery_control(corrected[tested])
+    return corrected
 
 
 def arrangement_null(positives: int, total: int, null_size: int, seed: int) -> Floats:
@@ -70,63 +60,46 @@ def arrangement_null(positives: int, total: int, null_size: int, seed: int) -> F
     """
     if not 1 <= positives <= total:
         raise ValueError(f"a list needs 1 <= positives <= total, not {positives} of {total}")
-    return draw_arrangements(positives, total, null_size, stream(seed, "arrangement", positives, total))
+    random = block_generator(seed, "arrangement", positives, total)
+    return draw_arrangements(positives, total, null_size, random)
 
 
 def arrangement_p_values(
-    compound: ArrayLike,
-    ap: ArrayLike,
-    positives: ArrayLike,
-    negatives: ArrayLike,
-    *,
-    null_size: int = 10_000,
-    seed: int = 0,
-    strict: bool = True,
-    exact: bool = False,
-) -> Floats:
-    """Return the p-value of each compound's mean AP under copairs' null: p (C,), compounds 0..C-1.
+    compound: ArrayLike, ap: ArrayLike, positives: ArrayLike, negatives: ArrayLike, chance: Chance
+) -> PValues:
+    """Return the p-value of each compound's mean AP under copairs' null, for compounds 0..C-1.
 
-    compound: (Q,) int, the compound of each query. ap: (Q,). positives, negatives: (Q,) lengths of its list. The null
-    mAP is the mean over the compound's queries of random-arrangement APs in which queries with the same (positives,
-    total) share one draw (copairs 0.5): conservative for replicates, whose queries are not independent. strict=True is
-    copairs' null > observed; strict=False counts null >= observed.
+    compound: (Q,) int, the compound of each query. ap: (Q,). positives, negatives: (Q,) lengths of its rank list. The
+    null mAP is the mean over the compound's queries of random-arrangement APs in which queries with the same
+    (positives, total) share one draw (copairs 0.5): conservative for replicates, whose queries are not independent.
 
-    exact: where all the queries of a compound have one (positives, total), its null mAP is one AP; where the
-    arrangements of that list can be counted too (see `counted`), p is the share of all of them that reach the observed
-    mAP, nothing is drawn, and no 1 is added: with strict=True, p is 0 for an mAP of 1. Other compounds are as without.
-    """
-    codes, scores = np.asarray(compound, dtype=np.int64), np.asarray(ap, dtype=np.float64)
-    lists, patterns = _patterns(codes, positives, negatives)
-    queries = np.bincount(codes)
-    observed = np.bincount(codes, scores) / np.maximum(queries, 1)
-    least = observed + MAP_STEP if strict else observed - MAP_STEP
-    null_of = lru_cache(maxsize=max(2, _HELD // max(1, null_size)))(
-        lambda i: arrangement_null(*lists[i], null_size, seed)
-    )
-    out = np.full(len(queries), np.nan)
-    for pattern, mine in sorted(patterns.items()):
-        if exact and _is_counted(pattern, lists):
-            m, n = lists[pattern[0][0]]
-            out[mine] = arrangements_reaching(m, n, least[mine]) / comb(n, m)
-        else:
-            null = np.sort(sum(count * null_of(i) for i, count in pattern) / sum(count for _, count in pattern))
-            reached = null_size - np.searchsorted(null, least[mine], side="right" if strict else "left")
-            out[mine] = (reached + 1) / (null_size + 1)
-    return out
-
-
-def counted(compound: ArrayLike, positives: ArrayLike, negatives: ArrayLike) -> NDArray[np.bool_]:
-    """Return (C,) whether `arrangement_p_values(exact=True)` counts a compound's arrangements rather than draw.
-
-    It does where its queries have one (positives, total) with C(total - 1, positives - 1) <= 2^22: two positives of any
-    list, three among up to 2,897 wells, four among 295.
+    null="copairs_exact": where all the queries of a compound have one (positives, total), its null mAP is one AP; where
+    the arrangements of that list can be counted (two positives of any list, three among up to 2,897 wells, four among
+    295), p is the share of all of them that reach the observed mAP, nothing is drawn, and no 1 is added: if strict, p
+    is 0 for an mAP of 1. Other compounds are drawn.
     """
     codes = np.asarray(compound, dtype=np.int64)
     lists, patterns = _patterns(codes, positives, negatives)
-    out = np.zeros(int(codes.max(initial=-1)) + 1, dtype=bool)
-    for pattern, mine in patterns.items():
-        out[mine] = _is_counted(pattern, lists)
-    return out
+    queries = np.bincount(codes)
+    observed = np.bincount(codes, np.asarray(ap, dtype=np.float64)) / np.maximum(queries, 1)
+    least = observed + MAP_STEP if chance.strict else observed - MAP_STEP
+    size = chance.null_size
+
+    @lru_cache(maxsize=max(2, _HELD // size))
+    def null_of(kind: int) -> Floats:
+        return arrangement_null(*lists[kind], size, chance.seed)
+
+    p, draws = np.full(len(queries), np.nan), np.zeros(len(queries), dtype=np.int64)
+    for pattern, compounds in sorted(patterns.items()):
+        kind = pattern[0][0]
+        if chance.null == "copairs_exact" and len(pattern) == 1 and is_countable(*lists[kind]):
+            m, n = lists[kind]
+            p[compounds] = arrangements_reaching(m, n, least[compounds]) / comb(n, m)
+        else:
+            null = np.sort(sum(count * null_of(i) for i, count in pattern) / sum(count for _, count in pattern))
+            reached = size - np.searchsorted(null, least[compounds], side="right" if chance.strict else "left")
+            p[compounds], draws[compounds] = (reached + 1) / (size + 1), size
+    return PValues(p, draws)
 
 
 def _patterns(
@@ -134,10 +107,10 @@ def _patterns(
 ) -> tuple[list[tuple[int, int]], dict[Pattern, list[int]]]:
     """Return the distinct (positives, total), and the compounds by how many queries they have with each of these."""
     m = np.asarray(positives, dtype=np.int64)
-    lists, which = np.unique(
+    lists, kind_of_query = np.unique(
         np.stack([m, m + np.asarray(negatives, dtype=np.int64)], axis=1), axis=0, return_inverse=True
     )
-    both, counts = np.unique(codes * max(1, len(lists)) + which.ravel(), return_counts=True)
+    both, counts = np.unique(codes * max(1, len(lists)) + kind_of_query.ravel(), return_counts=True)
     code, kind = np.divmod(both, max(1, len(lists)))
     patterns: dict[Pattern, list[int]] = {}
     cuts = np.flatnonzero(code[1:] != code[:-1]) + 1
@@ -145,7 +118,3 @@ def _patterns(
         pattern = tuple(zip(kind[part].tolist(), counts[part].tolist(), strict=True))
         patterns.setdefault(pattern, []).append(int(code[part[0]]))
     return [(m, n) for m, n in lists.tolist()], patterns
-
-
-def _is_counted(pattern: Pattern, lists: list[tuple[int, int]]) -> bool:
-    return len(pattern) == 1 and is_countable(*lists[pattern[0][0]])

@@ -1,28 +1,26 @@
 """Which control positions, wells and labels a floor takes: draws keyed by names and the seed, never by row numbers.
 
-Wells come in the order of their names. Every stream is keyed by (seed, what is drawn, group, repeat), so that no draw
-depends on another group, on another quantity or on how many repeats were asked for.
+Wells come in the order of their names. Every draw is keyed by (seed, the kind of draw, group, repeat), so that it does
+not depend on another group, on another quantity or on how many repeats were asked for.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from math import comb, prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sdvae_ray.retrieval.significance.p_values import Ints, stream
+from sdvae_ray.randomness import block_generator
+from sdvae_ray.retrieval.arrays import Bools, Ints
+from sdvae_ray.retrieval.significance.chance import Chance
 
-Mask = NDArray[np.bool_]
 Texts = NDArray[Any]  # of text
 
 
 def halves(positions: Texts, seed: int, group: str, repeat: int) -> tuple[Texts, Texts]:
     """Return two disjoint halves of the distinct positions (n,), n // 2 each, in random order; an odd one is in neither."""
     ordered = np.unique(positions)
-    order = ordered[stream(seed, "floors", "halves", group, block=repeat).permutation(len(ordered))]
+    order = ordered[block_generator(seed, "floors", "halves", group, block=repeat).permutation(len(ordered))]
     half = len(order) // 2
     return order[:half], order[half : 2 * half]
 
@@ -33,16 +31,16 @@ def quarters(half: Texts) -> tuple[Texts, Texts]:
     return half[:size], half[size : 2 * size]
 
 
-def permuted_rows(plate: Texts, movable: Mask, what: str, seed: int, group: str, repeat: int) -> Ints:
+def permuted_rows(plate: Texts, movable: Bools, what: str, seed: int, group: str, repeat: int) -> Ints:
     """Return (W,) rows: the movable wells of every plate permuted among themselves, all others in their place."""
     rows = np.arange(len(plate))
     for name in np.unique(plate):
         own = np.flatnonzero(movable & (plate == name))
-        rows[own] = own[stream(seed, "floors", what, group, str(name), block=repeat).permutation(len(own))]
+        rows[own] = own[block_generator(seed, "floors", what, group, str(name), block=repeat).permutation(len(own))]
     return rows
 
 
-def shuffled_positions(position: Texts, plate: Texts, posing: Mask, seed: int, group: str, repeat: int) -> Texts:
+def shuffled_positions(position: Texts, plate: Texts, posing: Bools, seed: int, group: str, repeat: int) -> Texts:
     """Return (W,) labels: the posing wells' positions dealt anew on every plate, so sizes and plate patterns stay.
 
     The positions stand in one random order, and plate number j deals its labels moved on by j places: with the same
@@ -50,7 +48,7 @@ def shuffled_positions(position: Texts, plate: Texts, posing: Mask, seed: int, g
     """
     labels = position.copy()
     distinct = np.unique(position[posing])
-    order = distinct[stream(seed, "floors", "shuffled", group, block=repeat).permutation(len(distinct))]
+    order = distinct[block_generator(seed, "floors", "shuffled", group, block=repeat).permutation(len(distinct))]
     place = {name: number for number, name in enumerate(order)}
     for number, name in enumerate(np.unique(plate[posing])):
         own = np.flatnonzero(posing & (plate == name))
@@ -59,22 +57,23 @@ def shuffled_positions(position: Texts, plate: Texts, posing: Mask, seed: int, g
     return labels
 
 
-def can_reject(labels: Texts, plate: Texts, negative_plate: Texts, options: Mapping[str, Any]) -> bool:
+def can_reject(labels: Texts, plate: Texts, negative_plate: Texts, chance: Chance, by_plate: bool) -> bool:
     """Return whether the null has enough arrangements for the p of any pseudo-compound to reach the threshold.
 
-    labels, plate: (Q,) of the posing wells. negative_plate: (N,). A floor of 0 from a test that cannot reject says nothing.
-    True where no pseudo-compound has two wells (that is the reason to give), False where there is none at all.
+    labels, plate: (Q,) of the posing wells. negative_plate: (N,). by_plate: negatives are of the query's own plate. A
+    floor of 0 from a test that cannot reject says nothing. True where no pseudo-compound has two wells (that is the
+    reason to give), False where there is no pseudo-compound at all.
     """
-    best = 0
-    several = [label for label, size in zip(*np.unique(labels, return_counts=True), strict=True) if size > 1]
-    for label in several:
-        names, counts = np.unique(plate[labels == label], return_counts=True)
-        there = [int((negative_plate == name).sum()) for name in names]
-        if options["null"] == "exchange":
-            found = prod(comb(n + int(m), int(m)) for n, m in zip(there, counts, strict=True))
+    names, sizes = np.unique(labels, return_counts=True)
+    most = 0
+    for label in names[sizes > 1]:
+        plates, counts = np.unique(plate[labels == label], return_counts=True)
+        negatives = [int((negative_plate == name).sum()) for name in plates]
+        if chance.null == "exchange":
+            arrangements = prod(comb(n + int(m), int(m)) for n, m in zip(negatives, counts, strict=True))
         else:
             size = int(counts.sum())
-            total = max(there) if options["negatives"] == "plate" else len(negative_plate)
-            found = comb(total + size - 1, size - 1)
-        best = max(best, found)
-    return bool(len(labels) and not several) or best * options["threshold"] >= 1
+            total = max(negatives) if by_plate else len(negative_plate)
+            arrangements = comb(total + size - 1, size - 1)
+        most = max(most, arrangements)
+    return bool(len(labels) and not (sizes > 1).any()) or most * chance.threshold >= 1

@@ -1,31 +1,29 @@
 """Phenotypic activity: are the replicates of a compound closer to each other than to the negative controls?
 
-Profiles and the roles of their wells in, three tables out (wells, compounds, groups). The statistics are precision.py's
-and inference.py's; here are the words, the reasons why something has no score, and the correction within a group.
+Profiles and the roles of their wells go in, three tables come out (wells, compounds, groups). ranking/ and significance/
+hold the statistics; here are the reasons why something has no score, and the correction within a group.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import polars as pl
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from sdvae_ray.errors import DataError, did_you_mean
-from sdvae_ray.retrieval.ranking.average_precision import (
-    Ties,
-    as_floating,
-    average_precision,
-    normalised_average_precision,
-    row_states,
-)
+from sdvae_ray.errors import DataError
+from sdvae_ray.retrieval.arrays import Bools, Floats, Ints, Profiles, as_profiles, finite_rows, zero_rows
+from sdvae_ray.retrieval.ranking.average_precision import AveragePrecision, average_precision
+from sdvae_ray.retrieval.ranking.formula import normalised_average_precision
+from sdvae_ray.retrieval.ranking.pair_rules import PairRules
+from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.exchange import exchange_p_values
-from sdvae_ray.retrieval.significance.p_values import Null, arrangement_p_values, benjamini_hochberg, counted
+from sdvae_ray.retrieval.significance.p_values import PValues, arrangement_p_values, benjamini_hochberg
+from sdvae_ray.retrieval.tasks.well_table import NAME, SEPARATOR, checked_wells, well_name
 
 Negatives = Literal["plate", "group"]
+RULES = PairRules(["compound"], neg_sameby=["scope"], neg_diffby=["is_control"])
 
 # Why a well or a compound has no score; "ok" where it has one.
 OK = "ok"
@@ -55,133 +53,130 @@ class Activity:
 
 def phenotypic_activity(
     features: ArrayLike,
-    wells: pl.DataFrame | Mapping[str, ArrayLike],
+    wells: pl.DataFrame,
+    chance: Chance,
     *,
     key: Sequence[str] = ("well_id",),
     negatives: Negatives = "plate",
-    ties: Ties = "average",
-    null: Null = "exchange",
-    null_size: int = 10_000,
-    seed: int = 0,
-    strict: bool = False,
-    threshold: float = 0.05,
     stop_early: bool = True,
-    workers: int = 1,
 ) -> Activity:
     """Score every compound of every group against the negative controls.
 
-    features: (W, D) finite numbers, not copied where they are floating-point. wells: W rows with the `key` columns
-    (together distinct), `compound`, `plate`, `group` (text), `is_control` (bool) and optionally `is_treated` (bool; the
-    wells that are not controls if absent); a well that is neither, such as a positive control, is left out and counted.
-    Positives of a well: the other wells of its compound in its group. negatives="plate": the controls of its own plate
-    (JUMP's recipe); "group": all controls of the group (as published). All-zero profiles are left out on both sides and
-    counted.
-    null="exchange" is valid for replicates; "copairs" draws random orders; "copairs_exact" counts them, with draws 0, where
-    all queries of a compound have one list that can be (inference.counted). strict counts null > observed rather than
-    >=. threshold: of the corrected p, with <=, as the authors do (copairs uses <). stop_early: the null by exchange
-    stops drawing for a compound whose p is clearly above twice the threshold. workers: processes of the null by
-    exchange (see exchange_p_values); they change no result.
+    features: (W, D) finite numbers. wells: W rows, see `checked_wells`; a well that is out of play is left out and
+    counted. Positives of a well: the other wells of its compound in its group. negatives="plate": the controls of its
+    own plate (JUMP's recipe); "group": all controls of the group (as published). All-zero profiles are left out on both
+    sides and counted. chance: of cosines. stop_early: the null by exchange stops drawing for a compound whose p is
+    clearly above twice the threshold.
 
-    Memory beyond the features: O(W), and some plates' rows at a time.
+    Memory beyond the features: their copy as float64, O(W), and some plates' rows at a time.
 
-    Raises DataError for missing columns, row counts that differ, repeated keys, a well in two roles, a treated well
-    without a compound, features that are not finite.
+    Raises DataError for features that are not finite, and what `checked_wells` raises.
     """
-    frame = _checked(pl.DataFrame(dict(wells)) if isinstance(wells, Mapping) else wells, key)
-    x = as_floating(features)
-    if x.ndim != 2 or len(x) != len(frame):
-        raise DataError(f"profiles of shape {x.shape} came with {len(frame)} wells; one row per well is needed")
-    unusable, zero = row_states(x)
-    bad = np.flatnonzero(unusable)
-    if len(bad):
-        raise DataError(f"well {_name(frame[bad], key)}: its features are not finite ({len(bad)} such wells)")
-    usable = ~zero
-    treated, control = frame["is_treated"].to_numpy(), frame["is_control"].to_numpy()
-    group = _codes(frame, ["group"])
-    plate = _codes(frame, ["group", "plate"])
-    compound = np.where(treated, _codes(frame, ["group", "compound"]), -1)
-    scored = np.where(usable, compound, -1)
-    scope = plate if negatives == "plate" else group
-
-    precision = average_precision(x, scored, control & usable, scope, ties=ties)
-    total = precision.positives + precision.negatives
-    well_table = frame.select(*dict.fromkeys([*key, "compound", "plate", "group"])).with_columns(
-        ap=_nulls(precision.ap),
-        normalised_ap=_nulls(normalised_average_precision(precision.ap, precision.positives, total)),
-        n_positives=precision.positives,
-        n_negatives=precision.negatives,
-        status=_well_status(usable, precision.positives, precision.negatives),
+    if chance.distance != "cosine":
+        raise ValueError(f"phenotypic activity is of cosines, not of {chance.distance!r}")
+    frame, x = checked_wells(wells, key), as_profiles(features)
+    if len(x) != len(frame):
+        raise ValueError(f"profiles of shape {x.shape} came with {len(frame)} wells; one row per well is needed")
+    unusable = np.flatnonzero(~finite_rows(x))
+    if len(unusable):
+        raise DataError(f"well {well_name(frame[unusable])}: its features are not finite ({len(unusable)} such wells)")
+    roles = _roles(frame, ~zero_rows(x), negatives)
+    # controls and wells that are left out have compounds of their own: they are nobody's positives
+    lists = pl.DataFrame(
+        {
+            "compound": np.where(roles.is_query, roles.compound, -1 - np.arange(len(frame))),
+            "scope": roles.scope,
+            "is_control": roles.is_negative,
+        }
     )
-    well_table = well_table.with_columns(_compound=compound, _scored=scored).filter(pl.Series(treated))
-
-    compounds = _compound_table(well_table).sort("_compound")
-    code = compounds["_compound"].to_numpy()
-    position = np.full(int(code.max(initial=-1)) + 2, -1)  # one more: code -1 stays -1
-    position[code] = np.arange(len(code))
-    if null == "exchange":
-        stop_above = 2 * threshold if stop_early else None
-        labels = (compounds["group"] + "\x1f" + compounds["compound"]).to_list()
-        place = frame.select(pl.concat_str(pl.col(*key), separator="\x1f").rank("ordinal")).to_series().to_numpy()
-        result = exchange_p_values(
-            x, position[scored], control & usable, scope, plate, labels, place,
-            null_size=null_size, seed=seed, strict=strict, stop_above=stop_above, ties=ties, workers=workers,
-        )  # fmt: skip
-        p, draws = result.p, result.draws
-    elif null in ("copairs", "copairs_exact"):
-        q = np.flatnonzero(~np.isnan(precision.ap))
-        p, exact = np.full(len(compounds), np.nan), null == "copairs_exact"
-        lists = (position[scored[q]], precision.positives[q], precision.negatives[q])
-        found = arrangement_p_values(
-            lists[0], precision.ap[q], *lists[1:], null_size=null_size, seed=seed, strict=strict, exact=exact
-        )
-        p[: len(found)] = found
-        draws = np.where(np.isnan(p), 0, null_size)
-        if exact:
-            draws[: len(found)][counted(*lists)] = 0
-    else:
-        raise ValueError(f"null must be 'exchange', 'copairs' or 'copairs_exact', not {null!r}")
-    compounds = _with_p(compounds, p, draws, threshold)
-    groups = _group_table(frame, treated, control, usable, compounds)
-    order = ["group", "compound"]
-    return Activity(well_table.drop("_compound", "_scored"), compounds.drop("_compound").sort(order), groups)
+    ranked = average_precision(x, lists, RULES, queries=roles.is_query, ties=chance.ties)
+    names = frame.select(*dict.fromkeys([*key, "compound", "plate", "group"]))
+    well_scores = names.with_columns(
+        ap=_nulls(ranked.ap),
+        normalised_ap=_nulls(normalised_average_precision(ranked.ap, ranked.positives, ranked.total)),
+        n_positives=ranked.positives,
+        n_negatives=ranked.negatives,
+        status=_well_status(roles.usable, ranked),
+        _compound=roles.compound,
+        _is_query=roles.is_query,
+    ).filter(frame["is_treated"])
+    compounds = _compound_table(well_scores).sort("_compound")
+    p_values = _p_values(x, frame, roles, ranked, compounds, chance, stop_early)
+    compounds = _with_p(compounds, p_values, chance.threshold)
+    groups = _group_table(frame, roles.usable, compounds)
+    return Activity(
+        well_scores.drop("_compound", "_is_query"),
+        compounds.drop("_compound").sort("group", "compound"),
+        groups,
+    )
 
 
-def _checked(frame: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    for column in (*key, "compound", "plate", "group", "is_control"):
-        if column not in frame.columns:
-            raise DataError(f"the table of wells has no column {column!r}{did_you_mean(column, frame.columns)}")
-    if "is_treated" not in frame.columns:
-        frame = frame.with_columns(is_treated=~pl.col("is_control"))
-    frame = frame.with_columns(pl.col(*dict.fromkeys([*key, "compound", "plate", "group"])).cast(pl.String))
-    frame = frame.with_columns(pl.col("is_control", "is_treated").cast(pl.Boolean).fill_null(False))
-    for wrong, what in (
-        (pl.any_horizontal(pl.col(*key, "plate", "group").is_null()), "has no key, plate or group"),
-        (pl.col("is_control") & pl.col("is_treated"), "is both a control and treated; it can be one of the two"),
-        (pl.col("is_treated") & pl.col("compound").is_null(), "is treated but has no compound"),
-        (pl.struct(*key).is_duplicated(), "appears more than once; profiles are one row per well"),
-    ):
-        rows = frame.filter(wrong)
-        if len(rows):
-            raise DataError(f"well {_name(rows, key)} {what} ({len(rows)} such rows)")
-    return frame
+@dataclass(frozen=True)
+class _Roles:
+    """All (W,). usable: has a direction. compound, plate, scope: int64 codes; the compound is -1 where not treated, and
+    a query's negatives share its scope. is_query, is_negative: usable treated wells, usable controls.
+    """
+
+    usable: Bools
+    compound: Ints
+    plate: Ints
+    scope: Ints
+    is_query: Bools
+    is_negative: Bools
 
 
-def _name(rows: pl.DataFrame, key: Sequence[str]) -> str:
-    return "/".join(str(value) for value in rows.select(*key).row(0))
+def _roles(frame: pl.DataFrame, usable: Bools, negatives: Negatives) -> _Roles:
+    treated, control = frame["is_treated"].to_numpy(), frame["is_control"].to_numpy()
+    plate = _codes(frame, "group", "plate")
+    return _Roles(
+        usable=usable,
+        compound=np.where(treated, _codes(frame, "group", "compound"), -1),
+        plate=plate,
+        scope=plate if negatives == "plate" else _codes(frame, "group"),
+        is_query=treated & usable,
+        is_negative=control & usable,
+    )
 
 
-def _codes(frame: pl.DataFrame, columns: list[str]) -> NDArray[np.int64]:
+def _codes(frame: pl.DataFrame, *columns: str) -> Ints:
     """Return (W,) int64 codes of the distinct combinations; equal combinations get equal codes."""
     return frame.select(pl.struct(*columns).rank("dense")).to_series().to_numpy().astype(np.int64) - 1
 
 
-def _nulls(values: NDArray[np.float64]) -> pl.Series:
+def _nulls(values: Floats) -> pl.Series:
     return pl.Series(values, nan_to_null=True)
 
 
-def _well_status(usable: NDArray[np.bool_], positives: NDArray[np.int64], negatives: NDArray[np.int64]) -> pl.Series:
-    roles = pl.DataFrame({"usable": usable, "positives": positives, "negatives": negatives})
-    return roles.select(
+def _p_values(
+    x: Profiles,
+    frame: pl.DataFrame,
+    roles: _Roles,
+    ranked: AveragePrecision,
+    compounds: pl.DataFrame,
+    chance: Chance,
+    stop_early: bool,
+) -> PValues:
+    """Return p and draws of every row of `compounds`, which are in order of their codes."""
+    code = compounds["_compound"].to_numpy()
+    row_of_code = np.full(int(code.max(initial=-1)) + 2, -1)  # one more: code -1 stays -1
+    row_of_code[code] = np.arange(len(code))
+    row = row_of_code[np.where(roles.is_query, roles.compound, -1)]
+    if chance.null == "exchange":
+        names = (compounds["group"] + SEPARATOR + compounds["compound"]).to_list()
+        order = frame[NAME].rank("ordinal").to_numpy()
+        stop_above = 2 * chance.threshold if stop_early else None
+        return exchange_p_values(x, row, roles.is_negative, roles.scope, roles.plate, names, order, chance, stop_above)
+    scored = np.flatnonzero(~np.isnan(ranked.ap))
+    lists = (ranked.ap[scored], ranked.positives[scored], ranked.negatives[scored])
+    drawn = arrangement_p_values(row[scored], *lists, chance)
+    p, draws = np.full(len(compounds), np.nan), np.zeros(len(compounds), dtype=np.int64)
+    p[: len(drawn.p)], draws[: len(drawn.p)] = drawn.p, drawn.draws
+    return PValues(p, draws)
+
+
+def _well_status(usable: Bools, ranked: AveragePrecision) -> pl.Series:
+    lists = pl.DataFrame({"usable": usable, "positives": ranked.positives, "negatives": ranked.negatives})
+    return lists.select(
         pl.when(~pl.col("usable"))
         .then(pl.lit(ZERO_NORM))
         .when(pl.col("positives") == 0)
@@ -193,7 +188,7 @@ def _well_status(usable: NDArray[np.bool_], positives: NDArray[np.int64], negati
 
 
 def _compound_table(wells: pl.DataFrame) -> pl.DataFrame:
-    usable = pl.col("_scored") >= 0
+    usable = pl.col("_is_query")
     return wells.group_by("group", "compound").agg(
         pl.col("_compound").first(),
         replicates=pl.len(),
@@ -211,14 +206,12 @@ def _compound_table(wells: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _with_p(
-    compounds: pl.DataFrame, p: NDArray[np.float64], draws: NDArray[np.int64], threshold: float
-) -> pl.DataFrame:
-    groups = compounds["group"].to_numpy()
+def _with_p(compounds: pl.DataFrame, p_values: PValues, threshold: float) -> pl.DataFrame:
+    p, groups = p_values.p, compounds["group"].to_numpy()
     corrected = np.full(len(p), np.nan)
     for name in np.unique(groups.astype(str)):
         corrected[groups == name] = benjamini_hochberg(p[groups == name])
-    return compounds.with_columns(p=_nulls(p), p_corrected=_nulls(corrected), draws=draws).select(
+    return compounds.with_columns(p=_nulls(p), p_corrected=_nulls(corrected), draws=p_values.draws).select(
         "group", "compound", "replicates", "scored", "plates", "map", "normalised_map", "p", "p_corrected", "draws",
         (pl.col("p_corrected") <= threshold).alias("retrieved"),
         pl.when((pl.col("status") == OK) & pl.col("p").is_null())
@@ -229,18 +222,12 @@ def _with_p(
     )  # fmt: skip
 
 
-def _group_table(
-    frame: pl.DataFrame,
-    treated: NDArray[np.bool_],
-    control: NDArray[np.bool_],
-    usable: NDArray[np.bool_],
-    compounds: pl.DataFrame,
-) -> pl.DataFrame:
-    roles = frame.select("group", "plate").with_columns(_treated=treated, _control=control, _zero=~usable)
-    in_play = pl.col("_treated") | pl.col("_control")
+def _group_table(frame: pl.DataFrame, usable: Bools, compounds: pl.DataFrame) -> pl.DataFrame:
+    roles = frame.select("group", "plate", "is_treated", "is_control").with_columns(_zero=~usable)
+    in_play = pl.col("is_treated") | pl.col("is_control")
     wells = roles.group_by("group").agg(
-        wells=pl.col("_treated").sum(),
-        controls=pl.col("_control").sum(),
+        wells=pl.col("is_treated").sum(),
+        controls=pl.col("is_control").sum(),
         excluded=(~in_play).sum(),
         zero_norm=(pl.col("_zero") & in_play).sum(),
         plates=pl.col("plate").n_unique(),

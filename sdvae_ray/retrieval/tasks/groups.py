@@ -1,66 +1,73 @@
-"""From the average precision of queries to groups of positives: their means, and p-values of copairs' null."""
+"""Groups of queries, such as the wells of a compound: their mean average precision and its p-values under copairs' null."""
 
-from __future__ import annotations
-
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import ArrayLike
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.retrieval.ranking.average_precision import normalised_average_precision
-from sdvae_ray.retrieval.ranking.by_rules import MatchedPrecision
+from sdvae_ray.retrieval.ranking.average_precision import AveragePrecision, average_precision
+from sdvae_ray.retrieval.ranking.formula import normalised_average_precision
+from sdvae_ray.retrieval.ranking.pair_rules import PairRules
+from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.p_values import arrangement_p_values, benjamini_hochberg
 
 LABELS = "|"  # between the labels of a multilabel column as text
 
 
 def split_labels(column: str) -> pl.Expr:
-    """Text `a|b` as a list of distinct labels, without blanks."""
-    found = pl.col(column).str.split(LABELS).list.eval(pl.element().str.strip_chars()).list.unique(maintain_order=True)
-    return found.list.eval(pl.element().filter(pl.element() != ""))
+    """Return text `a|b` as a list of its distinct labels, without blanks."""
+    labels = pl.col(column).str.split(LABELS).list.eval(pl.element().str.strip_chars()).list.unique(maintain_order=True)
+    return labels.list.eval(pl.element().filter(pl.element() != ""))
 
 
 def group_means(groups: pl.DataFrame) -> dict[str, Any]:
-    """mean_map, mean_normalised_map and fraction_retrieved over the groups that have one; None where none has."""
+    """Return mean_map, mean_normalised_map and fraction_retrieved over the groups that have one; None where none has."""
     columns = {"mean_map": "map", "mean_normalised_map": "normalised_map", "fraction_retrieved": "retrieved"}
     return {name: groups[column].mean() for name, column in columns.items()}
 
 
-def score_groups(
-    found: MatchedPrecision,
-    names: pl.Series,
-    *,
-    null_size: int,
-    seed: int,
-    strict: bool,
-    threshold: float,
-    exact: bool = False,
-) -> pl.DataFrame:
-    """One row per name, sorted: compound (the name), replicates (its queries with an AP), map, normalised_map, p, p_corrected,
-    retrieved.
-
-    names: (R,) text, the group of each row of `found`. exact: as `arrangement_p_values` has it. Raises DataError where
-    no query has an AP.
+@dataclass(frozen=True)
+class GroupScores:
+    """lists: the average precision of every rank list, (R,). names: (R,) text, the group of each list. groups: one row per
+    name that has a query with an AP, sorted: compound (the name), replicates (its queries with an AP), map,
+    normalised_map, p, p_corrected, retrieved.
     """
-    known = ~np.isnan(found.ap)
+
+    lists: AveragePrecision
+    names: pl.Series
+    groups: pl.DataFrame
+
+
+def score_groups(
+    features: ArrayLike,
+    wells: pl.DataFrame,
+    rules: PairRules,
+    names: pl.Series,
+    chance: Chance,
+    queries: ArrayLike | None = None,
+) -> GroupScores:
+    """Rank every query by the rules, and score the groups of queries of one name.
+
+    features, wells, rules, queries: see `average_precision`. names: (W,) the group of each well; where the rules have
+    labels, a query's label is its group instead. Raises DataError where no query has an AP.
+    """
+    lists = average_precision(features, wells, rules, queries=queries, distance=chance.distance, ties=chance.ties)
+    names = (names.gather(lists.well) if lists.label is None else lists.label).cast(pl.String)
+    known = ~np.isnan(lists.ap)
     if not known.any():
         raise DataError("no query has both a positive and a negative by these lists")
-    total = found.positives + found.negatives
-    scored = pl.DataFrame(
-        {
-            "compound": names.cast(pl.String).filter(pl.Series(known)),
-            "ap": found.ap[known],
-            "normal": normalised_average_precision(found.ap, found.positives, total)[known],
-        }
-    )
+    normalised = normalised_average_precision(lists.ap, lists.positives, lists.total)
+    scored = pl.DataFrame({"compound": names, "ap": lists.ap, "normal": normalised}).filter(pl.Series(known))
     code = scored["compound"].rank("dense").to_numpy().astype(np.int64) - 1
-    lengths = (found.ap[known], found.positives[known], found.negatives[known])
-    p = arrangement_p_values(code, *lengths, null_size=null_size, seed=seed, strict=strict, exact=exact)
+    p = arrangement_p_values(code, lists.ap[known], lists.positives[known], lists.negatives[known], chance).p
     corrected = benjamini_hochberg(p)
     groups = scored.group_by("compound").agg(
         replicates=pl.len(), map=pl.col("ap").mean(), normalised_map=pl.col("normal").mean()
     )
-    return groups.sort("compound").with_columns(
-        p=pl.Series(p), p_corrected=pl.Series(corrected), retrieved=pl.Series(corrected <= threshold)
+    groups = groups.sort("compound").with_columns(
+        p=pl.Series(p), p_corrected=pl.Series(corrected), retrieved=pl.Series(corrected <= chance.threshold)
     )
+    return GroupScores(lists, names, groups)

@@ -13,8 +13,6 @@ A compound is mostly at the same position in both groups (PROTOCOL F4), and a pe
 first floor does not tell a position from a compound, the second measures what position alone transfers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import comb
@@ -24,15 +22,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike
 
-from sdvae_ray.errors import DataError, did_you_mean
-from sdvae_ray.retrieval.ranking.average_precision import Ties
-from sdvae_ray.retrieval.ranking.by_rules import matched_average_precision
+from sdvae_ray.retrieval.arrays import Bools, Profiles, as_profiles
+from sdvae_ray.retrieval.ranking.average_precision import AveragePrecision
+from sdvae_ray.retrieval.ranking.pair_rules import PairRules
 from sdvae_ray.retrieval.ranking.similarity import Distance
-from sdvae_ray.retrieval.significance.p_values import Floats
-from sdvae_ray.retrieval.significance.permutations import Mask, Texts, permuted_rows
+from sdvae_ray.retrieval.significance.chance import Chance
+from sdvae_ray.retrieval.significance.permutations import Texts, permuted_rows
 from sdvae_ray.retrieval.tasks.activity import NO_CONTROLS, NO_TREATED, OK, ZERO_NORM
 from sdvae_ray.retrieval.tasks.groups import score_groups
 from sdvae_ray.retrieval.tasks.transfer_pairs import ACTIVITY, NUMBERS, SCHEMA, TASKS, Pair
+from sdvae_ray.retrieval.tasks.well_table import POSITION, ROW, checked_wells, in_play, well_name
 
 # Why something has no number, beside no_treated, no_controls and zero_norm.
 NO_COMPOUND = "no_shared_compound"  # no compound is in both groups
@@ -42,7 +41,6 @@ NOT_PERMUTABLE = "one_compound_per_plate"  # permuting the compounds of a plate 
 NO_POSITION = "no_shared_position"  # no position has a control in both groups
 ONE_POSITION = "one_position"  # all controls of the target are at one
 
-_ROW, _NAME, _POSITION = "_row", "_name", "_position"
 _MEANS = {"map": "mean_map", "normalised_map": "mean_normalised_map"}
 
 
@@ -58,82 +56,84 @@ def transfer(
     features: ArrayLike,
     wells: pl.DataFrame,
     pair: Pair,
+    chance: Chance,
     *,
     posing: Posing | None = None,
     position: str = "Metadata_Well",
     key: Sequence[str] = ("well_id",),
-    distance: Distance = "cosine",
-    ties: Ties = "average",
-    null_size: int = 10_000,
-    seed: int = 0,
-    strict: bool = False,
-    threshold: float = 0.05,
-    exact: bool = False,
     repeats: int = 3,
 ) -> pl.DataFrame:
     """Return both tasks both ways, four rows of SCHEMA: a pure function of the wells and the seed, whatever the order of rows.
 
-    features: (W, D) finite, both groups in one space: normalised together. wells: W rows with the `key` columns, `compound`,
-    `plate`, `group` (one of the pair's), `is_control` and `is_treated` (the wells that are not controls if absent). position: the
-    column that says where on its plate a well is. repeats: permutations of the compounds; p: copairs' null
-    (exact: see inference.arrangement_p_values).
+    features: (W, D) finite, both groups in one space: normalised together. wells: W rows, see `checked_wells`; group is one
+    of the pair's. position: the column that says where on its plate a well is. repeats: permutations of the compounds.
+    p-values are of copairs' null.
 
-    posing: without it, every control poses in `features`. That is right where they had no part in a fit (score.fit half, or no
-    step that whitens): whitening by n wells along about n axes makes these wells, and no others, unlike each other at every
-    position, and the floor sees no position effect there is.
+    posing: without it, every control poses in `features`. That is right where controls had no part in a fit (score.fit half,
+    or no step that whitens): whitening by n wells along about n axes makes these wells, and no others, unlike each other at
+    every position, and the floor sees no position effect there is.
 
-    queries: wells with an AP. groups: compounds scored (position_groups: positions), over which means are taken. floor_*: means
-    over the repeats. The lists of both tasks and of the positions differ in length, so normalised mAP is what compares. zero_norm:
-    treated and control wells left out for having no direction. status, floor_status, position_status: "ok" or the reason.
+    queries: wells with an AP. groups: compounds scored (position_groups: positions), over which means are taken. floor_*:
+    means over the repeats. The rank lists of both tasks and of the positions differ in length, so normalised mAP is what
+    compares. zero_norm: treated and control wells left out for having no direction. status, floor_status, position_status:
+    "ok" or the reason.
 
-    Raises DataError for a missing column, a well of another group or in two roles, repeated keys, a treated well without a
-    compound, a well without a position, and features that are not finite.
+    Raises DataError for features that are not finite, and what `checked_wells` raises.
     """
     if repeats < 1:
-        raise DataError(f"floors need at least 1 repeat, not {repeats}")
-    frame = _in_play(wells, pair, position, key)
-    rows, ranking = frame[_ROW].to_numpy(), {"distance": distance, "ties": ties}
-    chance = {"null_size": null_size, "seed": seed, "strict": strict, "threshold": threshold, "exact": exact}
+        raise ValueError(f"floors need at least 1 repeat, not {repeats}")
+    table = checked_wells(wells, key, position)
+    strangers = table.filter(~pl.col("group").is_in([pair.first, pair.second]))
+    if len(strangers):
+        raise ValueError(f"well {well_name(strangers)} is in neither group, {pair.first} or {pair.second}")
+    table = in_play(table)
+    rows = table[ROW].to_numpy()
 
-    def space_of(profiles: ArrayLike) -> _Space:
-        x = np.asarray(profiles)
-        if x.ndim != 2 or len(x) != len(wells):
-            raise DataError(f"profiles of shape {x.shape} came with {len(wells)} wells; one row per well is needed")
-        return _Space(x[rows], _has_direction(x[rows], distance), ranking, chance)
+    def scorer_of(profiles: ArrayLike) -> _Scorer:
+        x = as_profiles(profiles)
+        if len(x) != len(wells):
+            raise ValueError(f"profiles of shape {x.shape} came with {len(wells)} wells; one row per well is needed")
+        return _Scorer(x[rows], _has_direction(x[rows], chance.distance), chance)
 
-    space, poses = space_of(features), frame["is_control"].to_numpy()
-    apart = space if posing is None else space_of(posing.features)
+    scorer, poses = scorer_of(features), table["is_control"].to_numpy()
+    position_scorer = scorer if posing is None else scorer_of(posing.features)
     if posing is not None:
         poses = poses & np.asarray(posing.wells, dtype=bool)[rows]
-    head = {"column": pair.column, "zero_norm": int((~space.usable).sum())}
-    ways = (_one_way(frame, space, apart, poses, *way, repeats) for way in pair.ways)
+    head = {"column": pair.column, "zero_norm": int((~scorer.usable).sum())}
+    ways = (_one_way(table, scorer, position_scorer, poses, *way, repeats) for way in pair.ways)
     return pl.DataFrame([{**head, **row} for way in ways for row in way], schema=SCHEMA)
 
 
 def _one_way(
-    frame: pl.DataFrame, space: _Space, apart: _Space, poses: Mask, source: str, target: str, repeats: int
+    table: pl.DataFrame,
+    scorer: "_Scorer",
+    position_scorer: "_Scorer",
+    poses: Bools,
+    source: str,
+    target: str,
+    repeats: int,
 ) -> Iterator[dict[str, Any]]:
-    """The row of each task; `poses` (W,) are the controls that pose, in the space `apart`."""
-    treated, control = frame["is_treated"].to_numpy(), frame["is_control"].to_numpy()
-    names = ("compound", "plate", "group", _POSITION)
-    compound, plate, group, position = (frame[name].fill_null("").to_numpy().astype(str) for name in names)
+    """Yield the row of each task; `poses` (W,) are the controls that pose, scored by position_scorer."""
+    treated, control = table["is_treated"].to_numpy(), table["is_control"].to_numpy()
+    names = ("compound", "plate", "group", POSITION)
+    compound, plate, group, position = (table[name].fill_null("").to_numpy().astype(str) for name in names)
     here, there = group == source, group == target
-    movable = treated & there & space.usable
+    movable = treated & there & scorer.usable
     permuted = [
-        compound[permuted_rows(plate, movable, "transfer", space.chance["seed"], target, repeat)]
+        compound[permuted_rows(plate, movable, "transfer", scorer.chance.seed, target, repeat)]
         for repeat in range(repeats)
     ]
     can_permute = any(len(np.unique(compound[movable & (plate == name)])) > 1 for name in np.unique(plate[movable]))
-    at_position = apart.ask(
-        _Question(poses & here, poses & there, None, (NO_CONTROLS, NO_POSITION, ONE_POSITION)), position
+    at_position = position_scorer.score(
+        _Lists(poses & here, poses & there, None, (NO_CONTROLS, NO_POSITION, ONE_POSITION)), position
     )
     for task in TASKS:
-        against, lacking = (control & there, NO_CONTROLS) if task == ACTIVITY else (None, ONE_COMPOUND)
-        question = _Question(treated & here, treated & there, against, (NO_TREATED, NO_COMPOUND, lacking))
-        score = space.ask(question, compound)
+        negatives, lacking = (control & there, NO_CONTROLS) if task == ACTIVITY else (None, ONE_COMPOUND)
+        lists = _Lists(treated & here, treated & there, negatives, (NO_TREATED, NO_COMPOUND, lacking))
+        score = scorer.score(lists, compound)
         floor: dict[str, Any] = {"status": NOT_PERMUTABLE}
         if can_permute or "map" not in score:
-            floor = _mean([space.ask(question, labels) for labels in permuted])
+            floor = _mean([scorer.score(lists, labels) for labels in permuted])
         yield {
             "source": source,
             "target": target,
@@ -145,55 +145,48 @@ def _one_way(
 
 
 @dataclass(frozen=True)
-class _Question:
-    """(W,) masks: the wells `asked` query those `there` of their label against those in `against`, or of other labels there.
+class _Lists:
+    """Who is in the rank lists, as masks (W,): a query's positives are the wells of `positives` with its label.
 
-    reasons: where nobody asks or is there, where no label is on both sides, where there is no negative.
+    negatives: None for the wells of `positives` with other labels. reasons: why there is no score where there is no query
+    or no well of `positives`, where no label is on both sides, where there is no negative.
     """
 
-    asked: Mask
-    there: Mask
-    against: Mask | None
+    queries: Bools
+    positives: Bools
+    negatives: Bools | None
     reasons: tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class _Space:
-    """x: (W, D). usable: (W,). ranking: distance and ties. chance: what score_groups is asked."""
+class _Scorer:
+    """Scores rank lists of the profiles x (W, D); wells that are not usable (W,) have no direction and are left out."""
 
-    x: Floats
-    usable: Mask
-    ranking: dict[str, Any]
-    chance: dict[str, Any]
+    x: Profiles
+    usable: Bools
+    chance: Chance
 
-    def ask(self, question: _Question, labels: Texts) -> dict[str, Any]:
-        """queries, groups, map, normalised_map, fraction_retrieved and status; the status alone where nothing can be scored."""
-        nobody, nothing_shared, no_negative = question.reasons
-        asked, there = question.asked & self.usable, question.there & self.usable
-        if not (asked.any() and there.any()):
-            return {"status": ZERO_NORM if question.asked.any() and question.there.any() else nobody}
-        asked &= np.isin(labels, labels[there])
-        if not asked.any():
+    def score(self, lists: _Lists, labels: Texts) -> dict[str, Any]:
+        """Return queries, groups, map, normalised_map, fraction_retrieved, status; the status alone without a score."""
+        nobody, nothing_shared, no_negative = lists.reasons
+        queries, positives = lists.queries & self.usable, lists.positives & self.usable
+        if not (queries.any() and positives.any()):
+            return {"status": ZERO_NORM if lists.queries.any() and lists.positives.any() else nobody}
+        queries &= np.isin(labels, labels[positives])
+        if not queries.any():
             return {"status": nothing_shared}
-        against = np.zeros_like(asked) if question.against is None else question.against & self.usable
-        if not against.any() and (question.against is not None or len(np.unique(labels[there])) < 2):
+        negatives = np.zeros_like(queries) if lists.negatives is None else lists.negatives & self.usable
+        if not negatives.any() and (lists.negatives is not None or len(np.unique(labels[positives])) < 2):
             return {"status": no_negative}
-        played = asked | there | against
-        table = pl.DataFrame({"label": labels[played], "asked": asked[played], "against": against[played]})
-        found = matched_average_precision(
-            self.x[played],
-            table,
-            pos_sameby=["label", "against"],
-            pos_diffby=["asked"],
-            neg_sameby=[],
-            neg_diffby=["asked", "label" if question.against is None else "against"],
-            queries=asked[played],
-            **self.ranking,
+        listed = queries | positives | negatives
+        table = pl.DataFrame({"label": labels[listed], "is_query": queries[listed], "is_negative": negatives[listed]})
+        rules = PairRules(
+            pos_sameby=["label", "is_negative"],
+            pos_diffby=["is_query"],
+            neg_diffby=["is_query", "label" if lists.negatives is None else "is_negative"],
         )
-        groups = score_groups(found, table["label"].gather(found.well), **self.chance)
-        lists = {(int(m), int(n)) for m, n in zip(found.positives, found.negatives, strict=True) if m and n}
-        orders = max(min(comb(m + n, m), self.chance["null_size"] + 1) for m, n in lists)
-        possible = orders >= 1 / self.chance["threshold"]
+        scores = score_groups(self.x[listed], table, rules, table["label"], self.chance, queries[listed])
+        groups, possible = scores.groups, _can_reject(scores.lists, self.chance)
         return {
             "queries": int(groups["replicates"].sum()),
             "groups": groups.height,
@@ -204,42 +197,19 @@ class _Space:
         }
 
 
+def _can_reject(lists: AveragePrecision, chance: Chance) -> bool:
+    """Return whether any rank list has enough orders for its p to reach the threshold."""
+    lengths = {(int(m), int(n)) for m, n in zip(lists.positives, lists.negatives, strict=True) if m and n}
+    return max(min(comb(m + n, m), chance.null_size + 1) for m, n in lengths) >= 1 / chance.threshold
+
+
 def _mean(repeats: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of the numbers; the status is that of all repeats, for they have the same lists."""
+    """Return the means of the numbers over the repeats, and their status, which is one: they have the same rank lists."""
     means = pl.DataFrame(repeats, schema=dict.fromkeys(NUMBERS, pl.Float64)).mean().row(0, named=True)
     return {**means, "status": repeats[0]["status"]}
 
 
-def _has_direction(x: Floats, distance: Distance) -> Mask:
+def _has_direction(x: Profiles, distance: Distance) -> Bools:
     if distance == "euclidean":
         return np.ones(len(x), dtype=bool)
     return np.asarray((x != (x[:, :1] if distance == "correlation" else 0)).any(axis=1))
-
-
-def _in_play(wells: pl.DataFrame, pair: Pair, position: str, key: Sequence[str]) -> pl.DataFrame:
-    """Treated and control wells in the order of their names, so that no draw depends on that of the rows."""
-    texts = list(dict.fromkeys([*key, "compound", "plate", "group", position]))
-    for column in (*texts, "is_control"):
-        if column not in wells.columns:
-            raise DataError(f"the table of wells has no column {column!r}{did_you_mean(column, wells.columns)}")
-    treated = pl.col("is_treated") if "is_treated" in wells.columns else ~pl.col("is_control")
-    frame = wells.with_columns(is_treated=treated).with_columns(
-        pl.col(texts).cast(pl.String), pl.col("is_control", "is_treated").cast(pl.Boolean).fill_null(False)
-    )
-    name = pl.concat_str(pl.col(*key), separator="/").alias(_NAME)
-    frame = frame.with_columns(name, pl.col(position).alias(_POSITION)).with_row_index(_ROW)
-    frame = frame.filter(pl.col("is_control") | pl.col("is_treated")).sort("group", _NAME)
-    for wrong, what in (
-        (pl.any_horizontal(pl.col(_NAME, "plate", _POSITION).is_null()), "has no key, plate or position"),
-        (
-            ~pl.col("group").is_in([pair.first, pair.second]).fill_null(False),
-            f"is in neither group, {pair.first} or {pair.second}",
-        ),
-        (pl.col("is_control") & pl.col("is_treated"), "is both a control and treated; it can be one of the two"),
-        (pl.col("is_treated") & pl.col("compound").is_null(), "is treated but has no compound"),
-        (pl.struct(*key).is_duplicated(), "appears more than once; profiles are one row per well"),
-    ):
-        rows = frame.filter(wrong)
-        if len(rows):
-            raise DataError(f"well {rows[_NAME][0]} {what} ({len(rows)} such rows)")
-    return frame

@@ -1,7 +1,5 @@
 """Which groups are paired for transfer, and the table that it gives: its columns, and its rows where nothing could be scored."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -9,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from sdvae_ray.errors import DataError, did_you_mean
+from sdvae_ray.errors import DataError
 
 ACTIVITY, DISTINCTIVENESS = TASKS = ("transfer_activity", "transfer_distinctiveness")
 NUMBERS = ("map", "normalised_map", "fraction_retrieved")
@@ -44,28 +42,28 @@ class Pair:
 def pairs_of(groups: pl.DataFrame, columns: Sequence[str], along: Sequence[str]) -> list[Pair]:
     """Every pair of groups that differ in one column of `along` and agree in all others of `columns`, sorted.
 
-    groups: rows with `group` (its text) and `columns`; rows may repeat, and no value is a value like any other. Raises DataError
-    for a column that is not there and for a text that stands for several combinations.
+    groups: rows with `group` (its text) and `columns`; rows may repeat, and an absent value is a value like any other.
+    Raises DataError for a text that stands for several combinations, ValueError for a column that is not there.
     """
     columns, along = list(dict.fromkeys(columns)), list(dict.fromkeys(along))
     for name in (*along, *columns):
         if name not in columns or name not in groups.columns:
-            raise DataError(f"no column {name!r} to transfer along{did_you_mean(name, columns)}")
+            raise ValueError(f"no column {name!r} to transfer along, only {', '.join(columns)}")
     values = pl.col(columns).cast(pl.String).fill_null(_MISSING)
     known = groups.select("group", values).unique().sort("group")
     if known["group"].is_duplicated().any():
         text = known.filter(pl.col("group").is_duplicated())["group"][0]
         raise DataError(f"group {text!r} stands for several combinations of {', '.join(columns)}")
-    found = []
+    pairs = []
     for column in along:
         alike: dict[tuple[str, ...], list[str]] = {}
         for row in known.rows(named=True):
             alike.setdefault(tuple(row[name] for name in columns if name != column), []).append(row["group"])
-        found += [Pair(column, *two) for texts in alike.values() for two in combinations(texts, 2)]
-    return found
+        pairs += [Pair(column, *two) for texts in alike.values() for two in combinations(texts, 2)]
+    return pairs
 
 
 def unscored(pair: Pair, reason: str) -> pl.DataFrame:
-    """The rows that `transfer` would give, without a number and with the reason."""
+    """Return the rows that `transfer` would give, without a number and with the reason."""
     rows = [{"column": pair.column, "source": a, "target": b, "task": task} for a, b in pair.ways for task in TASKS]
     return pl.DataFrame(rows, schema=SCHEMA).with_columns(pl.col("^.*status$").fill_null(reason))

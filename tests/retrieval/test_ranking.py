@@ -1,4 +1,4 @@
-"""Average precision by rules on columns: against loops over pairs, against copairs, on ties, on real plates."""
+"""Average precision by any rules: against loops over pairs, against copairs, on ties, on real plates."""
 
 import contextlib
 import io
@@ -15,12 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sdvae_ray.errors import DataError
-from sdvae_ray.retrieval.ranking import by_rules as rules
-from sdvae_ray.retrieval.ranking import counting
-from sdvae_ray.retrieval.ranking import pairs as matching
-from sdvae_ray.retrieval.ranking.average_precision import average_precision, normalised_average_precision
-from sdvae_ray.retrieval.ranking.by_rules import matched_average_precision
+from sdvae_ray.errors import ConfigError, DataError
+from sdvae_ray.retrieval.arrays import blocks
+from sdvae_ray.retrieval.ranking import average_precision as engine
+from sdvae_ray.retrieval.ranking import candidates, counting, positives
+from sdvae_ray.retrieval.ranking.average_precision import average_precision
+from sdvae_ray.retrieval.ranking.formula import normalised_average_precision
+from sdvae_ray.retrieval.ranking.pair_rules import PairRules
 from sdvae_ray.retrieval.ranking.similarity import DISTANCES, prepare
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -63,6 +64,10 @@ def layout(count=160, features=12, seed=0, levels=None):
         x = random.integers(1, levels + 1, size=(count, features)).astype(float)
         x[:, 0] = 5  # no profile is constant: copairs has NaN for its correlations
     return x, wells
+
+
+def ranked(x, wells, rule, label=None, **options):
+    return average_precision(x, wells, PairRules(*rule, multilabel_col=label), **options)
 
 
 def similarities(x, distance):
@@ -118,13 +123,12 @@ def tied_ap(positives, negatives):
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_ap_equals_a_loop_over_pairs(rule, distance, levels):
     x, wells = layout(60, seed=1, levels=levels, features=12 if levels is None else 4)
-    _, well, ap, positives, negatives = zip(*loop(x, wells, rule, distance), strict=True)
-    for dtype in ("float64", "float32"):
-        out = matched_average_precision(x, wells, *rule, distance=distance, dtype=dtype, block=16)
-        assert_array_equal(out.well, well)
-        assert_array_equal(out.positives, positives)
-        assert_array_equal(out.negatives, negatives)
-        assert_allclose(out.ap, ap, rtol=0, atol=1e-12)
+    _, well, ap, n_positives, n_negatives = zip(*loop(x, wells, rule, distance), strict=True)
+    out = ranked(x, wells, rule, distance=distance, block=16)
+    assert_array_equal(out.well, well)
+    assert_array_equal(out.positives, n_positives)
+    assert_array_equal(out.negatives, n_negatives)
+    assert_allclose(out.ap, ap, rtol=0, atol=1e-12)
     assert np.isfinite(ap).any()
 
 
@@ -132,7 +136,7 @@ def test_ap_equals_a_loop_over_pairs(rule, distance, levels):
 def test_every_label_of_a_well_is_a_query_of_its_own(rule):
     x, wells = layout(70, seed=2, levels=3, features=4)
     label, well, ap, positives, negatives = zip(*loop(x, wells, rule, label="labels"), strict=True)
-    out = matched_average_precision(x, wells, *rule, multilabel_col="labels", block=16)
+    out = ranked(x, wells, rule, label="labels", block=16)
     assert out.label is not None
     assert out.label.to_list() == list(label)
     assert_array_equal(out.well, well)
@@ -180,8 +184,8 @@ def assert_equals_copairs(out, theirs, atol=1e-6):
 def test_ap_equals_copairs(copairs, rule, distance, levels):
     x, wells = layout(levels=levels, features=12 if levels is None else 4)
     theirs = copairs(x, wells.drop("labels"), rule, distance)
-    for dtype, block in (("float64", 1024), ("float32", 1024), ("float32", 32)):
-        out = matched_average_precision(x, wells, *rule, distance=distance, ties="copairs", dtype=dtype, block=block)
+    for block in (1024, 32):
+        out = ranked(x, wells, rule, distance=distance, ties="copairs", block=block)
         assert_equals_copairs(out, theirs, atol=1e-12)
 
 
@@ -189,7 +193,7 @@ def test_ap_equals_copairs(copairs, rule, distance, levels):
 def test_labels_equal_copairs(copairs, levels):
     x, wells = layout(levels=levels, features=12 if levels is None else 4)
     for rule in (LABELS, LABELS_ON_PLATES):
-        out = matched_average_precision(x, wells, *rule, multilabel_col="labels", ties="copairs")
+        out = ranked(x, wells, rule, label="labels", ties="copairs")
         paired = out.positives > 0  # copairs has no row for a label whose well has no positive
         theirs = copairs(x, wells, rule, label="labels")
         assert out.label is not None
@@ -230,10 +234,9 @@ def plates(shared):
 def test_activity_of_real_plates_equals_copairs(copairs, plates, distance):
     x, wells = plates
     theirs = copairs(x, wells.drop("targets"), ACTIVITY, distance)
-    for dtype in ("float64", "float32"):
-        out = matched_average_precision(x, wells, *ACTIVITY, distance=distance, ties="copairs", dtype=dtype)
-        assert np.isfinite(out.ap).sum() == 1280
-        assert_equals_copairs(out, theirs)
+    out = ranked(x, wells, ACTIVITY, distance=distance, ties="copairs")
+    assert np.isfinite(out.ap).sum() == 1280
+    assert_equals_copairs(out, theirs)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -246,10 +249,7 @@ def test_distinctiveness_on_real_plates_equals_copairs(copairs, plates, distance
     x, wells = x[treated], wells.filter(pl.Series(treated))
     rule = (["compound"], pos_diffby, ["plate"], ["compound"])
     theirs = copairs(x, wells.drop("targets"), rule, distance)
-    for dtype in ("float64", "float32"):
-        assert_equals_copairs(
-            matched_average_precision(x, wells, *rule, distance=distance, ties="copairs", dtype=dtype), theirs
-        )
+    assert_equals_copairs(ranked(x, wells, rule, distance=distance, ties="copairs"), theirs)
 
 
 def test_distinctiveness_across_real_plates_equals_copairs(copairs, plates):
@@ -257,9 +257,7 @@ def test_distinctiveness_across_real_plates_equals_copairs(copairs, plates):
     treated = ~wells["control"].to_numpy()
     x, wells = x[treated], wells.filter(pl.Series(treated))
     theirs = copairs(x, wells.drop("targets"), RULES["distinct"])
-    for dtype in ("float64", "float32"):
-        out = matched_average_precision(x, wells, *RULES["distinct"], ties="copairs", dtype=dtype)
-        assert_equals_copairs(out, theirs)
+    assert_equals_copairs(ranked(x, wells, RULES["distinct"], ties="copairs"), theirs)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
@@ -270,9 +268,7 @@ def test_target_consistency_of_real_compounds_equals_copairs(copairs, plates, di
     consensus = np.stack([x[rows].mean(axis=0) for rows in groups["row"].to_list()])
     rule = (["targets"], ["compound"], [], ["targets"])
     theirs = copairs(consensus, groups.select("compound", "targets"), rule, distance, label="targets")
-    out = matched_average_precision(
-        consensus, groups, *rule, multilabel_col="targets", distance=distance, ties="copairs"
-    )
+    out = ranked(consensus, groups, rule, label="targets", distance=distance, ties="copairs")
     paired = out.positives > 0
     assert paired.sum() == len(theirs) > 300
     assert out.label is not None
@@ -282,40 +278,27 @@ def test_target_consistency_of_real_compounds_equals_copairs(copairs, plates, di
     assert_allclose(out.ap[paired], theirs["average_precision"], rtol=0, atol=1e-6)
 
 
-def test_activity_equals_average_precision_by_keys(plates):
-    x, wells = plates
-    control = wells["control"].to_numpy()
-    code = {name: wells[name].rank("dense").to_numpy().astype(int) for name in ("compound", "plate")}
-    known = average_precision(x, np.where(control, -1, code["compound"]), control, code["plate"])
-    out = matched_average_precision(x, wells, *ACTIVITY, queries=~control)
-    assert_allclose(out.ap, known.ap, rtol=0, atol=1e-12)
-    assert_array_equal(out.positives, known.positives)
-    assert_array_equal(out.negatives, known.negatives)
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     rule=st.sampled_from([*RULES.values(), LABELS]),
     distance=st.sampled_from(DISTANCES),
-    dtype=st.sampled_from(["float64", "float32"]),
     levels=st.sampled_from([None, 2, 3]),
     block=st.integers(1, 70),
 )
-def test_row_order_block_size_scale_and_dtype_change_nothing(seed, rule, distance, dtype, levels, block):
+def test_row_order_block_size_and_scale_change_nothing(seed, rule, distance, levels, block):
     x, wells = layout(50, features=4, seed=seed, levels=levels)
     label = "labels" if rule is LABELS else None
-    plain = matched_average_precision(x, wells, *rule, distance=distance, multilabel_col=label)
+    plain = ranked(x, wells, rule, distance=distance, label=label)
     random = np.random.default_rng(seed)
     order = random.permutation(len(x))
     scale = 3.7 if distance == "euclidean" else random.uniform(1e-3, 1e3, size=(len(x), 1))
-    again = matched_average_precision(
+    again = ranked(
         (x * scale)[order],
         wells[order],
-        *rule,
+        rule,
         distance=distance,
-        multilabel_col=label,
-        dtype=dtype,
+        label=label,
         block=block,
     )
     back = np.lexsort((order[again.well], np.zeros(len(again.well)) if again.label is None else again.label.rank()))
@@ -325,44 +308,14 @@ def test_row_order_block_size_scale_and_dtype_change_nothing(seed, rule, distanc
     assert_allclose(again.ap[back], plain.ap, rtol=0, atol=1e-12)  # the order in which AP's terms are added
 
 
-def near_ties(count=400, features=64):
-    """Compounds around a few directions, cosines 1e-10 apart: far below float32, far above float64."""
-    random = np.random.default_rng(3)
-    wells = pl.DataFrame({"compound": np.arange(count) // 4})
-    x = random.normal(size=(5, features))[np.arange(count) // 4 % 5] + 1e-5 * random.normal(size=(count, features))
-    return x, wells
-
-
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("ties", ["average", "copairs"])
-def test_float32_products_never_decide_an_order(distance, ties):
-    x, wells = near_ties()
-    first, second = (
-        matched_average_precision(x, wells, *RULES["distinct"], distance=distance, ties=ties, dtype=dtype)
-        for dtype in ("float64", "float32")
-    )
-    assert_array_equal(first.ap, second.ap)
-    unit = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
-    alone = unit @ unit.T  # what float32 would have said
-    compound, everyone = wells["compound"].to_numpy(), np.arange(len(x))
-    lists = [(compound == compound[i]) & (everyone != i) for i in everyone[:40]]
-    others = [compound != compound[i] for i in everyone[:40]]
-    naive = [
-        tied_ap(alone[i, a].tolist(), alone[i, b].tolist()) for i, (a, b) in enumerate(zip(lists, others, strict=True))
-    ]
-    if distance == "cosine" and ties == "average":
-        assert np.abs(naive - first.ap[:40]).max() > 0.01
-
-
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_distances_do_not_cancel(dtype):
+def test_distances_do_not_cancel():
     """An offset a million times the differences, and one well far from all: products alone would see neither."""
     x, wells = layout(120, features=6, seed=4)
     x[7] *= 1e5
-    plain = matched_average_precision(x, wells, *RULES["distinct"], distance="euclidean", dtype=dtype, block=32)
+    plain = ranked(x, wells, RULES["distinct"], distance="euclidean", block=32)
     x = np.round(x * 2**20) / 2**20  # so that the sum below is exact
     moved = x + 2.0**20
-    again = matched_average_precision(moved, wells, *RULES["distinct"], distance="euclidean", dtype=dtype, block=32)
+    again = ranked(moved, wells, RULES["distinct"], distance="euclidean", block=32)
     known = np.array([ap for _, _, ap, _, _ in loop_of_distances(x, wells)])
     assert_allclose(plain.ap, known, rtol=0, atol=1e-12)
     assert_allclose(again.ap, known, rtol=0, atol=1e-12)
@@ -379,25 +332,24 @@ def loop_of_distances(x, wells):
         yield None, i, tied_ap(distance[i, same].tolist(), distance[i, other].tolist()), same.sum(), other.sum()
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_profiles_that_point_the_same_way_are_level_whatever_the_rounding(dtype):
+def test_profiles_that_point_the_same_way_are_level_whatever_the_rounding():
     random = np.random.default_rng(0)
     query, direction = random.normal(size=(2, 37))
     x = np.stack([query, *(direction * scale for scale in random.uniform(0.1, 10, size=9))])
     wells = pl.DataFrame({"compound": [0, 0, *range(1, 9)]})
-    out = matched_average_precision(x, wells, ["compound"], [], [], ["compound"], dtype=dtype)
+    out = ranked(x, wells, RULES["distinct"])
     assert out.ap[0] == pytest.approx(np.mean(1 / np.arange(1, 10)), abs=1e-12)
 
 
 def test_small_batches_change_nothing(monkeypatch):
     x, wells = layout(levels=3)
     for rule, label in ((RULES["many positives"], None), (RULES["activity"], None), (LABELS, "labels")):
-        whole = matched_average_precision(x, wells, *rule, multilabel_col=label)
+        whole = ranked(x, wells, rule, label=label)
         with monkeypatch.context() as patch:
-            patch.setattr(rules, "_ENTRIES", 70)
-            patch.setattr(counting, "_ELEMENTS", 1)
-            patch.setattr(matching, "_CUT", 2.0)  # mask everything
-            again = matched_average_precision(x, wells, *rule, multilabel_col=label, block=16)
+            patch.setattr(engine, "_ENTRIES", 70)
+            patch.setattr(positives, "_ELEMENTS", 1)
+            patch.setattr(candidates, "_CUT", 2.0)  # mask everything
+            again = ranked(x, wells, rule, label=label, block=16)
         assert_allclose(again.ap, whole.ap, rtol=0, atol=1e-15)  # the order in which AP's terms are added
         assert_array_equal(again.negatives, whole.negatives)
 
@@ -405,49 +357,33 @@ def test_small_batches_change_nothing(monkeypatch):
 def test_wells_that_share_a_label_are_all_found_in_order_of_place():
     random = np.random.default_rng(0)
     has = random.random((40, 12)) < 0.15
-    labels = matching.label_table(*np.nonzero(has), has.shape)
+    labels = candidates.SharedLabels.of(*np.nonzero(has), has.shape)
     rows = random.permutation(40)[:17]
-    i, place = labels.sharing(rows)
+    i, place = labels.pairs(rows)
     assert (np.diff(place) >= 0).all()
     shared = np.zeros((17, 40), dtype=bool)
     shared[i, place] = True
     assert_array_equal(shared, has[rows].astype(int) @ has.T.astype(int) > 0)
     assert len(i) == shared.sum()
-    job = matching.Job(rows, [(0, 40)], [])
-    parts = [matching.excluded(job, rows, columns, (i, place)) for columns in matching.blocks([(0, 40)], 7)]
+    job = candidates.Job(rows, [(0, 40)], [])
+    parts = [candidates.no_negatives(job, rows, columns, (i, place)) for columns in blocks(0, 40, 7)]
     assert_array_equal(np.concatenate(parts, axis=1), shared)
-
-
-@pytest.mark.parametrize("distance", DISTANCES)
-def test_float32_with_many_positives_is_as_exact_where_it_is_used(monkeypatch, distance):
-    for levels in (None, 3):
-        x, wells = layout(levels=levels, features=4)
-        plain = matched_average_precision(x, wells, *RULES["many positives"], distance=distance)
-        with monkeypatch.context() as patch:
-            patch.setattr(rules, "FEW", 10**6)
-            again = matched_average_precision(
-                x, wells, *RULES["many positives"], distance=distance, dtype="float32", block=40
-            )
-        assert_allclose(again.ap, plain.ap, rtol=0, atol=1e-15)  # the order in which AP's terms are added
-        assert plain.positives.mean() > counting.FEW
 
 
 def test_profiles_may_be_float32():
     x, wells = layout()
     narrow = x.astype(np.float32)
     for distance in DISTANCES:
-        wide = matched_average_precision(narrow.astype(np.float64), wells, *RULES["distinct"], distance=distance)
-        for dtype in ("float64", "float32"):
-            out = matched_average_precision(narrow, wells, *RULES["distinct"], distance=distance, dtype=dtype)
-            assert_array_equal(out.ap, wide.ap)
+        wide = ranked(narrow.astype(np.float64), wells, RULES["distinct"], distance=distance)
+        assert_array_equal(ranked(narrow, wells, RULES["distinct"], distance=distance).ap, wide.ap)
 
 
 def test_queries_are_scored_and_the_others_still_count():
     x, wells = layout()
     asked = np.arange(len(x)) % 3 == 0
     for rule, label in ((RULES["distinct"], None), (LABELS, "labels")):
-        whole = matched_average_precision(x, wells, *rule, multilabel_col=label)
-        some = matched_average_precision(x, wells, *rule, multilabel_col=label, queries=asked)
+        whole = ranked(x, wells, rule, label=label)
+        some = ranked(x, wells, rule, label=label, queries=asked)
         mine = asked[some.well]
         assert_array_equal(some.ap[mine], whole.ap[mine])
         assert np.isnan(some.ap[~mine]).all()
@@ -459,7 +395,7 @@ def test_profiles_without_direction_are_flagged():
     x, wells = layout()
     x[4], x[9] = 0, 3.3
     for distance, flagged in (("cosine", [4]), ("correlation", [4, 9]), ("euclidean", [])):
-        out = matched_average_precision(x, wells, *RULES["distinct"], distance=distance)
+        out = ranked(x, wells, RULES["distinct"], distance=distance)
         assert np.flatnonzero(out.zero_norm).tolist() == flagged
 
 
@@ -469,22 +405,28 @@ def test_counts_of_a_block(columns, share, few):
     random = np.random.default_rng(columns)
     found = random.integers(0, 4, size=(3, columns)).astype(float) + (share == 1.0) * 9
     low = random.integers(0, 5, size=(3, 2 if few else 20)).astype(float)
-    above, level = counting._count(found, low, low)
+    above, level = counting._counts(found, low, low)
     assert_array_equal(above, (found[:, None] > low[..., None]).sum(-1))
     assert_array_equal(level, (found[:, None] >= low[..., None]).sum(-1))
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-def test_products_are_within_the_error_they_promise(distance, dtype):
+def test_products_of_distances_are_within_the_error_they_promise():
     x = layout(90, features=300, seed=5)[0] * np.geomspace(1e-3, 1e3, 90)[:, None]
+    similarity = prepare(x, "euclidean")
+    wells = np.arange(len(x))
+    similarity.arrange(wells[::-1])
+    error = np.abs(similarity.product(wells, slice(0, 90)) - similarity.scores(wells, wells))
+    assert (error <= similarity.error(wells, slice(0, 90))).all()
+    assert error.max() > 0
+    assert_array_equal(similarity.size, prepare(x, "euclidean").size[::-1])
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_scores_by_pair_are_those_of_the_matrix(distance):
+    x = layout(90, features=300, seed=5)[0]
     similarity = prepare(x, distance)
     wells = np.arange(len(x))
-    similarity.arrange(wells[::-1], dtype)
-    found = np.abs(similarity.product(wells, slice(0, 90)) - similarity.scores(wells, wells))
-    assert (found <= similarity.error(wells, slice(0, 90))).all()
-    assert found.max() > 0
-    assert_array_equal(similarity.size, prepare(x, distance).size[::-1])
+    similarity.arrange(wells)
     by_pair = similarity.pairs(wells[:-1], wells[1:])
     assert_allclose(
         by_pair, [similarity.scores(wells, wells)[a, b] for a, b in pairwise(wells)], rtol=1e-13, atol=1e-15
@@ -507,28 +449,27 @@ def test_products_are_within_the_error_they_promise(distance, dtype):
 def test_rules_that_cannot_be_kept_are_refused(rule, label, said):
     x, wells = layout(4)
     wells = wells.with_columns(gene=pl.Series(["a", None, "b", "b"]), ic50=pl.Series([1.0, np.nan, 2.0, 3.0]))
-    with pytest.raises(DataError, match=said):
-        matched_average_precision(x, wells, *rule, multilabel_col=label)
+    with pytest.raises((ConfigError, DataError), match=said):
+        ranked(x, wells, rule, label=label)
 
 
 def test_bad_arguments_are_refused():
     x, wells = layout(4)
     rule = RULES["distinct"]
-    with pytest.raises(DataError, match="did you mean 'cosine'"):
-        matched_average_precision(x, wells, *rule, distance="cosin")
-    with pytest.raises(DataError, match="one each is needed"):
-        matched_average_precision(x[:3], wells, *rule)
-    with pytest.raises(ValueError, match="no 'best', only 'average'"):
-        matched_average_precision(x, wells, *rule, ties="best")
+    with pytest.raises(ValueError, match="no distance 'cosin', only cosine"):
+        ranked(x, wells, rule, distance="cosin")
+    with pytest.raises(ValueError, match="came with 4 wells"):
+        ranked(x[:3], wells, rule)
+    with pytest.raises(ValueError, match="no ties 'best', only average"):
+        ranked(x, wells, rule, ties="best")
     x[2, 1] = np.nan
     with pytest.raises(DataError, match="1 profiles"):
-        matched_average_precision(x, wells, *rule)
+        ranked(x, wells, rule)
 
 
 @pytest.mark.parametrize("targets", ["1", "1.5"])
 def test_the_benchmark_of_consistency_checks_itself_against_scikit_learn(monkeypatch, targets):
-    rates = {name: harness.Rate(0.1, 0.1) for name in ("float64", "float32")}
-    monkeypatch.setattr(consistency, "rates", lambda: rates)
+    monkeypatch.setattr(consistency, "product_rate", lambda: harness.Rate(0.1, 0.1))
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         consistency.main(["--compounds=700", "--features=8", f"--targets={targets}", "--check=40", "--threads=1"])

@@ -1,0 +1,52 @@
+"""Array types of retrieval, and the rows of a matrix of profiles: finite or not, all zero or not, scaled to length 1."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Profiles = NDArray[np.floating]
+
+ROWS = 4096  # profiles that are looked at or scaled at a time
+
+
+def blocks(start: int, stop: int, size: int) -> list[slice]:
+    """Return slices of at most `size` that cover start..stop - 1 in order."""
+    return [slice(first, min(first + size, stop)) for first in range(start, stop, size)]
+
+
+def as_profiles(features: ArrayLike) -> Profiles:
+    """Return the (W, D) features, not copied where they are floating-point, else as float64; ValueError for no matrix."""
+    x = np.asarray(features)
+    if x.ndim != 2:
+        raise ValueError(f"profiles must be a matrix of wells x features, not of shape {x.shape}")
+    return x if np.issubdtype(x.dtype, np.floating) else x.astype(np.float64)
+
+
+def finite_rows(x: Profiles) -> Bools:
+    """Return (W,) whether all numbers of a row of x (W, D) are finite."""
+    finite = np.empty(len(x), dtype=bool)
+    for part in blocks(0, len(x), ROWS):
+        finite[part] = np.isfinite(x[part]).all(axis=1)
+    return finite
+
+
+def zero_rows(x: Profiles) -> Bools:
+    """Return (W,) whether all numbers of a row of x (W, D) are 0: such a profile has no direction."""
+    zero = np.empty(len(x), dtype=bool)
+    for part in blocks(0, len(x), ROWS):
+        zero[part] = ~x[part].any(axis=1)
+    return zero
+
+
+def unit_rows(features: ArrayLike) -> Floats:
+    """Return the rows of (W, D) finite numbers scaled to length 1, as float64; an all-zero row stays zero."""
+    x = np.asarray(features, dtype=np.float64)
+    largest = np.abs(x).max(axis=1, initial=0.0, keepdims=True)
+    largest[largest == 0] = 1.0
+    x = x / largest  # first by the largest number: squares of tiny numbers would be 0
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    norm[norm == 0] = 1.0
+    x /= norm
+    return x

@@ -1,0 +1,101 @@
+"""Which wells are each other's positives and negatives, in copairs' words: columns that pairs share, columns that differ.
+
+activity          pos_sameby [compound], neg_sameby [plate], neg_diffby [role]; controls have compounds of their own
+distinctiveness   pos_sameby [compound], neg_diffby [compound]
+consistency       pos_sameby [target], neg_diffby [target], multilabel_col target
+
+Columns become integer codes here. No pair is listed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import polars as pl
+
+from sdvae_ray.errors import ConfigError, DataError, did_you_mean
+from sdvae_ray.retrieval.arrays import Ints
+
+
+@dataclass(frozen=True)
+class PairRules:
+    """Copairs' four lists of columns, and the column of lists of labels where there is one.
+
+    Two wells are a positive pair if they are equal in all of pos_sameby and differ in all of pos_diffby. They are a
+    negative pair if they are equal in all of neg_sameby and differ in all of neg_diffby. A pair that is both is in the
+    rank list twice. multilabel_col stands in pos_sameby and in neg_diffby and holds lists: every label of a well makes
+    a query of its own, whose positives have the label; negatives share no label with the well.
+    """
+
+    pos_sameby: Sequence[str]
+    pos_diffby: Sequence[str] = ()
+    neg_sameby: Sequence[str] = ()
+    neg_diffby: Sequence[str] = ()
+    multilabel_col: str | None = None
+
+    def check(self, wells: pl.DataFrame) -> None:
+        """Raise ConfigError for columns that are absent or contradict each other, DataError for one that holds nulls."""
+        label = self.multilabel_col
+        for same, diff, what in (
+            (self.pos_sameby, self.pos_diffby, "pos"),
+            (self.neg_sameby, self.neg_diffby, "neg"),
+        ):
+            if both := set(same) & set(diff):
+                raise ConfigError(f"{what}_sameby and {what}_diffby both have {sorted(both)[0]!r}")
+            if not same and not diff:
+                raise ConfigError(f"{what}_sameby and {what}_diffby are both empty: every pair would do")
+            for column in (*same, *diff):
+                if column not in wells.columns:
+                    allowed = did_you_mean(column, wells.columns)
+                    raise ConfigError(f"the table of wells has no column {column!r}{allowed}")
+                values = wells[column]
+                empty = values.is_null() | values.is_nan() if values.dtype.is_float() else values.is_null()
+                if empty.any():
+                    raise DataError(f"{column}: {empty.sum()} wells have no value; drop them or name what they are")
+                if values.dtype.is_nested() != (column == label):
+                    raise ConfigError(f"{column}: lists of labels are for multilabel_col, one value a well elsewhere")
+        if label is not None and not (label in self.pos_sameby and label in self.neg_diffby):
+            raise ConfigError(f"multilabel_col {label!r} must be in pos_sameby and in neg_diffby")
+
+    def codes(self, wells: pl.DataFrame, columns: Sequence[str]) -> list[Ints]:
+        """Return one (W,) int64 array per column but the one of labels, equal where the values are equal."""
+        codes = []
+        for column in columns:
+            if column == self.multilabel_col:
+                continue
+            values = wells[column]
+            if values.dtype == pl.Boolean or not (values.dtype.is_numeric() or values.dtype.is_temporal()):
+                values = values.cast(pl.String)
+            codes.append(values.rank("dense").to_numpy().astype(np.int64))
+        return codes
+
+
+def combined(codes: Sequence[Ints], size: int) -> Ints:
+    """Return (size,) int64 from 0, equal where all the codes are equal; all 0 without codes."""
+    out = np.zeros(size, dtype=np.int64)
+    for code in codes:
+        out = np.unique(out * (code.max(initial=0) + 1) + code, return_inverse=True)[1]
+    return out
+
+
+def wells_and_labels(wells: pl.DataFrame, column: str) -> tuple[Ints, Ints, pl.Series]:
+    """Return the well and the label's code of every (well, label), and the sorted labels; a null in a list is no label."""
+    rows = (
+        wells.select(pl.col(column), well=pl.int_range(pl.len(), dtype=pl.Int64)).explode(column).drop_nulls().unique()
+    )
+    names = rows[column].unique().sort()
+    rows = rows.join(pl.DataFrame({column: names, "code": np.arange(len(names))}), on=column)
+    return rows["well"].to_numpy(), rows["code"].to_numpy(), names
+
+
+def negative_counts(group: Ints, different: Sequence[Ints]) -> Ints:
+    """Return (W,) how many wells share a well's group and differ from it in every code, by inclusion and exclusion."""
+    if not different:
+        return np.bincount(group)[group] - 1
+    counts = np.zeros(len(group), dtype=np.int64)
+    for size in range(len(different) + 1):
+        for chosen in combinations(different, size):
+            same = combined([group, *chosen], len(group))
+            counts += (-1) ** size * np.bincount(same)[same]
+    return counts

@@ -1,0 +1,40 @@
+"""How a score is compared with chance: one value, made once from a run's settings, that travels to every score."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sdvae_ray.retrieval.ranking.formula import Ties
+from sdvae_ray.retrieval.ranking.similarity import Distance
+
+Null = Literal["exchange", "copairs", "copairs_exact"]
+NULLS: tuple[Null, ...] = ("exchange", "copairs", "copairs_exact")
+
+
+@dataclass(frozen=True)
+class Chance:
+    """The ranking, the null of its p-values, and when a group of queries counts as retrieved.
+
+    null       exchange: a compound's wells change places with control wells (exchange.py); for phenotypic activity
+               alone, other scores take copairs' null. copairs: random orders of a rank list (p_values.py).
+               copairs_exact: the same orders counted where they can be, else drawn.
+    null_size  draws
+    seed       0 <= seed < 2^64
+    strict     p counts draws above the observed value only, as copairs does; else the draws that reach it too
+    threshold  of the corrected p; retrieved is p_corrected <= threshold, as the authors have it (copairs: <)
+    ties       see ranking.formula
+    distance   see ranking.similarity; the null by exchange is of cosines
+    """
+
+    null: Null = "exchange"
+    null_size: int = 10_000
+    seed: int = 0
+    strict: bool = False
+    threshold: float = 0.05
+    ties: Ties = "average"
+    distance: Distance = "cosine"
+
+    def __post_init__(self) -> None:
+        if self.null not in NULLS:
+            raise ValueError(f"null must be one of {', '.join(NULLS)}, not {self.null!r}")
+        if self.null_size < 1:
+            raise ValueError(f"a null needs at least 1 draw, not {self.null_size}")
