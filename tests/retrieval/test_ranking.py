@@ -421,10 +421,9 @@ def test_products_of_distances_are_within_the_error_they_promise():
     assert_array_equal(similarity.size, prepare(x, "euclidean").size[::-1])
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
-def test_scores_by_pair_are_those_of_the_matrix(distance):
+def test_distances_by_pair_are_those_of_the_matrix():
     x = layout(90, features=300, seed=5)[0]
-    similarity = prepare(x, distance)
+    similarity = prepare(x, "euclidean")
     wells = np.arange(len(x))
     similarity.arrange(wells)
     by_pair = similarity.pairs(wells[:-1], wells[1:])

@@ -79,11 +79,10 @@ def floors(
     x = np.asarray(features, dtype=np.float64)
     if len(x) != len(wells):
         raise ValueError(f"profiles of shape {x.shape} came with {len(wells)} wells; one row per well is needed")
-    scoring = _Scoring(chance, negatives, repeats)
     tables = []
     for _, members in in_play(checked_wells(wells, key, position)).group_by("group", maintain_order=True):
         own, plate = x[members[ROW].to_numpy()], members["plate"].to_numpy().astype(str)
-        tables.append(scoring.of_group(lambda fit: normalise(own, fit, plate, steps).features, members))  # noqa: B023
+        tables.append(_table(_normaliser(own, plate, steps), members, chance, negatives, repeats))
     return pl.concat(tables) if tables else pl.DataFrame(schema=SCHEMA)
 
 
@@ -112,43 +111,36 @@ def floors_in(
         fitted[rows[fit]] = True
         return normalised(fitted, playing)[rows]
 
-    return _Scoring(chance, negatives, repeats).of_group(of_members, members)
+    return _table(of_members, members, chance, negatives, repeats)
 
 
-@dataclass(frozen=True)
-class _Scoring:
-    """How every quantity is scored, and how often what is drawn is drawn anew."""
+def _normaliser(x: Profiles, plate: Texts, steps: str | Sequence[Step]) -> Normalise:
+    return lambda fit: normalise(x, fit, plate, steps).features
 
-    chance: Chance
-    negatives: Negatives
-    repeats: int
 
-    def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise ValueError(f"floors need at least 1 repeat, not {self.repeats}")
-
-    def of_group(self, normalised: Normalise, members: pl.DataFrame) -> pl.DataFrame:
-        """Return the table of one group; members: its wells in play, in the order of their names."""
-        if not len(members):
-            return pl.DataFrame(schema=SCHEMA)
-        name = str(members["group"][0])
-        runs = _runs(_Group(name, normalised, members.drop(ROW), self))
-        rows = [{"group": name, "quantity": quantity, **summary(runs[quantity])} for quantity in QUANTITIES]
-        return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+def _table(
+    normalised: Normalise, members: pl.DataFrame, chance: Chance, negatives: Negatives, repeats: int
+) -> pl.DataFrame:
+    """Return the table of one group; members: its wells in play, in the order of their names."""
+    if repeats < 1:
+        raise ValueError(f"floors need at least 1 repeat, not {repeats}")
+    if not len(members):
+        return pl.DataFrame(schema=SCHEMA)
+    name = str(members["group"][0])
+    runs = _runs(_Group(name, normalised, members.drop(ROW), chance, negatives), repeats)
+    rows = [{"group": name, "quantity": quantity, **summary(runs[quantity])} for quantity in QUANTITIES]
+    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Treated and control wells of one group, in the order of their names."""
+    """Treated and control wells of one group, in the order of their names, and how they are scored."""
 
     name: str
     normalise: Normalise
     wells: pl.DataFrame
-    scoring: _Scoring
-
-    @property
-    def seed(self) -> int:
-        return self.scoring.chance.seed
+    chance: Chance
+    negatives: Negatives
 
     @property
     def control(self) -> Bools:
@@ -186,22 +178,17 @@ class _Group:
         if labels is not None:
             wells = wells.with_columns(compound=pl.Series(labels))
         playing = negatives | queries
-        return phenotypic_activity(
-            profiles[playing],
-            wells.filter(pl.Series(playing)),
-            self.scoring.chance,
-            key=(NAME,),
-            negatives=self.scoring.negatives,
-        )
+        profiles, wells = profiles[playing], wells.filter(pl.Series(playing))
+        return phenotypic_activity(profiles, wells, self.chance, key=(NAME,), negatives=self.negatives)
 
 
-def _runs(group: _Group) -> dict[str, list[Ways]]:
+def _runs(group: _Group, repeats: int) -> dict[str, list[Ways]]:
     """Return the scores of every quantity, repeat by repeat."""
     runs: dict[str, list[Ways]] = {quantity: [] for quantity in QUANTITIES}
     whole = group.profiles(group.control)
     runs["full"] = [[group.activity(whole, group.control, group.treated)]]
     runs["position_matched"] = [[_matched(group, whole)]]
-    for repeat in range(group.scoring.repeats):
+    for repeat in range(repeats):
         for quantity, ways in {**_split_controls(group, repeat), **_permuted_labels(group, repeat, whole)}.items():
             runs[quantity].append(ways)
     return runs
@@ -210,7 +197,7 @@ def _runs(group: _Group) -> dict[str, list[Ways]]:
 def _split_controls(group: _Group, repeat: int) -> dict[str, Ways]:
     """Return the scores of the halves and of the posing wells, for one split of the control positions."""
     scores: dict[str, Ways] = {name: [] for name in ("half_same", "half_other", "posing_position", "posing_shuffled")}
-    both = halves(np.unique(group.position[group.control]), group.seed, group.name, repeat)
+    both = halves(np.unique(group.position[group.control]), group.chance.seed, group.name, repeat)
     for fitted, other in (both, both[::-1]):
         fit, rest = (group.control & np.isin(group.position, half) for half in (fitted, other))
         if not group.control.any():
@@ -227,11 +214,11 @@ def _split_controls(group: _Group, repeat: int) -> dict[str, Ways]:
                 group.position[queries],
                 group.plate[queries],
                 group.plate[negatives],
-                group.scoring.chance,
-                by_plate=group.scoring.negatives == "plate",
+                group.chance,
+                by_plate=group.negatives == "plate",
             ):
                 possible = TOO_FEW_CONTROLS
-            labels = shuffled_positions(group.position, group.plate, queries, group.seed, group.name, repeat)
+            labels = shuffled_positions(group.position, group.plate, queries, group.chance.seed, group.name, repeat)
             scores["posing_position"].append(group.activity(possible, negatives, queries, group.position))
             scores["posing_shuffled"].append(group.activity(possible, negatives, queries, labels))
     return scores
@@ -239,7 +226,7 @@ def _split_controls(group: _Group, repeat: int) -> dict[str, Ways]:
 
 def _permuted_labels(group: _Group, repeat: int, whole: Profiles | str) -> dict[str, Ways]:
     """Return the scores with permuted labels; whole: the profiles normalised by all controls."""
-    key = (group.seed, group.name, repeat)
+    key = (group.chance.seed, group.name, repeat)
     rows = permuted_rows(group.plate, group.treated, "labels_within_treated", *key)
     labels = group.wells["compound"].to_numpy()[rows]
     treated = group.activity(whole, group.control, group.treated, labels)
@@ -259,5 +246,5 @@ def _matched(group: _Group, whole: Profiles | str) -> Activity | str:
     if len(layouts) == 1:
         return ONE_LAYOUT
     wells = group.wells.with_columns(plate=pl.col(POSITION))
-    by_position = replace(group, wells=wells, scoring=replace(group.scoring, negatives="plate"))
+    by_position = replace(group, wells=wells, negatives="plate")
     return by_position.activity(whole, group.control, group.treated)

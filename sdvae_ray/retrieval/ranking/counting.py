@@ -10,7 +10,7 @@ import numpy as np
 
 from sdvae_ray.retrieval.arrays import Bools, Floats, Ints, Profiles
 from sdvae_ray.retrieval.ranking.formula import Ties
-from sdvae_ray.retrieval.ranking.similarity import Similarity, copairs_keys
+from sdvae_ray.retrieval.ranking.similarity import Euclidean, Similarity, copairs_keys
 
 FEW = 16  # positives: above it, sorting a block costs less than comparing it with each of them
 _DOUBTFUL = 0.02  # of a block's pairs: above it, the whole block is computed exactly
@@ -35,23 +35,21 @@ class QueryBlock:
         no_negative: (R, C) where a candidate is no negative. With ties="copairs" nothing is level.
         """
         scores = similarity.product(self.rows, columns)
-        if similarity.exact and ties == "average":
-            return _above_and_level(_without(scores, no_negative), self.low, self.high)
-        if not similarity.exact:
+        if isinstance(similarity, Euclidean):
             error = similarity.error(self.rows, columns)
             low, high = np.maximum(self.low - error, np.finfo(np.float64).min), self.high + error
             above, doubtful = _above_and_level(_without(scores, no_negative), low, high)
             if doubtful.sum() <= _DOUBTFUL * scores.size:
                 return self._settled(similarity, columns, scores, (low, high), (above, doubtful), ties)
             scores = similarity.scores(self.rows, np.arange(columns.start, columns.stop))
-            if ties == "average":
-                return _above_and_level(_without(scores, no_negative), self.low, self.high)
+        if ties == "average":
+            return _above_and_level(_without(scores, no_negative), self.low, self.high)
         above = _counts(_without(copairs_keys(similarity, scores), no_negative), None, self.key)[0]
         return above, np.zeros_like(above)
 
     def _settled(
         self,
-        similarity: Similarity,
+        similarity: Euclidean,
         columns: slice,
         scores: Floats,
         bounds: tuple[Floats, Floats],

@@ -1,10 +1,15 @@
 """Similarities of profiles as scores to rank by: blocks of matrix products, and exact scores for pairs in doubt.
 
 A score grows with the similarity and has its order: the cosine, the absolute cosine, Pearson's r, or minus the squared
-Euclidean distance. Wells are indices 0..W-1 in the order given to `arrange`.
+Euclidean distance. `arrange` makes the profiles ready for products, once; from then on well i is the order[i]-th profile.
+The two kinds of similarity have
+
+features   D
+size       (W,) float64, the error of `product` grows with it; wells are blocked by it
+zero_norm  (W,) bool, profiles without a direction: all zeros, or constant for r; their similarity to all wells is 0
 """
 
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,7 +18,6 @@ from scipy.spatial.distance import cdist
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.arrays import (
     ROWS,
-    Bools,
     Floats,
     Ints,
     Profiles,
@@ -35,77 +39,8 @@ _EPS, _TINY = float(np.finfo(np.float64).eps) / 2, float(np.finfo(np.float64).ti
 _FARTHEST = -np.finfo(np.float64).max
 
 
-class Similarity(Protocol):
-    """What the counting needs of a distance.
-
-    features   D
-    exact      the error of `product` is far below the step within which scores are level: no pair is left in doubt
-    size       (W,) float64, the error of `product` grows with it; wells are blocked by it
-    zero_norm  (W,) bool, profiles without a direction: all zeros, or constant for r; their similarity to all wells is 0
-    """
-
-    features: int
-    exact: bool
-    size: Floats
-    zero_norm: Bools
-
-    def arrange(self, order: Ints) -> None:
-        """Make ready for products, once; well i is from now on the order[i]-th profile."""
-        ...
-
-    def product(self, rows: Ints, columns: slice) -> Floats:
-        """Return the scores (R, C) of every well in rows with every well in columns."""
-        ...
-
-    def error(self, rows: Ints, columns: slice) -> Floats:
-        """Return bounds (R, 1) on the error of `product`."""
-        ...
-
-    def scores(self, a: Ints, b: Ints) -> Floats:
-        """Return (..., A, B) exact scores of wells a (..., A) with wells b (..., B)."""
-        ...
-
-    def pairs(self, a: Ints, b: Ints) -> Floats:
-        """Return (n,) exact scores of wells a (n,) each with its well of b (n,)."""
-        ...
-
-    def similarity(self, scores: Floats) -> Floats:
-        """Return the similarities, as copairs has them, of any scores."""
-        ...
-
-    def level_bounds(self, scores: Floats, ties: Ties) -> tuple[Floats, Floats]:
-        """Return (low, high): a score above `high` ranks above the given one, a score below `low` ranks below it.
-
-        A score between them is level with it (ties="average"), or in doubt, and `copairs_keys` decides (ties="copairs").
-        """
-        ...
-
-
-def copairs_keys(similarity: Similarity, scores: Floats) -> Profiles:
-    """Return float32 numbers with the order, and the ties, of copairs: the negative of its 1 - similarity."""
-    return similarity.similarity(scores).astype(np.float32) - np.float32(1)
-
-
-def prepare(features: ArrayLike, distance: Distance) -> Similarity:
-    """Return the similarity of (W, D) profiles, to be arranged. Arranging copies them as float64.
-
-    Raises DataError for profiles that are not finite.
-    """
-    x = as_profiles(features)
-    finite = finite_rows(x)
-    if not finite.all():
-        raise DataError(f"{(~finite).sum()} profiles have features that are not finite")
-    if distance == "euclidean":
-        return _Euclidean(x)
-    if distance not in DISTANCES:
-        raise ValueError(f"there is no distance {distance!r}, only {', '.join(DISTANCES)}")
-    return _Cosine(x, absolute=distance == "abs_cosine", centred=distance == "correlation")
-
-
-class _Cosine:
+class Cosine:
     """Cosine of the profiles, of their absolute value, or of the profiles minus their own means (Pearson's r)."""
-
-    exact = True
 
     def __init__(self, x: Profiles, absolute: bool, centred: bool) -> None:
         self._x, self._absolute, self._centred = x, absolute, centred
@@ -119,22 +54,23 @@ class _Cosine:
         self.zero_norm = zero_rows(self._unit)
 
     def product(self, rows: Ints, columns: slice) -> Floats:
+        """Return the scores (R, C) of every well in rows with every well in columns, as exact as `scores`."""
         return self._signed(self._unit[rows] @ self._unit[columns].T)
 
-    def error(self, rows: Ints, columns: slice) -> Floats:
-        return np.zeros((len(rows), 1))
-
     def scores(self, a: Ints, b: Ints) -> Floats:
+        """Return (..., A, B) scores of wells a (..., A) with wells b (..., B)."""
         first = self._unit[a]
         return self._signed(first @ np.swapaxes(first if a is b else self._unit[b], -1, -2))
 
-    def pairs(self, a: Ints, b: Ints) -> Floats:
-        return self._signed(np.einsum("nd,nd->n", self._unit[a], self._unit[b]))
-
     def similarity(self, scores: Floats) -> Floats:
+        """Return the similarities, as copairs has them, of any scores."""
         return scores
 
     def level_bounds(self, scores: Floats, ties: Ties) -> tuple[Floats, Floats]:
+        """Return (low, high): a score above `high` ranks above the given one, a score below `low` ranks below it.
+
+        A score between them is level with it (ties="average"), or in doubt, and `copairs_keys` decides (ties="copairs").
+        """
         step = SIMILARITY_STEP if ties == "average" else _COPAIRS_STEP
         return scores - step, scores + step
 
@@ -152,14 +88,12 @@ def _centred(rows: Profiles) -> Floats:
     return x
 
 
-class _Euclidean:
+class Euclidean:
     """Minus the squared distance: d^2 = |x|^2 + |y|^2 - 2 x.y as one product of profiles with two columns more.
 
     That difference cancels where the two are close: the error grows with the norms, so the profiles are centred (which
     no distance notices), scaled by a power of two, and every pair in doubt is computed from the differences.
     """
-
-    exact = False
 
     def __init__(self, x: Profiles) -> None:
         self._x, self.features = x, x.shape[1]
@@ -181,6 +115,7 @@ class _Euclidean:
             self._right[part, -1] = -self.size[part]
 
     def product(self, rows: Ints, columns: slice) -> Floats:
+        """Return the scores (R, C) of every well in rows with every well in columns, up to `error`."""
         right = self._right[rows]
         left = np.empty_like(right)
         np.multiply(right[:, :-2], 2, out=left[:, :-2])
@@ -188,12 +123,14 @@ class _Euclidean:
         return np.asarray(left @ self._right[columns].T)
 
     def error(self, rows: Ints, columns: slice) -> Floats:
+        """Return bounds (R, 1) on the error of `product`."""
         # gamma over the D + 2 terms, whose absolute values sum to at most 2(|x|^2 + |y|^2), and the inputs' rounding
         # (Higham, Accuracy and Stability of Numerical Algorithms, chapter 3)
         terms, largest = self.features + 14, self.size[columns].max(initial=0.0)
         return np.asarray(1.01 * terms * (2 * _EPS * (self.size[rows] + largest) + _TINY))[:, None]
 
     def scores(self, a: Ints, b: Ints) -> Floats:
+        """Return (..., A, B) exact scores of wells a (..., A) with wells b (..., B)."""
         first, second = self._rows(a), self._rows(b)
         if a.ndim == 1:
             return -cdist(first, second, "sqeuclidean")
@@ -204,6 +141,7 @@ class _Euclidean:
         return scores
 
     def pairs(self, a: Ints, b: Ints) -> Floats:
+        """Return (n,) exact scores of wells a (n,) with wells b (n,), pair by pair."""
         difference = self._rows(a) - self._rows(b)
         return -np.einsum("nd,nd->n", difference, difference)
 
@@ -222,3 +160,27 @@ class _Euclidean:
 
     def _rows(self, wells: Ints) -> Floats:
         return self._x[self._order[wells]].astype(np.float64) * self._scale
+
+
+Similarity = Cosine | Euclidean
+
+
+def copairs_keys(similarity: Similarity, scores: Floats) -> Profiles:
+    """Return float32 numbers with the order, and the ties, of copairs: the negative of its 1 - similarity."""
+    return similarity.similarity(scores).astype(np.float32) - np.float32(1)
+
+
+def prepare(features: ArrayLike, distance: Distance) -> Similarity:
+    """Return the similarity of (W, D) profiles, to be arranged. Arranging copies them as float64.
+
+    Raises DataError for profiles that are not finite.
+    """
+    x = as_profiles(features)
+    finite = finite_rows(x)
+    if not finite.all():
+        raise DataError(f"{(~finite).sum()} profiles have features that are not finite")
+    if distance == "euclidean":
+        return Euclidean(x)
+    if distance not in DISTANCES:
+        raise ValueError(f"there is no distance {distance!r}, only {', '.join(DISTANCES)}")
+    return Cosine(x, absolute=distance == "abs_cosine", centred=distance == "correlation")
