@@ -1,4 +1,4 @@
-"""Any table of profiles ranked by copairs' four lists, with copairs' null. Its floor: profiles permuted among a plate's queries."""
+"""Retrieval by any of copairs' four lists, with copairs' null, and its floor: profiles permuted among a plate's queries."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,13 +26,15 @@ _REPEATS = 3
 
 
 def is_activity(rules: PairRules) -> bool:
-    """Whether rules with reference wells as negatives ask for phenotypic activity."""
+    """Return whether the rules, with reference wells as negatives, ask for phenotypic activity."""
     same = tuple(rules.pos_sameby)
     return not rules.pos_diffby and not rules.multilabel_col and tuple(rules.neg_diffby) in ((), same)
 
 
 @dataclass(frozen=True)
 class Settings:
+    """What the command `retrieve` takes beside lists and expressions; see Chance, and normalise for the steps."""
+
     null: Null | None = None  # None: by exchange where it applies, else copairs'
     null_size: int = 10_000
     ties: Ties = "average"

@@ -1,11 +1,11 @@
 """Retrieval on any table of profiles, by copairs' four lists: average precision, p-values, intervals, floors.
 
-Where the negatives are reference wells of the query's own plate, or of all plates, this is phenotypic activity and has the null by
-exchange and all floors, as the scores of a run have. Any other lists are ranked as they say, with copairs' null; their floor is
-the same with profiles permuted among the queries of each plate.
+Where the negatives are reference wells of the query's own plate, or of all plates, this is phenotypic activity: it has the null
+by exchange and all floors, as the scores of a run have. Any other lists are ranked with copairs' null (copairs_lists.py), and have
+one floor, profiles permuted among the queries of each plate.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from sdvae_ray.retrieval.floors.control_floors import floors
 from sdvae_ray.retrieval.normalisation.normalise import normalise
 from sdvae_ray.retrieval.ranking.pair_rules import PairRules
 from sdvae_ray.retrieval.significance.bootstrap import interval
-from sdvae_ray.retrieval.significance.chance import Chance, Null
 from sdvae_ray.retrieval.tasks.activity import Negatives, phenotypic_activity
 from sdvae_ray.retrieval.tasks.groups import group_means
 from sdvae_ray.schema import PLATE_COLUMN, WELL_COLUMN, WELL_KEY
@@ -27,7 +26,11 @@ from sdvae_ray.sources.profiles import ProfileTable
 
 @dataclass(frozen=True)
 class Retrieved:
-    """summary: JSON-ready; groups: a row per group of positives; wells: a row per query; floors: None where they do not apply."""
+    """The score of a table of profiles.
+
+    summary: means and settings, JSON-ready. groups: one row per group of positives. wells: one row per query. floors: None
+    where no column says where on its plate a well is.
+    """
 
     summary: dict[str, Any]
     groups: pl.DataFrame
@@ -38,7 +41,12 @@ class Retrieved:
 def retrieve(
     table: ProfileTable, rules: PairRules, reference: str | None, exclude: str | None, settings: Settings
 ) -> Retrieved:
-    """Raises ConfigError for columns that are not there and a null that does not apply, DataError for what cannot be scored."""
+    """Score every well that has a value in a column of pos_sameby, and is no reference, by the rules.
+
+    reference: an expression on columns that says which wells are references, the negatives of JUMP's recipe. exclude: an
+    expression for wells to leave out. Raises ConfigError for a column that is not there and for a null that does not apply,
+    DataError where no well is a reference or no query has both a positive and a negative.
+    """
     wells, features = table.wells, table.features
     for column in (*rules.pos_sameby, *rules.pos_diffby, *rules.neg_sameby, *rules.neg_diffby):
         if column not in wells.columns:
@@ -59,19 +67,19 @@ def retrieve(
             "--null exchange is for cosines and negatives that are reference wells: --reference, no --pos-diffby, and "
             "--neg-diffby as --pos-sameby or not given; --null copairs is for any lists"
         )
-    null: Null = settings.null or ("exchange" if by_exchange else "copairs")
-    chance = settings.chance(null)
+    chance = settings.chance(settings.null or ("exchange" if by_exchange else "copairs"))
     frame = _frame(wells, rules, is_reference, query)
     normalised = features
     if settings.normalise not in ("none", ()):
         fit = is_reference if reference else np.ones(wells.height, dtype=bool)
         normalised = normalise(features, fit, frame["plate"].to_numpy(), settings.normalise).features
-    floor_table: pl.DataFrame | None
+    floor_table: pl.DataFrame | None = None
     if by_exchange:
         negatives: Negatives = "plate" if rules.neg_sameby else "group"
         activity = phenotypic_activity(normalised, frame, chance, negatives=negatives)
         groups, per_well = activity.compounds.drop("group"), activity.wells.drop("group")
-        floor_table = _floors(features, frame, settings, chance, negatives)
+        if WELL_COLUMN in frame.columns:
+            floor_table = floors(features, frame, settings.normalise, chance, position=WELL_COLUMN, negatives=negatives)
     else:
         groups, per_well, floor_table = by_lists(normalised, wells, frame, rules, bool(reference), chance)
     between = interval(groups["retrieved"].cast(pl.Float64).to_numpy(), seed=settings.seed)
@@ -86,13 +94,7 @@ def retrieve(
         **group_means(groups),
         "fraction_retrieved_low": None if np.isnan(between.low) else between.low,
         "fraction_retrieved_high": None if np.isnan(between.high) else between.high,
-        "null": null,
-        "null_size": settings.null_size,
-        "ties": settings.ties,
-        "distance": settings.distance,
-        "strict": settings.strict,
-        "threshold": settings.threshold,
-        "seed": settings.seed,
+        **asdict(chance),
         "notes": list(table.notes),
         "floors": [] if floor_table is None else floor_table.drop("group").to_dicts(),
     }
@@ -116,12 +118,3 @@ def _frame(wells: pl.DataFrame, rules: PairRules, is_reference: np.ndarray, quer
         is_control=pl.Series(is_reference),
         is_treated=pl.Series(query),
     )
-
-
-def _floors(
-    features: np.ndarray, frame: pl.DataFrame, settings: Settings, chance: Chance, negatives: Negatives
-) -> pl.DataFrame | None:
-    """Return the floors; None where no column says where on its plate a well is."""
-    if WELL_COLUMN not in frame.columns:
-        return None
-    return floors(features, frame, settings.normalise, chance, position=WELL_COLUMN, negatives=negatives)

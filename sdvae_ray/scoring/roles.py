@@ -15,7 +15,7 @@ CONTROL, TREATED = "is_control", "is_treated"
 
 
 def known_columns(columns: tuple[str, ...], fovs: pl.DataFrame, where: str) -> None:
-    """ConfigError, with the nearest match, for a column that is not there."""
+    """Raise ConfigError, with the nearest match, for a column that is not there."""
     for name in columns:
         if name not in fovs.columns:
             metadata = [column for column in fovs.columns if column.startswith("Metadata_")]
@@ -23,7 +23,10 @@ def known_columns(columns: tuple[str, ...], fovs: pl.DataFrame, where: str) -> N
 
 
 def with_roles(run: Run, fovs: pl.DataFrame) -> pl.DataFrame:
-    """Adds is_control and is_treated: a well without a perturbation that is no control, or that is excluded, is neither."""
+    """Return the table with is_control and is_treated.
+
+    A well that is excluded is neither, and so is a well without a perturbation that is no control.
+    """
     settings = run.config.score
     if settings.perturbation is None:
         return fovs.with_columns(pl.lit(False).alias(CONTROL), pl.lit(False).alias(TREATED))
@@ -37,7 +40,7 @@ def with_roles(run: Run, fovs: pl.DataFrame) -> pl.DataFrame:
 
 
 def well_roles(run: Run, wells: pl.DataFrame) -> pl.DataFrame:
-    """Adds what retrieval asks for: compound, plate, is_control, is_treated."""
+    """Return the table of wells with the columns that retrieval takes: compound, plate, is_control, is_treated."""
     compound = (
         pl.lit("") if run.config.score.perturbation is None else pl.col(run.config.score.perturbation).fill_null("")
     )
@@ -58,16 +61,17 @@ def task_chance(run: Run) -> Chance:
 
 
 def fittable(run: Run, wells: pl.DataFrame) -> np.ndarray:
-    """Wells that a step with `fit: all` may be fitted on: every one, but for the negatives under score.fit half."""
-    every = np.ones(wells.height, dtype=bool)
-    return every & ~wells[CONTROL].to_numpy() if run.config.score.fit == "half" else every
+    """Return (W,) the wells that a step with `fit: all` may be fitted on: all wells, less the negatives under score.fit half."""
+    if run.config.score.fit == "half":
+        return ~wells[CONTROL].to_numpy()
+    return np.ones(wells.height, dtype=bool)
 
 
 def fit_and_negatives(run: Run, wells: pl.DataFrame) -> tuple[np.ndarray, pl.DataFrame]:
-    """(controls to fit the normalisation on, the wells with is_control for the negatives alone).
+    """Return (the controls (W,) to fit the normalisation on, the wells with is_control for the negatives alone).
 
-    score.fit half: one half of the controls (`halved`) is for the fit, the others are the negatives, so that no negative has had a
-    part in the space that it is compared in.
+    score.fit half: one half of the controls (`halved`) is for the fit and the other half is the negatives, so that no
+    negative has a part in the space that it is compared in.
     """
     control = wells[CONTROL].to_numpy()
     if run.config.score.fit == "controls":
@@ -77,11 +81,11 @@ def fit_and_negatives(run: Run, wells: pl.DataFrame) -> tuple[np.ndarray, pl.Dat
 
 
 def halved(run: Run, wells: pl.DataFrame) -> np.ndarray:
-    """(W,) the controls at one half of the control positions, drawn by the seed. DataError for fewer than 2 positions."""
+    """Return (W,) the controls at one half of the control positions, drawn by the seed; DataError below 2 positions."""
     control = wells[CONTROL].to_numpy()
     positions = sorted(set(wells.filter(pl.col(CONTROL))[WELL_COLUMN].to_list()))
     if len(positions) < 2:
         raise DataError(f"halves of the controls need 2 positions at least, and they are at {len(positions)}")
     order = generator(run.config.seed, "control halves").permutation(len(positions))
-    fitted = {positions[at] for at in order[: len(positions) // 2]}
+    fitted = {positions[number] for number in order[: len(positions) // 2]}
     return control & wells[WELL_COLUMN].is_in(fitted).to_numpy()

@@ -23,9 +23,9 @@ _CELLS = 1 << 20  # comparisons held at a time
 class Ranks:
     """How the wells that can be drawn, (P,), stand in each other's rows.
 
-    above: (P, P) int16 or int32, the wells of the row's own scope that are more similar to it than the column is; the
-    row's well is not counted. level: (P, P) of the same type, those as similar, the column's well too where it is of
-    that scope; None where it is the only one throughout. scope: (P,) int codes.
+    above: (P, P) int16 or int32, how many wells of the row's scope are more similar to the row's well than the column's
+    well is; the row's well is not counted. level: (P, P) of the same type, how many wells of that scope are as similar, the
+    column's well included where it is of that scope; None where no other well is. scope: (P,) int codes.
     """
 
     above: Counts
@@ -68,7 +68,7 @@ class Controls:
         return len(self._codes)
 
     def keys_of_lists(self, keys: Keys, lists: Ints) -> Keys:
-        """Return (N_s, Q) from keys (Q, N + 1) of queries to all controls: to those of the list that each query has."""
+        """Return the keys (N_s, Q) of queries to the controls of their own lists, from keys (Q, N + 1) to all controls."""
         return np.take_along_axis(keys, self._members[lists], axis=1).T.copy()
 
     @cached_property
@@ -87,7 +87,7 @@ class Controls:
         return bool((self.level > _others_of_scope(self.scope)).any())
 
     def keys(self, unit: Floats) -> Keys:
-        """Return (Q, N + 1), for `with_wells`, from unit rows (Q, D): one product serves many compounds."""
+        """Return keys (Q, N + 1) of unit rows (Q, D), for `with_wells`: one product serves many compounds."""
         return _with_empty(_rank_keys(unit @ self.unit.T, self.ties))
 
     def with_wells(self, own: Floats, keys: Keys, scope: NDArray[np.integer]) -> Ranks:
@@ -129,7 +129,7 @@ class _Joined:
         return out
 
     def tied(self) -> bool:
-        """Return whether the compound's wells, as queries, negatives or columns, make a tie that controls had not."""
+        """Return whether the compound's wells, as queries, negatives or columns, add a tie to the ties of controls."""
         drawable = len(self.controls.drawable)
         level = _count(np.equal, self.controls.of_list[:, None, :], self.with_controls).sum()
         level += _count(np.equal, self.of_list, self.keys).sum()
