@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from sdvae_ray.queries.retrieve import Retrieved
     from sdvae_ray.run.run import Run
 
 
@@ -31,3 +34,69 @@ def open(place: str | Path, overrides: Sequence[str] = (), storage: Mapping[str,
     from sdvae_ray.run.run import Run
 
     return Run.open(place, overrides, storage)
+
+
+def retrieve(
+    profiles: str | Path | pl.DataFrame | Sequence[str | Path | pl.DataFrame],
+    *,
+    pos_sameby: Sequence[str],
+    pos_diffby: Sequence[str] = (),
+    neg_sameby: Sequence[str] = (),
+    neg_diffby: Sequence[str] = (),
+    multilabel: str | None = None,
+    reference: str | None = None,
+    exclude: str | None = None,
+    features: Sequence[str] = (),
+    drop_features: Sequence[str] = (),
+    storage: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Retrieved:
+    """Scores profiles of wells by copairs' four lists: average precision, p-values, intervals and floors.
+
+    profiles: files (CSV, CSV.gz, Parquet), URIs or polars frames, stacked; they have Metadata_* columns and features.
+    pos_sameby, pos_diffby: columns that a positive pair shares, and columns in which it differs; neg_*: of a negative pair.
+    multilabel: a column of pos_sameby with labels joined by |.
+    reference: which wells the negatives are, such as "Metadata_control_type == 'negcon'". exclude: wells to leave out.
+    features: prefixes of features to keep. drop_features: globs of features to leave out.
+    storage: keys of `storage:` in a run file.
+    settings: null, null_size, ties, distance, strict, threshold, normalise, seed; `sdvae-ray retrieve -h` has their meaning.
+
+    `summary` of the result is a JSON-ready mapping; `groups`, `wells` and `floors` are polars frames. Raises ConfigError for a
+    column or a setting that does not exist, DataError for profiles that cannot be read or scored.
+    """
+    from sdvae_ray.queries.copairs_lists import checked_settings
+    from sdvae_ray.queries.retrieve import retrieve as score_table
+    from sdvae_ray.retrieval.ranking.pair_rules import PairRules
+    from sdvae_ray.runfile import parse_storage
+    from sdvae_ray.sources.profiles import read_profiles
+    from sdvae_ray.storage import Storage
+
+    chosen, place = checked_settings(settings), Storage(parse_storage(storage))
+    table = read_profiles(profiles, place, features, drop_features)
+    return score_table(
+        table, PairRules(pos_sameby, pos_diffby, neg_sameby, neg_diffby, multilabel), reference, exclude, chosen
+    )
+
+
+def make_manifest(
+    load_data: Sequence[str], *, storage: Mapping[str, Any] | None = None, **settings: Any
+) -> pl.DataFrame:
+    """Builds the manifest of load_data files, platemaps and metadata tables: one row per field of view.
+
+    settings: those of sources.manifest.build_manifest (platemaps, metadata, rewrites, stains, defaults, drop_unmapped_wells).
+    `sdvae-ray manifest` does the same and writes it. Raises DataError that names the file and the row.
+    """
+    from sdvae_ray.runfile import parse_storage
+    from sdvae_ray.sources.manifest import build_manifest
+    from sdvae_ray.storage import Storage
+
+    return build_manifest(load_data, storage=Storage(parse_storage(storage)), **settings).table
+
+
+def read_manifest(uri: str | Path, storage: Mapping[str, Any] | None = None) -> pl.DataFrame:
+    """The manifest of a run: one row per field of view, with its fov_id, Metadata_* and where its pixels are."""
+    from sdvae_ray.runfile import parse_storage
+    from sdvae_ray.sources.manifest import read_manifest as read
+    from sdvae_ray.storage import Storage
+
+    return read(str(uri), Storage(parse_storage(storage)))

@@ -14,6 +14,7 @@ from sdvae_ray.storage import Storage, absolute, join
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sdvae_ray.queries.retrieve import Retrieved
     from sdvae_ray.queries.search import Found
     from sdvae_ray.run.run import Run
     from sdvae_ray.run.scores import Scores
@@ -131,41 +132,29 @@ def list_models(console: Console, as_json: bool = False) -> None:
         print_catalogue(console)
 
 
-def retrieve(
+def show_retrieved(
+    retrieved: Retrieved,
     profiles: Sequence[str],
-    lists: Sequence[tuple[str, ...]],
-    multilabel: str | None,
-    reference: str | None,
-    exclude: str | None,
-    features: tuple[Sequence[str], Sequence[str]],
-    chosen: Mapping[str, Any],
     output: str | None,
     storage: Mapping[str, Any],
     console: Console,
     as_json: bool = False,
 ) -> None:
-    """`features`: prefixes to keep and globs to drop; `chosen`: the fields of copairs_lists.Settings."""
-    from sdvae_ray.queries.copairs_lists import checked_settings
-    from sdvae_ray.queries.retrieve import retrieve as score_table
+    """Writes the tables of `retrieve` into the folder `output`, where there is one, and prints them."""
     from sdvae_ray.report.terminal.retrieval_summary import print_retrieved
-    from sdvae_ray.retrieval.ranking.pair_rules import PairRules
     from sdvae_ray.run.tables import write_table
-    from sdvae_ray.sources.profiles import read_profiles
 
-    place, settings = Storage(parse_storage(storage)), checked_settings(chosen)
-    table = read_profiles(profiles, place, *features)
-    rules = PairRules(lists[0], lists[1], lists[2], lists[3], multilabel)
-    found = score_table(table, rules, reference, exclude, settings)
+    summary = {"profiles": list(profiles), **retrieved.summary}
     if output is not None:
-        for name, frame in (("groups", found.groups), ("wells", found.wells), ("floors", found.floors)):
+        place, folder = Storage(parse_storage(storage)), absolute(output)
+        for name, frame in (("groups", retrieved.groups), ("wells", retrieved.wells), ("floors", retrieved.floors)):
             if frame is not None:
-                write_table(join(absolute(output), f"{name}.parquet"), frame.to_arrow(), place)
-        text = json.dumps({"profiles": list(profiles), **found.summary}, indent=1)
-        place.write_bytes(join(absolute(output), "retrieve.json"), text.encode() + b"\n")
+                write_table(join(folder, f"{name}.parquet"), frame.to_arrow(), place)
+        place.write_bytes(join(folder, "retrieve.json"), json.dumps(summary, indent=1).encode() + b"\n")
     if as_json:
-        console.print_json(json.dumps({"profiles": list(profiles), **found.summary}))
+        console.print_json(json.dumps(summary))
     else:
-        print_retrieved(found, console)
+        print_retrieved(retrieved, console)
 
 
 def compare(a: str, b: str, storage: Mapping[str, Any], console: Console, as_json: bool = False) -> None:

@@ -94,34 +94,31 @@ def retrieve(
     as_json: AsJson = False,
 ) -> None:
     """Score any table of profiles by copairs' four lists: average precision, p-values, intervals and floors."""
+    import sdvae_ray
     from sdvae_ray import commands
 
-    lists = [
-        tuple(name for name in given.split(",") if name) for given in (pos_sameby, pos_diffby, neg_sameby, neg_diffby)
-    ]
-    chosen = {
-        "null": null,
-        "ties": ties,
-        "distance": distance,
-        "strict": strict,
-        "null_size": null_size,
-        "threshold": threshold,
-        "normalise": normalise,
-        "seed": seed,
-    }
-    commands.retrieve(
+    retrieved = sdvae_ray.retrieve(
         profiles,
-        lists,
-        multilabel,
-        reference,
-        exclude,
-        (features or [], drop_features or []),
-        chosen,
-        output,
-        storage,
-        console,
-        as_json,
+        pos_sameby=_names(pos_sameby),
+        pos_diffby=_names(pos_diffby),
+        neg_sameby=_names(neg_sameby),
+        neg_diffby=_names(neg_diffby),
+        multilabel=multilabel,
+        reference=reference,
+        exclude=exclude,
+        features=features or (),
+        drop_features=drop_features or (),
+        storage=storage,
+        null=null,
+        ties=ties,
+        distance=distance,
+        strict=strict,
+        null_size=null_size,
+        threshold=threshold,
+        normalise=normalise,
+        seed=seed,
     )
+    commands.show_retrieved(retrieved, profiles, output, storage, console, as_json)
 
 
 def models(as_json: AsJson = False) -> None:
@@ -129,6 +126,10 @@ def models(as_json: AsJson = False) -> None:
     from sdvae_ray import commands
 
     commands.list_models(console, as_json)
+
+
+def _names(given: str) -> list[str]:
+    return [name for name in given.split(",") if name]
 
 
 def _rewrite(rule: str) -> tuple[str, str]:

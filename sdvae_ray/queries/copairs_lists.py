@@ -1,7 +1,7 @@
 """Retrieval by any of copairs' four lists, with copairs' null, and its floor: profiles permuted among a plate's queries."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,10 @@ class Settings:
 
 
 def checked_settings(chosen: Mapping[str, Any]) -> Settings:
-    """Return the settings; ConfigError, with what is allowed, for a value that a field does not take."""
+    """Return the settings; ConfigError, with what is allowed, for an unknown name and for a value that a field does not take."""
+    names = [field.name for field in fields(Settings)]
+    if unknown := [name for name in chosen if name not in names]:
+        raise ConfigError(f"retrieve has no setting {unknown[0]!r}{did_you_mean(unknown[0], names)}")
     allowed: dict[str, tuple[str, ...]] = {"null": NULLS, "ties": TIES, "distance": DISTANCES}
     for key, values in allowed.items():
         if chosen.get(key) is not None and chosen[key] not in values:

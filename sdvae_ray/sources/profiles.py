@@ -5,6 +5,7 @@ import gzip
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -30,16 +31,21 @@ class ProfileTable:
     notes: list[str]
 
 
-def read_profiles(
-    uris: Sequence[str], storage: Storage, prefixes: Sequence[str] = (), drop: Sequence[str] = ()
-) -> ProfileTable:
-    """Stacks the files on their common columns.
+Source = str | Path | pl.DataFrame
 
-    A feature is a column of numbers that is no Metadata_*. Where there are `prefixes`, a feature starts with one of them; features
-    that match a glob of `drop` are left out. Numbers that are not finite become 0, with a note. Raises DataError for a file that is
-    no table, for files without a common feature, and for a prefix or glob that matches no feature.
+
+def read_profiles(
+    profiles: Source | Sequence[Source], storage: Storage, prefixes: Sequence[str] = (), drop: Sequence[str] = ()
+) -> ProfileTable:
+    """Stacks files, URIs or frames of profiles on the columns that all of them have.
+
+    A feature is a column of numbers that is no Metadata_*: those that start with one of `prefixes` where there are any, less those
+    that match a glob of `drop`. Numbers that are not finite become 0, with a note. Raises DataError for a file that is no table,
+    for files without a common feature, for a prefix or glob that matches nothing.
     """
-    tables = [_read(uri, storage) for uri in uris]
+    sources: Sequence[Source] = [profiles] if isinstance(profiles, str | Path | pl.DataFrame) else profiles
+    tables = [source if isinstance(source, pl.DataFrame) else _read(str(source), storage) for source in sources]
+    where = ", ".join("a frame" if isinstance(source, pl.DataFrame) else str(source) for source in sources)
     common = [name for name in tables[0].columns if all(name in table.columns for table in tables[1:])]
     notes = []
     if lost := sorted({name for table in tables for name in table.columns} - set(common)):
@@ -53,7 +59,7 @@ def read_profiles(
         notes.append(f"{len(text)} columns hold no numbers and are no features, such as {text[0]}")
         names = [name for name in names if name not in set(text)]
     if not names:
-        raise DataError(f"{', '.join(uris)}: there is no column of features (a number, and not {METADATA}*)")
+        raise DataError(f"{where}: there is no column of features (a number, and not {METADATA}*)")
     features = numbers.select(names).to_numpy().astype(np.float64)
     bad = ~np.isfinite(features)
     if bad.any():

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+import sdvae_ray
 from sdvae_ray.cli.main import main
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.queries.copairs_lists import Settings, checked_settings
@@ -206,3 +207,26 @@ def test_the_numbers_of_jumps_recipe_on_four_real_plates(shared):
     assert found.summary["mean_map"] == pytest.approx(0.5677, abs=5e-5)
     assert found.summary["fraction_retrieved"] == pytest.approx(0.6046, abs=3 / 306)
     assert (found.summary["groups"], found.summary["wells"], found.summary["references"]) == (306, 1536, 256)
+
+
+# In Python
+
+
+def test_a_notebook_scores_files_or_frames_as_the_command_does(written, capsys):
+    lists = {"pos_sameby": ["Metadata_broad_sample"], "neg_sameby": ["Metadata_Plate"], "reference": REFERENCE}
+    of_file = sdvae_ray.retrieve(str(written), **lists, null_size=500)
+    frame = pl.read_parquet(written) if written.suffix == ".parquet" else pl.read_csv(written, infer_schema=False)
+    of_frame = sdvae_ray.retrieve(frame, **lists, null_size=500)
+    assert of_file.groups.equals(of_frame.groups)
+    assert of_file.summary == of_frame.summary
+    options = ["--pos-sameby", "Metadata_broad_sample", "--neg-sameby", "Metadata_Plate", "--reference", REFERENCE]
+    with pytest.raises(SystemExit):
+        main(["retrieve", str(written), *options, "--null-size", "500", "--json"])
+    assert json.loads(capsys.readouterr().out) == json.loads(
+        json.dumps({"profiles": [str(written)], **of_file.summary})
+    )
+
+
+def test_an_unknown_setting_is_one_line_with_the_nearest_name(written):
+    with pytest.raises(ConfigError, match="did you mean 'null_size'"):
+        sdvae_ray.retrieve([written], pos_sameby=["Metadata_broad_sample"], null_siz=500)
