@@ -1,8 +1,8 @@
-"""Images -> latents, embeddings and metrics; the same line resumes what was stopped.
+"""Computes latents, embeddings and metrics of images. The same command line resumes a run that was stopped.
 
     ray job submit --working-dir . -- python jobs/encode.py jobs/configs/demo.yaml
 
-Further arguments are those of `sdvae-ray encode`, such as --set output=s3://bucket/runs/demo. It fails where the command fails.
+The arguments are those of `sdvae-ray encode`, such as --set output=s3://bucket/runs/demo. The job fails where the command fails.
 """
 
 import sys

@@ -1,8 +1,8 @@
-"""The whole job: encode, score and report.
+"""Runs the whole job: encode, score and report.
 
     ray job submit --working-dir . -- python jobs/run.py jobs/configs/demo.yaml
 
-Further arguments are those of `sdvae-ray run`, such as --set output=s3://bucket/runs/demo. It fails where the command fails.
+The arguments are those of `sdvae-ray run`, such as --set output=s3://bucket/runs/demo. The job fails where the command fails.
 """
 
 import sys

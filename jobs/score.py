@@ -1,8 +1,8 @@
-"""Stored embeddings -> well profiles, FAISS indices and retrieval scores.
+"""Computes well profiles, FAISS indices and retrieval scores from stored embeddings.
 
     ray job submit --working-dir . -- python jobs/score.py jobs/configs/demo.yaml
 
-Further arguments are those of `sdvae-ray score`, such as --set output=s3://bucket/runs/demo. It fails where the command fails.
+The arguments are those of `sdvae-ray score`, such as --set output=s3://bucket/runs/demo. The job fails where the command fails.
 """
 
 import sys
