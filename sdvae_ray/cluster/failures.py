@@ -1,4 +1,4 @@
-"""Errors on their way back from workers: Ray wraps them in its own classes and adds lines to their message."""
+"""Errors that come back from workers: Ray wraps an error in classes of its own and adds lines to its message."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from sdvae_ray.errors import SdvaeRayError
 
 @contextmanager
 def unwrapped_failures() -> Iterator[None]:
-    """Raises an error of ours that a worker raised as itself; anything else keeps its traceback."""
+    """Raises a SdvaeRayError of a worker as the worker raised it, without Ray's wrapping; any other error keeps its traceback."""
     try:
         yield
     except Exception as error:
@@ -18,12 +18,12 @@ def unwrapped_failures() -> Iterator[None]:
 
 
 def _unwrapped(error: BaseException) -> SdvaeRayError | None:
-    """The error of ours that a worker raised, out of Ray's wrappings: those add lines to a message, ours have one."""
+    """The SdvaeRayError inside Ray's wrappings, with its message of one line; None where there is no such error."""
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]
     while queue:
         current = queue.pop(0)
-        if current is None or any(current is one for one in seen):
+        if current is None or any(current is error for error in seen):
             continue
         seen.append(current)
         for kind in type(current).__mro__:
@@ -34,6 +34,6 @@ def _unwrapped(error: BaseException) -> SdvaeRayError | None:
 
 
 def _message(error: BaseException) -> str:
-    """Ray's wrapping of an error prints a traceback that ends in `module.Class: message`."""
+    """The first line of the original message. Ray's wrapping prints a traceback that ends in `module.Class: message`."""
     original = getattr(error, "cause", None) or error
     return str(original.args[0] if original.args else original).split("\n")[0]

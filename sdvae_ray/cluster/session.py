@@ -1,6 +1,6 @@
-"""Ray itself: connecting to a cluster or starting one on this machine, and fitting the pools to what it has.
+"""Ray itself: connects to a cluster or starts Ray on this machine, and fits the pools to the CPUs and GPUs there.
 
-The driver calls this; actors and tasks never do.
+The driver calls these functions; actors and tasks never do.
 """
 
 import logging
@@ -18,13 +18,19 @@ from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import ConfigError, ResourceError, one_line
 from sdvae_ray.storage import is_remote
 
-IO_CPUS = 0.05  # asked for by each read, filter and write task: they wait for storage
-SPARE_CPUS = 0.1  # that pools must leave: with none, reads and writes never start and the job hangs without a word
+IO_CPUS = 0.05  # CPUs that a read, filter or write task asks for: such a task mostly waits for storage
+SPARE_CPUS = (
+    0.1  # CPUs that the pools must leave: with none, reads and writes never start and the job hangs without a message
+)
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Actors of one stage: least and most of them, and what each holds."""
+    """The actors of one stage.
+
+    least, most  number of actors
+    cpus, gpus   of one actor
+    """
 
     least: int
     most: int
@@ -38,13 +44,18 @@ class Pool:
 
 @dataclass(frozen=True)
 class Pools:
+    """The two pools of the encode stream."""
+
     load: Pool
     encode: Pool
 
 
 @contextmanager
 def ray_session(address: str | None = None) -> Iterator[None]:
-    """Connects to `address`, else to the cluster that this process is a job of, else starts Ray here and ends it after."""
+    """Connects to the cluster at `address`; None: to the cluster of this job, else to a new Ray on this machine.
+
+    Ray is shut down at the end of the block, unless it was running before. ConfigError where there is no Ray at the address.
+    """
     if ray.is_initialized():
         yield
         return
@@ -52,8 +63,10 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     options = {"include_dashboard": False} if address == "local" else {}
     os.environ.setdefault(
         "RAY_BACKEND_LOG_LEVEL", "fatal"
-    )  # Ray's own C++ remarks go to its log files, not to the terminal
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # a busy machine takes longer than Ray's 30
+    )  # messages of Ray's C++ core go to log files, not to the terminal
+    os.environ.setdefault(
+        "RAY_raylet_start_wait_time_s", "120"
+    )  # seconds: a busy machine takes longer than Ray's default of 30
     try:
         with _stderr_of_libraries_closed():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
@@ -66,19 +79,20 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
 
 def quiet_ray_data() -> None:
-    """Ray Data without its own bars: the driver reports what is committed, which is what a user wants to know."""
+    """Switches off the progress bars and advice of Ray Data: the driver reports the committed FOVs itself."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []  # their advice on memory= repeats every 30 s
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")  # of a run of few FOVs
+    warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")  # appears in a run of few FOVs
 
 
 def plan_pools(config: RunConfig) -> Pools:
-    """Sizes the pools for the nodes that are there; `auto` fills the machine.
+    """The sizes of the pools for the nodes that are running; `auto` fills them.
 
-    Raises ResourceError, saying which number to change, where fixed pools do not fit.
+    Raises ResourceError, which names the setting to change, where fixed pools do not fit; ConfigError for `auto` with
+    cluster.autoscaling.
     """
     if config.cluster.autoscaling:
         _check_explicit(config)
@@ -92,7 +106,7 @@ def plan_pools(config: RunConfig) -> Pools:
 
 
 def check_output_is_shared(config: RunConfig) -> None:
-    """ConfigError for an output that the nodes of this cluster would not all see as one folder."""
+    """ConfigError for a local output folder, where the cluster has several nodes and no shared file system."""
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     several = f"the cluster has {nodes} nodes" if nodes > 1 else "cluster.autoscaling brings more nodes"
     if (
@@ -101,14 +115,14 @@ def check_output_is_shared(config: RunConfig) -> None:
         and not config.cluster.shared_filesystem
     ):
         raise ConfigError(
-            f"output: {config.output} is a local folder, and {several}; s3://... is wanted, "
-            f"or cluster.shared_filesystem: true where it is the same folder on all of them"
+            f"output: {config.output} is a local folder, and {several}; write s3://..., "
+            f"or cluster.shared_filesystem: true where it is the same folder on all nodes"
         )
 
 
 @contextmanager
 def _stderr_of_libraries_closed() -> Iterator[None]:
-    """Ray's C++ core greets on file descriptor 2 whatever the log level; errors come as exceptions."""
+    """Closes file descriptor 2, on which Ray's C++ core writes a greeting at every log level; errors come as exceptions."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -121,7 +135,7 @@ def _stderr_of_libraries_closed() -> Iterator[None]:
 
 
 def _check_explicit(config: RunConfig) -> None:
-    """An autoscaling cluster may be empty now, so there is nothing for `auto` to measure."""
+    """ConfigError for `auto` on an autoscaling cluster, which may be empty now: `auto` then has no node to measure."""
     asked = {
         "load.actors": config.load.actors,
         "encode.actors": config.encode.actors,
@@ -129,30 +143,32 @@ def _check_explicit(config: RunConfig) -> None:
     }
     for key, value in asked.items():
         if value == "auto":
-            raise ConfigError(f"{key}: auto looks at nodes, and cluster.autoscaling starts without; a number is wanted")
+            raise ConfigError(
+                f"{key}: auto measures nodes, and a cluster with cluster.autoscaling starts without any; write a number"
+            )
 
 
 def _encode_pool(config: RunConfig, cpus: float, gpus: float) -> Pool:
     wanted = config.encode
-    each_gpu = (1.0 if gpus >= 1 else 0.0) if wanted.gpus == "auto" else wanted.gpus
-    each_cpu = (1.0 if each_gpu else 0.75) if wanted.cpus == "auto" else wanted.cpus
+    actor_gpus = (1.0 if gpus >= 1 else 0.0) if wanted.gpus == "auto" else wanted.gpus
+    actor_cpus = (1.0 if actor_gpus else 0.75) if wanted.cpus == "auto" else wanted.cpus
     if wanted.actors == "auto":
-        count = math.floor(gpus / each_gpu) if each_gpu else math.floor(cpus)
+        count = math.floor(gpus / actor_gpus) if actor_gpus else math.floor(cpus)
         least = most = max(1, count)
     else:
         least, most = _range(wanted.actors)
-    return Pool(least, most, each_cpu, each_gpu)
+    return Pool(least, most, actor_cpus, actor_gpus)
 
 
 def _load_pool(config: RunConfig, cpus_left: float) -> Pool:
     wanted = config.load
     small = cpus_left < 2
-    each = (0.25 if small else 1.0) if wanted.cpus == "auto" else wanted.cpus
+    actor_cpus = (0.25 if small else 1.0) if wanted.cpus == "auto" else wanted.cpus
     if wanted.actors == "auto":
-        least = most = max(1, math.floor((cpus_left - (SPARE_CPUS if small else 1)) / each)) if each else 1
+        least = most = max(1, math.floor((cpus_left - (SPARE_CPUS if small else 1)) / actor_cpus)) if actor_cpus else 1
     else:
         least, most = _range(wanted.actors)
-    return Pool(least, most, each)
+    return Pool(least, most, actor_cpus)
 
 
 def _range(actors: int | tuple[int, int]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The two stages as Ray actors: a Loader that reads its own rows of the manifest, an Encoder that brings its own weights."""
+"""The two stages as Ray actors: LoadActor reads its own rows of the manifest, EncodeActor brings its own weights to its node."""
 
 import functools
 import json
@@ -18,13 +18,15 @@ from sdvae_ray.run.tables import read_file_column
 from sdvae_ray.schema import FOV_ID, LATENT, latents_table
 from sdvae_ray.sources.manifest_reader import read_row_group
 
-FILES = "files_json"  # between stages: the files that commit a FOV already, where a run is extended
+FILES = "files_json"  # column between the stages, where a run is extended: the files that already commit a FOV, as JSON
 
 
 class EncodeActor:
-    """An Encoder in a Ray actor: brings the weights to its node, loads the models once, reports what it finished.
+    """An Encoder in a Ray actor: brings the weights to its node, loads the models once, and counts its FOVs in the ledger.
 
-    `wanted`: columns to compute, all where None. Latents that the run has stored already are decoded, not encoded again.
+    record: run.json of the run, which gives the precision and the micro-batch. pool: the CPUs and GPUs of one actor. ledger: the
+    handle of a Ledger actor. wanted: the columns `<table>:<column>` to compute; None: all columns of the run. Latents that the run
+    has stored already are decoded and not encoded again. Raises WeightsError where this node has other weights than the record.
     """
 
     def __init__(
@@ -49,25 +51,26 @@ class EncodeActor:
         )
 
     def __call__(self, batch: Batch) -> Batch:
+        """The columns that `Encoder` gives for a batch of the loader."""
         files = batch.pop(FILES, None)
         out = self.encoder(batch, None if files is None else self._stored(batch[FOV_ID], files))
         self.ledger.add_encoded.remote(len(out[FOV_ID]))
         return out
 
     def _stored(self, fov_ids: np.ndarray, files: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-        """fov_id -> side -> the latent that one of the FOV's files holds."""
-        found: dict[str, dict[str, np.ndarray]] = {}
+        """fov_id -> side -> the latent (P, T, Z, s, s) float16 that one of the files of the FOV holds."""
+        stored: dict[str, dict[str, np.ndarray]] = {}
         for side in self.encoder.decodes_only:
             for fov, names in zip(fov_ids, files, strict=True):
                 for name in json.loads(names):
                     latents = self.latents(side, name)
                     if fov in latents:
-                        found.setdefault(fov, {})[side] = latents[fov]
-        return found
+                        stored.setdefault(fov, {})[side] = latents[fov]
+        return stored
 
 
 class LoadActor:
-    """A Loader in a Ray actor: reads its rows of the manifest itself, so that the driver hands out numbers only."""
+    """A Loader in a Ray actor: it reads its rows of the manifest itself, so that the driver hands out row numbers only."""
 
     def __init__(self, run: Run) -> None:
         self.batch_fovs = run.config.load.batch_fovs
@@ -77,19 +80,19 @@ class LoadActor:
         )
 
     def __call__(self, work: Batch) -> Iterator[Batch]:
-        """One piece of work -> batches small enough to stay one block each."""
+        """Pieces of work (row_group, rows as int32 bytes) -> batches of the loader, each small enough to stay one block."""
         for group, rows in zip(work["row_group"], work["rows"], strict=True):
             table = self.row_group(int(group)).take(pa.array(np.frombuffer(rows, np.int32)))
             for start in range(0, len(table), self.batch_fovs):
                 batch = self.loader(as_batch(table.slice(start, self.batch_fovs)))
                 if FILES in work:
                     names = json.loads(work[FILES][0])[start : start + self.batch_fovs]
-                    batch[FILES] = np.array([json.dumps(each) for each in names], object)
+                    batch[FILES] = np.array([json.dumps(files) for files in names], object)
                 yield batch
 
 
 def latents_of_file(run: Run, side: str, file: str) -> dict[str, np.ndarray]:
-    """fov_id -> (P, T, Z, s, s) float16 of one file of a latents table; empty where it has none."""
+    """fov_id -> latent (P, T, Z, s, s) float16, of one file of the latents table of `side`; empty where there is no such file."""
     try:
         ids, values = read_file_column(run.output, latents_table(side), LATENT, file, run.storage)
     except FileNotFoundError:
@@ -98,5 +101,5 @@ def latents_of_file(run: Run, side: str, file: str) -> dict[str, np.ndarray]:
 
 
 def as_batch(table: pa.Table) -> Batch:
-    """Rows of a manifest as arrays of objects; null is None."""
+    """The rows of a manifest as columns of Python objects, (n,) arrays of dtype object; null becomes None."""
     return {name: np.array(table[name].to_pylist(), object) for name in table.column_names}

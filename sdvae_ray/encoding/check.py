@@ -1,4 +1,4 @@
-"""Before the launch: one FOV through every stage, on a node of the cluster, with what it costs in bytes and seconds."""
+"""Before the launch: one FOV passes through every stage on a node of the cluster; its bytes and seconds are measured."""
 
 import time
 from collections.abc import Mapping
@@ -24,12 +24,18 @@ from sdvae_ray.selection import select
 from sdvae_ray.sources.manifest_reader import read_row_group, row_groups
 from sdvae_ray.storage import join
 
-_FOLDER = "_check"  # under the output; removed again
+_FOLDER = "_check"  # under the output; removed at the end
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What one FOV took: seconds per stage (models loaded, not counted), bytes stored per table, its shapes."""
+    """The cost of one FOV.
+
+    fovs     number of FOVs in the manifest
+    seconds  stage -> seconds, without the loading of the models
+    stored   table -> bytes
+    columns  column of a data table -> its dtype and shape per FOV
+    """
 
     fov_id: str
     fovs: int
@@ -40,9 +46,10 @@ class Checked:
 
 
 def check(run: Run, console: Console, address: str | None = None) -> Checked:
-    """Validates names, manifest, storage, weights, resources and the score section; then runs one FOV through every stage.
+    """Validates names, manifest, storage, weights, resources and the section `score`; then runs one FOV through every stage.
 
-    Raises the error that `encode` or `score` would meet, and RunError where the FOV itself fails.
+    Prints the result of every step to `console`. Raises the error that `encode` or `score` would raise, and RunError where the
+    FOV itself fails.
     """
     check_names(run.config)
     keys = checked_manifest(run)
@@ -55,8 +62,8 @@ def check(run: Run, console: Console, address: str | None = None) -> Checked:
         pools = plan_pools(run.config)
         console.print(f"pools     load {pools.load}; encode {pools.encode}", highlight=False)
         record = prepare_record(run, len(keys), resolved, pools.encode)
-        for name, found in record["weights"].items():
-            console.print(f"weights   {name}: {_origin(found)}", highlight=False, soft_wrap=True)
+        for name, weights in record["weights"].items():
+            console.print(f"weights   {name}: {_origin(weights)}", highlight=False, soft_wrap=True)
         task = _one_fov.options(num_cpus=pools.encode.cpus, num_gpus=pools.encode.gpus)
         first = keys.select(FOV_ID, "row_group", "row").head(1)
         with unwrapped_failures():
@@ -77,7 +84,7 @@ def check(run: Run, console: Console, address: str | None = None) -> Checked:
 
 
 def _check_score(run: Run, metadata: list[str]) -> None:
-    """The steps, columns and expressions of the score section, against the manifest's Metadata_*."""
+    """ConfigError where the section `score` has a wrong step, expression or column. metadata: the Metadata_* columns that exist."""
     settings = run.config.score
     resolve_steps(settings.normalise)
     retrieval = settings.perturbation is not None
@@ -119,7 +126,7 @@ def _one_fov(run: Run, record: Mapping[str, Any], pool: Pool, key: pl.DataFrame,
 
 
 def _write_and_remove(run: Run, columns: Batch) -> tuple[dict[str, int], float]:
-    """Bytes per table of one row, and the seconds of writing it; nothing stays."""
+    """Writes one row and deletes it again: the bytes per table, and the seconds of the writing."""
     folder, storage = run.uri(_FOLDER), run.storage
     start = time.perf_counter()
     write_rows(folder, "check", columns, storage)
@@ -131,11 +138,9 @@ def _write_and_remove(run: Run, columns: Batch) -> tuple[dict[str, int], float]:
     return sizes, seconds
 
 
-def _origin(found: Mapping[str, Any]) -> str:
-    if found["random"]:
+def _origin(weights: Mapping[str, Any]) -> str:
+    if weights["random"]:
         return "random weights"
-    return (
-        f"{found['source']}" + (f" at {found['revision']}" if found["revision"] else "")
-        if found["source"]
-        else "none needed"
-    )
+    if not weights["source"]:
+        return "none needed"
+    return f"{weights['source']} at {weights['revision']}" if weights["revision"] else str(weights["source"])

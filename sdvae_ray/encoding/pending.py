@@ -1,4 +1,4 @@
-"""What is left to compute: for every FOV of the manifest, the columns of the run that no committed file has."""
+"""The work that is left: for every FOV of the manifest, the columns of the run that no committed file has."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,19 +12,26 @@ from sdvae_ray.schema import ERROR, FOV_ID
 
 @dataclass(frozen=True)
 class Work:
-    """FOVs that lack the same columns. keys: fov_id, row_group, row, and `files` that commit them (null where none does)."""
+    """FOVs that lack the same columns.
+
+    wanted  the missing columns, `<table>:<column>`
+    keys    one row per FOV: fov_id, row_group, row, and `files`, the names of the files that commit it (null: no file commits it)
+    """
 
     wanted: frozenset[str]
     keys: pl.DataFrame
 
 
 def pending(run: Run, keys: pl.DataFrame) -> list[Work]:
-    """`keys`: fov_id, row_group, row of the manifest. The FOVs that lack most come first; none where the run is whole."""
+    """The work left in a run; empty where the run is complete. keys: fov_id, row_group, row of every FOV of the manifest.
+
+    The FOVs that lack the most columns come first.
+    """
     return lacking(run, keys, *run.commits([]))
 
 
 def lacking(run: Run, keys: pl.DataFrame, fovs: pl.DataFrame, commits: Mapping[str, frozenset[str]]) -> list[Work]:
-    """The same of what `read_commits` gave."""
+    """`pending`, from tables that are read already. fovs, commits: the two results of `read_commits`."""
     everything = run_columns(run.config)
     usable = fovs.filter(pl.col(ERROR).is_null()).select(FOV_ID, "files")
     joined = keys.join(usable, on=FOV_ID, how="left", maintain_order="left")

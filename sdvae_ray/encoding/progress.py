@@ -1,4 +1,4 @@
-"""What a user sees while a run goes on: one bar on a terminal, a plain line now and then in a log."""
+"""The progress of a run for its user: one bar on a terminal, or a plain line every 15 seconds in a log."""
 
 import threading
 import time
@@ -9,12 +9,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-_EVERY = {"bar": 0.5, "line": 15.0}  # seconds
+_EVERY = {"bar": 0.5, "line": 15.0}  # seconds between two updates
 
 
 @contextmanager
 def shown(console: Console, label: str, total: int, counts: Callable[[], dict[str, Any]]) -> Iterator[None]:
-    """Polls `counts` (encoded, written, errors) from a thread until the block ends."""
+    """Shows progress from a thread until the block ends.
+
+    total: number of FOVs. counts: returns the numbers of FOVs `encoded`, `written` and `errors`; polled at every update.
+    """
     stop = threading.Event()
     show = _bar if console.is_terminal else _lines
     thread = threading.Thread(target=show, args=(console, label, total, counts, stop), daemon=True, name="progress")

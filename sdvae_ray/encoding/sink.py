@@ -1,4 +1,4 @@
-"""Where the stream ends: each write task commits its rows of every table under one file name, and says so to the ledger."""
+"""The end of the stream: a write task commits its rows of every table under one file name, and counts them in the ledger."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +16,7 @@ from sdvae_ray.schema import ERROR
 
 
 class Ledger:
-    """An actor that counts FOVs as they are encoded and as they are committed, and stops a run that fails too often."""
+    """A Ray actor that counts the FOVs encoded, committed and failed. Its answer stops a run with too many failed FOVs."""
 
     def __init__(self, allowed_errors: int) -> None:
         self.allowed_errors = allowed_errors
@@ -27,7 +27,7 @@ class Ledger:
         self.encoded += rows
 
     def add_written(self, rows: int, errors: int, example: str | None) -> bool:
-        """Returns False once more rows have failed than the run allows."""
+        """Counts one write; False where more rows have failed than `allowed_errors`. example: the error of one failed row."""
         self.written += rows
         self.errors += errors
         self.last_error = example or self.last_error
@@ -38,7 +38,10 @@ class Ledger:
 
 
 class RunSink(Datasink[Written]):
-    """Files are named by write and task, so that a retried task overwrites its own file."""
+    """The Ray Data sink that writes the tables of a run.
+
+    Files are named by write and task, so that a retried task overwrites its own file.
+    """
 
     def __init__(self, run: Run, session: str, rows_per_file: int, ledger: Any) -> None:
         self.run, self.session = run, session
@@ -64,7 +67,7 @@ class RunSink(Datasink[Written]):
 
 
 def _columns(blocks: Iterable[pa.Table]) -> dict[str, Any]:
-    """All blocks of a write as columns of numpy arrays; none where there are no rows."""
+    """All blocks of one write as columns of numpy arrays; no columns where there are no rows."""
     parts = [BlockAccessor.for_block(block).to_numpy() for block in blocks if BlockAccessor.for_block(block).num_rows()]
     if not parts:
         return {}

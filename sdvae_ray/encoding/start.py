@@ -1,4 +1,4 @@
-"""Before the stream starts: the manifest is checked, the run's record is made or found again, one field of view is loaded."""
+"""Before the stream starts: the manifest is checked, the record of the run is made or read, and one field of view is loaded."""
 
 from collections.abc import Mapping
 
@@ -21,9 +21,14 @@ from sdvae_ray.weights import Weights
 
 
 def prepare_record(run: Run, fovs: int, resolved: Mapping[str, Weights], pool: Pool, extend: bool = False) -> Record:
-    """The run's record: the one it was started with, checked to be of this run and with `extend` added to, or a new one."""
+    """The record of the run: a new record, or the stored record after a check that it is of this run.
+
+    fovs: FOVs in the manifest. resolved: `<shelf>.<name>` -> weights. pool: the encode pool. extend: adds the new models, codecs
+    and metrics of the run file to the stored record. Raises ConfigError where the stored record is of another run, WeightsError
+    where it has other weights.
+    """
     manifest = describe_manifest(run.config.manifest, fovs, run.storage)
-    weights = {name: found.record() for name, found in resolved.items()}
+    weights = {name: model_weights.record() for name, model_weights in resolved.items()}
     record = run.find_record()
     if record is not None:
         added = check_same_run(record, run.config, manifest, extend)
@@ -38,7 +43,7 @@ def prepare_record(run: Run, fovs: int, resolved: Mapping[str, Weights], pool: P
 
 
 def _precision_on_node(run: Run, pool: Pool) -> str:
-    """`auto` is for the node that encodes to say: the driver's may have no GPU."""
+    """The precision of the run. A node that encodes decides `auto`, because the node of the driver may have no GPU."""
     if pool.gpus == 0 or run.config.precision != "auto":
         return pick_precision(run.config.precision, pick_device(0))
     ask = ray.remote(lambda: pick_precision("auto", pick_device(pool.gpus)))
@@ -46,7 +51,11 @@ def _precision_on_node(run: Run, pool: Pool) -> str:
 
 
 def probe(run: Run, keys: pl.DataFrame) -> None:
-    """Loads the first of `keys`: what would fail every FOV (the crop, the bucket, the credentials) is said before the start."""
+    """Loads the first FOV of `keys`, so that an error that all FOVs share is raised before the start.
+
+    keys: row_group and row in the manifest. Raises ConfigError for a crop that does not fit, StorageError for a bucket or
+    credentials that do not work.
+    """
     group, row = keys.select("row_group", "row").row(0)
     table = read_row_group(run.config.manifest, group, run.storage).slice(row, 1)
     try:
@@ -56,11 +65,11 @@ def probe(run: Run, keys: pl.DataFrame) -> None:
     except StorageError:
         raise
     except (OSError, ValueError):
-        return  # of this FOV alone: it will have its row with this error
+        return  # this error is of one FOV alone: its row will hold the error
 
 
 def checked_manifest(run: Run) -> pl.DataFrame:
-    """fov_id, row_group, row of every FOV; the columns that the run needs are there."""
+    """fov_id, row_group, row of every FOV. Raises DataError where a needed column is missing or a FOV is there twice."""
     columns = [uri_column(stain) for stain in run.config.image.stains]
     if run.config.image.scaling.method == "manifest":
         columns += [f(stain) for stain in run.config.image.stains for f in (offset_column, divisor_column)]

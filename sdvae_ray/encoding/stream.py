@@ -1,6 +1,6 @@
 """The main job: a manifest streams through the load pool and the encode pool into the tables of the run.
 
-The driver reads one column of the manifest, subtracts what is committed, and hands out row groups; pixels never pass through it.
+The driver reads one column of the manifest, subtracts the committed FOVs, and hands out row numbers. Pixels never pass through it.
 """
 
 import json
@@ -24,10 +24,7 @@ from sdvae_ray.encoding.pending import Work, lacking, pending
 from sdvae_ray.encoding.progress import shown
 from sdvae_ray.encoding.sink import Ledger, RunSink
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
-from sdvae_ray.engine.models import (
-    check_names,
-    resolve_weights,
-)
+from sdvae_ray.engine.models import check_names, resolve_weights
 from sdvae_ray.errors import RunError
 from sdvae_ray.run.lease import Lease
 from sdvae_ray.run.record import Record, now
@@ -35,13 +32,20 @@ from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import sweep
 from sdvae_ray.schema import ERROR, FOV_ID
 
-_FOVS_PER_PIECE = 64  # 8.1 M FOVs are then 127 k blocks, at 10 to 15 ms of driver time each
-_RESTARTS = 16  # of one actor, and of one of its tasks: spot nodes come and go, a crash loop must end
+_FOVS_PER_PIECE = 64  # 8.1 M FOVs are then 127 k blocks, and a block takes the driver 10 to 15 ms
+_RESTARTS = 16  # per actor and per task: enough for spot nodes that come and go, and a crash loop still ends
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What `encode` did. FOVs of the manifest, those done before, computed now, and without a usable row; seconds of streaming."""
+    """The result of `encode`.
+
+    fovs      FOVs in the manifest
+    before    FOVs that were complete before
+    computed  FOVs that were computed now
+    errors    FOVs that still lack a usable row
+    seconds   of streaming
+    """
 
     fovs: int
     before: int
@@ -51,10 +55,11 @@ class Encoded:
 
 
 def encode(run: Run, console: Console, address: str | None = None, extend: bool = False) -> Encoded:
-    """Computes every FOV of the manifest that has no usable row yet; with `extend` also what a finished run lacks.
+    """Computes every FOV of the manifest that has no usable row yet; with `extend` also the columns that a finished run lacks.
 
-    Raises ConfigError, DataError, StorageError, WeightsError or ResourceError before anything is computed, RunError where the run
-    had to be stopped or is incomplete. Whatever was committed stays.
+    address: a Ray cluster; None: the cluster of this job, else this machine. Raises ConfigError, DataError, StorageError,
+    WeightsError or ResourceError before anything is computed, and RunError where the run was stopped or is incomplete. Committed
+    rows stay.
     """
     check_names(run.config)
     keys = checked_manifest(run)
@@ -109,7 +114,7 @@ def _stream(
     ledger = ray.remote(Ledger).options(num_cpus=0).remote(_allowed_errors(run, total))
     pieces = _pieces(work.keys, load.least)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RayDeprecationWarning)  # 2.60 has no other way to bound restarts
+        warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray 2.60 has no other way to bound restarts
         stream = (
             ray.data.from_items(pieces, override_num_blocks=len(pieces))
             .map_batches(
@@ -142,7 +147,9 @@ def _bounded_restarts() -> dict[str, int]:
 
 
 def _pieces(pending: pl.DataFrame, loaders: int) -> list[dict[str, Any]]:
-    """Work for the load pool: rows of one row group each, few enough blocks for the driver, enough of them for every actor."""
+    """Pieces of work for the load pool. A piece has rows of one row group. The pieces are few enough for the driver, and enough for
+    every actor to get some.
+    """
     size = min(_FOVS_PER_PIECE, max(1, pending.height // (loaders * 8)))
     pieces = []
     for (group,), rows in pending.group_by("row_group", maintain_order=True):
@@ -173,7 +180,7 @@ def _summary(run: Run, keys: pl.DataFrame, before: int, total: int, seconds: flo
 
 
 def _allowed_errors(run: Run, fovs: int) -> int:
-    """FOVs that may fail: the fraction of them, and one in any case unless the fraction is 0."""
+    """The number of FOVs that may fail: max_error_fraction of `fovs`, and at least one unless the fraction is 0."""
     return max(1, int(run.config.max_error_fraction * fovs)) if run.config.max_error_fraction else 0
 
 

@@ -1,4 +1,7 @@
-"""Which columns of which tables a run writes for every field of view: known from the run file, before anything is computed."""
+"""The columns that a run writes for every field of view. They follow from the run file, before anything is computed.
+
+A column of a data table has the name `<table>:<column>`.
+"""
 
 from collections.abc import Iterable
 from types import ModuleType
@@ -23,49 +26,50 @@ from sdvae_ray.schema import (
 
 
 def run_columns(config: RunConfig) -> frozenset[str]:
-    """`<table>:<column>` of everything that the run writes beside fovs."""
-    found = {name for side in config.sides for name in side_columns(config, side)}
-    return frozenset(found | embedding_columns(config, IMAGE_SIDE))
+    """The columns of all tables of the run except fovs."""
+    columns = {name for side in config.sides for name in side_columns(config, side)}
+    return frozenset(columns | embedding_columns(config, IMAGE_SIDE))
 
 
 def side_columns(config: RunConfig, side: str) -> frozenset[str]:
-    """Those of one autoencoder or codec."""
-    found = {column(metrics_table(side), name) for name in (*config.metrics, BITS, ENTROPY)}
+    """The columns of one side that is an autoencoder or a codec."""
+    columns = {column(metrics_table(side), name) for name in (*config.metrics, BITS, ENTROPY)}
     if side in config.autoencoders and stores_latents(config, side):
-        found.add(column(latents_table(side), LATENT))
-    return frozenset(found | embedding_columns(config, side))
+        columns.add(column(latents_table(side), LATENT))
+    return frozenset(columns | embedding_columns(config, side))
 
 
 def embedding_columns(config: RunConfig, side: str) -> frozenset[str]:
-    """Those of every extractor on one side. The latent extractor has something to say of autoencoders only."""
-    found: set[str] = set()
+    """The columns of every extractor on one side. An extractor that takes the posterior has columns for autoencoders only."""
+    columns: set[str] = set()
     for name, model in config.extractors.items():
         if takes_posterior(config, name) and side not in config.autoencoders:
             continue
         table = embeddings_table(name, side)
-        found.add(column(table, EMBEDDING))
+        columns.add(column(table, EMBEDDING))
         if model.keep_patches:
-            found.add(column(table, PATCHES))
-    return frozenset(found)
+            columns.add(column(table, PATCHES))
+    return frozenset(columns)
 
 
 def stores_latents(config: RunConfig, side: str) -> bool:
-    """As the run file says, else as the model does."""
+    """Whether the run stores the latents of an autoencoder: as the run file says, else as the model says."""
     asked = config.autoencoders[side].store_latents
     return compresses(config, side) if asked is None else asked
 
 
 def compresses(config: RunConfig, side: str) -> bool:
-    """False for the identity control, whose latent is the image."""
+    """Whether the latent of an autoencoder is smaller than its image. False for the identity control, whose latent is the image."""
     return getattr(_autoencoder(config, side), "STORES_LATENTS", True)
 
 
 def takes_posterior(config: RunConfig, extractor: str) -> bool:
+    """Whether an extractor embeds the posterior of an autoencoder, and not images."""
     return getattr(shelves.find("extractors", config.extractors[extractor].name), "TAKES_POSTERIOR", False)
 
 
 def needs_posterior(config: RunConfig, side: str, wanted: Iterable[str]) -> bool:
-    """Whether `wanted` holds something of this side that a stored latent does not give."""
+    """Whether a column in `wanted` needs the posterior of this side, which a stored latent does not give."""
     posterior = {column(latents_table(side), LATENT)}
     for name, metric in config.metrics.items():
         if getattr(shelves.find("metrics", metric.name), "NEEDS_POSTERIOR", False):
@@ -79,6 +83,9 @@ def _autoencoder(config: RunConfig, side: str) -> ModuleType:
 
 
 def kept_patches(config: RunConfig, extractor: str, fov_id: str) -> np.ndarray:
-    """(k,) int64 ascending: which of a FOV's patches, counted row by row, `encode` keeps the embeddings of."""
+    """(k,) int64, ascending: the numbers of the patches whose embeddings are stored, chosen by (seed, FOV).
+
+    Patches are numbered row by row. k is keep_patches of the extractor, or the number of patches where there are fewer.
+    """
     order = generator(config.seed, "patches", fov_id).permutation(config.image.patches)
     return np.sort(order[: config.extractors[extractor].keep_patches])

@@ -1,8 +1,8 @@
-"""Stage two, the engine: patches in; latents, metrics and embeddings of every side out. Knows nothing of Ray.
+"""Stage two, the engine: takes patches, gives latents, metrics and embeddings of every side. It knows nothing of Ray.
 
-One FOV at a time goes to the device and stays there until its numbers come back. Forward passes have one shape (the last of a
-FOV is padded), and never mix FOVs, so that no result depends on the batch, the worker or the order. Codecs run beside the
-device, on threads of the process.
+One FOV at a time goes to the device and stays there until its numbers come back. All forward passes have one shape (the last
+pass of a FOV is padded), and a pass never mixes FOVs. No result therefore depends on the batch, the worker or the order. Codecs
+run at the same time on threads of the process.
 """
 
 import socket
@@ -42,22 +42,23 @@ Latents = Mapping[str, np.ndarray]  # side -> (P, T, Z, s, s) float16
 
 
 def auto_micro_batch(config: RunConfig, on_gpu: bool) -> int:
-    """RGB passes per forward pass: a whole FOV on a GPU, the pixels of two 256 x 256 passes on a CPU."""
+    """The number of RGB passes in one forward pass: a whole FOV on a GPU; on a CPU, the pixels of two passes of 256 x 256."""
     passes = config.image.patches * len(config.image.triples)
     return passes if on_gpu else max(1, min(passes, 2 * 256**2 // config.image.patch**2))
 
 
 class Encoder:
-    """Callable on a batch from the loader: adds, per row, the columns `<table>:<column>` of every table but fovs, and
+    """Callable on a batch of the loader: adds the columns `<table>:<column>` of every table except fovs, and these columns:
 
     seconds_encode  (n,) float32, device synchronised
     device          text
     encode_node     text
-    micro_batch     (n,) int32, as used: lower than the run's where memory ran out
+    micro_batch     (n,) int32, as used: lower than the micro-batch of the run where memory ran out
 
-    A row with `error` is passed through with zeros; a row whose numbers cannot be stored gets an `error` here.
-    `wanted`: the columns to compute, all of the run's where None. `decodes_only`: autoencoders whose stored latent serves for all
-    that is wanted of them.
+    A row that has an `error` is passed on with zeros. A row whose numbers cannot be stored gets an `error` here.
+
+    wanted: the columns to compute; None: all columns of the run. decodes_only: the autoencoders whose wanted columns all follow
+    from a stored latent. Raises ConfigError where image.patch does not fit an autoencoder.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Encoder:
                 )
 
     def __call__(self, batch: Mapping[str, np.ndarray], latents: Mapping[str, Latents] | None = None) -> Batch:
-        """`latents`: fov_id -> stored latents, for the sides of `decodes_only`; those that are not there are encoded again."""
+        """latents: fov_id -> side -> stored latent, for the sides in `decodes_only`; a FOV without one is encoded again."""
         count = len(batch[FOV_ID])
         out: Batch = {key: np.asarray(values) for key, values in batch.items() if key != IMAGE}
         errors = np.array(batch[ERROR], object)
@@ -128,7 +129,7 @@ class Encoder:
     def _with_less_memory(
         self, image: np.ndarray, fov_id: str, latents: Latents, codecs: Mapping[str, Future[CodecOutput]]
     ) -> tuple[Row, int]:
-        """The FOV's row and the micro-batch that it was done at: halved until it fits the device's memory."""
+        """The row of a FOV and its micro-batch, which is halved until the FOV fits the memory of the device."""
         size = self.micro_batch
         while True:
             try:
@@ -148,26 +149,29 @@ class Encoder:
         latents: Latents | None = None,
         codecs: Mapping[str, Future[CodecOutput]] | None = None,
     ) -> Row:
-        """(P, C, S, S) integers -> the FOV's row of every table, keyed `<table>:<column>`. Raises UnusableOutputError."""
+        """(P, C, S, S) integers -> the row of the FOV in every table, keyed `<table>:<column>`.
+
+        latents: side -> stored latent. codecs: side -> the output of a codec that was started before. Raises UnusableOutputError
+        where a model gives numbers that must not be stored.
+        """
         with self.forward.clock("copy in"):
             stains = torch.from_numpy(np.array(image)).to(self.device).float() / self.top
             field = Field(fov_id, stains, self.packing.pack(stains))
         tensors: dict[str, Tensor] = {}
         for name, extractor in self.models.extractors.items():
-            given = field.rgb if extractor.takes == "rgb" else field.stains
-            self._embed(tensors, name, IMAGE_SIDE, extractor, given, fov_id, micro_batch)
+            pixels = field.rgb if extractor.takes == "rgb" else field.stains
+            self._embed(tensors, name, IMAGE_SIDE, extractor, pixels, fov_id, micro_batch)
         for side, autoencoder in self.models.autoencoders.items():
             if self._of[side]:
                 stored = (latents or {}).get(side) if side in self.decodes_only else None
                 tensor = None if stored is None else torch.from_numpy(np.array(stored))
-                made = self.sides.by_autoencoder(side, autoencoder, field, micro_batch, tensor)
-                self._measure(tensors, side, made, fov_id, micro_batch)
+                output = self.sides.by_autoencoder(side, autoencoder, field, micro_batch, tensor)
+                self._measure(tensors, side, output, fov_id, micro_batch)
         for side, codec in self.models.codecs.items():
             if self._of[side]:
                 done = codecs[side].result() if codecs else None
-                self._measure(
-                    tensors, side, self.sides.by_codec(codec, field, np.asarray(image), done), fov_id, micro_batch
-                )
+                output = self.sides.by_codec(codec, field, np.asarray(image), done)
+                self._measure(tensors, side, output, fov_id, micro_batch)
         with self.forward.clock("copy out"):
             return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
 
@@ -175,20 +179,20 @@ class Encoder:
         if name in self.wanted:
             tensors[name] = values
 
-    def _measure(self, tensors: dict[str, Tensor], side: str, made: Side, fov_id: str, micro_batch: int) -> None:
-        """Latent, bits, metrics and embeddings of one side, as far as they are wanted."""
-        result = made.result
-        if made.latent is not None:
-            self._add(tensors, column(latents_table(side), LATENT), made.latent)
-        self._add(tensors, column(metrics_table(side), BITS), made.bits)
-        self._add(tensors, column(metrics_table(side), ENTROPY), made.entropy)
+    def _measure(self, tensors: dict[str, Tensor], side: str, output: Side, fov_id: str, micro_batch: int) -> None:
+        """Adds the wanted columns of one side: its latent, bits, metrics and embeddings."""
+        result = output.result
+        if output.latent is not None:
+            self._add(tensors, column(latents_table(side), LATENT), output.latent)
+        self._add(tensors, column(metrics_table(side), BITS), output.bits)
+        self._add(tensors, column(metrics_table(side), ENTROPY), output.entropy)
         with self.forward.clock("metrics"):
             for name, metric in self.models.metrics.items():
                 if column(metrics_table(side), name) in self.wanted:
                     tensors[column(metrics_table(side), name)] = metric(result)
         for name, extractor in self.models.extractors.items():
-            if (given := _given(extractor, result)) is not None:
-                self._embed(tensors, name, side, extractor, given, fov_id, micro_batch)
+            if (inputs := _inputs(extractor, result)) is not None:
+                self._embed(tensors, name, side, extractor, inputs, fov_id, micro_batch)
 
     def _embed(
         self,
@@ -196,17 +200,20 @@ class Encoder:
         name: str,
         side: str,
         extractor: Extractor,
-        given: Tensor,
+        inputs: Tensor,
         fov_id: str,
         micro_batch: int,
     ) -> None:
-        """Adds `embedding` (G, D), the mean over patches, and `patches` (k, G, D), a hashed choice of them; float16."""
+        """Adds `embedding` (G, D), the mean over patches, and `patches` (k, G, D), the embeddings of k patches; both float16.
+
+        inputs: (P, ...) what the extractor takes, patch by patch.
+        """
         table, settings = embeddings_table(name, side), self.config.extractors[name]
         if not self.wanted & {column(table, EMBEDDING), column(table, PATCHES)}:
             return
-        patches = max(1, micro_batch // given.shape[1])  # patches per forward pass
+        patches = max(1, micro_batch // inputs.shape[1])  # patches per forward pass
         with self.forward.clock(f"extract {name}"), self.forward.autocast():
-            features, _ = self.forward.batched(lambda x: (extractor(x).float(), None), given, patches)
+            features, _ = self.forward.batched(lambda x: (extractor(x).float(), None), inputs, patches)
         chosen = kept_patches(self.config, name, fov_id)
         mean = features.half().mean(0) if settings.half_mean else features.mean(0).half()
         chosen_features = features[torch.from_numpy(chosen)].half()
@@ -216,7 +223,7 @@ class Encoder:
         self._add(tensors, column(table, PATCHES), chosen_features)
 
     def _blank(self, row: Row | None) -> Row:
-        """Zeros of every column's shape, from a row that was computed; from a black image while there was none."""
+        """A row of zeros in the shapes of every column, taken from a computed row, or from a black image where there is none."""
         if self._template is None:
             if row is None:
                 image = self.config.image
@@ -229,8 +236,8 @@ class Encoder:
         return self._template
 
 
-def _given(extractor: Extractor, result: Reconstruction) -> Tensor | None:
-    """What the extractor is given of a reconstruction; None where that is not there."""
+def _inputs(extractor: Extractor, result: Reconstruction) -> Tensor | None:
+    """The tensor of a reconstruction that the extractor takes; None where the reconstruction lacks it."""
     if extractor.takes == "rgb":
         return result.recon_rgb
     if extractor.takes == "stains":

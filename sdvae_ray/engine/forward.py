@@ -1,4 +1,4 @@
-"""Forward passes of one fixed shape, at one precision, with a clock: what every model in the engine runs through."""
+"""Forward passes of one fixed shape, at one precision, with a clock. Every model of the engine runs through them."""
 
 import time
 from collections import defaultdict
@@ -12,7 +12,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 class Forward:
-    """`seconds`: per part of the work, the device synchronised; only when profiling, since waiting costs overlap."""
+    """Runs models on one device at one precision (a key of DTYPES).
+
+    seconds: part of the work -> seconds, with the device synchronised. It is filled only with `profile`, because the wait prevents
+    overlap.
+    """
 
     def __init__(self, device: torch.device, precision: str, profile: bool = False) -> None:
         self.device, self.dtype, self.profile = device, DTYPES[precision], profile
@@ -21,7 +25,10 @@ class Forward:
     def batched(
         self, function: Callable[[Tensor], tuple[Tensor, Tensor | None]], inputs: Tensor, size: int
     ) -> tuple[Tensor, Tensor | None]:
-        """`function` over slices of exactly `size`, the last padded with zeros; its outputs joined and trimmed."""
+        """The joined outputs of `function` over slices of exactly `size` inputs; the last slice is padded with zeros, then trimmed.
+
+        function: (size, ...) -> two tensors (size, ...), or a tensor and None.
+        """
         firsts, seconds = [], []
         for start in range(0, len(inputs), size):
             part = inputs[start : start + size]
@@ -37,10 +44,12 @@ class Forward:
         return torch.cat(firsts), torch.cat(seconds) if seconds else None
 
     def autocast(self) -> AbstractContextManager[object]:
+        """A block in which torch computes at the precision of this object."""
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
 
     @contextmanager
     def clock(self, part: str) -> Iterator[None]:
+        """Adds the seconds of the block to `seconds[part]`, where `profile` is on."""
         if not self.profile:
             yield
             return

@@ -1,6 +1,6 @@
-"""Stage one, on CPUs: manifest rows in, patches of scaled integers out. Knows nothing of Ray and nothing of plates.
+"""Stage one, on CPUs: takes rows of the manifest, gives patches of scaled integers. It knows nothing of Ray or of plates.
 
-A FOV that cannot be read keeps its row: `error` says why and its pixels are zeros, so that every block has one fixed shape.
+A FOV that cannot be read keeps its row: `error` gives the reason and its pixels are zeros, so that every block has one shape.
 """
 
 import functools
@@ -34,21 +34,21 @@ from sdvae_ray.storage import Storage
 
 IMAGE = "image"
 QC_COLUMNS = ("qc_mean", "qc_saturated", "qc_zero")
-_READERS = 8  # threads that fetch objects of one batch
+_READERS = 8  # threads that fetch the objects of one batch
 _FUNCTIONS_KEPT = 16  # illumination functions held per process: three plates of five stains
 
 Batch = dict[str, np.ndarray]
 
 
 class Loader:
-    """Callable on a batch: columns of a manifest -> the same rows with
+    """Callable on a batch of manifest rows: gives fov_id of the rows and these columns:
 
-    row_json      every Metadata_* of the row, a JSON text
+    row_json      text, every Metadata_* of the row as JSON
     image         (n, P, C, S, S) uint8 or uint16, zeros where `error` is set
     error         text, "" where there is none
-    qc_mean       (n, C) float32, mean of the scaled pixels / maximum, in [0, 1]; NaN where `error` is set, as are
-    qc_saturated  (n, C) float32, share of pixels at the maximum
-    qc_zero       (n, C) float32, share of pixels at zero
+    qc_mean       (n, C) float32, mean of the scaled pixels / maximum, in [0, 1]; NaN where `error` is set
+    qc_saturated  (n, C) float32, share of pixels at the maximum, in [0, 1]; NaN where `error` is set
+    qc_zero       (n, C) float32, share of pixels at zero, in [0, 1]; NaN where `error` is set
     seconds_load  (n,) float32
     load_node     text
     """
@@ -87,14 +87,14 @@ class Loader:
         return {**out, IMAGE: pixels, ERROR: errors, **qc, "seconds_load": seconds, "load_node": node}
 
     def probe(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Loads the first row and lets what goes wrong with it be raised: CropError, StorageError, OSError, ValueError."""
+        """Loads the first row and raises its error, if any: CropError, StorageError, OSError or ValueError."""
         with ThreadPoolExecutor(_READERS) as readers:
             self._field(batch, 0, self._fetch(batch, 0, readers))
 
     def _fetch(
         self, batch: Mapping[str, np.ndarray], row: int, readers: ThreadPoolExecutor
     ) -> dict[str, Future[bytes]]:
-        """The bytes behind each URI of a row: read once for all stains that share it, or those that came along."""
+        """URI -> bytes, for every URI of a row, read once for all its stains; the bytes in the row where it carries them."""
         carried = batch[PIXELS][row] if PIXELS in batch else None
         uris = dict.fromkeys(str(batch[uri_column(stain)][row]) for stain in self.image.stains)
         if isinstance(carried, bytes):
@@ -102,18 +102,18 @@ class Loader:
         return {uri: readers.submit(self.storage.read_bytes, uri) for uri in uris}
 
     def _field(self, batch: Mapping[str, np.ndarray], row: int, fetched: Mapping[str, Future[bytes]]) -> np.ndarray:
-        """One FOV, scaled: (C, crop, crop)."""
+        """The scaled pixels of one FOV: (C, crop, crop) uint8 or uint16."""
         decoded = functools.cache(lambda uri: self._decoded(batch, row, uri, fetched[uri].result()))
         return np.stack([self._plane(batch, row, stain, decoded) for stain in self.image.stains])
 
     def _decoded(self, batch: Mapping[str, np.ndarray], row: int, uri: str, data: bytes) -> dict[int, np.ndarray]:
-        """Channel -> plane, resized, of the channels that the row's stains want of one file."""
+        """Channel -> resized plane, for the channels of one file that the stains of the row use."""
         sharing = [stain for stain in self.image.stains if str(batch[uri_column(stain)][row]) == uri]
         channels = list(dict.fromkeys(_channel(batch, row, stain) for stain in sharing))
         colour = COLOUR in batch and batch[COLOUR][row] in (True,)  # null and NaN are not
         planes = (decode_colours if colour else decode_planes)(data, channels, uri)
-        if (side := self.image.resize) is not None:
-            planes = [resize(plane, side) for plane in planes]
+        if (size := self.image.resize) is not None:
+            planes = [resize(plane, size) for plane in planes]
         return dict(zip(channels, planes, strict=True))
 
     def _plane(
@@ -123,7 +123,7 @@ class Loader:
         stain: str,
         decoded: Callable[[str], Mapping[int, np.ndarray]],
     ) -> np.ndarray:
-        """One stain of one FOV, corrected, scaled and cropped: (crop, crop)."""
+        """The pixels of one stain of one FOV, cropped, corrected and scaled: (crop, crop)."""
         where = str(batch[uri_column(stain)][row])
         plane = decoded(where)[_channel(batch, row, stain)]
         uri = batch[illum_column(stain)][row] if illum_column(stain) in batch else None
@@ -141,7 +141,7 @@ class Loader:
         offset, divisor = batch[offset_column(stain)][row], batch[divisor_column(stain)][row]
         if offset is None or divisor is None or not float(divisor) > 0:
             raise ValueError(
-                f"{stain} has the scaling offset {offset} and divisor {divisor}; numbers are wanted, the divisor above 0"
+                f"{stain} has the scaling offset {offset} and divisor {divisor}; both must be numbers, and the divisor above 0"
             )
         return float(offset), float(divisor)
 
@@ -155,6 +155,6 @@ def _channel(batch: Mapping[str, np.ndarray], row: int, stain: str) -> int:
 
 
 def _qc(field: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(C, crop, crop) -> mean / maximum, share saturated, share zero; each (C,)."""
+    """(C, crop, crop) -> the values (C,) of qc_mean, qc_saturated and qc_zero."""
     top = np.iinfo(field.dtype).max
     return field.mean((1, 2)) / top, (field == top).mean((1, 2)), (field == 0).mean((1, 2))

@@ -1,4 +1,4 @@
-"""From the run file to loaded models: names looked up on the shelves, weights resolved, everything checked before it is used."""
+"""From the run file to loaded models: finds names on the shelves, resolves weights, and checks all of them before use."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from sdvae_ray.storage import Storage
 
 @dataclass(frozen=True)
 class Models:
-    """Everything that the engine holds, on one device, by the names that the run gives them."""
+    """All models of the engine, on one device, by the names that the run file gives them."""
 
     autoencoders: dict[str, Autoencoder]
     extractors: dict[str, Extractor]
@@ -27,7 +27,7 @@ class Models:
 
 
 def check_names(config: RunConfig) -> None:
-    """Every model, codec, metric and option of the run is on a shelf; ConfigError with the nearest match where one is not."""
+    """Checks that every model, codec, metric and option of the run is on its shelf. Raises ConfigError with the nearest match."""
     for shelf, models in _shelves(config):
         for name, model in models.items():
             shelves.check_name(shelf, model.name)
@@ -54,7 +54,7 @@ def check_names(config: RunConfig) -> None:
 
 
 def resolve_weights(config: RunConfig, storage: Storage) -> dict[str, weights.Weights]:
-    """Brings the weights of every autoencoder, extractor and metric to this machine; keyed `<shelf>.<name>`."""
+    """`<shelf>.<name>` -> weights on this machine, for every autoencoder, extractor and metric with weights; or WeightsError."""
     return {
         f"{shelf}.{name}": weights.resolve(model, getattr(shelves.find(shelf, model.name), "SOURCE", None), storage)
         for shelf, models in _shelves(config)
@@ -64,20 +64,26 @@ def resolve_weights(config: RunConfig, storage: Storage) -> dict[str, weights.We
 
 
 def latent_scaling(config: RunConfig, resolved: Mapping[str, weights.Weights]) -> dict[str, dict[str, float]]:
-    """The factors that the models' own configs have for their latents, which are stored without: (latent - shift) * scaling."""
-    found: dict[str, dict[str, float]] = {}
+    """Autoencoder -> its scaling_factor and shift_factor, from the config of the model, where it has them.
+
+    The stored latents are unscaled. A diffusion model sees (latent - shift_factor) * scaling_factor.
+    """
+    factors: dict[str, dict[str, float]] = {}
     for name in config.autoencoders:
         path = resolved[f"autoencoders.{name}"].path
         file = Path(path) / "config.json" if path else None
         if file and file.is_file():
             settings = json.loads(file.read_text())
             keys = ("scaling_factor", "shift_factor")
-            found[name] = {key: settings[key] for key in keys if settings.get(key) is not None}
-    return found
+            factors[name] = {key: settings[key] for key in keys if settings.get(key) is not None}
+    return factors
 
 
 def load_models(config: RunConfig, resolved: Mapping[str, weights.Weights], device: torch.device) -> Models:
-    """Builds every model on `device`, in eval mode, without gradients."""
+    """Builds every model on `device`, in eval mode, without gradients. resolved: the result of `resolve_weights`.
+
+    Raises WeightsError where a model has neither a source nor `random: true`.
+    """
     loaded: dict[str, dict[str, Any]] = {"autoencoders": {}, "extractors": {}, "metrics": {}}
     for shelf, models in _shelves(config):
         for name, model in models.items():
@@ -85,10 +91,10 @@ def load_models(config: RunConfig, resolved: Mapping[str, weights.Weights], devi
             if not _has_weights(shelf, model.name):
                 loaded[shelf][name] = module.compute
                 continue
-            found = resolved[f"{shelf}.{name}"]
-            path = Path(found.path) if found.path else None
-            if path is None and not found.random and "weights_seed" in shelves.options(shelf, model.name):
-                notes = [each.note for each in getattr(module, "CHECKPOINTS", ()) if each.note][:1]
+            resolved_weights = resolved[f"{shelf}.{name}"]
+            path = Path(resolved_weights.path) if resolved_weights.path else None
+            if path is None and not resolved_weights.random and "weights_seed" in shelves.options(shelf, model.name):
+                notes = [checkpoint.note for checkpoint in getattr(module, "CHECKPOINTS", ()) if checkpoint.note][:1]
                 known = f" ({notes[0]})" if notes else ""
                 raise WeightsError(
                     f"{shelf}.{name}: {model.name} needs a source (a folder, s3://..., a hub id), or random: true{known}"
@@ -106,18 +112,19 @@ def _load_codec(name: str, codec: CodecConfig) -> Codec:
 
 
 def check_same_weights(resolved: Mapping[str, weights.Weights], recorded: Mapping[str, dict[str, Any]]) -> None:
-    """WeightsError where a node has found other bytes than the run was started with."""
-    for name, found in resolved.items():
-        if name in recorded and found.files != recorded[name]["files"]:
-            raise WeightsError(f"{name}: the weights at {found.source} are not those that this run was started with")
+    """WeightsError where the weights of this node have other bytes than the weights in run.json (`recorded`)."""
+    for name, here in resolved.items():
+        if name in recorded and here.files != recorded[name]["files"]:
+            raise WeightsError(f"{name}: the weights at {here.source} are not those that this run was started with")
 
 
 def pick_device(gpus: float) -> torch.device:
+    """The GPU where an actor has one (`gpus` above 0) and CUDA works, else the CPU."""
     return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")
 
 
 def pick_precision(precision: str, device: torch.device) -> str:
-    """auto: bfloat16 where the device multiplies in it, else float32."""
+    """The precision, with `auto` decided: bfloat16 on a GPU that supports it, else float32."""
     if precision != "auto":
         return precision
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
@@ -132,5 +139,5 @@ def _shelves(config: RunConfig) -> list[tuple[Shelf, dict[str, ShelfConfig]]]:
 
 
 def _has_weights(shelf: Shelf, name: str) -> bool:
-    """Most metrics are a formula."""
+    """Whether an entry of a shelf has weights to load. Most metrics are a formula and have none."""
     return shelf != "metrics" or hasattr(shelves.find(shelf, name), "load")

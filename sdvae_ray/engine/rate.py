@@ -1,6 +1,6 @@
-"""What a latent takes in bits: as it is stored, and as an entropy coder could store it once quantised.
+"""The bits of a latent: as it is stored, and as an entropy coder could store it after quantisation.
 
-A pass's bits are shared equally by its three planes, so a stain's are those of its planes, and stains add up to the whole.
+The three planes of an RGB pass share its bits equally. A stain has the bits of its planes, so the stains add up to the whole.
 """
 
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-NOMINAL_BITS = 8  # per value, for the entropy of latents that are not quantised before they are decoded
-_RANGE_BITS = 32  # least and largest value of a channel, float16 each: sent along once per FOV
+NOMINAL_BITS = 8  # bits per value, for the entropy of latents that are not quantised before decoding
+_RANGE_BITS = 32  # the least and the largest value of a channel, both float16, stored once per FOV
 
 
 def quantise(latent: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """(M, Z, s, s) -> the values at the centres of 2^bits uniform levels over each channel's range, and their numbers.
+    """(M, Z, s, s) -> the values at the centres of 2^bits uniform levels, and the int64 numbers of the levels; both (M, Z, s, s).
 
-    The range is that of the channel over all M images of a FOV; a constant channel keeps its value.
+    The levels span the range of a channel over all M images of a FOV. A constant channel keeps its value.
     """
     low, high = latent.amin((0, 2, 3), keepdim=True), latent.amax((0, 2, 3), keepdim=True)
     step = (high - low) / (2**bits - 1)
@@ -24,9 +24,10 @@ def quantise(latent: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 
 def entropy_bits(symbols: Tensor) -> Tensor:
-    """(M, Z, s, s) level numbers -> (M,) float64, bits of each image under its channels' own distribution over the M images.
+    """(M, Z, s, s) level numbers -> (M,) float64, the bits of every image.
 
-    Shannon's -log2 p summed over the values (what an ideal entropy coder of order zero needs), and the channels' ranges.
+    The bits are Shannon's -log2 p summed over the values, which an ideal entropy coder of order zero needs, plus the bits of the
+    ranges of the channels. p is the frequency of a level in its channel over the M images.
     """
     images, channels = symbols.shape[:2]
     information = torch.empty(symbols.shape, dtype=torch.float64, device=symbols.device)
@@ -38,7 +39,7 @@ def entropy_bits(symbols: Tensor) -> Tensor:
 
 
 def per_stain(pass_bits: Tensor, index: Sequence[Sequence[int]], stains: int) -> Tensor:
-    """(N, T) bits of RGB passes -> (N, C) float32; `index`: the stain on each plane of each pass."""
+    """(N, T) bits of RGB passes -> (N, C) float32 bits of stains. index: the number of the stain on every plane of every pass."""
     share = torch.zeros(len(index), stains, dtype=torch.float64)
     for number, planes in enumerate(index):
         for stain in planes:

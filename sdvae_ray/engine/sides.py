@@ -1,4 +1,4 @@
-"""One field of view through one autoencoder or codec: the reconstruction, its latent as stored, and the bits that it took."""
+"""One field of view through one autoencoder or codec: the reconstruction, the latent as stored, and its bits."""
 
 from dataclasses import dataclass
 
@@ -15,11 +15,11 @@ from sdvae_ray.errors import ConfigError
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.randomness import generator
 
-CodecOutput = tuple[np.ndarray, np.ndarray]  # as Codec.roundtrip gives it
+CodecOutput = tuple[np.ndarray, np.ndarray]  # the result of Codec.roundtrip
 
 
 class UnusableOutputError(ValueError):
-    """A model gave numbers that must not be stored: not finite, or outside of the stored type's range."""
+    """A model gave numbers that must not be stored: not finite, or outside the range of the stored type."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,13 @@ class Field:
 
 @dataclass(frozen=True)
 class Side:
-    """result; latent (P, T, Z, s, s) float16, None where none is stored; bits, entropy (P, C) float32, NaN where there is none."""
+    """One side of one FOV.
+
+    result   originals and reconstruction
+    latent   (P, T, Z, s, s) float16; None where no latent is stored
+    bits     (P, C) float32, bits as stored
+    entropy  (P, C) float32, bits of the quantised latent under its entropy; NaN for a codec and for the identity control
+    """
 
     result: Reconstruction
     latent: Tensor | None
@@ -42,7 +48,7 @@ class Side:
 
 
 class Sides:
-    """Makes every side of a run. `strict` False lets numbers pass that must not be stored: for shapes alone."""
+    """Makes every side of a run. With `strict` False, unusable numbers raise no error: for a row that only gives shapes."""
 
     def __init__(self, config: RunConfig, packing: Packing, forward: Forward) -> None:
         self.config, self.packing, self.forward = config, packing, forward
@@ -52,7 +58,7 @@ class Sides:
         self._compresses = {side: compresses(config, side) for side in config.autoencoders}
 
     def by_codec(self, codec: Codec, field: Field, image: np.ndarray, done: CodecOutput | None) -> Side:
-        """`image`: the FOV's integers (P, C, S, S); `done`: the codec's answer where it was asked before."""
+        """The side of a codec. image: (P, C, S, S) integers of the FOV; done: the output of the codec, or None to run it now."""
         recon, sizes = done if done is not None else codec.roundtrip(image)
         stains = torch.from_numpy(np.ascontiguousarray(recon)).to(field.stains.device).float() / self.top
         result = Reconstruction(field.stains, stains, field.rgb, self.packing.pack(stains), None)
@@ -62,7 +68,10 @@ class Sides:
     def by_autoencoder(
         self, side: str, autoencoder: Autoencoder, field: Field, micro_batch: int, stored: Tensor | None = None
     ) -> Side:
-        """`stored`: the FOV's latent (P, T, Z, s, s) float16 where nothing is wanted that the posterior alone can give."""
+        """The side of an autoencoder. Raises UnusableOutputError.
+
+        stored: the latent (P, T, Z, s, s) float16 of the FOV, where no wanted column needs the posterior; None: encode the FOV.
+        """
         config = self.config.autoencoders[side]
         kept = self._stored[side]
         posterior = None
@@ -94,7 +103,7 @@ class Sides:
             return Posterior(*self.forward.batched(encode, field.rgb.flatten(0, 1), micro_batch))
 
     def _sample(self, posterior: Posterior, side: str, fov_id: str) -> Tensor:
-        """mean + std * noise; the noise is a function of (seed, FOV, side), drawn on the CPU, so that any device gives the same."""
+        """mean + std * noise. The noise is a function of (seed, FOV, side) and is drawn on the CPU: it is equal on every device."""
         if posterior.logvar is None:
             raise ConfigError(f"autoencoders.{side}: there is no posterior to sample from (use latent: mean)")
         noise = generator(self.config.seed, "posterior", fov_id, side).standard_normal(posterior.mean.shape, np.float32)
@@ -115,12 +124,13 @@ class Sides:
         shape, index = field.rgb.shape[:2], self.packing.index
         width = 16 if self._stored[side] else 32
         whole = torch.full(shape, float(latent[0].numel() * width))
-        if not torch.isfinite(latent).all():  # only where shapes alone are asked for
+        if not torch.isfinite(latent).all():  # happens only where `strict` is off
             return rate.per_stain(whole, index, count), none
         _, symbols = rate.quantise(latent, self.config.autoencoders[side].latent_bits or rate.NOMINAL_BITS)
         entropy = rate.entropy_bits(symbols).view(shape)
         return rate.per_stain(whole, index, count), rate.per_stain(entropy, index, count)
 
     def demand(self, usable: Tensor, problem: str) -> None:
+        """UnusableOutputError with the text `problem` where `usable` is False, unless `strict` is off."""
         if not usable and self.strict:
             raise UnusableOutputError(problem)

@@ -1,5 +1,8 @@
-"""One driver per output: an object with a heartbeat. Refused while its holder lives, taken over after, so that a killed run
-resumes with the same command."""
+"""One driver per output: a lease, an object on storage with a heartbeat.
+
+A second driver is refused while the holder of the lease lives. It takes the lease over once the holder is dead or silent, so that
+the same command resumes a killed run.
+"""
 
 import json
 import os
@@ -19,7 +22,10 @@ HEARTBEAT = 10.0  # seconds
 
 
 class Lease:
-    """Context manager. Raises ConfigError where another driver holds the output; `check` raises RunError once it was taken over."""
+    """A context manager that holds the lease of an output.
+
+    Entering raises ConfigError where another driver holds the lease. `check` raises RunError after another driver took it over.
+    """
 
     def __init__(self, output: str, storage: Storage) -> None:
         self.uri, self.storage = join(output, FILE), storage
@@ -50,6 +56,7 @@ class Lease:
             self.storage.delete(self.uri)
 
     def check(self) -> None:
+        """RunError where another driver has taken over the lease."""
         if self._taken_over():
             raise RunError(f"another driver has taken over {self.uri.rpartition('/')[0]}: this one stops")
 
@@ -60,7 +67,7 @@ class Lease:
                     return
                 self._write()
             except (OSError, StorageError):
-                continue  # a store that is away for a while: the next beat tries again
+                continue  # storage does not answer for a while: the next beat tries again
 
     def _taken_over(self) -> bool:
         held = self._read()
@@ -68,7 +75,7 @@ class Lease:
         return self.lost
 
     def _read(self) -> dict[str, Any] | None:
-        """The lease as it stands; None where there is none, or where what stands there is no lease."""
+        """The content of the lease; None where there is no lease, or where the object is not a lease."""
         try:
             held = json.loads(self.storage.read_bytes(self.uri))
         except (FileNotFoundError, ValueError):
@@ -81,7 +88,7 @@ class Lease:
 
 
 def _is_dead(held: dict[str, Any]) -> bool:
-    """True where the holder was a process of this host that is no more."""
+    """Whether the holder was a process of this host that has ended."""
     if held["host"] != socket.gethostname():
         return False
     try:

@@ -1,4 +1,4 @@
-"""run.json: what a run was, so that its numbers can be had again, and so that a resume is refused where it would mix two runs."""
+"""run.json, the record of a run. With it the numbers can be computed again, and a resume that would mix two runs is refused."""
 
 import datetime
 import hashlib
@@ -38,6 +38,11 @@ def new_record(
     precision: str,
     latent_scaling: dict[str, dict[str, float]] | None = None,
 ) -> Record:
+    """The record of a new run, without sessions.
+
+    manifest: from `describe_manifest`. weights: `<shelf>.<name>` -> record of its weights. micro_batch: RGB passes per forward
+    pass. latent_scaling: autoencoder -> scaling_factor and shift_factor.
+    """
     return {
         "sdvae_ray": VERSION,
         "digest": config.digest(),
@@ -56,6 +61,7 @@ def new_record(
 
 
 def read_record(output: str, storage: Storage) -> Record | None:
+    """The content of run.json; None where the output has none."""
     try:
         return json.loads(storage.read_bytes(join(output, FILE)))
     except FileNotFoundError:
@@ -63,13 +69,14 @@ def read_record(output: str, storage: Storage) -> Record | None:
 
 
 def write_record(output: str, record: Record, storage: Storage) -> None:
+    """Writes run.json in place of the one before."""
     storage.write_bytes(join(output, FILE), json.dumps(record, indent=1, sort_keys=False).encode() + b"\n")
 
 
 def check_same_run(record: Record, config: RunConfig, manifest: dict[str, Any], extend: bool = False) -> list[str]:
-    """What this run adds to that of `record`, such as `codecs.jxl`: nothing unless `extend`.
+    """The entries that this run adds to the recorded run, such as `codecs.jxl`; empty unless `extend`.
 
-    ConfigError, naming the first key that differs, where `record` is of another run than this one.
+    Raises ConfigError, which names the first key that differs, where `record` is of another run.
     """
     if record["manifest"]["sha256"] != manifest["sha256"]:
         raise ConfigError(
@@ -104,7 +111,7 @@ def extended(
     added: list[str],
     latent_scaling: dict[str, dict[str, float]],
 ) -> Record:
-    """The record with what is added, and when."""
+    """The record with new configuration and weights, and with the names and the time of the addition in `extensions`."""
     extensions = [*record.get("extensions", []), {"added": added, "started": now()}]
     return {
         **record,
@@ -118,6 +125,7 @@ def extended(
 
 
 def describe_manifest(uri: str, fovs: int, storage: Storage) -> dict[str, Any]:
+    """The URI of a manifest, its number of FOVs, and the sha256 of its bytes in hex digits."""
     with storage.open(uri) as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
@@ -126,6 +134,7 @@ def describe_manifest(uri: str, fovs: int, storage: Storage) -> dict[str, Any]:
 
 
 def now() -> str:
+    """The time in UTC, in ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 

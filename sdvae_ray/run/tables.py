@@ -1,9 +1,9 @@
-"""The tables of a run on storage: how one write becomes one file per table, and which rows of them count.
+"""The tables of a run on storage: one write makes one file per table, and the files in `fovs/` say which rows count.
 
-Layout under the run's output: `fovs/`, `latents/<autoencoder>/`, `metrics/<side>/`, `embeddings/<extractor>/<side>/`. One
-write puts files of one name into every table, `fovs/` last: a file elsewhere counts only if its namesake stands in `fovs/`,
-whose schema says which columns it commits (key `commits`). A run that is extended commits a FOV again, under another name, with
-what was added.
+Layout under the output of the run: `fovs/`, `latents/<autoencoder>/`, `metrics/<side>/`, `embeddings/<extractor>/<side>/`. One
+write puts a file of the same name into every table, into `fovs/` last. A file in another table counts only if `fovs/` has a file
+of that name, whose schema lists the columns that it commits (key `commits`). An extended run commits a FOV again, in a file of
+another name, with the added columns.
 """
 
 import io
@@ -31,15 +31,15 @@ from sdvae_ray.schema import (
 )
 from sdvae_ray.storage import Storage, join
 
-_TENSORS_PER_GROUP, _ROWS_PER_GROUP = 64, 4096  # rows: a reader of a few of them reads few
+_TENSORS_PER_GROUP, _ROWS_PER_GROUP = 64, 4096  # rows: small row groups, so that a reader of a few rows reads little
 _DATA_TABLES = (LATENTS, METRICS, EMBEDDINGS)
 _COMMITS = "commits"
-_READERS = 16  # threads: files are many and small, and object storage answers each after a while
+_READERS = 16  # threads: there are many small files, and object storage is slow to answer a request
 
 
 @dataclass(frozen=True)
 class Written:
-    """What one write committed."""
+    """The rows that one write committed, and the rows among them that have an error."""
 
     rows: int
     errors: int
@@ -50,9 +50,9 @@ def write_rows(
 ) -> Written:
     """Commits rows of every table under `<table>/<name>.parquet`.
 
-    `columns`: `<table>:<column>` (n, ...) of the data tables, `row_json` the Metadata_* columns of fovs, the rest
-    as it is in fovs. Rows whose `error` is not "" go to fovs only. A table of one of `random_models` (names of autoencoders and
-    extractors without weights) says so in its file: key `random_weights` of the schema's metadata.
+    columns: all of n rows. `<table>:<column>` (n, ...) goes to a data table, `row_json` becomes the Metadata_* columns of fovs, and
+    every other column goes to fovs as it is. A row whose `error` is not "" goes to fovs only. random_models: names of autoencoders
+    and extractors with random weights; the files of their tables have `random_weights` in the metadata of the schema.
     """
     ids, errors = columns[FOV_ID], columns[ERROR]
     good = errors == ""
@@ -78,6 +78,7 @@ def write_rows(
 
 
 def write_table(uri: str, table: pa.Table, storage: Storage) -> None:
+    """Writes a Parquet file, with small row groups where the table has tensors."""
     tensors = any(isinstance(field.type, pa.BaseExtensionType) for field in table.schema)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", row_group_size=_TENSORS_PER_GROUP if tensors else _ROWS_PER_GROUP)
@@ -85,7 +86,7 @@ def write_table(uri: str, table: pa.Table, storage: Storage) -> None:
 
 
 def write_wide_table(uri: str, table: pa.Table, storage: Storage) -> None:
-    """A table of thousands of columns: one row group, and nothing about a column that a reader of all of them would not ask."""
+    """Writes a Parquet file of thousands of columns, for readers of all columns: one row group, no dictionaries, no statistics."""
     buffer = io.BytesIO()
     options = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
     pq.write_table(table, buffer, row_group_size=max(1, table.num_rows), **options)
@@ -93,21 +94,21 @@ def write_wide_table(uri: str, table: pa.Table, storage: Storage) -> None:
 
 
 def read_table(uri: str, storage: Storage, columns: Sequence[str] | None = None) -> pa.Table:
-    """A whole Parquet file, or those of `columns` that it has."""
+    """A whole Parquet file, or the columns of `columns` that it has. FileNotFoundError without the file."""
     with storage.open(uri) as file:
         return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
 
 
 def committed_files(output: str, storage: Storage) -> list[str]:
-    """Names of the files in fovs/: the commits."""
+    """The names of the files in fovs/, which are the commits."""
     return [name for name in storage.list(join(output, FOVS)) if name.endswith(".parquet") and not _is_temporary(name)]
 
 
 def read_fovs(output: str, storage: Storage, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """One row per FOV that was tried: the first row without error, and the error's where there is none.
+    """One row per FOV that was tried: its first row without an error, else its first row with an error.
 
-    Adds `files`, the names of all files that commit the FOV. Tensor columns (QC) are left out; `columns` None is every other one.
-    Empty where nothing is committed.
+    columns: names of columns of fovs; None: all columns without the tensors (QC). fov_id and error are always there. Adds `files`,
+    the names of all files that commit the FOV. Empty where nothing is committed.
     """
     return read_commits(output, storage, columns)[0]
 
@@ -115,7 +116,7 @@ def read_fovs(output: str, storage: Storage, columns: Sequence[str] | None = Non
 def read_commits(
     output: str, storage: Storage, columns: Sequence[str] | None = None
 ) -> tuple[pl.DataFrame, dict[str, frozenset[str]]]:
-    """read_fovs, and the columns `<table>:<column>` that each of its files commits."""
+    """The result of `read_fovs`; and file name -> the columns `<table>:<column>` that the file commits."""
 
     def read(name: str) -> tuple[pl.DataFrame, frozenset[str]]:
         with storage.open(join(output, FOVS, name)) as file:
@@ -130,19 +131,21 @@ def read_commits(
     if not names:
         return pl.DataFrame(schema={FOV_ID: pl.String, ERROR: pl.String, "files": pl.List(pl.String)}), {}
     with ThreadPoolExecutor(_READERS) as readers:
-        found = list(readers.map(read, names))
-    whole = pl.concat([frame for frame, _ in found], how="diagonal_relaxed").with_columns(pl.col(ERROR).cast(pl.String))
+        files_read = list(readers.map(read, names))
+    whole = pl.concat([frame for frame, _ in files_read], how="diagonal_relaxed").with_columns(
+        pl.col(ERROR).cast(pl.String)
+    )
     whole = whole.sort(pl.col(ERROR).is_not_null(), maintain_order=True)
     first = whole.unique(FOV_ID, keep="first", maintain_order=True).drop("_file")
     failed = first.filter(pl.col(ERROR).is_not_null())[FOV_ID]
     counting = whole.filter(pl.col(ERROR).is_null() | pl.col(FOV_ID).is_in(failed.implode()))
     files = counting.group_by(FOV_ID, maintain_order=True).agg(files=pl.col("_file"))
     joined = first.join(files, on=FOV_ID, how="left", maintain_order="left")
-    return joined, {name: commits for name, (_, commits) in zip(names, found, strict=True)}
+    return joined, {name: commits for name, (_, commits) in zip(names, files_read, strict=True)}
 
 
 def read_file_column(output: str, table: str, column: str, file: str, storage: Storage) -> tuple[list[str], np.ndarray]:
-    """(fov_ids, (n, ...) values) of one file of a data table. FileNotFoundError without the file, KeyError without the column."""
+    """(fov_ids, values (n, ...)) of one file of a data table. FileNotFoundError without the file, KeyError without the column."""
     data = read_table(join(output, table, file), storage, [FOV_ID, column])
     if column not in data.column_names:
         raise KeyError(f"{table} has no column {column}")
@@ -152,10 +155,10 @@ def read_file_column(output: str, table: str, column: str, file: str, storage: S
 def read_column(
     output: str, table: str, column: str, wanted: pl.DataFrame, storage: Storage
 ) -> tuple[list[str], np.ndarray]:
-    """(fov_ids, (n, ...) values) of one data table's column, for the FOVs of `wanted` (fov_id, files) that have it.
+    """(fov_ids, values (n, ...)) of one column of a data table, for the FOVs in `wanted` (fov_id, files) that have it.
 
-    Only files that fovs names for a FOV are read, and a row written twice counts once: the first that has the column.
-    Raises KeyError where the table is there and no file has the column.
+    Only the files that fovs names for a FOV are read. Of a row that was written twice, the first file with the column counts.
+    Raises KeyError where the table exists and no file has the column.
     """
     ids: list[str] = []
     parts: list[np.ndarray] = []
@@ -173,9 +176,9 @@ def read_column(
             lacking = True
             continue
         rows = np.flatnonzero(np.isin(present, asked))
-        found = [present[row] for row in rows]
-        ids += found
-        seen.update(found)
+        new = [present[row] for row in rows]
+        ids += new
+        seen.update(new)
         parts.append(values[rows])
     if lacking and not parts:
         raise KeyError(f"{table} has no column {column}")
@@ -183,12 +186,12 @@ def read_column(
 
 
 def data_tables(output: str, storage: Storage) -> list[str]:
-    """Names of the data tables that have files, such as `embeddings/latent/demo`."""
+    """The names of the data tables that have files, such as `embeddings/latent/demo`."""
     return sorted({table for table, _ in _data_files(output, storage)})
 
 
 def sweep(output: str, storage: Storage) -> int:
-    """Deletes what a killed write left: temporaries, and data files whose namesake is not in fovs/. Returns how many files."""
+    """Deletes the remains of killed writes: temporary files, and data files without a commit. Returns the number of data files."""
     commits = set(committed_files(output, storage))
     stale = [(table, name) for table, name in _data_files(output, storage) if name not in commits]
     for table, name in stale:
