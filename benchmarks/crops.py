@@ -1,15 +1,15 @@
-"""Real patch embeddings for benchmarks/index.py: overlapping crops of real fields, through what needs no download.
+"""Real patch embeddings for benchmarks/index.py: overlapping crops of real fields, embedded by models that need no download.
 
     python benchmarks/crops.py --field Mito.tiff AGP.tiff RNA.tiff ER.tiff DNA.tiff --output crops --embedding latent
     python benchmarks/index.py --embeddings crops/vectors.npy --held-out crops/region.npy
 
-`--embedding intensity` is the extractor of that name; `latent` is the demo autoencoder's posterior mean, every value of it, of
-both published passes. Pixels are divided by 256 into 8 bits, as the published protocol has it.
+`--embedding intensity` is the extractor `intensity`. `--embedding latent` is every value of the posterior mean of the demo
+autoencoder, for both published RGB passes. Pixels are divided by 256 into 8 bits, as in the published protocol.
 
-vectors.npy   (N, D) float32, crops of the left three quarters of the field, a stride of a few pixels apart, at `--turns`
-              quarter turns: neighbours are near-duplicates, many more so than the patches of a screen
-region.npy    (Q, D) crops of the right quarter: queries that share no pixel with any vector, from the same field
-field.npy     (Q, D) crops of `--other`, one stack (C, Y, X) per field: queries from other plates
+vectors.npy   (N, D) float32, crops of the left three quarters of the field, a few pixels apart, at `--turns` quarter turns.
+              Neighbouring crops are near-duplicates, much more so than the patches of a screen
+region.npy    (Q, D) float32, crops of the right quarter: queries from the same field that share no pixel with any vector
+field.npy     (Q, D) float32, crops of `--other`, one stack (C, Y, X) per field: queries from other plates
 """
 
 import argparse
@@ -36,28 +36,28 @@ from sdvae_ray.settings.image import PUBLISHED_TRIPLES
 from sdvae_ray.storage import Storage
 
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
-SHARE = 3 / 4  # of the field's width, from the left, that is indexed
+SHARE = 3 / 4  # of the width of the field, from the left: the part whose crops are indexed
 Embed = Callable[[Tensor], Tensor]
 Stains = NDArray[np.uint8]
 
 
 def field(files: Sequence[str], channels: Sequence[int]) -> Stains:
-    """(C, Y, X) uint8: one file per stain, or one stack of which `channels` are the stains."""
+    """(C, Y, X) uint8, from one file per stain, or from the planes `channels` of one stack."""
     planes = [tifffile.imread(file) for file in files]
     stack = planes[0][list(channels)] if len(planes) == 1 else np.stack(planes)
     return scale(stack.astype(np.float64), 0.0, 256.0, 8)
 
 
 def by_intensity() -> Embed:
-    """(N, C, S, S) in [0, 1] -> (N, 85)."""
+    """A function (N, C, S, S) in [0, 1] -> (N, 85), of the extractor `intensity`."""
     extractor = intensity.load(None)
     return lambda stains: extractor(stains).flatten(1)
 
 
 def by_latent() -> Embed:
-    """(N, C, S, S) in [0, 1] -> (N, T * Z * S / 8 * S / 8)."""
-    found = weights.resolve(AutoencoderConfig(name="diffusers_kl", source="asset:demo_kl"), None, Storage())
-    autoencoder = diffusers_kl.load(Path(str(found.path)))
+    """A function (N, C, S, S) in [0, 1] -> (N, T * Z * S / 8 * S / 8), of the demo autoencoder."""
+    demo = weights.resolve(AutoencoderConfig(name="diffusers_kl", source="asset:demo_kl"), None, Storage())
+    autoencoder = diffusers_kl.load(Path(str(demo.path)))
     packing = Packing(STAINS, PUBLISHED_TRIPLES)
 
     def embed(stains: Tensor) -> Tensor:
@@ -71,13 +71,13 @@ EMBEDDINGS = {"intensity": by_intensity, "latent": by_latent}
 
 
 def crops(stains: Stains, size: int, stride: int) -> NDArray[np.uint8]:
-    """(n, C, size, size), a view where it can be: row by row."""
+    """(n, C, size, size), the crops row by row; a view where possible."""
     windows = sliding_window_view(stains, (size, size), axis=(1, 2))[:, ::stride, ::stride]
     return windows.reshape(len(stains), -1, size, size).swapaxes(0, 1)
 
 
 def batches(stains: Stains, options: argparse.Namespace, stride: int, turns: int) -> Iterator[Tensor]:
-    """float32 in [0, 1], one row of crops at one turn after another."""
+    """Batches (b, C, size, size) float32 in [0, 1], row of crops by row of crops, quarter turn by quarter turn."""
     height = stains.shape[1] - options.size + 1
     for turn in range(turns):
         for top in range(0, height, stride):
@@ -88,10 +88,12 @@ def batches(stains: Stains, options: argparse.Namespace, stride: int, turns: int
 
 @torch.inference_mode()
 def embedded(stains: Stains, embed: Embed, options: argparse.Namespace, stride: int, turns: int) -> NDArray[np.float32]:
+    """(N, D) float32, the embeddings of all crops."""
     return np.concatenate([embed(batch).float().numpy() for batch in batches(stains, options, stride, turns)])
 
 
 def sampled(vectors: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
+    """`count` of the vectors, drawn by `seed`; all of them where there are fewer."""
     return np.random.default_rng(seed).permutation(vectors)[:count]
 
 
@@ -101,12 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--field", nargs="+", required=True, help="TIFFs, one per stain (Mito AGP RNA ER DNA), or a stack"
     )
     parser.add_argument("--other", nargs="*", default=[], help="stacks of other fields, for queries")
-    parser.add_argument("--channels", default="4,3,2,1,0", help="planes of a stack that are the stains, in their order")
+    parser.add_argument("--channels", default="4,3,2,1,0", help="planes of a stack, in the order of the stains")
     parser.add_argument("--embedding", choices=EMBEDDINGS, default="intensity")
     parser.add_argument("--size", type=int, default=64, help="pixels")
     parser.add_argument("--stride", type=int, default=4, help="pixels")
     parser.add_argument("--turns", type=int, choices=(1, 2, 3, 4), default=1, help="quarter turns of every crop")
-    parser.add_argument("--queries", type=int, default=2000, help="kept of each kind")
+    parser.add_argument("--queries", type=int, default=2000, help="number of queries to keep of every kind")
     parser.add_argument("--batch", type=int, default=16, help="crops in one forward pass")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -117,18 +119,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     embed, start = EMBEDDINGS[options.embedding](), time.perf_counter()
     whole = field(options.field, channels)
     border = int(whole.shape[2] * SHARE)
-    found = {"vectors": embedded(whole[:, :, :border], embed, options, options.stride, options.turns)}
-    apart = options.size // 4  # queries need not be as dense
-    found["region"] = sampled(
+    saved = {"vectors": embedded(whole[:, :, :border], embed, options, options.stride, options.turns)}
+    apart = options.size // 4  # queries may lie farther apart
+    saved["region"] = sampled(
         embedded(whole[:, :, border:], embed, options, apart // 2, 1), options.queries, options.seed
     )
     if options.other:
         others = [embedded(field([file], channels), embed, options, apart, 1) for file in options.other]
-        found["field"] = sampled(np.concatenate(others), options.queries, options.seed)
+        saved["field"] = sampled(np.concatenate(others), options.queries, options.seed)
     options.output.mkdir(parents=True, exist_ok=True)
-    for name, vectors in found.items():
+    for name, vectors in saved.items():
         np.save(options.output / f"{name}.npy", vectors)
-    shapes = {name: list(vectors.shape) for name, vectors in found.items()}
+    shapes = {name: list(vectors.shape) for name, vectors in saved.items()}
     print(json.dumps({"embedding": options.embedding, "seconds": round(time.perf_counter() - start), **shapes}))
     return 0
 

@@ -1,11 +1,12 @@
-"""The encode engine without Ray: how fast one process takes fields through a VAE and InceptionV3, and where time goes.
+"""Benchmark of the encode engine without Ray: the speed of one process with a VAE and InceptionV3, and the time of every part.
 
     python benchmarks/engine.py --threads 1                      # a CPU: float32, crops of 256 pixels
     python benchmarks/engine.py --device cuda --crop 1024        # a GPU: bfloat16, the micro-batch swept
 
-Random weights, random pixels: speed only. Every setting is warmed up and the median of its repeats given, beside the
-rates of a plain matrix product and of convolutions of the VAE's shapes, taken before and after at the same precision
-and threads. The floating-point operations are counted apart, on tensors without data. The last line is one JSON object.
+Weights and pixels are random, so the benchmark measures speed only. Every setting is warmed up, and the table gives the median of
+its repeats. Beside it stand the rates of a plain matrix product and of convolutions of the VAE's shapes, measured before and after
+at the same precision and threads. The floating-point operations are counted separately, on tensors without data. The last line of
+output is one JSON object.
 """
 
 import argparse
@@ -37,12 +38,12 @@ from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.storage import Storage
 
 SIDE, EXTRACTOR = "vae", "inception"
-PARTS = ("copy in", "encode", "decode", "metrics", "extract", "copy out", "other")  # of an FOV's seconds
-WHOLE_FIELD = 16  # patches of 256 pixels in a field of 1,024: crops are also given as shares of such a field (FOV16)
+PARTS = ("copy in", "encode", "decode", "metrics", "extract", "copy out", "other")  # of the seconds of a FOV
+WHOLE_FIELD = 16  # patches of 256 pixels in a field of 1,024 pixels: rates are also given in such fields (FOV16)
 
 
 class LaidOut:
-    """An autoencoder given its images in a memory layout of ours, not of the engine."""
+    """An autoencoder that gets its images in the memory layout `layout`, and not in the layout of the engine."""
 
     def __init__(self, inner: Autoencoder, layout: torch.memory_format) -> None:
         self.inner, self.layout = inner, layout
@@ -55,7 +56,7 @@ class LaidOut:
 
 
 class Clocked(Forward):
-    """Forward passes whose parts are also told in seconds of processor time: those do not grow with other load."""
+    """Forward passes that also measure every part in seconds of processor time, which do not grow with other load."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -70,6 +71,7 @@ class Clocked(Forward):
 
 
 def run_config(options: argparse.Namespace) -> RunConfig:
+    """A run of one VAE and InceptionV3 with random weights. ConfigError for a crop that the patch does not divide."""
     raw = {
         "manifest": "unused",
         "output": "unused",
@@ -82,7 +84,7 @@ def run_config(options: argparse.Namespace) -> RunConfig:
 
 
 def random_fields(image: ImageConfig, count: int, seed: int = 0) -> Batch:
-    """Rows as the loader gives them, noise for pixels."""
+    """`count` rows in the form of the loader, with noise for pixels."""
     shape = (count, image.patches, len(image.stains), image.patch, image.patch)
     return {
         FOV_ID: np.array([f"source/batch/plate/well/{i}" for i in range(count)], object),
@@ -92,7 +94,7 @@ def random_fields(image: ImageConfig, count: int, seed: int = 0) -> Batch:
 
 
 def flop_per_fov(config: RunConfig) -> dict[str, int]:
-    """By part, without padding: one pass through each model, times the passes of a field and the sides embedded."""
+    """Part -> floating-point operations per FOV, without padding: those of one pass, times the passes of a FOV and the sides."""
     models = load_models(config, resolve_weights(config, Storage()), torch.device("meta"))
     autoencoder, extractor = models.autoencoders[SIDE], models.extractors[EXTRACTOR]
     rgb = torch.empty(1, 3, config.image.patch, config.image.patch, device="meta")
@@ -107,7 +109,7 @@ def flop_per_fov(config: RunConfig) -> dict[str, int]:
 
 
 def build(config: RunConfig, device: torch.device, channels_last: bool | None) -> Models:
-    """In the layout that the engine has on this device, where `channels_last` is None."""
+    """The models, in the memory layout `channels_last`; None: in the layout that the engine uses on this device."""
     models = load_models(config, resolve_weights(config, Storage()), device)
     if channels_last is None:
         return models
@@ -119,7 +121,7 @@ def build(config: RunConfig, device: torch.device, channels_last: bool | None) -
 
 
 def encode(encoder: Encoder, batch: Batch) -> None:
-    """One call of the engine. A row that failed, or that ran at a smaller micro-batch, would be a false timing."""
+    """One call of the engine. Raises an error where a row failed or ran at a smaller micro-batch: its timing would be wrong."""
     out = encoder(batch)
     if failed := [error for error in out[ERROR] if error]:
         raise RuntimeError(f"the engine refused its own output: {failed[0]}")
@@ -130,7 +132,7 @@ def encode(encoder: Encoder, batch: Batch) -> None:
 def profiled(
     encoder: Encoder, clocked: Clocked, batch: Batch, repeats: int
 ) -> tuple[harness.Sample, dict[str, float], dict[str, float]]:
-    """The median call; its seconds by part, of the clock and of the processor."""
+    """The median call, and its seconds by part: of the clock, and of the processor."""
     samples, parts = [], []
     for _ in range(repeats):
         clocked.seconds, clocked.core_seconds = defaultdict(float), defaultdict(float)
@@ -149,7 +151,9 @@ def _by_part(seconds: Mapping[str, float], whole: float) -> dict[str, float]:
 def measure(
     encoder: Encoder, clocked: Clocked, batch: Batch, flop: dict[str, int], warmup: int, repeats: int
 ) -> harness.Record:
-    """One setting. On a GPU the whole is timed without profiling, whose waiting costs overlap; the parts apart."""
+    """The measurements of one setting. On a GPU the parts are timed with profiling, and the whole call without it, since the waits
+    of profiling prevent overlap.
+    """
     device, fovs, image = encoder.device, len(batch[FOV_ID]), encoder.config.image
     for _ in range(warmup):
         encode(encoder, batch)
@@ -177,7 +181,7 @@ def measure(
 
 
 def references(config: RunConfig, device: torch.device, options: argparse.Namespace) -> dict[str, harness.Rate]:
-    """One large product, and 3 x 3 convolutions at three levels of the VAE, all of the same cost."""
+    """The rates of one large matrix product, and of 3 x 3 convolutions at three levels of the VAE, all of the same cost."""
     on_gpu, patch = device.type == "cuda", config.image.patch
     product, count = (8192, 8) if on_gpu else (min(2048, 8 * patch), 1)
     convolutions = [(count, 128, patch), (count, 256, patch // 2), (count, 512, patch // 4)]
@@ -186,7 +190,7 @@ def references(config: RunConfig, device: torch.device, options: argparse.Namesp
 
 
 def sweep(config: RunConfig, device: torch.device, options: argparse.Namespace) -> harness.Record:
-    """Every micro-batch that a field of view can fill, on a GPU without and with cuDNN's autotuning."""
+    """The measurements of every micro-batch that a FOV can fill; on a GPU without and with cuDNN's autotuning."""
     flop, batch = flop_per_fov(config), random_fields(config.image, options.fovs)
     models = build(config, device, options.channels_last)
     passes = config.image.patches * len(config.image.triples)
@@ -217,6 +221,7 @@ def sweep(config: RunConfig, device: torch.device, options: argparse.Namespace) 
 
 
 def show(record: harness.Record, console: Console) -> None:
+    """Prints the settings, the machine, the reference rates and a table of the results."""
     machine, settings = record["machine"], record["settings"]
     layout = {None: "the engine's", True: "channels_last", False: "contiguous"}[settings["channels_last"]]
     said = ", ".join(f"{key} {settings[key]}" for key in ("architecture", "precision", "crop", "threads"))
@@ -243,6 +248,7 @@ def show(record: harness.Record, console: Console) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--crop", type=int, help="pixels; default 256 on a CPU, 1024 on a GPU")
     parser.add_argument("--patch", type=int, default=256, help="pixels")

@@ -1,12 +1,12 @@
 """Floors of the retrieval score: on four real CPJUMP1 plates, and on noise without any effect.
 
-    python benchmarks/floors.py FOLDER     # of BR0011701{0,1,2,3}_normalized_feature_select_negcon_batch.csv.gz
+    python benchmarks/floors.py FOLDER     # with BR0011701{0,1,2,3}_normalized_feature_select_negcon_batch.csv.gz
     python benchmarks/floors.py --noise
 
-One table per recipe, or one of noise by its effective rank with a bar chart. The last line is one JSON object. The
-profiles are cpg0000's (Cell Painting Gallery, CC0), workspace/profiles/2020_11_04_CPJUMP1/<plate>/; brightfield
-features are dropped, DMSO is Metadata_control_type negcon, every other well is treated,
-but for the positive controls in JUMP's recipe.
+The output is one table per recipe; with --noise it is one table by the effective rank of the noise, and a bar chart. The last line
+is one JSON object. The profiles are those of cpg0000 (Cell Painting Gallery, CC0), in
+workspace/profiles/2020_11_04_CPJUMP1/<plate>/. Brightfield features are dropped. DMSO wells are those with Metadata_control_type
+negcon. Every other well is treated, except the positive controls in the recipe of JUMP.
 """
 
 import argparse
@@ -50,7 +50,7 @@ SHOWN = ("full", "half_same", "half_other", "posing_position", "labels_within_tr
 
 
 def read(folder: Path) -> tuple[np.ndarray, pl.DataFrame]:
-    """((1536, D) features without brightfield, the wells); DataError where a plate is missing."""
+    """Features (1536, D) without brightfield, and the wells. DataError where the file of a plate is missing."""
     frames = []
     for plate in PLATES:
         path = folder / f"{plate}_normalized_feature_select_negcon_batch.csv.gz"
@@ -71,7 +71,10 @@ def read(folder: Path) -> tuple[np.ndarray, pl.DataFrame]:
 def noise(
     rank: int, seed: int, features: int = 602, plates: int = 4, controls: int = 64, compounds: int = 306
 ) -> tuple[np.ndarray, pl.DataFrame]:
-    """Gaussian wells without plate, position or compound effects: `rank` directions of variance 1, the rest of 10^-6."""
+    """Profiles (W, features) and wells of Gaussian noise without effects of plate, position or compound.
+
+    `rank` directions have variance 1, and all others have variance 10^-6.
+    """
     random = np.random.default_rng([seed, rank])
     sd = np.where(np.arange(features) < rank, 1.0, 1e-3)
     axes = np.linalg.qr(random.normal(size=(features, features)))[0]
@@ -93,10 +96,12 @@ def noise(
 
 
 def shown(value: Any) -> str:
+    """The text of one cell: a dash for None, three digits for a float."""
     return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def real(console: Console, folder: Path, repeats: int, null_size: int) -> dict[str, Any]:
+    """Prints and returns the floors and the intervals of every recipe, on the four plates in `folder`."""
     x, wells = read(folder)
     treated = wells.filter(~pl.col("is_control"))["compound"].n_unique()
     console.print(f"{len(wells)} wells, {x.shape[1]} features, {treated} compounds, {repeats} repeats")
@@ -126,6 +131,7 @@ def real(console: Console, folder: Path, repeats: int, null_size: int) -> dict[s
 
 
 def on_noise(console: Console, repeats: int, seeds: int) -> dict[str, Any]:
+    """Prints and returns the floors of the published recipe on noise of every rank, as means over `seeds` data sets."""
     rows = []
     for rank in RANKS:
         found = [
@@ -151,12 +157,12 @@ def on_noise(console: Console, repeats: int, seeds: int) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("folder", type=Path, nargs="?", help="of the four profiles")
+    parser.add_argument("folder", type=Path, nargs="?", help="folder of the profiles of the four plates")
     parser.add_argument("--noise", action="store_true")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3, help="data sets of noise per rank")
     parser.add_argument(
-        "--null-size", type=int, default=100_000, help="draws of the published recipe (theirs: 1,000,000)"
+        "--null-size", type=int, default=100_000, help="draws of the published recipe (in the paper: 1,000,000)"
     )
     given = parser.parse_args(arguments)
     if (given.folder is None) == (not given.noise):

@@ -1,6 +1,6 @@
-"""What every benchmark shares: the machine and its own rates, timing, memory, FLOP counts and the closing JSON line.
+"""The parts that all benchmarks share: the machine and its rates, timing, memory, FLOP counts and the last JSON line.
 
-Nothing here knows what is measured. A machine is named by its processor, never by a host name, an address or a path.
+This file knows no benchmark. A machine is named by its processor, never by a host name, an address or a path.
 """
 
 import argparse
@@ -30,7 +30,7 @@ class Sample:
     """One timed call.
 
     wall  seconds
-    cpu   seconds of processor time that this process was given meanwhile, all of its threads
+    cpu   seconds of processor time of this process during the call, over all its threads
     """
 
     wall: float
@@ -39,10 +39,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Rate:
-    """What a kernel reaches.
+    """The speed of a kernel.
 
     tflops       10^12 operations per second of the clock
-    core_tflops  per second of processor time and thread, which a loaded machine does not blur; None on a GPU
+    core_tflops  10^12 operations per second of processor time and thread, which other load changes little; None on a GPU
     """
 
     tflops: float
@@ -51,7 +51,7 @@ class Rate:
 
 def machine(device: torch.device) -> Record:
     """The machine in words, for the JSON line and RESULTS.md."""
-    found: Record = {
+    facts: Record = {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -63,14 +63,14 @@ def machine(device: torch.device) -> Record:
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        found |= {
+        facts |= {
             "device": properties.name,
             "device_memory_gib": round(properties.total_memory / 2**30, 1),
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
             "tf32": {"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32},
         }
-    return found
+    return facts
 
 
 def _cpu_model() -> str:
@@ -82,12 +82,13 @@ def _cpu_model() -> str:
 
 
 def synchronise(device: torch.device) -> None:
+    """Waits until the GPU has finished its work; does nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def timed(call: Callable[[], object], device: torch.device) -> Sample:
-    """Seconds of one call, the device idle before and after."""
+    """The seconds of one call; the device is idle before and after."""
     synchronise(device)
     wall, cpu = time.perf_counter(), time.process_time()
     call()
@@ -96,12 +97,12 @@ def timed(call: Callable[[], object], device: torch.device) -> Sample:
 
 
 def median(samples: Sequence[Sample]) -> int:
-    """Index of the (lower) median by wall time: one call that took place, so that its parts sum to its whole."""
+    """The index of the (lower) median by wall time: one real call, so that its parts sum to its whole."""
     return sorted(range(len(samples)), key=lambda i: samples[i].wall)[(len(samples) - 1) // 2]
 
 
 def rate(call: Callable[[], object], flop: float, device: torch.device, repeats: int = 5) -> Rate:
-    """Of a call of `flop` operations: warmed up, the median of `repeats`."""
+    """The rate of a call of `flop` operations: the median of `repeats` calls, after one call to warm up."""
     with torch.inference_mode():
         call()
         samples = [timed(call, device) for _ in range(repeats)]
@@ -111,29 +112,29 @@ def rate(call: Callable[[], object], flop: float, device: torch.device, repeats:
 
 
 def product_rates(device: torch.device, dtype: torch.dtype, size: int) -> dict[str, Rate]:
-    """The product of two square matrices of side `size`, by library.
+    """Library -> the rate of the product of two square matrices of size `size`.
 
-    A CPU has two: the BLAS behind torch.matmul, which may leave half of another maker's processor idle, and oneDNN,
-    which runs the convolutions. Compare with the faster.
+    A CPU has two libraries: the BLAS behind torch.matmul, which may leave half of a processor of another maker idle, and oneDNN,
+    which runs the convolutions. Compare with the faster library.
     """
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     flop = 2.0 * size**3
-    found = {"matmul": rate(lambda: a @ b, flop, device)}
+    rates = {"matmul": rate(lambda: a @ b, flop, device)}
     onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     if device.type == "cpu" and onednn is not None:
-        found["onednn"] = rate(lambda: onednn(a, b, None, "none", [], ""), flop, device)
-    return found
+        rates["onednn"] = rate(lambda: onednn(a, b, None, "none", [], ""), flop, device)
+    return rates
 
 
 def convolution_rate(
     device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], channels_last: bool
 ) -> Rate:
-    """A 3 x 3 convolution from C to C channels over (N, C, S, S); `shape` is (N, C, S)."""
-    count, channels, side = shape
+    """The rate of a 3 x 3 convolution from C to C channels over (N, C, S, S); `shape` is (N, C, S)."""
+    count, channels, size = shape
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    images = torch.randn(count, channels, side, side, device=device).to(dtype).contiguous(memory_format=layout)
+    images = torch.randn(count, channels, size, size, device=device).to(dtype).contiguous(memory_format=layout)
     weights = torch.randn(channels, channels, 3, 3, device=device).to(dtype).contiguous(memory_format=layout)
-    flop = 2.0 * count * channels**2 * 9 * side**2
+    flop = 2.0 * count * channels**2 * 9 * size**2
     return rate(lambda: torch.nn.functional.conv2d(images, weights, padding=1), flop, device)
 
 
@@ -144,35 +145,38 @@ def reference_rates(
     convolutions: Sequence[tuple[int, int, int]],
     channels_last: bool,
 ) -> dict[str, Rate]:
-    """Of one large product and of convolutions (N, C, S), by name, which begins with the kind."""
+    """Name -> the rate of one large product, or of a convolution (N, C, S). A name begins with one of KINDS."""
     rates = {f"product {product} {name}": rate for name, rate in product_rates(device, dtype, product).items()}
     for shape in convolutions:
-        count, channels, side = shape
-        name = f"convolution {count}x{channels}x{side}x{side}"
+        count, channels, size = shape
+        name = f"convolution {count}x{channels}x{size}x{size}"
         rates[name] = convolution_rate(device, dtype, shape, channels_last)
     return rates
 
 
 def faster(before: dict[str, Rate], after: dict[str, Rate]) -> dict[str, Rate]:
-    """What the machine reached at its better moment."""
+    """The higher rate of every kernel, of two measurements."""
     return {name: max(before[name], after[name], key=lambda rate: rate.core_tflops or rate.tflops) for name in before}
 
 
 def shares(flop: float, spent: Sample, rates: dict[str, Rate]) -> dict[str, float]:
-    """Of the fastest reference of each kind. On a CPU both are per second of processor time, which load blurs less."""
-    found = {}
+    """share_of_<kind> -> `flop` per second as a share of the fastest reference of that kind.
+
+    On a CPU both rates are per second of processor time, which other load changes less.
+    """
+    result = {}
     for kind in KINDS:
-        of_kind = [rate for name, rate in rates.items() if name.startswith(kind)]
-        by_core = [rate.core_tflops for rate in of_kind if rate.core_tflops is not None]
+        references = [rate for name, rate in rates.items() if name.startswith(kind)]
+        by_core = [rate.core_tflops for rate in references if rate.core_tflops is not None]
         seconds = spent.cpu * torch.get_num_threads() if by_core else spent.wall
-        found[f"share_of_{kind}"] = flop / seconds / 1e12 / max(by_core or [rate.tflops for rate in of_kind])
-    return found
+        result[f"share_of_{kind}"] = flop / seconds / 1e12 / max(by_core or [rate.tflops for rate in references])
+    return result
 
 
 def count_flop(call: Callable[[], object]) -> int:
-    """Floating-point operations of matrix products and convolutions in one call, a multiply-add being two.
+    """The floating-point operations of matrix products and convolutions in one call. A multiply-add counts as two.
 
-    Attention runs as plain products meanwhile: the counter sees none in the fused kernel of a CPU.
+    Attention runs as plain products here, because the counter sees no operations in the fused kernel of a CPU.
     """
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
@@ -181,6 +185,7 @@ def count_flop(call: Callable[[], object]) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
+    """Starts the measurement of `peak_memory` again."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -191,7 +196,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes since the last reset: allocated on the GPU, or resident in this process, models and libraries included."""
+    """The peak in bytes since the last reset: allocated on the GPU, or resident in this process with its models and libraries."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError):
@@ -203,7 +208,7 @@ def peak_memory(device: torch.device) -> int:
 
 @contextmanager
 def cudnn_benchmark(enabled: bool) -> Iterator[None]:
-    """cuDNN's autotuning, on or off."""
+    """A block in which cuDNN's autotuning is on or off."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = enabled
     try:
@@ -213,26 +218,26 @@ def cudnn_benchmark(enabled: bool) -> Iterator[None]:
 
 
 def positive_numbers(text: str) -> list[int]:
-    """For argparse: 1,2,4."""
-    found = [int(number) for number in text.split(",")]
-    if min(found) < 1:
+    """The numbers of a text such as 1,2,4, for argparse."""
+    numbers = [int(number) for number in text.split(",")]
+    if min(numbers) < 1:
         raise argparse.ArgumentTypeError(f"numbers of at least 1 are wanted, got {text}")
-    return found
+    return numbers
 
 
 def head(benchmark: str, device: torch.device, settings: Record) -> Record:
-    """How every record begins: which benchmark, when, where and with what."""
+    """The first entries of every record: the benchmark, the date, the machine and the settings."""
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     return {"benchmark": benchmark, "date": date, "machine": machine(device), "settings": settings}
 
 
 def print_json(record: Record) -> None:
-    """The last line of a benchmark's standard output."""
+    """Prints the last line of the standard output of a benchmark."""
     print(json.dumps(_rounded(record)), flush=True)
 
 
 def _rounded(value: Any) -> Any:
-    """Five significant digits are more than a timing holds."""
+    """Every float with five significant digits, which are more than a timing holds."""
     if isinstance(value, float):
         return float(f"{value:.5g}")
     if isinstance(value, dict):

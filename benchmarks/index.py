@@ -1,15 +1,16 @@
-"""Approximate indices beside the exact one: seconds to build, bytes per vector, recall@10 and queries per second.
+"""Benchmark of approximate indices beside the exact index: seconds to build, bytes per vector, recall@10, queries per second.
 
     python benchmarks/index.py                                   # 100,000 x 384, every kind
     python benchmarks/index.py --vectors 1000000 --kinds ivf_pq_refined:6,ivf_sq8
     python benchmarks/index.py --embeddings crops/vectors.npy --held-out crops/region.npy     # see crops.py
-    python benchmarks/index.py --embeddings RUN/embeddings/EXTRACTOR/image --column patches   # of a run of your own
+    python benchmarks/index.py --embeddings RUN/embeddings/EXTRACTOR/image --column patches   # embeddings of your own run
 
-Vectors are clustered unit vectors at random, unless embeddings are given: a standard normal deviate of length `--spread`
-round one of the `--centres` unit vectors, and scaled to length 1. The queries are drawn alike, or are those of `--held-out`, or
-embeddings left out at random, and are in no index. Every index is trained on a sample, filled in shards and merged; its
-settings are tuned on half of the queries, and its recall and speed are of the other half, all queries in one call as in Flat's.
-"x Flat" is by processor time. A kind is a name, with bits to refine by after a colon. The last line is one JSON object.
+Without embeddings the vectors are random clustered unit vectors: normal noise of length `--spread` around one of the `--centres`
+unit vectors, scaled to length 1. The queries are drawn in the same way, or read from `--held-out`, or are embeddings left out at
+random. No index holds a query. Every index is trained on a sample, filled in shards and merged. Its settings are tuned on half of
+the queries; its recall and its speed are measured on the other half, with all queries in one call, as for the flat index. "x
+Flat" is a ratio of processor times. A kind of index is a name, and after a colon the bits to refine by. The last line of output
+is one JSON object.
 """
 
 import argparse
@@ -38,7 +39,7 @@ Vectors = NDArray[np.float32]
 
 
 def clustered(count: int, dimensions: int, centres: int, spread: float, seed: int) -> Vectors:
-    """(count, dimensions) of length 1."""
+    """(count, dimensions) float32: random vectors of length 1 around `centres` centres."""
     random = np.random.default_rng(seed)
     middle = random.standard_normal((centres, dimensions), dtype=np.float32)
     middle /= np.linalg.norm(middle, axis=1, keepdims=True)
@@ -53,7 +54,7 @@ def clustered(count: int, dimensions: int, centres: int, spread: float, seed: in
 
 
 def load(options: argparse.Namespace) -> tuple[Vectors, Vectors]:
-    """Vectors of the index, and queries that are not in it."""
+    """The vectors of the index, and the queries, which are not in the index."""
     if options.embeddings is None:
         centres = options.centres or max(1, options.vectors // 100)
         x = clustered(options.vectors + options.queries, options.dimensions, centres, options.spread, options.seed)
@@ -69,12 +70,12 @@ def load(options: argparse.Namespace) -> tuple[Vectors, Vectors]:
 
 
 def read(source: str, column: str) -> Vectors:
-    """(N, D) of a .npy file, or of one column of a run's embeddings: a row per FOV, or per patch of one."""
+    """(N, D) vectors of a .npy file, or of one column of the embeddings of a run: a row per FOV, or per patch of a FOV."""
     if not Path(source).is_dir():
         return np.load(source, mmap_mode="r")
     parts = []
     for file in sorted(Path(source).glob("*.parquet")):
-        values = column_to_numpy(pq.read_table(file, columns=[column])[column])  # (n, G, D), of patches (n, k, G, D)
+        values = column_to_numpy(pq.read_table(file, columns=[column])[column])  # (n, G, D); for patches (n, k, G, D)
         rows = values.shape[0] if column == EMBEDDING else values.shape[0] * values.shape[1]
         parts.append(values.reshape(rows, -1).astype(np.float32))
     return np.concatenate(parts)
@@ -83,12 +84,12 @@ def read(source: str, column: str) -> Vectors:
 def filled(
     x: Vectors, choice: approximate.Choice, threads: int
 ) -> tuple[store.Index, approximate.Choice, dict[str, float]]:
-    """The merged index of shards, and seconds of its steps."""
+    """The index merged from its shards, the choice after training, and the seconds of the two steps."""
     start = time.perf_counter()
     empty, choice = approximate.train(x[: choice.sample_rows], choice, threads)
     trained = time.perf_counter()
     ids = np.arange(len(x))
-    if choice.kind == "hnsw":  # its shards are built again when merged
+    if choice.kind == "hnsw":  # merging would build its shards again
         whole = approximate.add(empty, x, ids, threads)
     else:
         cuts = [slice(first, first + SHARD) for first in range(0, len(x), SHARD)]
@@ -97,7 +98,7 @@ def filled(
 
 
 def speed(index: store.Index, queries: Vectors, options: argparse.Namespace) -> dict[str, float]:
-    """The median of the repeats, after one call unmeasured: by the clock, and by processor time, which load blurs less."""
+    """Queries per second, the median of the repeats after one unmeasured call; and per core-second, which load changes less."""
     device = torch.device("cpu")
     with store.threads(options.threads):
         runs = [
@@ -109,9 +110,10 @@ def speed(index: store.Index, queries: Vectors, options: argparse.Namespace) -> 
 
 
 def measure(options: argparse.Namespace) -> harness.Record:
+    """The measurements of the flat index and of every kind in `options.kinds`."""
     x, queries = load(options)
     n, dimensions = x.shape
-    held_out = slice(1, None, 2)  # what `tune` does not choose on
+    held_out = slice(1, None, 2)  # the queries that `tune` does not use
     flat, _, flat_seconds = filled(x, approximate.plan("flat", n, dimensions), options.threads)
     truth = tuning.neighbours(flat, queries, options.k, options.threads)
     flat_speed = speed(flat, queries[held_out], options)
@@ -128,20 +130,21 @@ def measure(options: argparse.Namespace) -> harness.Record:
         start = time.perf_counter()
         tuned = tuning.tune(index, queries, truth, options.k, options.recall, options.threads)
         seconds["tune_s"] = time.perf_counter() - start
-        found = tuning.record(index, choice, tuned, **seconds, estimated_bytes=choice.bytes_per_vector)
-        found |= speed(index, queries[held_out], options)
-        found["times_flat"] = found["queries_per_core_second"] / flat_speed["queries_per_core_second"]
-        found["meets_goal"] = (
-            found["recall"] >= GOAL["recall"]
-            and found["times_flat"] >= GOAL["times_flat"]
-            and found["bytes_per_vector"] <= GOAL["bytes_per_dimension"] * dimensions
+        result = tuning.record(index, choice, tuned, **seconds, estimated_bytes=choice.bytes_per_vector)
+        result |= speed(index, queries[held_out], options)
+        result["times_flat"] = result["queries_per_core_second"] / flat_speed["queries_per_core_second"]
+        result["meets_goal"] = (
+            result["recall"] >= GOAL["recall"]
+            and result["times_flat"] >= GOAL["times_flat"]
+            and result["bytes_per_vector"] <= GOAL["bytes_per_dimension"] * dimensions
         )
-        results.append(found)
+        results.append(result)
         del index
     return {"vectors": n, "dimensions": dimensions, "goal": GOAL, "results": results}
 
 
 def show(record: harness.Record, console: Console) -> None:
+    """Prints the data, the machine and a table of the results."""
     machine, settings = record["machine"], record["settings"]
     data = f"clustered, spread {settings['spread']}"
     if settings["embeddings"]:
@@ -174,17 +177,20 @@ def show(record: harness.Record, console: Console) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--vectors", type=int, default=100_000)
     parser.add_argument("--dimensions", type=int, default=384)
     parser.add_argument("--queries", type=int, default=1000, help="half to tune on, half to report on")
     parser.add_argument("--centres", type=int, help="default: one for every 100 vectors")
-    parser.add_argument("--spread", type=float, default=1.5, help="length of the noise round a centre of length 1")
+    parser.add_argument("--spread", type=float, default=1.5, help="length of the noise around a centre of length 1")
     parser.add_argument("--embeddings", help=".npy, (N, D), or the folder of a run's embeddings of one side")
-    parser.add_argument("--column", choices=(EMBEDDING, PATCHES), default=EMBEDDING, help="of such a folder")
-    parser.add_argument("--held-out", help="the same of the queries; default: embeddings left out at random")
+    parser.add_argument(
+        "--column", choices=(EMBEDDING, PATCHES), default=EMBEDDING, help="column of the embeddings in the folder"
+    )
+    parser.add_argument("--held-out", help="file or folder of the queries; default: embeddings left out at random")
     parser.add_argument("--kinds", default=KINDS)
-    parser.add_argument("--recall", type=float, default=0.95, help="tuned for")
+    parser.add_argument("--recall", type=float, default=0.95, help="recall@k that the settings are tuned for")
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)

@@ -1,9 +1,9 @@
-"""Figure of the leak: fraction retrieved on pure noise by its effective rank, as published and by halves of the fit.
+"""Figure of the leak: the fraction retrieved on pure noise by its effective rank, as published and with halves of the controls.
 
     python benchmarks/leak_figure.py            # docs/leak.svg, in about two minutes
 
-The numbers are those of `benchmarks/floors.py --noise`: noise without plate, position or compound effects, in the shape
-of four CPJUMP1 plates. The last line is one JSON object.
+The numbers are those of `benchmarks/floors.py --noise`: noise without effects of plate, position or compound, in the shape of four
+CPJUMP1 plates. The last line of output is one JSON object.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SERIES = {
     "half_same": "fit on one half, scored against the same half",
     "half_other": "fit on one half, scored against the other",
 }
-COLOURS = {"full": "#c0392b", "half_same": "#d68910", "half_other": "#1f618d"}  # told apart by their dashes too
+COLOURS = {"full": "#c0392b", "half_same": "#d68910", "half_other": "#1f618d"}  # the lines also differ by their dashes
 DASHES = {"full": "", "half_same": "7 4", "half_other": "2 3"}
 NOMINAL = 0.05
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 720, 58, 700, 84, 344
@@ -37,15 +37,17 @@ STYLE = (
 
 
 def effective_rank(x: np.ndarray) -> float:
-    """(sum of eigenvalues)^2 / sum of their squares, of the covariance that (W, D) profiles were drawn from."""
+    """(sum of eigenvalues)^2 / (sum of squared eigenvalues), of the covariance from which the (W, D) profiles were drawn."""
     centred = x - x.mean(axis=0)
     eigenvalues = np.linalg.svd(centred, compute_uv=False) ** 2
-    squares = (eigenvalues**2).sum() - eigenvalues.sum() ** 2 / (len(x) - 1)  # less what drawing few wells adds
+    squares = (eigenvalues**2).sum() - eigenvalues.sum() ** 2 / (
+        len(x) - 1
+    )  # minus the part that comes from the small number of wells
     return float(eigenvalues.sum() ** 2 / squares)
 
 
 def figure(rows: Sequence[Mapping[str, float]], seeds: int) -> str:
-    """An SVG file: one line per quantity of SERIES. rows: `rank` and the fractions, in order of rank."""
+    """The text of an SVG file with one line per quantity of SERIES. rows: `rank` and the fractions, ordered by rank."""
     last = 100 * int(np.ceil(max(row["rank"] for row in rows) / 100))
     across, down = Scale(0, last, LEFT, RIGHT), Scale(0, 1, BOTTOM, TOP)
     parts = [svg_text(LEFT, 22, "Fraction retrieved on pure noise, where nothing is to be found", "start", "title")]

@@ -1,17 +1,17 @@
-"""Which normalisation of well profiles keeps most phenotype, honestly scored: candidates on four plates of CPJUMP1.
+"""Benchmark of normalisations: which one keeps most phenotype, scored without the leak, on four plates of CPJUMP1.
 
-    python benchmarks/normalisation.py PROFILES      # a folder of <plate>_*.csv.gz as pycytominer writes them
+    python benchmarks/normalisation.py PROFILES      # a folder of <plate>_*.csv.gz, as pycytominer writes them
 
-Every candidate is fitted on the controls of one half of the control positions. `other half`: the negatives are the
-controls of the other half, which had no part in the fit; both ways round and over several halvings, averaged. `same
-half`: the negatives are those of the fit. Floors: control wells posing as compounds, with fit, negatives and posers
-disjoint by position; a pseudo-compound is any four wells, or one position on all plates, as real compounds are.
+Every candidate is fitted on the controls of one half of the control positions. In `other half` the negatives are the controls of
+the other half, which took no part in the fit. In `same half` the negatives are the controls of the fit. Scores are averages over
+both ways round and over several halvings. In the floors, control wells pose as compounds, and the fit, the negatives and the posing
+wells share no position. A pseudo-compound is any four wells, or one position on all plates, as a real compound is.
 
-A candidate is chosen on the first two plates, by mAP (other half) among those whose floor of any four wells is
-nominal, and confirmed on the last two; all four are scored beside them. Shown but never chosen: `none`, since such
-profiles come normalised by all controls of their plate, the negatives among them; and harmony, which is fitted on the
-negatives too. Negatives are of the same plate, the null is by exchange, features of brightfield are dropped.
-One markdown table per set of plates; the last line is one JSON object.
+A candidate is chosen on the first two plates: the highest mAP (other half) among the candidates whose floor of any four wells is
+nominal. It is confirmed on the last two plates, and all four plates are scored too. Two candidates are shown but never chosen:
+`none`, because such profiles are already normalised by all controls of their plate, the negatives among them; and harmony, which is
+fitted on the negatives too. Negatives are of the query's plate, the null is by exchange, and brightfield features are dropped. The
+output is one markdown table per set of plates; the last line is one JSON object.
 """
 
 import argparse
@@ -37,16 +37,18 @@ from sdvae_ray.retrieval.normalisation.normalise import Step, normalise
 from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
 
-NOMINAL = 0.05  # of raw p at most this is what chance gives
+NOMINAL = 0.05  # by chance, this share of the compounds has a raw p of at most this number
 POSERS = 4  # wells of a pseudo-compound
 BRIGHTFIELD = "Brightfield|BF"
 
 
 def published(components: int) -> list[Step]:
+    """The published steps with `components` principal components."""
     return ["standardise", {"pca_whiten": {"components": components}}, "variance_threshold", "plate_standardise"]
 
 
 def sphered(method: str, epsilon: float | str, first: Step = "plate_standardise") -> list[Step]:
+    """The step `first`, then a sphering."""
     return [first, {"sphere": {"method": method, "epsilon": epsilon}}]
 
 
@@ -73,7 +75,12 @@ FITTED_ON_NEGATIVES = ("none", "published, 64 components, harmony")
 
 @dataclass(frozen=True)
 class Plates:
-    """Profiles (W, D) of some plates; position is the well's name, control the negative controls' flag."""
+    """The profiles of some plates.
+
+    features  (W, D) float64
+    plate, position, compound  (W,) text; position is the name of the well
+    control   (W,) bool, true for negative controls
+    """
 
     features: np.ndarray
     plate: np.ndarray
@@ -83,6 +90,7 @@ class Plates:
 
 
 def read_plates(folder: Path) -> Plates:
+    """The profiles of the first four files in `folder`. DataError where there are fewer."""
     files = sorted(folder.glob("*.csv.gz"))
     if len(files) < 4:
         raise DataError(f"{folder}: four plates are wanted as .csv.gz, {len(files)} are there")
@@ -99,6 +107,7 @@ def read_plates(folder: Path) -> Plates:
 
 
 def of_plates(data: Plates, names: list[str]) -> Plates:
+    """The profiles of the plates in `names`."""
     on = np.isin(data.plate, names)
     return Plates(data.features[on], data.plate[on], data.position[on], data.compound[on], data.control[on])
 
@@ -174,6 +183,7 @@ def floors(data: Plates, steps: list[Step], repeats: int, null_size: int) -> dic
 
 
 def scored(arguments: tuple[Plates, str, argparse.Namespace]) -> dict[str, Any]:
+    """The scores and floors of one candidate."""
     data, name, options = arguments
     steps = CANDIDATES[name]
     scores = halves(data, steps, options.halvings, options.null_size)
@@ -190,6 +200,7 @@ def difference(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, float, floa
 
 
 def print_table(title: str, rows: list[dict[str, Any]]) -> None:
+    """Prints a markdown table, the highest mAP (other half) first."""
     print(f"\n{title}\n")
     print(
         "| steps | features | mAP other half (sd) | FR other half | FR same half | floor FR | p <= 0.05 | floor FR, position |"
@@ -221,7 +232,7 @@ def main() -> None:
         sys.exit(str(error))
     plates = sorted(set(data.plate.tolist()))
     sets = {"choose": plates[:2], "confirm": plates[2:], "all": plates}
-    spawn = multiprocessing.get_context("spawn")  # a forked polars waits for threads that are not there
+    spawn = multiprocessing.get_context("spawn")  # a forked polars would wait for threads that do not exist
     with ProcessPoolExecutor(options.processes, mp_context=spawn) as pool:
         rows = {
             key: list(pool.map(scored, [(of_plates(data, names), name, options) for name in CANDIDATES]))

@@ -1,12 +1,12 @@
-"""Benchmark of copairs' null, the AP of random arrangements: ours against copairs in one process, and counted exactly.
+"""Benchmark of copairs' null, the AP of random arrangements: this package against copairs in one process, and counted exactly.
 
     python benchmarks/nulls.py
     python benchmarks/nulls.py --lists 3:259,7:5000 --draws 1000000
 
-A list M:N has M positives among N wells. copairs shuffles all N of them for every draw, ours draws the M ranks, so the
-ratio grows with N / M. `exact` counts the arrangements that reach each of 306 mAPs, where they can be counted. Last are
-the p-values of 306 compounds of four replicates from their AP. Seconds are of processor time, which other work on the
-machine blurs less than the clock. The last line is one JSON object.
+A list M:N has M positives among N wells. For every draw copairs shuffles all N wells, and this package draws the M ranks, so the
+ratio grows with N / M. `exact` counts the arrangements that reach each of 306 mAPs, where they can be counted. The last rows are
+the p-values of 306 compounds of four replicates, computed from their AP. Seconds are of processor time, which other work on the
+machine changes less than the clock. The last line of output is one JSON object.
 """
 
 import argparse
@@ -30,26 +30,26 @@ from sdvae_ray.retrieval.significance.p_values import arrangement_null, arrangem
 CPU = torch.device("cpu")
 LISTS = "1:65,3:67,3:259,7:263,7:1000,7:5000,15:100,50:100,50:1000,199:2000"
 COMPOUNDS, REPLICATES = 306, 4
-MEMORY = 4 << 30  # bytes of shuffled places above which copairs is not asked
-# negatives of the four replicates: the group's 256 controls, or those of four plates, which lack a few
+MEMORY = 4 << 30  # bytes of shuffled ranks; copairs is not run where it needs more
+# negatives of the four replicates: the 256 controls of the group, or the controls of four plates, of which a few are missing
 CAMPAIGNS = {"one list (group negatives)": (256,) * 4, "four lists (negatives of the plate)": (64, 62, 60, 57)}
 
 
 def lists(text: str) -> list[tuple[int, int]]:
-    """For argparse: 3:259,7:5000."""
-    found = [(int(m), int(n)) for m, n in (each.split(":") for each in text.split(","))]
-    if any(not 1 <= m <= n for m, n in found):
+    """The (M, N) of a text such as 3:259,7:5000, for argparse."""
+    pairs = [(int(m), int(n)) for m, n in (pair.split(":") for pair in text.split(","))]
+    if any(not 1 <= m <= n for m, n in pairs):
         raise argparse.ArgumentTypeError(f"lists of 1 <= M <= N are wanted, as in 3:259, got {text}")
-    return found
+    return pairs
 
 
 def core_seconds(call: Callable[[], object], repeats: int) -> float:
-    """The median of the calls' processor time, all threads together."""
+    """The median processor time of the calls, over all threads."""
     return statistics.median(harness.timed(call, CPU).cpu for _ in range(repeats))
 
 
 def copairs_null(positives: int, total: int, draws: int) -> np.ndarray:
-    """(draws,) AP, into an empty cache: copairs keeps its nulls in the home directory, and none shall be read."""
+    """(draws,) AP of copairs' null. The cache is empty: copairs keeps its nulls in the home directory, and none may be read."""
     from copairs.compute import get_null_dists
 
     with tempfile.TemporaryDirectory() as cache:
@@ -57,6 +57,7 @@ def copairs_null(positives: int, total: int, draws: int) -> np.ndarray:
 
 
 def of_list(positives: int, total: int, draws: int, repeats: int) -> harness.Record:
+    """The measurements of one list of `positives` among `total` wells."""
     ours = arrangement_null(positives, total, draws, 0)
     spent = core_seconds(lambda: arrangement_null(positives, total, draws, 0), repeats)
     row = {"positives": positives, "total": total, "draws": draws, "core_seconds": spent}
@@ -73,7 +74,10 @@ def of_list(positives: int, total: int, draws: int, repeats: int) -> harness.Rec
 
 
 def largest_difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Between the shares that reach a level, over 19 levels, in standard deviations of that difference."""
+    """The largest difference between the shares of two nulls that reach a level, over 19 levels.
+
+    Its unit is the standard deviation of the difference.
+    """
     levels = np.quantile(second, np.linspace(0.05, 0.95, 19)) - 1e-6  # copairs' values are float32
     a, b = (np.array([(values >= level).mean() for level in levels]) for values in (first, second))
     middle = (a + b) / 2
@@ -82,6 +86,7 @@ def largest_difference(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def of_campaign(name: str, negatives: Sequence[int], draws: int, repeats: int) -> harness.Record:
+    """The measurements of the p-values of COMPOUNDS compounds. negatives: of every replicate."""
     from copairs.map.map import get_map_pvalue
 
     compound = np.repeat(np.arange(COMPOUNDS), REPLICATES)
@@ -100,8 +105,8 @@ def of_campaign(name: str, negatives: Sequence[int], draws: int, repeats: int) -
     def theirs() -> np.ndarray:
         with tempfile.TemporaryDirectory() as cache, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = get_map_pvalue(scores, ["compound"], draws, 0, progress_bar=False, cache_dir=cache)
-        return found["p_value"].to_numpy()
+            table = get_map_pvalue(scores, ["compound"], draws, 0, progress_bar=False, cache_dir=cache)
+        return table["p_value"].to_numpy()
 
     draw = Chance("copairs", null_size=draws, strict=True)
     count = Chance("copairs_exact", null_size=draws, strict=True)
@@ -117,6 +122,7 @@ def of_campaign(name: str, negatives: Sequence[int], draws: int, repeats: int) -
 
 
 def show(record: harness.Record, console: Console) -> None:
+    """Prints the machine, a table of the lists, and a line per campaign."""
     machine = record["machine"]
     console.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} thread(s), numpy {np.__version__}")
     names = (
@@ -158,15 +164,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--lists", type=lists, default=lists(LISTS), help=f"M:N, by default {LISTS}")
     parser.add_argument("--draws", type=int, default=100_000)
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls of ours; copairs has one, after one more")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="timed calls of this package; copairs has one, after one to warm up"
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     with threadpool_limits(1):
-        found = {
-            "lists": [of_list(*each, options.draws, options.repeats) for each in options.lists],
+        measurements = {
+            "lists": [of_list(*pair, options.draws, options.repeats) for pair in options.lists],
             "campaigns": [of_campaign(name, n, options.draws, options.repeats) for name, n in CAMPAIGNS.items()],
         }
-    record = {**harness.head("nulls", CPU, vars(options)), **found}
+    record = {**harness.head("nulls", CPU, vars(options)), **measurements}
     show(record, Console(width=160))
     harness.print_json(record)
     return 0

@@ -1,12 +1,13 @@
-"""Benchmark of profiles at the width of a screen: embeddings -> stored profiles -> normalised, plate by plate through Ray.
+"""Benchmark of profiles at the size of a screen: embeddings -> stored profiles -> normalised profiles, plate by plate with Ray.
 
     python benchmarks/scale.py                               # 40 plates of 384 wells, 4,096 features
-    python benchmarks/scale.py --plates 2859 --written 40    # JUMP's 1,097,830 wells: 40 plates on disk, each read again and again
+    python benchmarks/scale.py --plates 2859 --written 40    # JUMP's 1,097,830 wells: 40 plates on disk, read many times
 
-Random embeddings, two FOVs a well, 64 control wells a plate. `--written` plates are made and profiled; the normalisation is of
-`--plates` plates, names of their own over those files, so that the disk need not hold them all: what is read, computed and held
-is that of so many plates. With --held GB profiles below that size stay in memory (the product's own limit is 0.5).
-Memory: the peak of the resident set of this process and of the largest Ray worker. The last line is one JSON object.
+The embeddings are random, with two FOVs per well and 64 control wells per plate. `--written` plates are written and profiled. The
+normalisation is of `--plates` plates: each has a name of its own and one of the written files, so that the disk need not hold all
+plates. The reads, the computation and the memory are those of `--plates` plates. Profiles smaller than `--held` GB stay in memory
+(the limit of the package is 0.5). Memory is the peak of the resident set of this process and of the largest Ray worker. The last
+line of output is one JSON object.
 """
 
 import argparse
@@ -38,7 +39,7 @@ CPU = torch.device("cpu")
 
 
 def embedded(config: RunConfig, plates: int, depth: int) -> None:
-    """One file of embeddings a plate: noise with an offset per plate."""
+    """Writes one file of embeddings per plate: noise with an offset per plate."""
     random = np.random.default_rng(0)
     for plate in range(plates):
         wells = [f"{'ABCDEFGHIJKLMNOP'[at // 24]}{at % 24 + 1:02d}" for at in range(WELLS)]
@@ -61,7 +62,7 @@ def embedded(config: RunConfig, plates: int, depth: int) -> None:
 
 
 def repeated(profiles: Profiles, plates: int) -> pl.DataFrame:
-    """The wells of `plates` plates over the files that there are."""
+    """The wells of `plates` plates, which share the files of `profiles`."""
     own = profiles.wells.partition_by(FILE, maintain_order=True)
     return pl.concat(
         own[number % len(own)].select(FILE, ROW, plate=pl.lit(f"P{number:05d}"), control=pl.col(WELL_COLUMN) < "C17")
@@ -70,7 +71,7 @@ def repeated(profiles: Profiles, plates: int) -> pl.DataFrame:
 
 
 def largest_worker() -> int:
-    """Bytes: the peak of the resident set of any Ray worker of this user."""
+    """The largest peak of the resident set of a Ray worker of this user, in bytes."""
     most = 0
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():

@@ -1,15 +1,15 @@
-"""Weights with which an untrained `AutoencoderKL` already reproduces a smoothed image, so that training only adds detail.
+"""Start weights with which an untrained `AutoencoderKL` already reproduces a smoothed image, so that training only adds detail.
 
-Random weights spend most of a short training on the obvious: carrying brightness through twenty normalised layers. Here
-the first three channels of every layer carry the image instead. The encoder halves them by averaging, three times; the
-latent's first three channels are those means; the decoder doubles them by linear interpolation, after a sharpening
-filter. All residual branches start at zero (their last convolution is), everything else is random as usual.
+With random weights, most of a short training goes into carrying brightness through twenty normalised layers. With these weights the
+first three channels of every layer carry the image from the start. The encoder halves the image three times by averaging. The first
+three channels of the latent are these means. The decoder sharpens them with a filter and doubles them three times by linear
+interpolation. The last convolution of every residual branch starts at zero. All other weights are random, as usual.
 
-Two obstacles are in the way of a linear path, both at the end of the encoder and of the decoder, `norm -> SiLU -> conv`:
+At the end of the encoder and of the decoder, `norm -> SiLU -> conv` stands in the way of a linear path:
 
-* SiLU. The carried channels come in pairs +x and -x, and SiLU(x) - SiLU(-x) = x exactly.
-* Group normalisation, which would remove the brightness. Two more channels of the first group hold the constants +K and
-  -K, far larger than the image: the group's mean is then 0 and its deviation a known constant, which gamma undoes.
+* SiLU is not linear. The carried channels therefore come in pairs +x and -x, since SiLU(x) - SiLU(-x) = x exactly.
+* Group normalisation would remove the brightness. Two more channels of the first group therefore hold the constants +K and -K, far
+  larger than the image: the mean of the group is then 0 and its deviation is a known constant, which gamma undoes.
 
 The image is carried as brightness above black (x + 1), so that the zero padding of convolutions means black.
 """
@@ -58,11 +58,11 @@ def _pass_the_norm(shortcut: nn.Conv2d, norm: nn.GroupNorm, conv: nn.Conv2d, gai
 
 @torch.no_grad()
 def start_linear(model: AutoencoderKL) -> AutoencoderKL:
-    """Overwrites weights of an untrained model, in place.
+    """Overwrites weights of an untrained model in place, and returns the model.
 
-    It must have groups of at least eight channels, and at the end of the encoder and of the decoder a block that changes
-    the number of channels (so that it has a shortcut convolution), as block_out_channels (16, 32, 64, 128) with one
-    layer and norm_num_groups 2 does.
+    The groups of the model must have at least eight channels. The last block of the encoder and of the decoder must change the
+    number of channels, so that it has a shortcut convolution. A model with block_out_channels (16, 32, 64, 128), one layer and
+    norm_num_groups 2 meets both conditions.
     """
     encoder, decoder = model.encoder, model.decoder
     same = _filter((1.0,))

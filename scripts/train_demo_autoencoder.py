@@ -1,28 +1,33 @@
-"""Trains the demo's autoencoder and fits its closed-form rival on synthetic fields; scores both on held-out seeds.
+"""Trains the autoencoder of the demo and fits the closed-form `patch_pca` on synthetic fields; scores both on held-out seeds.
 
     python scripts/train_demo_autoencoder.py --minutes 60 --seed 0 --output sdvae_ray/assets
 
     python scripts/train_demo_autoencoder.py --evaluate-only --output sdvae_ray/assets
 
-The first command's last lines, on one core that it shared (2,086,215 parameters, 12,846 steps); PSNR in dB, higher is
-better, 48 held-out fields of 256 pixels in patches of 128, mean over patches and stains, then per stain:
+The last lines of the first command, on one shared core (2,086,215 parameters, 12,846 steps). PSNR in dB, higher is better, on 48
+held-out fields of 256 pixels in patches of 128: the mean over patches and stains, then the mean per stain:
 
     |                        | mean  | Mito  | AGP   | RNA   | ER    | DNA   |
     | demo_kl                | 36.60 | 31.97 | 34.48 | 38.29 | 37.32 | 40.96 |
     | patch_pca              | 29.72 | 28.47 | 30.32 | 30.23 | 30.41 | 29.16 |
     | 8x area mean + bicubic | 30.92 | 28.40 | 31.22 | 31.71 | 32.30 | 30.97 |
 
-A scattered Golgi was drawn fainter at the time (0.3 for the 0.5 in `field`); the second command prints the scores of the
-same weights on the fields as they are drawn now, 36.55, 29.68 and 30.88. What lost, on the way (2026-11-22, three
-minutes each): random weights instead of `linear_start` were still 3 dB below bicubic after five minutes, the linear start
-3.5 dB above it after three; wider layers (16, 32, 96, 160) gained 0.5 dB less and rate 2e-3 0.2 dB less in equal time;
-crops of 64 pixels alone cost random weights 1.3 dB on patches of 128. bfloat16 autocast made a step 30 % faster.
+At that time a scattered Golgi was drawn fainter (0.3 instead of the 0.5 in `field`). The second command prints the scores of the
+same weights on the fields as they are drawn now: 36.55, 29.68 and 30.88. These variants were worse (2026-11-22, three minutes
+each):
 
-The network is an `AutoencoderKL` as diffusers builds it: 8x down, 4 latent channels, RGB in and out, its channels few
-where the images are large. It is trained to raise PSNR itself: the loss is the logarithm of the mean squared error of
-each image and channel. Half of the time goes to small crops, the rest to crops of the size that the demo uses: group
-normalisation makes the outcome depend on the image's extent. The rate follows the clock, so any run ends annealed, and
-no two runs are equal to the last bit.
+* random weights instead of `linear_start` were still 3 dB below bicubic after five minutes; the linear start was 3.5 dB above
+  bicubic after three;
+* wider layers (16, 32, 96, 160) gained 0.5 dB less in the same time, and a learning rate of 2e-3 gained 0.2 dB less;
+* crops of only 64 pixels cost random weights 1.3 dB on patches of 128.
+
+bfloat16 autocast made a step 30 % faster.
+
+The network is an `AutoencoderKL` as diffusers builds it: 8x down, 4 latent channels, RGB in and out, with few channels where the
+images are large. The loss raises PSNR itself: it is the logarithm of the mean squared error of every image and channel. Half of
+the time goes to small crops, the rest to crops of the size that the demo uses, because group normalisation makes the result
+depend on the size of the image. The learning rate follows the clock, so every run ends annealed, and no two runs are equal to the
+last bit.
 """
 
 from __future__ import annotations
@@ -65,7 +70,7 @@ Roundtrip = Callable[[Tensor], Tensor]  # (N, 3, S, S) in [0, 1] -> the same
 
 
 def render(seed: int, count: int) -> NDArray[np.uint8]:
-    """(count, 5, FIELD, FIELD): random plates, phenotypes and strengths; corrected, divided by 256, truncated."""
+    """(count, 5, FIELD, FIELD) uint8: fields of random plates, phenotypes and strengths; corrected, divided by 256, truncated."""
     out = np.empty((count, 5, FIELD, FIELD), np.uint8)
     names = list(PHENOTYPES)
     for i in range(count):
@@ -78,7 +83,7 @@ def render(seed: int, count: int) -> NDArray[np.uint8]:
 
 
 def crops(fields: Tensor, size: int, batch: int, draws: torch.Generator) -> Tensor:
-    """(batch, 3, size, size) in [0, 1]: random places, triples, flips and quarter turns."""
+    """(batch, 3, size, size) float32 in [0, 1]: crops of random places, triples, flips and quarter turns."""
     out = []
     for field, y, x, triple, turn, flip in torch.randint(0, 2**31, (batch, 6), generator=draws).tolist():
         y, x = y % (FIELD - size + 1), x % (FIELD - size + 1)
@@ -89,7 +94,7 @@ def crops(fields: Tensor, size: int, batch: int, draws: torch.Generator) -> Tens
 
 
 def build() -> AutoencoderKL:
-    """The network before training: a linear autoencoder, see `linear_start`."""
+    """The network before training: a linear autoencoder; see `linear_start`."""
     model = AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -106,14 +111,14 @@ def build() -> AutoencoderKL:
 
 
 def psnr_loss(recon: Tensor, image: Tensor) -> Tensor:
-    """Mean over images and channels of log MSE, which is what a mean PSNR averages; the constant caps it at 45 dB."""
+    """The mean over images and channels of log MSE, as a mean PSNR takes it. The constant stops the reward above 45 dB."""
     return torch.log((recon - image).square().mean((2, 3)) + 3e-5).mean()
 
 
 def train(
     fields: Tensor, minutes: float, seed: int, save: Callable[[AutoencoderKL, int], None]
 ) -> tuple[AutoencoderKL, int]:
-    """The averaged weights after `minutes` of wall clock, and the steps done; `save` gets them every five minutes."""
+    """The averaged weights after `minutes` of wall clock, and the number of steps. `save` gets both every five minutes."""
     model = build()
     ema = copy.deepcopy(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=1e-3, betas=(0.9, 0.98))
@@ -153,7 +158,7 @@ def train(
 
 
 def fit_pca(fields: Tensor) -> dict[str, Tensor]:
-    """`mean` (192,) and `components` (4, 192) of `patch_pca`, of the 8 x 8 RGB patches of both triples in [0, 1]."""
+    """`mean` (192,) and `components` (4, 192) of `patch_pca`, fitted on 8 x 8 RGB patches of both triples in [0, 1]."""
     some = fields[::8]
     rows = torch.cat([some[:, list(t)].unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5) for t in TRIPLES])
     fitted = patch_pca.fit(rows.reshape(-1, 192).double() / 255)
@@ -161,24 +166,30 @@ def fit_pca(fields: Tensor) -> dict[str, Tensor]:
 
 
 def bicubic(x: Tensor) -> Tensor:
-    """The baseline: area means of 8 x 8 pixels, bicubic interpolation back."""
+    """The baseline: the area means of 8 x 8 pixels, interpolated back by bicubic interpolation."""
     small = functional.interpolate(x, scale_factor=1 / 8, mode="area")
     return functional.interpolate(small, size=x.shape[-2:], mode="bicubic", align_corners=False).clamp(0, 1)
 
 
 def pca(model: patch_pca.PatchPCA) -> Roundtrip:
-    """Projection of every 8 x 8 patch on the four components."""
+    """The round trip of `patch_pca`: projects every 8 x 8 patch on the four components."""
     return lambda x: model.decode(model.encode(x).mean)
 
 
 def network(model: AutoencoderKL) -> Roundtrip:
-    """Posterior mean, decoded."""
+    """The round trip of the network: decodes the posterior mean."""
     return lambda x: (model.decode(model.encode(2 * x - 1).latent_dist.mean).sample / 2 + 0.5).clamp(0, 1)
 
 
 @torch.no_grad()
 def evaluate(fields: NDArray[np.uint8], roundtrip: Roundtrip) -> dict[str, Any]:
-    """PSNR in dB over patches of PATCH pixels: `mean` over patches and stains, `stains`, `pooled` (of the mean MSE)."""
+    """PSNR in dB over patches of PATCH pixels.
+
+    mean       mean over patches and stains
+    stains     mean per stain
+    per_patch  mean over patches, of the MSE over all stains
+    pooled     PSNR of the mean MSE
+    """
     tiles = torch.from_numpy(fields).unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)
     errors = []
     for part in tiles.permute(0, 2, 3, 1, 4, 5).reshape(-1, 5, PATCH, PATCH).split(8):
@@ -213,7 +224,7 @@ def load(folder: Path) -> AutoencoderKL:
 
 
 def table(output: Path, count: int) -> str:
-    """Markdown: PSNR on held-out seeds of the packaged weights and of the baseline."""
+    """A markdown table: PSNR of the packaged weights and of the baseline, on held-out seeds."""
     held = render(HELD_OUT_SEED, count)
     model = load(output / "demo_kl")
     basis = patch_pca.load(output / "patch_pca")
@@ -233,7 +244,7 @@ def table(output: Path, count: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60, help="wall clock of the training")
-    parser.add_argument("--seed", type=int, default=0, help="of the initial weights and the order of the crops")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the initial weights and of the order of the crops")
     parser.add_argument("--fields", type=int, default=1200, help="training fields rendered")
     parser.add_argument("--output", type=Path, default=Path("sdvae_ray/assets"))
     parser.add_argument("--evaluate-only", action="store_true", help="print the table of the weights in --output")
