@@ -12,8 +12,8 @@ def unwrapped_failures() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if ours := _unwrapped(error):
-            raise ours from error
+        if original := _unwrapped(error):
+            raise original from error
         raise
 
 

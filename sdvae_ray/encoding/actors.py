@@ -70,7 +70,7 @@ class EncodeActor:
 
 
 class LoadActor:
-    """A Loader in a Ray actor: it reads its rows of the manifest itself, so that the driver hands out row numbers only."""
+    """A Loader in a Ray actor: it reads its rows of the manifest, so that the driver hands out row numbers only."""
 
     def __init__(self, run: Run) -> None:
         self.batch_fovs = run.config.load.batch_fovs

@@ -24,6 +24,7 @@ class Ledger:
         self.last_error: str | None = None
 
     def add_encoded(self, rows: int) -> None:
+        """Counts rows that an encode actor finished."""
         self.encoded += rows
 
     def add_written(self, rows: int, errors: int, example: str | None) -> bool:
@@ -34,6 +35,7 @@ class Ledger:
         return self.errors <= self.allowed_errors
 
     def counts(self) -> dict[str, Any]:
+        """The numbers of FOVs encoded, written and failed, and the last error."""
         return {"encoded": self.encoded, "written": self.written, "errors": self.errors, "last_error": self.last_error}
 
 
@@ -48,6 +50,7 @@ class RunSink(Datasink[Written]):
         self.rows_per_file, self.ledger = rows_per_file, ledger
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> Written:
+        """Commits the rows of the blocks. RunError where too many FOVs have failed."""
         columns = _columns(blocks)
         if not columns:
             return Written(0, 0)

@@ -172,7 +172,7 @@ def _summary(run: Run, keys: pl.DataFrame, before: int, total: int, seconds: flo
     result = Encoded(len(keys), before, total, short, seconds)
     if short > _allowed_errors(run, len(keys)):
         failed = fovs.filter(pl.col(ERROR).is_not_null())[ERROR].to_list()
-        why = f"the first: {failed[0]}" if failed else "they lack what was added: run again"
+        why = f"the first: {failed[0]}" if failed else "their rows lack the added columns: run again"
         raise RunError(
             f"{short} of {len(keys)} FOVs failed, more than max_error_fraction {run.config.max_error_fraction:g} allows; {why}"
         )
