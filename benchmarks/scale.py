@@ -93,35 +93,35 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=4096)
     parser.add_argument("--held", type=float, default=HELD_BYTES / 1e9)
     parser.add_argument("--normalise", default="published")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     folder = tempfile.mkdtemp(prefix="scale-")
-    record = harness.head("scale", CPU, vars(asked))
-    record |= {"wells": asked.plates * WELLS, "written": min(asked.written, asked.plates)}
+    record = harness.head("scale", CPU, vars(options))
+    record |= {"wells": options.plates * WELLS, "written": min(options.written, options.plates)}
     try:
         raw = {"manifest": f"{folder}/none.parquet", "output": folder, "codecs": {"jpeg": {"name": "jpeg"}}}
-        raw |= {"extractors": {"made": {"name": "intensity"}}, "metrics": [], "score": {"normalise": asked.normalise}}
+        raw |= {"extractors": {"made": {"name": "intensity"}}, "metrics": [], "score": {"normalise": options.normalise}}
         config = parse_run(raw)
-        embedded(config, record["written"], asked.features // PASSES)
+        embedded(config, record["written"], options.features // PASSES)
         with ray_session("local"):
             fovs = read_fovs(folder, Storage()).with_columns(group=pl.lit("all"))
             start = time.perf_counter()
             profiles = build_profiles(Run(config), fovs, "made", "image", None)
             record["profile_seconds_per_plate"] = (time.perf_counter() - start) / record["written"]
             record["bytes_per_plate"] = sum(Path(uri).stat().st_size for uri in profiles.files) / record["written"]
-            wells = repeated(profiles, asked.plates)
+            wells = repeated(profiles, options.plates)
             fit = wells["control"].to_numpy()
             harness.reset_peak_memory(CPU)
             before, start = harness.peak_memory(CPU), time.perf_counter()
-            space = normaliser_of(Run(config), [(profiles, wells)], int(asked.held * 1e9))
-            made = space(fit, np.ones(len(fit), bool))
+            normaliser = normaliser_of(Run(config), [(profiles, wells)], int(options.held * 1e9))
+            normalised = normaliser(fit, np.ones(len(fit), bool))
             record["normalise_seconds"] = time.perf_counter() - start
             record["driver_bytes"] = harness.peak_memory(CPU) - before
-            record["driver_bytes_beyond_profiles"] = record["driver_bytes"] - made.features.nbytes
-            record["profiles_bytes"] = made.features.nbytes
+            record["driver_bytes_beyond_profiles"] = record["driver_bytes"] - normalised.features.nbytes
+            record["profiles_bytes"] = normalised.features.nbytes
             record["largest_worker_bytes"] = largest_worker()
             record["fit_wells"] = int(fit.sum())
-            record["components"] = made.features.shape[1]
-            record["in_memory"] = made.features.dtype == np.float64
+            record["components"] = normalised.features.shape[1]
+            record["in_memory"] = normalised.features.dtype == np.float64
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     for key, value in record.items():
