@@ -1,12 +1,12 @@
-"""Benchmark of consistency: exact average precision of every compound of a library against all others, by target.
+"""Benchmark of consistency: the exact average precision of every compound of a library against all others, by target.
 
     python benchmarks/consistency.py                               # 116,753 compounds x 256, one target each
     python benchmarks/consistency.py --targets 1.5 --features 512  # 1.5 targets on average, every one a query
-    python benchmarks/consistency.py --compounds 2000 --check 200  # against a loop over 200 queries
+    python benchmarks/consistency.py --compounds 2000 --check 200  # also against a loop over 200 queries
 
-Synthetic consensus profiles: noise, and an effect per target that 2 to 200 compounds share (sizes log-uniform). 116,753
-is the number of compounds of JUMP, of which most have no known target: here all have one, so this is the worst case.
-A query's positives share the target, its negatives share none of its targets. The last line is one JSON object.
+The consensus profiles are synthetic: noise plus an effect per target. 2 to 200 compounds share a target (log-uniform sizes).
+JUMP has 116,753 compounds, and most have no known target. Here every compound has a target, which is the worst case. The
+positives of a query share its target; the negatives share none of its targets. The last line of output is one JSON object.
 """
 
 import argparse

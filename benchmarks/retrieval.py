@@ -1,13 +1,13 @@
-"""Benchmark of average precision: ours against copairs in one process, then ours alone on a campaign of JUMP plates.
+"""Benchmark of average precision: this package against copairs in one process, then alone on a campaign of JUMP plates.
 
     python benchmarks/retrieval.py                                # 1,000 and 5,000 wells
     python benchmarks/retrieval.py --wells 1000,5000,20000        # copairs takes minutes and 14 GB
-    python benchmarks/retrieval.py --wells 1000 --alone 1100000   # ours alone, 256 features
-    python benchmarks/retrieval.py --tasks --null 1097830         # activity with its p-values alone, as many wells as JUMP
+    python benchmarks/retrieval.py --wells 1000 --alone 1100000   # this package alone, 256 features
+    python benchmarks/retrieval.py --tasks --null 1097830         # only activity with its p-values, on as many wells as JUMP
 
-Random profiles with an effect per compound, laid out as JUMP has it: plates of 384 wells, 64 of them controls, every
-compound once on each of four plates. `activity` has the controls of the plate as negatives, `distinct` every well of
-another compound. The last line is one JSON object.
+The profiles are random, with an effect per compound, in the layout of JUMP: plates of 384 wells, 64 of them controls, every
+compound once on each of four plates. In `activity` the negatives are the controls of the plate. In `distinct` they are all wells
+of other compounds. The last line of output is one JSON object.
 """
 
 import argparse

@@ -1,14 +1,13 @@
-"""Type-I error of phenotypic activity on pure noise, by null and number of replicates: a markdown table.
+"""Benchmark of the type-I error of phenotypic activity on pure noise, by null and number of replicates: a markdown table.
 
     python benchmarks/type_one.py                                  # 2,000 compounds of 2, 4 and 8 replicates
     python benchmarks/type_one.py --compounds 500 --controls 16
 
-No compound has an effect. Every plate has an effect, and the wells of a compound and of its controls share an offset,
-so that replicates share similarities. A compound has one well on each of its plates, beside that plate's controls,
-which are its negatives. Every compound has plates of its own: p-values that share controls are not independent, and
-neither the binomial interval nor the Kolmogorov-Smirnov test would hold for them. mAP of two replicates takes few values,
-so p has atoms; with ties between draws and the observed mAP broken at random it has none. The last line is one JSON
-object.
+No compound has an effect. Every plate has an effect. The wells of a compound and of its controls share an offset, so that
+replicates share similarities. A compound has one well on each of its plates; the negatives of a well are the controls of its
+plate. Every compound has plates of its own, because p-values that share controls are not independent: the binomial interval and
+the Kolmogorov-Smirnov test would not hold for them. The mAP of two replicates takes few values, so p takes few values too. With
+ties between the draws and the observed mAP broken at random, p is continuous. The last line of output is one JSON object.
 """
 
 import argparse
