@@ -4,6 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
+import sdvae_ray
+from sdvae_ray import commands
 from sdvae_ray.cli.options import AsJson, Output, opens_storage
 from sdvae_ray.cli.runs import console
 from sdvae_ray.errors import ConfigError
@@ -56,8 +58,6 @@ def photographs(
     limit: Annotated[int | None, typer.Option(min=1, help="Photographs per class, chosen by hash.")] = None,
 ) -> None:
     """Photographs -> a manifest of a contrast set, for a run file like jobs/configs/photographs.yaml."""
-    from sdvae_ray import commands
-
     commands.make_photographs(sources, output, name=name, limit=limit, storage=storage, console=console)
 
 
@@ -94,9 +94,6 @@ def retrieve(
     as_json: AsJson = False,
 ) -> None:
     """Score any table of profiles by copairs' four lists: average precision, p-values, intervals and floors."""
-    import sdvae_ray
-    from sdvae_ray import commands
-
     retrieved = sdvae_ray.retrieve(
         profiles,
         pos_sameby=_names(pos_sameby),
@@ -123,8 +120,6 @@ def retrieve(
 
 def models(as_json: AsJson = False) -> None:
     """What is on the shelves: autoencoders, codecs, extractors and metrics; size, licence, and whether weights are at hand."""
-    from sdvae_ray import commands
-
     commands.list_models(console, as_json)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from sdvae_ray import commands
 from sdvae_ray.cli.options import Address, AsJson, Output, Set, opens_run, opens_storage
 
 if TYPE_CHECKING:
@@ -22,16 +23,12 @@ def demo(
     set: Set = None,
 ) -> None:
     """The whole job on this machine: synthetic plates, the packaged autoencoder, scores and a report. Nothing is downloaded."""
-    from sdvae_ray import commands
-
     commands.run_all(commands.demo_run(output, set or []), console)
 
 
 @opens_run
 def check(run: "Run", address: Address = None) -> None:
     """Validate config, storage, models and resources, and take one FOV through every stage."""
-    from sdvae_ray import commands
-
     commands.check(run, console, address)
 
 
@@ -44,8 +41,6 @@ def encode(
     ] = False,
 ) -> None:
     """Images -> latents, embeddings and metrics. Resumes: only FOVs without a usable row are computed."""
-    from sdvae_ray import commands
-
     commands.encode(run, console, address, extend)
 
 
@@ -56,8 +51,6 @@ def score(
     address: Address = None,
 ) -> None:
     """Embeddings -> well profiles, FAISS indices and retrieval scores."""
-    from sdvae_ray import commands
-
     if plates is not None:
         run = run.changed(f"score.plates={json.dumps([name.strip() for name in plates.split(',')])}")
     commands.score(run, console, address)
@@ -66,16 +59,12 @@ def score(
 @opens_run
 def report(run: "Run") -> None:
     """Scores -> one self-contained HTML page."""
-    from sdvae_ray import commands
-
     commands.report(run, console)
 
 
 @opens_run
 def run(run: "Run", address: Address = None) -> None:
     """encode, score and report."""
-    from sdvae_ray import commands
-
     commands.run_all(run, console, address)
 
 
@@ -87,8 +76,6 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Two scored runs side by side: settings, retrieval, metrics, distances; with the paper's printed figures where they apply."""
-    from sdvae_ray import commands
-
     commands.compare(a, b, storage, console, as_json)
 
 
@@ -119,8 +106,6 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """The wells nearest to one, or the FOVs, or what is nearest to a new image, with their treatment, in a scored run."""
-    from sdvae_ray import commands
-
     asked = commands.Asked(well, fov, patch, image or [], manifest, plate)
     commands.search(run, asked, extractor, side, count, console, as_json)
 
@@ -133,6 +118,4 @@ def decode(
     side: Annotated[str | None, typer.Option(help="Which autoencoder, where the run has several.")] = None,
 ) -> None:
     """The stored latents of one field of view -> its stains, as an OME-TIFF."""
-    from sdvae_ray import commands
-
     commands.decode(run, fov, side, output, console)
