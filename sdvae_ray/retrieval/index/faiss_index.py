@@ -1,8 +1,8 @@
 """Nearest-neighbour indices over profiles: FAISS, inner product of L2-normalised float32 vectors (cosine).
 
-The only file that imports faiss. `build` makes the exact index; the approximate kinds are made here step by step, and
-chosen, filled and measured by `retrieval.approximate`. An index lives in memory, as bytes, or as a local file read in
-place; where the bytes are kept, and the list that says which well an id stands for, is the caller's.
+The only file that imports faiss. `build` makes the exact index. The approximate kinds are made here step by step, and chosen, filled
+and measured by `retrieval.index.approximate` and `tuning`. An index lives in memory, as bytes, or as a local file that is read in
+place. The caller keeps the bytes, and the table that says which well an id stands for.
 """
 
 from __future__ import annotations
@@ -16,133 +16,116 @@ import faiss
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sdvae_ray.errors import DataError, did_you_mean
+from sdvae_ray.errors import DataError
 
 Index = Any  # faiss has no types
-BLOCK = 65_536  # vectors scaled at a time: their float64 copies would not fit in memory at once
+BLOCK = 65_536  # vectors scaled at a time: float64 copies of all vectors would not fit in memory at once
 VERSION: str = faiss.__version__
-# what is measured again for a candidate: bits per dimension, and FAISS's name of it
+# bits per dimension of the codes that refine a candidate's similarity -> FAISS's name of such codes
 CODES = {4: "SQ4", 6: "SQ6", 8: "SQ8", 16: "SQfp16"}
-# kinds, and the settings of a search that each heeds; more of any finds more and takes longer
-SETTINGS: dict[str, tuple[str, ...]] = {
-    "flat": (),
-    "ivf_sq8": ("nprobe",),
-    "ivf_pq_refined": ("nprobe", "k_factor"),
-    "hnsw": ("efSearch",),
-}
+# kind of index -> the settings of its search; a larger value finds more neighbours and takes longer
+SETTINGS: dict[str, tuple[str, ...]] = {"flat": (), "ivf_sq8": ("nprobe",), "ivf_pq_refined": ("nprobe", "k_factor")}
 
 
 def build(vectors: ArrayLike, ids: ArrayLike | None = None) -> Index:
     """Return an exact index of `vectors`, (N, D) finite numbers; ids: (N,) distinct int64 >= 0, row numbers if None.
 
-    Rows are scaled to length 1; an all-zero row stays zero, and its similarity to anything is 0. Raises DataError for
-    rows that are not finite and for ids that repeat or do not fit.
+    Rows are scaled to length 1; an all-zero row stays zero, and its similarity to any vector is 0. Raises DataError for rows that are
+    not finite, ValueError for ids that repeat or do not fit.
     """
-    x = _unit(vectors)
+    x = unit_float32(vectors)
     index = faiss.IndexIDMap2(faiss.IndexFlatIP(x.shape[1]))
-    index.add_with_ids(x, _keys(np.arange(len(x)) if ids is None else ids, len(x)))
+    index.add_with_ids(x, _checked_ids(np.arange(len(x)) if ids is None else ids, len(x)))
     return index
 
 
 def create(kind: str, dimensions: int, parameters: Mapping[str, int]) -> Index:
-    """Return an untrained, empty index of a kind of `SETTINGS`.
+    """Return an untrained, empty index of a kind of `SETTINGS`; ValueError for another kind.
 
-    parameters of ivf_sq8: nlist; of ivf_pq_refined: nlist, subquantizers (of 4 bits; divides `dimensions`) and
-    refine_bits (a key of `CODES`); of hnsw: links (neighbours of a vector on a level above the lowest). by_distance,
-    of the ivf kinds: 1 ranks by distance, 0 by inner product; of exact vectors of length 1 the two agree, but a code's
-    error tells in the one by the distance of query and vector, in the other by the query's length. By distance, an
-    all-zero vector has a similarity of 0.5 to all. Raises DataError for another kind.
+    parameters of ivf_sq8: nlist, and by_distance. Parameters of ivf_pq_refined: nlist, subquantizers (of 4 bits; a divisor of
+    `dimensions`), refine_bits (a key of `CODES`), and by_distance. by_distance: 1 ranks by distance, 0 by inner product. The two
+    agree for exact vectors of length 1, but a code's error counts by the distance of query and vector in the one, and by the query's
+    length in the other. By distance, an all-zero vector has a similarity of 0.5 to every vector.
     """
     if kind not in SETTINGS:
-        raise DataError(f"no kind of index {kind!r}{did_you_mean(kind, SETTINGS)}")
+        raise ValueError(f"no kind of index {kind!r}")
     name = "Flat"
     if kind == "ivf_sq8":
         name = f"IVF{parameters['nlist']},SQ8"
     elif kind == "ivf_pq_refined":
-        scan, exact = f"PQ{parameters['subquantizers']}x4fs", CODES[parameters["refine_bits"]]
-        name = f"IVF{parameters['nlist']},{scan},Refine({exact})"
-    elif kind == "hnsw":
-        name = f"HNSW{parameters['links']},Flat"
+        scanned, refined = f"PQ{parameters['subquantizers']}x4fs", CODES[parameters["refine_bits"]]
+        name = f"IVF{parameters['nlist']},{scanned},Refine({refined})"
     metric = faiss.METRIC_L2 if parameters.get("by_distance") else faiss.METRIC_INNER_PRODUCT
     return faiss.IndexIDMap(faiss.index_factory(dimensions, name, metric))
 
 
 def train(index: Index, sample: ArrayLike) -> None:
     """Fit the lists and the quantizers of an untrained index to (N, D) vectors; the same sample gives the same index."""
-    index.train(unit_blocks(sample, index.d))
+    index.train(unit_float32(sample))
 
 
-def insert(index: Index, x: NDArray[np.float32], ids: ArrayLike) -> None:
-    """Put vectors of `unit_blocks` into a trained index under distinct ids that it does not have."""
-    keys = _keys(ids, len(x))
-    for start in range(0, len(x), BLOCK):
-        index.add_with_ids(x[start : start + BLOCK], keys[start : start + BLOCK])
+def insert(index: Index, vectors: ArrayLike, ids: ArrayLike) -> None:
+    """Put (N, D) vectors, scaled to length 1, into a trained index, under (N,) distinct ids that it does not have.
+
+    Raises DataError for vectors that are not finite, ValueError for ids that repeat or do not fit.
+    """
+    rows = np.asarray(vectors)
+    checked = _checked_ids(ids, len(rows))
+    for start in range(0, len(rows), BLOCK):
+        index.add_with_ids(unit_float32(rows[start : start + BLOCK]), checked[start : start + BLOCK])
 
 
 def ids_of(index: Index) -> NDArray[np.int64]:
-    """(N,), in the order in which they were put in."""
+    """Return the (N,) ids, in the order in which they were put in."""
     return faiss.vector_to_array(index.id_map).copy()
 
 
 def absorb(index: Index, other: Index) -> None:
     """Move the vectors of `other`, filled from a copy of the same trained index, into `index`; `other` is used up.
 
-    Codes are moved, not made again. A graph (hnsw) cannot be moved: see `vectors_of`. Raises DataError for an index
-    of another kind or another training.
+    Codes are moved, not made again. Raises ValueError for an index of another kind or another training.
     """
     pairs = list(zip(_parts(index), _parts(other), strict=False))
-    if kind_of(index) != kind_of(other) or any(_fitted(a) != _fitted(b) for a, b in pairs):
-        raise DataError("shards that were not filled from the same trained index cannot be merged")
-    keys = np.concatenate([ids_of(index), ids_of(other)])
+    if kind_of(index) != kind_of(other) or any(_fitted(into) != _fitted(source) for into, source in pairs):
+        raise ValueError("shards that were not filled from the same trained index cannot be merged")
+    ids = np.concatenate([ids_of(index), ids_of(other)])
     for into, source in pairs:
         into.merge_from(source, into.ntotal if hasattr(into, "nlist") else 0)  # lists number their vectors
     if isinstance(_inner(index), faiss.IndexRefine):
-        _inner(index).ntotal = len(keys)
-    faiss.copy_array_to_vector(keys, index.id_map)
-    index.ntotal = len(keys)
+        _inner(index).ntotal = len(ids)
+    faiss.copy_array_to_vector(ids, index.id_map)
+    index.ntotal = len(ids)
 
 
 def kind_of(index: Index) -> str:
-    """The name in `SETTINGS` of an index that this file made."""
-    kinds = {faiss.IndexIVFScalarQuantizer: "ivf_sq8", faiss.IndexRefine: "ivf_pq_refined", faiss.IndexHNSWFlat: "hnsw"}
+    """Return the name in `SETTINGS` of an index that this file made."""
+    kinds = {faiss.IndexIVFScalarQuantizer: "ivf_sq8", faiss.IndexRefine: "ivf_pq_refined"}
     return kinds.get(type(_inner(index)), "flat")
 
 
-def vectors_of(index: Index) -> NDArray[np.float32]:
-    """(N, D), as they were put in, of a kind that keeps them: flat and hnsw."""
-    x: NDArray[np.float32] = _inner(index).reconstruct_n(0, index.ntotal)
-    return x
-
-
 def configure(index: Index, settings: Mapping[str, int]) -> None:
-    """Set what a search heeds, by the names of `SETTINGS`, whole numbers of at least 1. Kept in the index's bytes.
+    """Set the settings of a search, by the names of `SETTINGS`, whole numbers of at least 1. The index's bytes keep them.
 
-    Raises DataError for a setting that the index does not have.
+    Raises ValueError for a setting that the index does not have.
     """
-    kind = kind_of(index)
     for name, value in settings.items():
-        if name not in SETTINGS[kind]:
-            raise DataError(f"an index of kind {kind} has no setting {name!r}{did_you_mean(name, SETTINGS[kind])}")
-        if value < 1:
-            raise DataError(f"{name} must be at least 1, not {value}")
-        inner = _inner(index)
+        if name not in SETTINGS[kind_of(index)] or value < 1:
+            raise ValueError(f"an index of kind {kind_of(index)} has no setting {name!r} of {value}")
         if name == "k_factor":
-            inner.k_factor = float(value)
-        elif name == "efSearch":
-            inner.hnsw.efSearch = value
+            _inner(index).k_factor = float(value)
         else:
-            _parts(index)[0].nprobe = min(value, nlist_of(index))  # fast scan takes time for lists that there are not
+            _parts(index)[0].nprobe = min(value, nlist_of(index))  # fast scan takes time even for lists that do not exist
 
 
 def nlist_of(index: Index) -> int:
-    """Lists of an ivf index; 1 for the other kinds."""
+    """Return the number of lists of an ivf index; 1 for a flat one."""
     return int(getattr(_parts(index)[0], "nlist", 1))
 
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """FAISS's threads, of the whole process, within the block."""
-    before = faiss.omp_get_max_threads()
+    """Within the block, FAISS runs `count` threads, in the whole process."""
+    before = thread_count()
     faiss.omp_set_num_threads(count)
     try:
         yield
@@ -150,17 +133,21 @@ def threads(count: int) -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
-def search(index: Index, queries: ArrayLike, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return (similarities float32, ids int64), both (Q, min(k, N)), nearest first, level ones by id.
+def thread_count() -> int:
+    """Return the number of threads that FAISS runs at most."""
+    return int(faiss.omp_get_max_threads())
 
-    queries: (Q, D) finite numbers, scaled to length 1 here. Similarities are cosines in [-1, 1] up to float32, of the
-    vectors as an approximate index stores them; where it found fewer than k, the rest have id -1.
+
+def search(index: Index, queries: ArrayLike, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return (similarities float32, ids int64), both (Q, min(k, N)), nearest first, equal similarities by id.
+
+    queries: (Q, D) finite numbers, scaled to length 1 here. Similarities are cosines in [-1, 1] up to float32, of the vectors as an
+    approximate index stores them. Where it reached fewer than k vectors, the remaining ids are -1. Raises DataError for queries that
+    are not finite or of another D than the index, ValueError for k < 1 and for an empty index.
     """
-    if k < 1:
-        raise DataError(f"k must be at least 1, not {k}")
-    if index.ntotal == 0:
-        raise DataError("the index is empty: there is nothing to search")
-    x = _unit(queries)
+    if k < 1 or index.ntotal == 0:
+        raise ValueError(f"{k} neighbours of {index.ntotal} vectors")
+    x = unit_float32(queries)
     if x.shape[1] != index.d:
         raise DataError(f"queries have {x.shape[1]} features but the index has {index.d}")
     similarities, ids = index.search(x, min(k, index.ntotal))
@@ -178,14 +165,12 @@ def to_bytes(index: Index) -> bytes:
 
 def from_bytes(data: bytes) -> Index:
     """Return the index that `to_bytes` wrote. Raises DataError if the bytes are no FAISS index."""
-    try:
+    with _readable(f"{len(data)} bytes are"):
         return faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
-    except (RuntimeError, AssertionError) as error:
-        raise DataError(f"{len(data)} bytes are no readable FAISS index: cut short, or of another program") from error
 
 
 def size(index: Index) -> int:
-    """Bytes that `to_bytes` would give, without keeping them."""
+    """Return the number of bytes that `to_bytes` would give, without keeping them."""
     total = 0
 
     def count(data: bytes) -> int:
@@ -200,38 +185,64 @@ def size(index: Index) -> int:
 def open_mapped(path: str | Path) -> Index:
     """Open a local file of `to_bytes` without reading it: codes are paged in as searches touch them. For reading only.
 
-    Fast-scan codes (ivf_pq_refined) are copied into memory, those that they are refined by are not. Raises DataError
-    if there is no such file, or if it is no FAISS index.
+    Fast-scan codes (ivf_pq_refined) are copied into memory; the codes that refine them are not. Raises DataError if there is no such
+    file, or if it is no FAISS index.
     """
     if not Path(path).is_file():
         raise DataError(f"no index at {path}")
-    # IO_FLAG_MMAP maps inverted lists only; the other flag, of FAISS 1.11, maps flat codes and graphs as well
+    # IO_FLAG_MMAP maps inverted lists only; the other flag, of FAISS 1.11, maps flat codes as well
     flags = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-    try:
+    with _readable(f"{path} is"):
         return faiss.read_index(str(path), flags)
+
+
+@contextmanager
+def _readable(subject: str) -> Iterator[None]:
+    """Turns FAISS's error about bytes that it cannot read into a DataError."""
+    try:
+        yield
     except (RuntimeError, AssertionError) as error:
-        raise DataError(f"{path} is no readable FAISS index: cut short, or of another program") from error
+        raise DataError(f"{subject} no readable FAISS index: cut short, or of another program") from error
 
 
-def unit_blocks(vectors: ArrayLike, dimensions: int) -> NDArray[np.float32]:
-    """Return (N, D) rows scaled to length 1, with little memory beside them. Raises DataError as `build`, or if D is wrong."""
+def unit_rows(vectors: ArrayLike) -> NDArray[np.float64]:
+    """Return the rows of (N, D) finite numbers scaled to length 1, as float64; an all-zero row stays zero."""
+    x = np.asarray(vectors, dtype=np.float64)
+    norm = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.asarray(x / np.where(norm == 0, 1.0, norm))
+
+
+def unit_float32(vectors: ArrayLike) -> NDArray[np.float32]:
+    """Return `unit_rows` of (N, D) as float32, `BLOCK` rows at a time. Raises DataError for rows that are not finite."""
     rows = np.asarray(vectors)
-    if rows.ndim == 2 and rows.shape[1] != dimensions:
-        raise DataError(f"vectors have {rows.shape[1]} features but the index has {dimensions}")
-    if len(rows) <= BLOCK:
-        return _unit(rows)
-    out = np.empty(rows.shape, np.float32)
+    if rows.ndim != 2:
+        raise ValueError(f"an index takes a matrix of profiles x features, not an array of shape {rows.shape}")
+    unit = np.empty(rows.shape, np.float32)
     for start in range(0, len(rows), BLOCK):
-        out[start : start + BLOCK] = _unit(rows[start : start + BLOCK])
-    return out
+        block = rows[start : start + BLOCK]
+        if lost := int((~np.isfinite(block).all(axis=1)).sum()):
+            raise DataError(f"{lost} profiles have features that are not finite")
+        unit[start : start + BLOCK] = unit_rows(block)
+    return unit
+
+
+def _checked_ids(ids: ArrayLike, count: int) -> NDArray[np.int64]:
+    """Return the (count,) ids as int64; ValueError where they are of another number, repeat, or are no whole numbers >= 0."""
+    checked = np.asarray(ids)
+    if checked.shape != (count,) or (count and not np.issubdtype(checked.dtype, np.integer)) or (checked < 0).any():
+        raise ValueError(f"an index of {count} profiles needs as many whole ids of at least 0")
+    if len(np.unique(checked)) != count:
+        raise ValueError("ids of an index repeat; every profile needs its own")
+    return np.ascontiguousarray(checked, dtype=np.int64)
 
 
 def _inner(index: Index) -> Index:
+    """Return the index under the map of ids."""
     return faiss.downcast_index(index.index)
 
 
 def _parts(index: Index) -> Sequence[Index]:
-    """What holds codes: the scanned index first, then what refines it."""
+    """Return the indices that hold codes: the scanned one, then the one that refines it, where there is one."""
     inner = _inner(index)
     if not isinstance(inner, faiss.IndexRefine):
         return (inner,)
@@ -239,31 +250,12 @@ def _parts(index: Index) -> Sequence[Index]:
 
 
 def _fitted(part: Index) -> tuple[object, ...]:
-    """All that training set in it."""
-    found: list[object] = [part.d]
+    """Return everything that training set in a part."""
+    values: list[object] = [part.d]
     if hasattr(part, "nlist"):
-        found.append(part.quantizer.reconstruct_n(0, part.quantizer.ntotal).tobytes())
+        values.append(part.quantizer.reconstruct_n(0, part.quantizer.ntotal).tobytes())
     if hasattr(part, "pq"):
-        found.append(faiss.vector_to_array(part.pq.centroids).tobytes())
+        values.append(faiss.vector_to_array(part.pq.centroids).tobytes())
     if hasattr(part, "sq"):
-        found.append((part.sq.qtype, faiss.vector_to_array(part.sq.trained).tobytes()))
-    return tuple(found)
-
-
-def _keys(ids: ArrayLike, count: int) -> NDArray[np.int64]:
-    keys = np.asarray(ids)
-    if keys.shape != (count,) or (count and not np.issubdtype(keys.dtype, np.integer)) or (keys < 0).any():
-        raise DataError(f"an index of {count} profiles needs as many whole ids of at least 0")
-    if len(np.unique(keys)) != len(keys):
-        raise DataError("ids of an index repeat; every profile needs its own")
-    return np.ascontiguousarray(keys, dtype=np.int64)
-
-
-def _unit(vectors: ArrayLike) -> NDArray[np.float32]:
-    x = np.asarray(vectors, dtype=np.float64)
-    if x.ndim != 2:
-        raise DataError(f"an index takes a matrix of wells x features, not an array of shape {x.shape}")
-    if not np.isfinite(x).all():
-        raise DataError(f"{int((~np.isfinite(x).all(axis=1)).sum())} profiles have features that are not finite")
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.ascontiguousarray(x / np.where(norm == 0, 1.0, norm), dtype=np.float32)
+        values.append((part.sq.qtype, faiss.vector_to_array(part.sq.trained).tobytes()))
+    return tuple(values)
