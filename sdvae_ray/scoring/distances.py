@@ -1,10 +1,10 @@
-"""Distances between the originals' patches and a side's, of any slice of the run, from what merges: moments and hashed samples.
+"""Distances between the originals' patches and a side's, per slice of the run, from statistics that merge: moments and samples.
 
-Nothing here touches a model: the embeddings tables hold the patches.
+No model runs here: the embeddings tables hold the patches.
 """
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,135 +17,129 @@ from sdvae_ray.distributions.kernel import kid
 from sdvae_ray.randomness import generator
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import EMBEDDING, FOV_ID, PATCHES, embeddings_table
+from sdvae_ray.scoring.labels import Label, slice_columns
 
-GROUP = "group"  # values of score.group joined by " / "; "all" where there are none
-SLICE = "slice"  # the same of score.distributions.by
 _TASK_CPUS = 0.5
 
 
 @dataclass(frozen=True)
 class PatchStatistics:
-    """Of one part (RGB pass or stain) of one slice: moments for the Frechet distance, a sample for the others; None: not asked."""
+    """Statistics of the patches of one part (RGB pass or stain) of one slice.
+
+    moments: for the Frechet distance; sample: for the other distances. None where the run asks for no such distance.
+    """
 
     moments: fid.Moments | None
     sample: sample.Sample | None
 
     @property
     def n(self) -> int:
-        found = self.moments or self.sample
-        return found.n if found else 0
+        """The number of patches."""
+        statistics = self.moments or self.sample
+        return statistics.n if statistics else 0
+
+    @property
+    def dimensions(self) -> int | None:
+        """The number of features of a patch."""
+        if self.moments:
+            return int(self.moments.sum.size)
+        return int(self.sample.values.shape[1]) if self.sample else None
+
+    def merged(self, other: "PatchStatistics") -> "PatchStatistics":
+        """Returns the statistics of both sets of patches together."""
+        moments = fid.merge(self.moments, other.moments) if self.moments and other.moments else None
+        return PatchStatistics(
+            moments, sample.merge(self.sample, other.sample) if self.sample and other.sample else None
+        )
 
 
-Patches = dict[tuple[str, str, int], PatchStatistics]  # (GROUP or SLICE, its value, part)
-
-
-def with_slices(fovs: pl.DataFrame, run: Run) -> pl.DataFrame:
-    """Adds `group`, and `slice` where the run asks for other slices."""
-
-    def joined(columns: tuple[str, ...]) -> pl.Expr:
-        if not columns:
-            return pl.lit("all")
-        return pl.concat_str([pl.col(name).fill_null("-") for name in columns], separator=" / ")
-
-    by = run.config.score.distributions.by
-    with_group = fovs.with_columns(joined(run.config.score.group).alias(GROUP))
-    return with_group.with_columns(joined(by).alias(SLICE)) if by else with_group
-
-
-def slice_columns(run: Run) -> list[str]:
-    return [GROUP, SLICE] if run.config.score.distributions.by else [GROUP]
+Patches = dict[tuple[str, str, int], PatchStatistics]  # (GROUP or SLICE, its value, number of the part) -> statistics
 
 
 def near_the_mean(run: Run, fovs: pl.DataFrame, extractor: str) -> np.ndarray | None:
-    """(G, D) float64: the original of one FOV, chosen by hash. Moments about it do not drown in the square of their mean."""
-    names = sorted(fovs[FOV_ID].to_list())
-    chosen = names[int(generator(run.config.seed, "shift").integers(len(names)))]
+    """Returns the originals' embedding of one FOV, chosen by hash, (G, D) float64; None where it has none.
+
+    Moments about a vector near the mean do not drown in the square of the mean.
+    """
+    fov_ids = sorted(fovs[FOV_ID].to_list())
+    chosen = fov_ids[int(generator(run.config.seed, "shift").integers(len(fov_ids)))]
     row = fovs.filter(pl.col(FOV_ID) == chosen)
-    ids, values = run.read(embeddings_table(extractor, IMAGE_SIDE), EMBEDDING, row)
-    return values[0].astype(np.float64) if ids else None
+    names, values = run.read(embeddings_table(extractor, IMAGE_SIDE), EMBEDDING, row)
+    return values[0].astype(np.float64) if names else None
 
 
 def patch_statistics(run: Run, table: str, plate: pl.DataFrame, shift: np.ndarray | None) -> Patches:
-    """Of the FOVs of `plate` (fov_id, files and the slices); empty where the table keeps no patches."""
+    """Returns the statistics of the patches of the FOVs of `plate` (fov_id, files and the slices); empty where none were kept."""
     try:
-        ids, values = run.read(table, PATCHES, plate)
+        fov_ids, values = run.read(table, PATCHES, plate)
     except KeyError:  # keep_patches: 0
         return {}
-    if not ids:
+    if not fov_ids:
         return {}
-    settings, wanted = run.config.score.distributions, run.config.score.distributions.metrics
-    found: Patches = {}
-    by_fov = pl.DataFrame({FOV_ID: ids}).join(plate, on=FOV_ID, how="left", maintain_order="left")
+    settings, wanted = run.config.score.distributions, {*run.config.score.distributions.metrics}
+    statistics: Patches = {}
+    by_fov = pl.DataFrame({FOV_ID: fov_ids}).join(plate, on=FOV_ID, how="left", maintain_order="left")
     for column in slice_columns(run):
-        labels = by_fov[column].to_numpy()
-        for label in sorted(set(labels.tolist())):
-            rows = np.flatnonzero(labels == label)
-            chosen = values[rows].astype(np.float64)  # (n, k, G, D)
-            keys = sample.patch_keys([ids[row] for row in rows], chosen.shape[1])
-            for part in range(chosen.shape[2]):
-                flat = chosen[:, :, part].reshape(-1, chosen.shape[3])
+        slices = by_fov[column].to_numpy()
+        for name in sorted(set(slices.tolist())):
+            rows = np.flatnonzero(slices == name)
+            patches = values[rows].astype(np.float64)  # (n, k, G, D)
+            keys = sample.patch_keys([fov_ids[row] for row in rows], patches.shape[1])
+            for part in range(patches.shape[2]):
+                vectors = patches[:, :, part].reshape(-1, patches.shape[3])
                 about = None if shift is None else shift[part]
-                found[column, label, part] = PatchStatistics(
-                    fid.moments(flat, about) if "fid" in wanted else None,
-                    sample.sample(keys, flat, settings.samples, run.config.seed) if {*wanted} - {"fid"} else None,
+                statistics[column, name, part] = PatchStatistics(
+                    fid.moments(vectors, about) if "fid" in wanted else None,
+                    sample.sample(keys, vectors, settings.samples, run.config.seed) if wanted - {"fid"} else None,
                 )
-    return found
+    return statistics
 
 
-def merge_all(parts: Iterable[Patches]) -> Patches:
-    merged: Patches = {}
-    for part in parts:
-        for key, found in part.items():
-            merged[key] = _merge(merged[key], found) if key in merged else found
-    return merged
+def merge_patches(first: Patches, second: Patches) -> Patches:
+    """Returns the statistics of both sets of patches together, slice by slice."""
+    shared = {key: first[key].merged(second[key]) for key in first.keys() & second.keys()}
+    return {**first, **second, **shared}
 
 
-def _merge(a: PatchStatistics, b: PatchStatistics) -> PatchStatistics:
-    moments = fid.merge(a.moments, b.moments) if a.moments and b.moments else None
-    return PatchStatistics(moments, sample.merge(a.sample, b.sample) if a.sample and b.sample else None)
+def distances(run: Run, extractor: str, side: str, image: Patches, patches: Patches) -> pl.DataFrame:
+    """Returns one row per slice and part that the originals (`image`) and the side (`patches`) have.
 
-
-def distances(run: Run, extractor: str, side: str, image: Patches, found: Patches) -> pl.DataFrame:
-    """One row per slice and part that both sides have; a number that cannot be had is null, with its reason."""
-    keys = [key for key in sorted(found) if key in image]
-    task = _compare.options(num_cpus=_TASK_CPUS)
+    Its columns are those of `Scores.distributions`. A distance that cannot be computed is null, and `reason` says why.
+    """
+    keys = [key for key in sorted(patches) if key in image]
+    compare_slice = _compare_slice.options(num_cpus=_TASK_CPUS)
     settings = run.config.score.distributions
-    numbers = ray.get([task.remote(image[key], found[key], settings.metrics, settings.neighbours) for key in keys])
-    count = 1 + max((part for _, _, part in found), default=0)
-    rows = [
-        {
-            "extractor": extractor,
-            "side": side,
-            "by": column,
-            "slice": label,
-            "part": run.config.image.parts(count)[part],
-            "n_image": image[column, label, part].n,
-            "n_side": found[column, label, part].n,
-            **values,
-            "reason": "; ".join(sorted(set(reasons.values()))) or None,
-        }
-        for (column, label, part), (values, reasons) in zip(keys, numbers, strict=True)
-    ]
-    return pl.DataFrame(rows, schema=_schema(run))
-
-
-def _schema(run: Run) -> Mapping[str, pl.DataType | type[pl.DataType]]:
-    text = dict.fromkeys(("extractor", "side", "by", "slice", "part"), pl.String)
-    counts = dict.fromkeys(("n_image", "n_side", "dimensions", "sampled"), pl.Int64)
-    numbers = [name for distance in run.config.score.distributions.metrics for name in DISTANCES[distance]]
-    if "kid" in numbers:
-        numbers.append("kid_paired")
-    return {**text, **counts, **dict.fromkeys(numbers, pl.Float64), "reason": pl.String}
+    rows = ray.get(
+        [compare_slice.remote(image[key], patches[key], settings.metrics, settings.neighbours) for key in keys]
+    )
+    parts = run.config.image.parts(1 + max((part for _, _, part in patches), default=0))
+    where = [{"by": column, "slice": name, "part": parts[part]} for column, name, part in keys]
+    numbers = [name for distance in settings.metrics for name in DISTANCES[distance]]
+    paired = ["kid_paired"] if "kid" in numbers else []
+    schema: dict[str, Any] = {
+        **dict.fromkeys(("by", "slice", "part"), pl.String),
+        **dict.fromkeys(("n_image", "n_side", "dimensions", "sampled"), pl.Int64),
+        **dict.fromkeys((*numbers, *paired), pl.Float64),
+        "reason": pl.String,
+    }
+    table = pl.DataFrame([{**place, **row} for place, row in zip(where, rows, strict=True)], schema=schema)
+    return Label(extractor, side).before(table)
 
 
 @ray.remote
-def _compare(
-    image: PatchStatistics, side: PatchStatistics, which: tuple[str, ...], neighbours: int
-) -> tuple[dict[str, float | int | None], dict[str, str]]:
-    values, reasons = compare(image.moments, side.moments, image.sample, side.sample, which, neighbours)
+def _compare_slice(
+    image: PatchStatistics, side: PatchStatistics, metrics: tuple[str, ...], neighbours: int
+) -> dict[str, Any]:
+    """Returns the columns of one row of `distances`, from `n_image` on."""
+    values, reasons = compare(image.moments, side.moments, image.sample, side.sample, metrics, neighbours)
     a, b = image.sample, side.sample
-    if "kid" in which and values["kid"] is not None and a and b and np.array_equal(a.hashes, b.hashes):
+    if "kid" in metrics and values["kid"] is not None and a and b and np.array_equal(a.hashes, b.hashes):
         values["kid_paired"] = kid(a.values, b.values, paired=True)
-    dimensions = side.moments.sum.size if side.moments else side.sample.values.shape[1] if side.sample else None
-    sampled = len(side.sample.hashes) if side.sample else None
-    return {"dimensions": dimensions, "sampled": sampled, **values}, reasons
+    return {
+        "n_image": image.n,
+        "n_side": side.n,
+        "dimensions": side.dimensions,
+        "sampled": len(b.hashes) if b else None,
+        **values,
+        "reason": "; ".join(sorted(set(reasons.values()))) or None,
+    }

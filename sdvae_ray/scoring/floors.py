@@ -15,6 +15,7 @@ from sdvae_ray.retrieval.floors.control_floors import floors_in
 from sdvae_ray.retrieval.significance.bootstrap import intervals, paired_difference
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_COLUMN, WELL_KEY
+from sdvae_ray.scoring.labels import Label
 from sdvae_ray.scoring.normalised import Normaliser
 from sdvae_ray.scoring.roles import chance_of
 
@@ -22,7 +23,7 @@ _TASK_CPUS = 0.5
 _COPIES = 4  # of the normalised profiles: all controls' space, another fit's, one in the order of names, one scored
 
 
-def start_floors(run: Run, label: dict[str, object], space: Normaliser, wells: pl.DataFrame, held: int = 0) -> Any:
+def start_floors(run: Run, label: Label, space: Normaliser, wells: pl.DataFrame, held: int = 0) -> Any:
     """Return the Ray task of one group's floors, for `floors_of`.
 
     space: normalises the profiles of all `wells`, which have their roles. held: bytes of the profiles once normalised.
@@ -32,7 +33,7 @@ def start_floors(run: Run, label: dict[str, object], space: Normaliser, wells: p
 
 
 def floors_of(tasks: list[Any]) -> pl.DataFrame:
-    """Return the table of floors: extractor, side, group, random_weights, quantity and the columns of
+    """Return the table of floors: extractor, side, group, quantity and the columns of
     retrieval/floors/floor_tables.py; empty where nothing was started."""
     frames = [frame for frame in ray.get(tasks) if frame is not None]
     return pl.concat(frames) if frames else pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})
@@ -62,11 +63,11 @@ def differences(run: Run, compounds: pl.DataFrame) -> pl.DataFrame:
 
 
 @ray.remote
-def _floors(run: Run, label: dict[str, object], space: Normaliser, wells: pl.DataFrame) -> pl.DataFrame | None:
+def _floors(run: Run, label: Label, space: Normaliser, wells: pl.DataFrame) -> pl.DataFrame | None:
     try:
         table = floors_in(
             lambda fit, in_play: space(fit, in_play).features,
-            wells.with_columns(group=pl.lit(str(label["group"]))),
+            wells.with_columns(group=pl.lit(label.group)),
             chance_of(run),
             position=WELL_COLUMN,
             key=WELL_KEY,
@@ -75,5 +76,4 @@ def _floors(run: Run, label: dict[str, object], space: Normaliser, wells: pl.Dat
         )
     except DataError:  # the row of the score itself says why
         return None
-    head = [pl.lit(label[name]).alias(name) for name in ("extractor", "side", "random_weights")]
-    return table.with_columns(*head)
+    return label.before(table)

@@ -1,9 +1,10 @@
-"""Embeddings of FOVs -> profiles of wells, plate by plate through Ray: one task reads and writes one plate of an (extractor, side).
+"""Embeddings of FOVs -> profiles of wells, through Ray: one task reads and writes one plate of an extractor and side.
 
-profiles/<extractor>/<side>/<source>/<batch>/<plate>.parquet   before normalisation, wide, with the Metadata_* that are one per well
+profiles/<extractor>/<side>/<source>/<batch>/<plate>.parquet   before normalisation, wide, with every Metadata_* that is one per
+well
 
-The same tasks take the statistics of the patch embeddings, from which distances between sides are had without the patches. The
-driver keeps the wells' metadata and those statistics, never the profiles.
+The same tasks take the statistics of the patch embeddings, so that the distances between sides need no patches. The driver keeps
+the wells' metadata and the statistics, never the profiles.
 """
 
 from dataclasses import dataclass
@@ -18,21 +19,24 @@ from sdvae_ray.errors import DataError
 from sdvae_ray.run.run import PROFILES, Run
 from sdvae_ray.run.tables import write_wide_table
 from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PLATE_KEY, WELL_KEY, embeddings_table
-from sdvae_ray.scoring.distances import GROUP, Patches, merge_all, patch_statistics, slice_columns
+from sdvae_ray.scoring.distances import Patches, merge_patches, patch_statistics
+from sdvae_ray.scoring.labels import GROUP, slice_columns
 from sdvae_ray.storage import join
 
-FILE, ROW = "_file", "_at"  # where a well's profile is: number of the file and row in it
+FILE, ROW = "_file", "_at"  # columns: the number of the file that has a well's profile, and the row in it
 _TASK_CPUS = 0.5
 
 
 @dataclass(frozen=True)
 class Profiles:
-    """Stored profiles of one extractor and side: mean or median over the well's FOVs of the FOV's mean over patches, float32.
+    """Stored profiles of one extractor and side, float32.
 
-    wells    the wells that have one: WELL_KEY, group, every Metadata_* that is one per well, and FILE and ROW
-    files    URIs, one of each plate
+    A profile is the mean or median, over a well's FOVs, of the FOV's embedding, which is the mean over its patches.
+
+    wells    the wells that have a profile: WELL_KEY, GROUP, every Metadata_* that is one per well, FILE and ROW
+    files    URIs, one per plate
     width    features of a profile, G * D
-    patches  what distances between sides need of the kept patch embeddings, of each slice; empty where none were kept
+    patches  statistics of the patch embeddings that were kept; empty where none were
     """
 
     extractor: str
@@ -44,42 +48,36 @@ class Profiles:
 
 
 def build_profiles(run: Run, fovs: pl.DataFrame, extractor: str, side: str, shift: np.ndarray | None) -> Profiles:
-    """`fovs`: usable rows of fovs with `files`, `group` and the slices. Runs one Ray task per plate; Ray must be connected.
+    """Writes the profiles of an extractor and side, and returns where they are. Ray must be connected.
 
-    shift: (G, D), near the mean, the same for all sides of an extractor; zeros where None. Raises DataError where no FOV has one.
+    fovs: usable rows of fovs with `files`, GROUP and the slices. shift: (G, D) near the mean, the same for all sides of an
+    extractor, or None for zeros. Raises DataError where no FOV has an embedding.
     """
     root = run.uri(PROFILES, extractor, side)
-    per_well = well_table(fovs)
-    of_plate = per_well.select(*WELL_KEY, pl.col(f"^{METADATA}.*$").exclude(WELL_KEY)).partition_by(
-        PLATE_KEY, as_dict=True
-    )
-    plates = (
-        fovs.select(FOV_ID, "files", *WELL_KEY, *slice_columns(run))
-        .sort(PLATE_KEY)
-        .partition_by(PLATE_KEY, as_dict=True)
-    )
+    columns = [FOV_ID, "files", *WELL_KEY, *slice_columns(run)]
+    plates = fovs.select(columns).sort(PLATE_KEY).partition_by(PLATE_KEY, as_dict=True)
+    wells = well_table(fovs).partition_by(PLATE_KEY, as_dict=True)
+    uris = [f"{join(root, *map(_path_part, plate))}.parquet" for plate in plates]
     settings = ray.put((run, extractor, side, shift))
-    task = _profile_plate.options(num_cpus=_TASK_CPUS)
-    uris = [f"{join(root, *map(_path_part, key))}.parquet" for key in plates]
-    asked = ((settings, uri, plates[key], of_plate[key]) for key, uri in zip(plates, uris, strict=True))
-    files, wells, patches, width = list[str](), list[pl.DataFrame](), Patches(), 0
-    for uri, found in zip(uris, in_order(task, asked), strict=True):
-        if found is None:
+    arguments = ((settings, uri, plates[plate], wells[plate]) for plate, uri in zip(plates, uris, strict=True))
+    results = in_order(_profile_plate.options(num_cpus=_TASK_CPUS), arguments)
+    files, tables, patches, width = list[str](), list[pl.DataFrame](), Patches(), 0
+    for uri, result in zip(uris, results, strict=True):
+        if result is None:
             continue
-        names, width, statistics = found
-        wells.append(names.with_columns(pl.lit(len(files)).alias(FILE), pl.int_range(pl.len()).alias(ROW)))
+        table, width, statistics = result
+        tables.append(table.with_columns(pl.lit(len(files)).alias(FILE), pl.int_range(pl.len()).alias(ROW)))
         files.append(uri)
-        patches = merge_all([patches, statistics])
+        patches = merge_patches(patches, statistics)
     if not files:
         raise DataError(f"no FOV has an embedding of {extractor} of {side}")
     for name in set(run.storage.list(root)) - {uri.removeprefix(f"{root}/") for uri in files}:
-        run.storage.delete(join(root, name))  # of plates that are no longer scored
-    table = pl.concat(wells).join(per_well, on=list(WELL_KEY), how="left", maintain_order="left")
-    return Profiles(extractor, side, table, files, width, patches)
+        run.storage.delete(join(root, name))  # of a plate that is no longer scored
+    return Profiles(extractor, side, pl.concat(tables), files, width, patches)
 
 
 def well_table(fovs: pl.DataFrame) -> pl.DataFrame:
-    """One row per well: WELL_KEY, group, and every Metadata_* that has one value in each well."""
+    """Returns one row per well: WELL_KEY, GROUP, and every Metadata_* that has one value in each well."""
     candidates = [name for name in fovs.columns if name.startswith(METADATA) and name not in WELL_KEY]
     varying = fovs.group_by(WELL_KEY).agg(pl.col(candidates).n_unique()).select(pl.col(candidates).max())
     constant = [name for name in candidates if varying[name][0] == 1]
@@ -90,29 +88,31 @@ def well_table(fovs: pl.DataFrame) -> pl.DataFrame:
 def _profile_plate(
     settings: tuple[Run, str, str, np.ndarray | None], uri: str, plate: pl.DataFrame, wells: pl.DataFrame
 ) -> tuple[pl.DataFrame, int, Patches] | None:
-    """Writes one plate's profiles. (its wells in the order of the file, features, patch statistics); None where it has none."""
+    """Writes one plate's profiles. Returns its rows of `wells` in the order of the file, the number of features, and the statistics
+    of its patches; None where no FOV has an embedding.
+    """
     run, extractor, side, shift = settings
     table = embeddings_table(extractor, side)
-    ids, values = run.read(table, EMBEDDING, plate)
-    if not ids:
+    fov_ids, values = run.read(table, EMBEDDING, plate)
+    if not fov_ids:
         return None
-    rows = pl.DataFrame({FOV_ID: ids, "row": np.arange(len(ids))}).join(
-        plate, on=FOV_ID, how="left", maintain_order="left"
-    )
+    rows = pl.DataFrame({FOV_ID: fov_ids, "row": np.arange(len(fov_ids))})
+    rows = rows.join(plate, on=FOV_ID, how="left", maintain_order="left").sort(FOV_ID)
     reduce = np.median if run.config.score.aggregate == "median" else np.mean
-    names, profiles = [], []
-    for well, members in rows.sort(FOV_ID).group_by(WELL_KEY, maintain_order=True):
-        names.append(well)
+    keys, profiles = [], []
+    for key, members in rows.group_by(WELL_KEY, maintain_order=True):
+        keys.append(key)
         profiles.append(reduce(values[members["row"].to_numpy()].astype(np.float64), axis=0))
-    keys = pl.DataFrame(names, schema=dict.fromkeys(WELL_KEY, pl.String), orient="row")
-    metadata = keys.join(wells, on=list(WELL_KEY), how="left", maintain_order="left")
-    found = np.asarray(profiles, np.float32)
-    columns = [f"{extractor}_{group}_{number}" for group in range(found.shape[1]) for number in range(found.shape[2])]
-    features = pl.DataFrame(found.reshape(len(keys), -1), schema=columns)
-    write_wide_table(uri, pl.concat([metadata, features], how="horizontal").to_arrow(), run.storage)
-    return keys, features.width, patch_statistics(run, table, plate, shift)
+    profiled = pl.DataFrame(keys, schema=dict.fromkeys(WELL_KEY, pl.String), orient="row")
+    profiled = profiled.join(wells, on=list(WELL_KEY), how="left", maintain_order="left")
+    _, groups, depth = values.shape
+    names = [f"{extractor}_{group}_{number}" for group in range(groups) for number in range(depth)]
+    features = pl.DataFrame(np.asarray(profiles, np.float32).reshape(len(keys), -1), schema=names)
+    stored = pl.concat([profiled.drop(GROUP), features], how="horizontal")
+    write_wide_table(uri, stored.to_arrow(), run.storage)
+    return profiled, features.width, patch_statistics(run, table, plate, shift)
 
 
 def _path_part(name: str) -> str:
-    """A key as the name of a folder or file."""
+    """Returns a key as the name of a folder or file."""
     return quote(name, safe=" +,=@()") if name.strip(".") else name.replace(".", "%2E")

@@ -9,6 +9,7 @@ p-values are of copairs' null: the null by exchange needs negatives that a compo
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,11 @@ from sdvae_ray.retrieval.ranking.pair_rules import PairRules
 from sdvae_ray.retrieval.tasks.groups import group_means, score_groups, split_labels
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_KEY
+from sdvae_ray.scoring.labels import Label
 from sdvae_ray.scoring.roles import task_chance
 
 _TASK_CPUS = 0.5
 _COPIES = 3  # of the profiles: as they come, the treated ones, and made ready to be ranked
-_WHERE = ("extractor", "side", "group", "random_weights")
 _OWN, _SIDE = "_well", "_side"
 FLOOR = {  # a number of permuted_floor: its column
     "mean_map": "floor_map",
@@ -39,7 +40,7 @@ Row = dict[str, Any]
 
 def start_tasks(
     run: Run,
-    label: dict[str, object],
+    label: Label,
     features: np.ndarray,
     wells: pl.DataFrame,
     both: tuple[np.ndarray, np.ndarray] | None,
@@ -55,16 +56,16 @@ def start_tasks(
 
 
 def tasks_of(started: list[Any], transfers: Sequence[pl.DataFrame] = ()) -> pl.DataFrame:
-    """Return the table of tasks: extractor, side, group, random_weights, task, queries, groups, mean_map,
+    """Return the table of tasks: extractor, side, group, task, queries, groups, mean_map,
     mean_normalised_map, fraction_retrieved, status, and the numbers and status of the floor (FLOOR).
 
     transfers: the rows of scoring.transfer, which have columns of their own beside these; their group is the group that is
     queried.
     """
     rows = [row for rows_of_group in ray.get(started) for row in rows_of_group]
-    text = (*_WHERE[:3], "task", "status", FLOOR["status"])
+    text = ("extractor", "side", "group", "task", "status", FLOOR["status"])
     numbers = (*NUMBERS, *(FLOOR[name] for name in NUMBERS))
-    schema: dict[str, Any] = {**dict.fromkeys(text, pl.String), "random_weights": pl.Boolean}
+    schema: dict[str, Any] = dict.fromkeys(text, pl.String)
     schema |= {**dict.fromkeys(("queries", "groups"), pl.Int64), **dict.fromkeys(numbers, pl.Float64)}
     return pl.concat([pl.DataFrame(rows, schema=schema), *transfers], how="diagonal")
 
@@ -72,7 +73,7 @@ def tasks_of(started: list[Any], transfers: Sequence[pl.DataFrame] = ()) -> pl.D
 @ray.remote
 def _tasks(
     run: Run,
-    label: dict[str, object],
+    label: Label,
     features: np.ndarray,
     wells: pl.DataFrame,
     both: tuple[np.ndarray, np.ndarray] | None,
@@ -88,7 +89,7 @@ def _tasks(
     for name, score in scores.items():
         if name not in run.config.score.tasks:
             continue
-        row: Row = {**{key: label[key] for key in _WHERE}, "task": name}
+        row: Row = {**asdict(label), "task": name}
         try:
             row |= {**score(), "status": "ok"}
         except DataError as error:

@@ -15,7 +15,7 @@ from sdvae_ray.retrieval.tasks.transfer import Posing, transfer
 from sdvae_ray.retrieval.tasks.transfer_pairs import Pair, pairs_of, unscored
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_COLUMN, WELL_KEY
-from sdvae_ray.scoring.distances import GROUP
+from sdvae_ray.scoring.labels import GROUP, Label
 from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
 from sdvae_ray.scoring.profiles import Profiles
 from sdvae_ray.scoring.roles import CONTROL, fit_and_negatives, fittable, halved, task_chance
@@ -25,10 +25,10 @@ _COPIES = 6  # of the normalised profiles of both groups: two spaces, and what i
 _COMPONENTS = 512  # a guess at how many features are left, for Ray's plan alone
 
 
-def start_transfers(run: Run, label: dict[str, object], profiles: Profiles, wells: pl.DataFrame) -> list[Any]:
+def start_transfers(run: Run, label: Label, profiles: Profiles, wells: pl.DataFrame) -> list[Any]:
     """Return one Ray task per pair of groups, for `transfers_of`.
 
-    label: extractor, side, random_weights. wells: all wells of the profiles, with roles.
+    label: extractor and side. wells: all wells of the profiles, with roles.
     """
     along = run.config.score.transfer_columns
     if not along:
@@ -52,7 +52,7 @@ def transfers_of(started: list[Any]) -> list[pl.DataFrame]:
 
 
 @ray.remote
-def _transfer(run: Run, label: dict[str, object], pair: Pair, space: Normaliser, wells: pl.DataFrame) -> pl.DataFrame:
+def _transfer(run: Run, label: Label, pair: Pair, space: Normaliser, wells: pl.DataFrame) -> pl.DataFrame:
     settings = run.config.score
     try:
         fit, scored = fit_and_negatives(run, wells)
@@ -77,9 +77,8 @@ def _transfer(run: Run, label: dict[str, object], pair: Pair, space: Normaliser,
     return _rows(label, scores)
 
 
-def _rows(label: dict[str, object], scores: pl.DataFrame) -> pl.DataFrame:
-    head = [pl.lit(label[name]).alias(name) for name in ("extractor", "side", "random_weights")]
-    return scores.with_columns(*head, pl.col("target").alias(GROUP))
+def _rows(label: Label, scores: pl.DataFrame) -> pl.DataFrame:
+    return label.before(scores.with_columns(pl.col("target").alias(GROUP)))
 
 
 def _said(error: DataError) -> str:

@@ -1,4 +1,4 @@
-"""FAISS in the score stage: the index of a group, saved and read back, and what its nearest neighbours say."""
+"""The FAISS index of a group's wells: saved and read back, and the recalls of its nearest neighbours."""
 
 import re
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sdvae_ray.queries.saved_index import FIT, LEVELS, ROOT
+from sdvae_ray.queries.saved_index import FIT, ID, LEVELS, ROOT
 from sdvae_ray.randomness import generator
 from sdvae_ray.retrieval.index import faiss_index
 from sdvae_ray.retrieval.normalisation import saved_fit
@@ -14,86 +14,93 @@ from sdvae_ray.retrieval.normalisation.normalise import Normalised, resolve_step
 from sdvae_ray.retrieval.normalisation.shelf import has_fit
 from sdvae_ray.retrieval.tasks.recall import replicate_recall
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import write_table
 from sdvae_ray.schema import WELL_KEY
+from sdvae_ray.scoring.labels import Label
 from sdvae_ray.scoring.normalised import normaliser_of
 from sdvae_ray.scoring.profiles import FILE, ROW, Profiles
 from sdvae_ray.scoring.roles import TREATED
 from sdvae_ray.storage import join
 
-_QUERIES = 20_000  # a mean over them is known to 0.4 %
+_QUERIES = 20_000  # a mean over so many is known to 0.4 %
+BothSides = tuple[np.ndarray, np.ndarray]  # (originals, reconstructions), each (W, D)
 
 
-def save_and_reload_index(run: Run, label: dict[str, object], normalised: Normalised, wells: pl.DataFrame) -> Any:
-    """Builds the group's index, saves it with the wells of its ids and the fit of their normalisation, returns it as read back."""
-    stem = run.uri(ROOT, str(label["extractor"]), str(label["side"]), _file_name(str(label["group"])))
-    built = faiss_index.build(normalised.features, np.arange(wells.height))
+def save_and_reload_index(run: Run, label: Label, normalised: Normalised, wells: pl.DataFrame) -> Any:
+    """Saves the group's index, the wells of its ids and the fit of their normalisation, and returns the index as it is read
+    back.
+    """
+    place = (ROOT, label.extractor, label.side)
+    stem = run.uri(*place, _file_name(str(label.group)))
     run.storage.write_bytes(f"{stem}{FIT}", saved_fit.to_bytes(normalised.chain))
-    run.storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(built))
-    write_table(f"{stem}.parquet", wells.drop(FILE, ROW).with_row_index("id").to_arrow(), run.storage)
+    run.storage.write_bytes(f"{stem}.faiss", faiss_index.to_bytes(faiss_index.build(normalised.features)))
+    run.write_table(wells.drop(FILE, ROW).with_row_index(ID), *place, f"{_file_name(str(label.group))}.parquet")
     return faiss_index.from_bytes(run.storage.read_bytes(f"{stem}.faiss"))
 
 
 def delete_well_indices(run: Run, extractor: str, side: str) -> None:
-    """Those of an earlier score, whose groups may be others; what is indexed on request stays."""
+    """Deletes the indices of wells of an earlier score, whose groups may differ; indices of FOVs and patches stay."""
     folder = run.uri(ROOT, extractor, side)
     for name in run.storage.list(folder):
         if name.partition(".")[0] not in LEVELS.values():
             run.storage.delete(join(folder, name))
 
 
-def recall_queries(run: Run, label: dict[str, object], wells: pl.DataFrame) -> np.ndarray:
-    """Rows of the treated wells whose neighbours are looked up: all, or a draw where they are many, for each meets every well."""
+def recall_queries(run: Run, label: Label, wells: pl.DataFrame) -> np.ndarray:
+    """Returns (Q,) rows of treated wells, ascending: all of them, or a draw where they are many, for a query meets every well."""
     treated = np.flatnonzero(wells[TREATED].to_numpy())
     if len(treated) <= _QUERIES:
         return treated
-    drawn = generator(run.config.seed, "recall", str(label["group"])).choice(len(treated), _QUERIES, replace=False)
+    drawn = generator(run.config.seed, "recall", str(label.group)).choice(len(treated), _QUERIES, replace=False)
     return treated[np.sort(drawn)]
 
 
 def replicate_recalls(
-    run: Run, index: Any, features: np.ndarray, wells: pl.DataFrame, treated: np.ndarray
+    run: Run, index: Any, features: np.ndarray, wells: pl.DataFrame, queries: np.ndarray
 ) -> dict[str, float | None]:
-    """treated: rows of the queries."""
-    if len(treated) == 0:
+    """Returns the column replicate_recall_at_<k> for every k of score.recall_at; none of them without queries.
+
+    features: (W, D) normalised. queries: (Q,) rows of treated wells. None where no query has a replicate.
+    """
+    if len(queries) == 0:
         return {}
-    deepest = max(run.config.score.recall_at)
-    _, found = faiss_index.search(index, features[treated], deepest + 1)
-    compound, is_treated = wells["compound"].to_numpy(), wells["is_treated"].to_numpy()
-    recalls = {}
+    _, neighbours = faiss_index.search(index, features[queries], max(run.config.score.recall_at) + 1)
+    compound, treated = wells["compound"].to_numpy(), wells[TREATED].to_numpy()
+    recalls: dict[str, float | None] = {}
     for k in run.config.score.recall_at:
-        recall = replicate_recall(found, treated, compound, is_treated, k)
+        recall = replicate_recall(neighbours, queries, compound, treated, k)
         known = recall[~np.isnan(recall)]
         recalls[f"replicate_recall_at_{k}"] = float(known.mean()) if len(known) else None
     return recalls
 
 
 def in_the_originals_space(
-    run: Run, profiles: Profiles, wells: pl.DataFrame, fit: np.ndarray, among: np.ndarray, image: Profiles
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """(originals, reconstructions), each (W, D), normalised by the fit on the originals' controls (`fit`): a space fitted on the
-    other side would not be theirs. `among`: wells that a step may be fitted on. None where a well has no original, and for harmony,
-    which would align the one side to the other.
+    run: Run, originals: Profiles, profiles: Profiles, wells: pl.DataFrame, fit: np.ndarray, fittable: np.ndarray
+) -> BothSides | None:
+    """Returns the profiles of both sides, normalised by the fit on the originals' controls.
+
+    A fit on the reconstructions' controls would be another space than the originals'. wells: W rows of `profiles`; fit: (W,) the
+    controls to fit on; fittable: (W,) the wells that a step may be fitted on. None where a well has no original, and for harmony,
+    which would align one side to the other.
     """
     if not has_fit(resolve_steps(run.config.score.normalise)):
         return None
-    theirs = image.wells.select(*WELL_KEY, FILE, ROW)
-    originals = wells.drop(FILE, ROW).join(theirs, on=list(WELL_KEY), how="left", maintain_order="left")
-    if originals[ROW].null_count():
+    places = originals.wells.select(*WELL_KEY, FILE, ROW)
+    of_originals = wells.drop(FILE, ROW).join(places, on=list(WELL_KEY), how="left", maintain_order="left")
+    if of_originals[ROW].null_count():
         return None
     nobody = np.zeros_like(fit)
-    space = normaliser_of(run, [(image, originals), (profiles, wells)])
-    both = space(np.concatenate([fit, nobody]), np.concatenate([among, nobody])).features
+    normaliser = normaliser_of(run, [(originals, of_originals), (profiles, wells)])
+    both = normaliser(np.concatenate([fit, nobody]), np.concatenate([fittable, nobody])).features
     return both[: wells.height], both[wells.height :]
 
 
-def own_well_recall(both: tuple[np.ndarray, np.ndarray] | None, treated: np.ndarray) -> float | None:
-    """Return the share of treated wells whose reconstruction's nearest original is their own."""
-    if both is None or len(treated) == 0:
+def own_well_recall(both: BothSides | None, queries: np.ndarray) -> float | None:
+    """Returns the share of the wells `queries` whose reconstruction has their own original as the nearest original."""
+    if both is None or len(queries) == 0:
         return None
-    originals, recon = both
-    _, nearest = faiss_index.search(faiss_index.build(originals), recon[treated], 1)
-    return float((nearest[:, 0] == treated).mean())
+    originals, reconstructions = both
+    _, nearest = faiss_index.search(faiss_index.build(originals), reconstructions[queries], 1)
+    return float((nearest[:, 0] == queries).mean())
 
 
 def _file_name(group: str) -> str:

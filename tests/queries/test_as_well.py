@@ -29,7 +29,7 @@ from sdvae_ray.run import record as provenance
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_fovs, write_rows, write_table
 from sdvae_ray.schema import BATCH_COLUMN, COLOUR, FOV_ID, PLATE_COLUMN, WELL_COLUMN, WELL_KEY, fov_id, uri_column
-from sdvae_ray.scoring.fov_index import build_field_index
+from sdvae_ray.scoring.fov_index import build_fov_index
 from sdvae_ray.scoring.score import score
 from sdvae_ray.settings.score import FovIndexConfig
 from sdvae_ray.sources.manifest import write_manifest
@@ -132,7 +132,7 @@ def test_a_plate_is_named_for_an_image_of_files_and_preferred_to_the_index_of_fo
     assert other["similarity"][0] < 0.999
     asking = config.score.model_copy(update={"fov_index": FovIndexConfig()})
     config = config.model_copy(update={"score": asking})
-    build_field_index(Run(config), read_fovs(config.output, STORAGE), "intensity", "image")
+    build_fov_index(Run(config), read_fovs(config.output, STORAGE), "intensity", "image")
     of_fovs, about = search_image(Run(config), query, None, None, 3)
     assert FOV_ID in of_fovs.columns
     again, about = search_image(Run(config), query, None, None, 3, plate="P1")

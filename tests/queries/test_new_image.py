@@ -34,7 +34,7 @@ from sdvae_ray.schema import (
     embeddings_table,
     uri_column,
 )
-from sdvae_ray.scoring.fov_index import build_field_index
+from sdvae_ray.scoring.fov_index import build_fov_index
 from sdvae_ray.sources.manifest import write_manifest
 from sdvae_ray.storage import Storage, join
 
@@ -66,9 +66,9 @@ def run(small_run_config: Callable[..., RunConfig], write_fields: Callable[..., 
 def indexed(local_ray: None, run: tuple[RunConfig, Batch]) -> tuple[RunConfig, Batch]:
     config, _ = run
     fovs = read_fovs(config.output, STORAGE)
-    build_field_index(Run(config), fovs, "intensity", "image")
-    build_field_index(Run(config), fovs, "latent", "tiny")
-    build_field_index(Run(config), fovs, "intensity", "image", level="patch")
+    build_fov_index(Run(config), fovs, "intensity", "image")
+    build_fov_index(Run(config), fovs, "latent", "tiny")
+    build_fov_index(Run(config), fovs, "intensity", "image", level="patch")
     return run
 
 
@@ -261,7 +261,7 @@ def test_what_cannot_be_searched_is_said_in_one_line(indexed, tmp_path, write_ti
             "--side tiny",
         ),
         (
-            lambda: build_field_index(
+            lambda: build_fov_index(
                 Run(
                     config.model_copy(
                         update={

@@ -13,7 +13,7 @@ from sdvae_ray.retrieval.index.faiss_index import (
     search,
     size,
     to_bytes,
-    unit_blocks,
+    unit_float32,
 )
 
 
@@ -53,16 +53,16 @@ def test_an_index_made_in_steps_finds_what_build_finds():
     x, ids = vectors(), np.arange(60) * 7 + 5
     index = create("flat", 12, {})
     for half in (slice(0, 30), slice(30, 60)):
-        insert(index, unit_blocks(x[half], 12), ids[half])
+        insert(index, x[half], ids[half])
     for one, other in zip(search(index, x, 5), search(build(x, ids), x, 5), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_rows_are_scaled_alike_in_one_block_and_in_several():
     x = vectors(BLOCK + 3, 2)
-    scaled = unit_blocks(x, 2)
+    scaled = unit_float32(x)
     np.testing.assert_allclose(scaled, x / np.linalg.norm(x, axis=1, keepdims=True), rtol=1e-6)
-    np.testing.assert_array_equal(scaled[-3:], unit_blocks(x[-3:], 2))
+    np.testing.assert_array_equal(scaled[-3:], unit_float32(x[-3:]))
 
 
 def test_the_size_of_an_index_is_that_of_its_bytes():
@@ -92,23 +92,32 @@ def test_an_all_zero_profile_is_similar_to_nothing():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (lambda: build(vectors(3), [1, 1, 2]), "repeat"),
-        (lambda: build(vectors(3), [1, 2]), "as many whole ids"),
-        (lambda: build(vectors(3), [-1, 0, 1]), "at least 0"),
-        (lambda: build(vectors(3), [0.5, 1.0, 2.0]), "whole ids"),
         (lambda: build([[1.0, np.nan]]), "1 profiles have features that are not finite"),
-        (lambda: build([1.0, 2.0]), "matrix"),
+        (lambda: unit_float32(np.full((BLOCK + 2, 1), np.inf)), "features that are not finite"),
         (lambda: search(build(vectors()), vectors(2, 5), 3), "queries have 5 features but the index has 12"),
-        (lambda: search(build(vectors()), vectors(2), 0), "k must be at least 1"),
-        (lambda: search(build(np.empty((0, 3))), vectors(2, 3), 1), "index is empty"),
-        (lambda: create("flatt", 3, {}), "no kind of index 'flatt'; did you mean 'flat'"),
-        (lambda: unit_blocks(vectors(3), 5), "have 12 features but the index has 5"),
-        (lambda: unit_blocks(np.full((BLOCK + 2, 1), np.inf), 1), "features that are not finite"),
         (lambda: from_bytes(b"no index at all"), "no readable FAISS index"),
         (lambda: from_bytes(to_bytes(build(vectors()))[:200]), "no readable FAISS index"),
         (lambda: from_bytes(b""), "no readable FAISS index"),
     ],
 )
-def test_what_an_index_cannot_do_is_said_in_one_line(wrong, said):
+def test_data_that_cannot_be_indexed_is_one_line(wrong, said):
     with pytest.raises(DataError, match=said):
+        wrong()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda: build(vectors(3), [1, 1, 2]), "repeat"),
+        (lambda: build(vectors(3), [1, 2]), "as many whole ids"),
+        (lambda: build(vectors(3), [-1, 0, 1]), "at least 0"),
+        (lambda: build(vectors(3), [0.5, 1.0, 2.0]), "whole ids"),
+        (lambda: build([1.0, 2.0]), "matrix"),
+        (lambda: search(build(vectors()), vectors(2), 0), "0 neighbours of 60 vectors"),
+        (lambda: search(build(np.empty((0, 3))), vectors(2, 3), 1), "1 neighbours of 0 vectors"),
+        (lambda: create("flatt", 3, {}), "no kind of index 'flatt'"),
+    ],
+)
+def test_a_wrong_call_is_a_value_error(wrong, said):
+    with pytest.raises(ValueError, match=said):
         wrong()

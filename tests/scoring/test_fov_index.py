@@ -13,8 +13,8 @@ from sdvae_ray.retrieval.index import approximate, faiss_index
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_fovs, write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS, ROW, fov_id
-from sdvae_ray.scoring import fov_index as field_index
-from sdvae_ray.scoring.fov_index import build_field_index
+from sdvae_ray.scoring import fov_index
+from sdvae_ray.scoring.fov_index import build_fov_index
 from sdvae_ray.storage import Storage
 
 FOVS, GROUPS, DEPTH = 900, 2, 12
@@ -49,7 +49,7 @@ def run(small_run_config) -> tuple[RunConfig, np.ndarray, list[str]]:
 
 def built(config: RunConfig) -> dict:
     fovs = read_fovs(config.output, STORAGE)
-    return build_field_index(Run(config), fovs, "made", "image")
+    return build_fov_index(Run(config), fovs, "made", "image")
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, *kinds: tuple[str, int]) -> None:
@@ -58,7 +58,7 @@ def offer(monkeypatch: pytest.MonkeyPatch, *kinds: tuple[str, int]) -> None:
     def planned(n: int, dimensions: int, memory_bytes: float, recall: float) -> list[approximate.Choice]:
         return [approximate.plan(kind, n, dimensions, bits) for kind, bits in kinds]
 
-    monkeypatch.setattr(field_index.approximate, "choices", planned)
+    monkeypatch.setattr(fov_index.approximate, "choices", planned)
 
 
 def test_a_kind_that_does_not_reach_the_recall_gives_way_to_the_next_and_the_best_is_kept(local_ray, run, monkeypatch):
@@ -107,9 +107,9 @@ def test_a_quantised_index_is_whole_and_its_recall_is_measured_on_fovs_that_were
 def test_what_cannot_be_indexed_or_searched_is_said_in_one_line(local_ray, run):
     config, _, names = run
     with pytest.raises(DataError, match="no FOV has an embedding of made of nothing"):
-        build_field_index(Run(config), read_fovs(config.output, STORAGE), "made", "nothing")
+        build_fov_index(Run(config), read_fovs(config.output, STORAGE), "made", "nothing")
     with pytest.raises(DataError, match="too few"):
-        build_field_index(Run(config), read_fovs(config.output, STORAGE).head(8), "made", "image")
+        build_fov_index(Run(config), read_fovs(config.output, STORAGE).head(8), "made", "image")
     with pytest.raises(DataError, match="set score.fov_index"):
         search_fov(Run(config), names[0], None, None, 5)
     built(config)

@@ -5,8 +5,8 @@
     shard = add(empty, vectors, ids)                                   # per plate, on any machine; to_bytes and from_bytes carry it
     whole = merge(shards)                                              # finds what one build of all vectors finds
 
-Ids are int64; a table beside the index says what an id stands for. Every kind takes inner products of unit vectors. All kinds but flat
-estimate them, so an index is worth little without its measured recall: see `retrieval.index.tuning`.
+Ids are int64; a table beside the index says what an id stands for. Every kind takes inner products of unit vectors. All kinds but
+flat estimate them, so an index is worth little without its measured recall: see `retrieval.index.tuning`.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ class Choice:
 def choices(n: int, dimensions: int, memory_bytes: float, recall: float) -> list[Choice]:
     """Return the kinds for n vectors that fit the memory and can reach `recall` (of 10 neighbours, in (0, 1]), in order.
 
-    The order is by speed and size: flat up to `FEW` vectors; ivf_pq_refined with 4, 6, 8 or 16 bits a dimension to refine by; ivf_sq8;
-    flat. A kind is left out where its codes do not allow the recall (`REACHES`), so that flat alone serves a recall above 0.995.
-    The recall that a kind reaches depends on the vectors: where the measured recall is too low, take the next kind.
+    The order is by speed and size: flat up to `FEW` vectors; ivf_pq_refined with 4, 6, 8 or 16 bits a dimension to refine by;
+    ivf_sq8; flat. A kind is left out where its codes do not allow the recall (`REACHES`), so that flat alone serves a recall above
+    0.995. The recall that a kind reaches depends on the vectors: where the measured recall is too low, take the next kind.
 
-    The first kind takes no fewer bytes a vector for more recall or more memory, and no more for more vectors. Raises DataError where
-    no kind fits; the error names the memory that would do.
+    The first kind takes no fewer bytes a vector for more recall or more memory, and no more for more vectors. Raises DataError
+    where no kind fits; the error names the memory that would do.
     """
     flat = plan("flat", n, dimensions)
     refined = [(plan("ivf_pq_refined", n, dimensions, bits), reach) for bits, reach in REACHES.items()]
@@ -82,8 +82,8 @@ def choices(n: int, dimensions: int, memory_bytes: float, recall: float) -> list
 def plan(kind: str, n: int, dimensions: int, refine_bits: int = 6) -> Choice:
     """Return a kind by name, for n vectors: nlist the root of n; 4-bit codes of about 3 dimensions each.
 
-    A subquantizer takes 3 dimensions, or the first of 4, 2, 5, 6, 8, 1 that divides `dimensions`. refine_bits (4, 6, 8 or 16) is for
-    ivf_pq_refined. Raises ValueError for another kind and for other bits.
+    A subquantizer takes 3 dimensions, or the first of 4, 2, 5, 6, 8, 1 that divides `dimensions`. refine_bits (4, 6, 8 or 16) is
+    for ivf_pq_refined. Raises ValueError for another kind and for other bits.
     """
     if kind not in faiss_index.SETTINGS or refine_bits not in faiss_index.CODES:
         raise ValueError(f"no kind of index {kind!r} with {refine_bits} bits to refine by")
@@ -106,8 +106,8 @@ def train(sample: ArrayLike, choice: Choice) -> tuple[Index, Choice]:
     """Return the empty index fitted to `sample`, (N, D), and its choice. For flat, the sample is not read.
 
     A sample of fewer than 39 vectors a list gets fewer lists, and `note` of the choice that comes back says so. Where the sample's
-    vectors lie close together (`CLOSE`), the ivf kinds rank by distance, and the parameters say so. Raises DataError for a sample that
-    is too small for any list (`LEAST_SAMPLE`), or not finite.
+    vectors lie close together (`CLOSE`), the ivf kinds rank by distance, and the parameters say so. Raises DataError for a sample
+    that is too small for any list (`LEAST_SAMPLE`), or not finite.
     """
     if choice.kind not in LEAST_SAMPLE:
         return faiss_index.create(choice.kind, choice.dimensions, choice.parameters), choice
@@ -149,8 +149,8 @@ def add(empty: Index, vectors: ArrayLike, ids: ArrayLike) -> Index:
 def merge(shards: Iterable[Index]) -> Index:
     """Return one index of the vectors of all shards of the same trained index, which are used up.
 
-    Its results equal those of one `add` of all the vectors in the same order. Codes are moved, and one shard at a time is in memory.
-    Raises ValueError for shards of different training, for ids in two shards, and for no shards.
+    Its results equal those of one `add` of all the vectors in the same order. Codes are moved, and one shard at a time is in
+    memory. Raises ValueError for shards of different training, for ids in two shards, and for no shards.
     """
     rest = iter(shards)
     whole = next(rest, None)

@@ -1,8 +1,8 @@
 """Nearest-neighbour indices over profiles: FAISS, inner product of L2-normalised float32 vectors (cosine).
 
-The only file that imports faiss. `build` makes the exact index. The approximate kinds are made here step by step, and chosen, filled
-and measured by `retrieval.index.approximate` and `tuning`. An index lives in memory, as bytes, or as a local file that is read in
-place. The caller keeps the bytes, and the table that says which well an id stands for.
+The only file that imports faiss. `build` makes the exact index. The approximate kinds are made here step by step, and chosen,
+filled and measured by `retrieval.index.approximate` and `tuning`. An index lives in memory, as bytes, or as a local file that is
+read in place. The caller keeps the bytes, and the table that says which well an id stands for.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {"flat": (), "ivf_sq8": ("nprobe",), "ivf
 def build(vectors: ArrayLike, ids: ArrayLike | None = None) -> Index:
     """Return an exact index of `vectors`, (N, D) finite numbers; ids: (N,) distinct int64 >= 0, row numbers if None.
 
-    Rows are scaled to length 1; an all-zero row stays zero, and its similarity to any vector is 0. Raises DataError for rows that are
-    not finite, ValueError for ids that repeat or do not fit.
+    Rows are scaled to length 1; an all-zero row stays zero, and its similarity to any vector is 0. Raises DataError for rows that
+    are not finite, ValueError for ids that repeat or do not fit.
     """
     x = unit_float32(vectors)
     index = faiss.IndexIDMap2(faiss.IndexFlatIP(x.shape[1]))
@@ -44,8 +44,8 @@ def create(kind: str, dimensions: int, parameters: Mapping[str, int]) -> Index:
 
     parameters of ivf_sq8: nlist, and by_distance. Parameters of ivf_pq_refined: nlist, subquantizers (of 4 bits; a divisor of
     `dimensions`), refine_bits (a key of `CODES`), and by_distance. by_distance: 1 ranks by distance, 0 by inner product. The two
-    agree for exact vectors of length 1, but a code's error counts by the distance of query and vector in the one, and by the query's
-    length in the other. By distance, an all-zero vector has a similarity of 0.5 to every vector.
+    agree for exact vectors of length 1, but a code's error counts by the distance of query and vector in the one, and by the
+    query's length in the other. By distance, an all-zero vector has a similarity of 0.5 to every vector.
     """
     if kind not in SETTINGS:
         raise ValueError(f"no kind of index {kind!r}")
@@ -114,7 +114,9 @@ def configure(index: Index, settings: Mapping[str, int]) -> None:
         if name == "k_factor":
             _inner(index).k_factor = float(value)
         else:
-            _parts(index)[0].nprobe = min(value, nlist_of(index))  # fast scan takes time even for lists that do not exist
+            _parts(index)[0].nprobe = min(
+                value, nlist_of(index)
+            )  # fast scan takes time even for lists that do not exist
 
 
 def nlist_of(index: Index) -> int:
@@ -142,8 +144,8 @@ def search(index: Index, queries: ArrayLike, k: int) -> tuple[NDArray[np.float32
     """Return (similarities float32, ids int64), both (Q, min(k, N)), nearest first, equal similarities by id.
 
     queries: (Q, D) finite numbers, scaled to length 1 here. Similarities are cosines in [-1, 1] up to float32, of the vectors as an
-    approximate index stores them. Where it reached fewer than k vectors, the remaining ids are -1. Raises DataError for queries that
-    are not finite or of another D than the index, ValueError for k < 1 and for an empty index.
+    approximate index stores them. Where it reached fewer than k vectors, the remaining ids are -1. Raises DataError for queries
+    that are not finite or of another D than the index, ValueError for k < 1 and for an empty index.
     """
     if k < 1 or index.ntotal == 0:
         raise ValueError(f"{k} neighbours of {index.ntotal} vectors")
@@ -185,8 +187,8 @@ def size(index: Index) -> int:
 def open_mapped(path: str | Path) -> Index:
     """Open a local file of `to_bytes` without reading it: codes are paged in as searches touch them. For reading only.
 
-    Fast-scan codes (ivf_pq_refined) are copied into memory; the codes that refine them are not. Raises DataError if there is no such
-    file, or if it is no FAISS index.
+    Fast-scan codes (ivf_pq_refined) are copied into memory; the codes that refine them are not. Raises DataError if there is no
+    such file, or if it is no FAISS index.
     """
     if not Path(path).is_file():
         raise DataError(f"no index at {path}")

@@ -25,7 +25,8 @@ FACTORS = (1, 2, 4, 8, 16, 32, 64)  # candidates that are refined, over k
 
 @dataclass(frozen=True)
 class Recall:
-    """recall: mean share in [0, 1] of the k exact neighbours that a search found, by id; equally near vectors do not count as equal.
+    """recall: mean share in [0, 1] of the k exact neighbours that a search found, by id; equally near vectors do not count as
+    equal.
 
     threads: of FAISS, while `queries_per_second` was measured.
     """
@@ -70,8 +71,8 @@ def tune(index: Index, queries: ArrayLike, exact: NDArray[np.int64], k: int = 10
     """Give the index the cheapest settings that reach `recall` on every other query, and measure it on the queries between.
 
     Cost is counted, not timed, so that the same index gets the same settings: vectors scanned, and `RERANK_COST` for each candidate
-    that is refined. Settings are skipped where settings at least as wide have failed. Where none reach the recall, the index gets the
-    settings with the highest recall. exact: as `measure_recall` takes them. Raises ValueError for fewer than two queries.
+    that is refined. Settings are skipped where settings at least as wide have failed. Where none reach the recall, the index gets
+    the settings with the highest recall. exact: as `measure_recall` takes them. Raises ValueError for fewer than two queries.
     """
     x = np.asarray(queries)
     if len(x) < 2:
