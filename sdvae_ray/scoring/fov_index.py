@@ -88,8 +88,9 @@ class _PlateShard(NamedTuple):
 
 
 class _Built(NamedTuple):
-    """An index without its queries. plates: its shards, without their bytes."""
+    """An index without its queries. empty: as it was trained. plates: its shards, without their bytes."""
 
+    empty: faiss_index.Index
     index: faiss_index.Index
     choice: approximate.Choice
     tuned: tuning.Tuned
@@ -125,9 +126,9 @@ def build_fov_index(run: Run, fovs: pl.DataFrame, extractor: str, side: str, lev
     assert best is not None
     more = {PATCHES_PER_FOV: patches} if patches else {}
     record = tuning.record(best.index, best.choice, best.tuned, level=level, extractor=extractor, side=side, **more)
-    _insert_queries(best, sampled)
+    whole = _with_queries(best, sampled)
     name = (ROOT, extractor, side, LEVELS[level])
-    run.storage.write_bytes(f"{run.uri(*name)}.faiss", faiss_index.to_bytes(best.index))
+    run.storage.write_bytes(f"{run.uri(*name)}.faiss", faiss_index.to_bytes(whole))
     indexed = pl.concat([plate.fovs for plate in best.plates])
     run.write_table(rows.join(indexed, on=ID, how="inner", maintain_order="left"), *name[:-1], f"{name[-1]}.parquet")
     run.storage.write_bytes(f"{run.uri(*name)}.json", json.dumps(record, indent=1).encode() + b"\n")
@@ -161,7 +162,7 @@ def _build(
         filled: list[_PlateShard] = []
         index = approximate.merge(_shards(tasks, filled))
         tuned = tuning.tune(index, sampled.queries, _nearest(filled), _NEIGHBOURS, recall)
-    return _Built(index, choice, tuned, filled)
+    return _Built(empty, index, choice, tuned, filled)
 
 
 def _shards(tasks: Iterable[_PlateShard | None], filled: list[_PlateShard]) -> Iterator[faiss_index.Index]:
@@ -182,12 +183,14 @@ def _nearest(plates: list[_PlateShard]) -> np.ndarray:
     return np.take_along_axis(ids, order, axis=1)
 
 
-def _insert_queries(built: _Built, sampled: _Sampled) -> None:
-    """Puts the queries into the index, under the ids that their plates give them."""
+def _with_queries(built: _Built, sampled: _Sampled) -> faiss_index.Index:
+    """Returns the index with the queries, under the ids that their plates give them; `built` is used up."""
     hashes = np.concatenate([plate.hashes for plate in built.plates]).tolist()
     ids = np.concatenate([plate.ids for plate in built.plates]).tolist()
     id_of = dict(zip(hashes, ids, strict=True))
-    faiss_index.insert(built.index, sampled.queries, [id_of[value] for value in sampled.hashes.tolist()])
+    with faiss_index.threads(1):
+        queries = approximate.add(built.empty, sampled.queries, [id_of[value] for value in sampled.hashes.tolist()])
+        return approximate.merge([built.index, queries])
 
 
 def _read(source: _Source, plate: pl.DataFrame) -> _PlateVectors | None:

@@ -67,7 +67,8 @@ def train(index: Index, sample: ArrayLike) -> None:
 def insert(index: Index, vectors: ArrayLike, ids: ArrayLike) -> None:
     """Put (N, D) vectors, scaled to length 1, into a trained index, under (N,) distinct ids that it does not have.
 
-    Raises DataError for vectors that are not finite, ValueError for ids that repeat or do not fit.
+    Not into an index that `absorb` has filled: FAISS leaves the gaps of its blocks of fast-scan codes unset, and later codes are
+    wrong. Raises DataError for vectors that are not finite, ValueError for ids that repeat or do not fit.
     """
     rows = np.asarray(vectors)
     checked = _checked_ids(ids, len(rows))
