@@ -28,11 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 from sdvae_ray.errors import UserError
-from sdvae_ray.retrieval.index import approximate, tuning
-from sdvae_ray.retrieval.index import faiss_index as store
+from sdvae_ray.retrieval.index import approximate, faiss_index, tuning
 from sdvae_ray.schema import EMBEDDING, PATCHES, column_to_numpy
 
-KINDS = "ivf_pq_refined:4,ivf_pq_refined:6,ivf_pq_refined:8,ivf_pq_refined:16,ivf_sq8,hnsw"
+KINDS = "ivf_pq_refined:4,ivf_pq_refined:6,ivf_pq_refined:8,ivf_pq_refined:16,ivf_sq8"
 SHARD = 100_000
 GOAL = {"recall": 0.95, "times_flat": 5.0, "bytes_per_dimension": 1.0}
 Vectors = NDArray[np.float32]
@@ -81,29 +80,23 @@ def read(source: str, column: str) -> Vectors:
     return np.concatenate(parts)
 
 
-def filled(
-    x: Vectors, choice: approximate.Choice, threads: int
-) -> tuple[store.Index, approximate.Choice, dict[str, float]]:
+def filled(x: Vectors, choice: approximate.Choice) -> tuple[faiss_index.Index, approximate.Choice, dict[str, float]]:
     """The index merged from its shards, the choice after training, and the seconds of the two steps."""
     start = time.perf_counter()
-    empty, choice = approximate.train(x[: choice.sample_rows], choice, threads)
+    empty, choice = approximate.train(x[: choice.sample_rows], choice)
     trained = time.perf_counter()
     ids = np.arange(len(x))
-    if choice.kind == "hnsw":  # merging would build its shards again
-        whole = approximate.add(empty, x, ids, threads)
-    else:
-        cuts = [slice(first, first + SHARD) for first in range(0, len(x), SHARD)]
-        whole = approximate.merge((approximate.add(empty, x[cut], ids[cut], threads) for cut in cuts), threads)
+    cuts = [slice(first, first + SHARD) for first in range(0, len(x), SHARD)]
+    whole = approximate.merge(approximate.add(empty, x[cut], ids[cut]) for cut in cuts)
     return whole, choice, {"train_s": trained - start, "fill_s": time.perf_counter() - trained}
 
 
-def speed(index: store.Index, queries: Vectors, options: argparse.Namespace) -> dict[str, float]:
+def speed(index: faiss_index.Index, queries: Vectors, options: argparse.Namespace) -> dict[str, float]:
     """Queries per second, the median of the repeats after one unmeasured call; and per core-second, which load changes less."""
     device = torch.device("cpu")
-    with store.threads(options.threads):
-        runs = [
-            harness.timed(lambda: store.search(index, queries, options.k), device) for _ in range(options.repeats + 1)
-        ][1:]
+    runs = [
+        harness.timed(lambda: faiss_index.search(index, queries, options.k), device) for _ in range(options.repeats + 1)
+    ][1:]
     middle = runs[harness.median(runs)]
     least = min(run.cpu for run in runs)
     return {"queries_per_second": len(queries) / middle.wall, "queries_per_core_second": len(queries) / least}
@@ -114,11 +107,11 @@ def measure(options: argparse.Namespace) -> harness.Record:
     x, queries = load(options)
     n, dimensions = x.shape
     held_out = slice(1, None, 2)  # the queries that `tune` does not use
-    flat, _, flat_seconds = filled(x, approximate.plan("flat", n, dimensions), options.threads)
-    truth = tuning.neighbours(flat, queries, options.k, options.threads)
+    flat, _, flat_seconds = filled(x, approximate.plan("flat", n, dimensions))
+    _, exact = faiss_index.search(flat, queries, options.k)
     flat_speed = speed(flat, queries[held_out], options)
     results: list[harness.Record] = [
-        {"kind": "flat", "bytes_per_vector": store.size(flat) / n, "recall": 1.0, **flat_seconds}
+        {"kind": "flat", "bytes_per_vector": len(faiss_index.to_bytes(flat)) / n, "recall": 1.0, **flat_seconds}
         | {**flat_speed, "times_flat": 1.0, "settings": {}, "meets_goal": False}
     ]
     del flat
@@ -126,9 +119,9 @@ def measure(options: argparse.Namespace) -> harness.Record:
         print(f"{name} ...", file=sys.stderr, flush=True)
         kind, _, bits = name.partition(":")
         plan = approximate.plan(kind, n, dimensions, int(bits or 6))
-        index, choice, seconds = filled(x, plan, options.threads)
+        index, choice, seconds = filled(x, plan)
         start = time.perf_counter()
-        tuned = tuning.tune(index, queries, truth, options.k, options.recall, options.threads)
+        tuned = tuning.tune(index, queries, exact, options.k, options.recall)
         seconds["tune_s"] = time.perf_counter() - start
         result = tuning.record(index, choice, tuned, **seconds, estimated_bytes=choice.bytes_per_vector)
         result |= speed(index, queries[held_out], options)
@@ -202,7 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
     try:
-        measured = measure(options)
+        with faiss_index.threads(options.threads):
+            measured = measure(options)
     except UserError as error:
         print(error, file=sys.stderr)
         return error.exit_code

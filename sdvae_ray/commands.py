@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sdvae_ray.queries.retrieve import Retrieved
-    from sdvae_ray.queries.search import Found
+    from sdvae_ray.queries.search import Answer
     from sdvae_ray.run.run import Run
     from sdvae_ray.run.scores import Scores
 
@@ -200,7 +200,7 @@ def search(
             console.print(f"note: {note}", highlight=False, soft_wrap=True)
 
 
-def _found(run: Run, asked: Asked, extractor: str | None, side: str | None, count: int) -> Found:
+def _found(run: Run, asked: Asked, extractor: str | None, side: str | None, count: int) -> Answer:
     """What `asked` names, searched for where it is kept. ConfigError where it names nothing, or more than one thing."""
     from sdvae_ray.queries.search import search_fov, search_patch, search_well
 

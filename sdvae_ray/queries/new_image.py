@@ -19,7 +19,7 @@ from sdvae_ray.errors import ConfigError, DataError, did_you_mean, nearest_or_fi
 from sdvae_ray.queries.as_well import OnPlate, nearest_wells, on_plate, own_plate
 from sdvae_ray.queries.recorded import recorded
 from sdvae_ray.queries.saved_index import PATCH
-from sdvae_ray.queries.search import Found, Space, image_space, search_vector
+from sdvae_ray.queries.search import Answer, SearchSpace, image_space, search_vector
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import (
     COLOUR,
@@ -104,7 +104,7 @@ def search_image(
     count: int,
     patch: int | None = None,
     plate: str | None = None,
-) -> Found:
+) -> Answer:
     """(what is nearest to the image, what was searched): FOVs, or wells where the run has no index of FOVs, or for a plate.
 
     patch: number of a patch of the image, counted row by row, whose nearest patches are wanted instead. plate: of the run, as
@@ -116,7 +116,7 @@ def search_image(
     if plate is not None:
         place = on_plate(run, plate, extractor, side)
         one, of_side, _ = place.name.split("/", 2)
-        space = Space(level, one, of_side, place.name)
+        space = SearchSpace(one, of_side, place.name)
     else:
         space = image_space(run, level, extractor, side)
         if space.name is None:
@@ -137,7 +137,7 @@ def search_image(
     ]
     kind = "fov" if FOV_ID in found.columns else "well"
     whose = {kind: f"new image {query.name}", **({} if patch is None else {PATCH: str(patch)})}
-    return found, {**whose, **about, **({"note": "; ".join(notes)} if notes else {})}
+    return Answer(found, {**whose, **about, **({"note": "; ".join(notes)} if notes else {})})
 
 
 def embed_field(run: Run, row: Batch, extractor: str, side: str, patches: bool = False) -> np.ndarray:

@@ -1,12 +1,13 @@
-"""An index as `score` saved it: which there are, opened in place, and the table that says what an id stands for.
+"""Indices as `score` saved them: their names, opened in place, and the tables that say what an id stands for.
 
-index/<extractor>/<side>/<group>.*     exact, of the normalised profiles of one group's wells; `.fit.npz`: of another well too
-index/<extractor>/<side>/fovs.*        of FOVs, on request (score.fov_index)
-index/<extractor>/<side>/patches.*     of patches, on request
+index/<extractor>/<side>/<group>.*     exact, over the normalised profiles of one group's wells; `.fit.npz` normalises another well
+too
+index/<extractor>/<side>/fovs.*        over FOVs, where score.fov_index asks for it
+index/<extractor>/<side>/patches.*     over patches, where score.fov_index.level asks for them
 
-Each is a `.faiss` and a `.parquet` with one row per well or FOV, ascending by `id`; those on request have a `.json` that says how
-good they are. A local index is mapped into memory: a search reads the parts that it touches, and of the table the row groups that
-hold what it names. One that is elsewhere is copied to this machine once per content (`local_copy`) and read from there.
+An index is a `.faiss` and a `.parquet` with one row per well or FOV, ascending by `id`. An index over FOVs or patches has a `.json`
+with its measured recall. A local index is mapped into memory: a search reads the parts that it touches, and the row groups of the
+table that can hold its rows. A remote index is copied to this machine once per content (`storage.local_copy`).
 """
 
 import functools
@@ -14,7 +15,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -29,14 +30,24 @@ from sdvae_ray.storage import local_copy
 
 ID, SIMILARITY, PATCH = "id", "similarity", "patch"
 ROOT = "index"
-FIT = ".fit.npz"  # ends the name of what retrieval.saved_fit wrote, beside the index of a group
+FIT = ".fit.npz"  # ends the name of a file of retrieval.normalisation.saved_fit, beside the index of a group
 PATCHES_PER_FOV = "patches_per_fov"  # in the .json of an index of patches
-LEVELS = {"fov": "fovs", "patch": PATCHES}  # what an index on request is of, and the name of its files
+LEVELS = {
+    "fov": "fovs",
+    "patch": PATCHES,
+}  # the name of an index's files; an index of wells has no level, and a group's name
+_NOUNS = {None: "index of wells", "fov": "index of FOVs", "patch": "index of patches"}
+_REMEDIES = {
+    None: "run `sdvae-ray score` first",
+    "fov": "set score.fov_index and run `sdvae-ray score`",
+    "patch": "set score.fov_index.level: patch and run `sdvae-ray score`",
+}
 _COMPARED = 50_000  # names compared letter by letter with an unknown one
+_VECTOR = "_vector"  # a column: the id of a vector
 
 
-class Names:
-    """The rows of an index's table: those that are asked for are read, found by the statistics of its row groups."""
+class IndexTable:
+    """The table of an index. Of its rows only the row groups are read whose statistics allow the values that are looked for."""
 
     def __init__(self, path: Path) -> None:
         self._reader = pq.ParquetFile(path, memory_map=True)
@@ -44,38 +55,38 @@ class Names:
         self._leaves = {schema.column(leaf).path: leaf for leaf in range(len(schema))}
 
     def of(self, ids: Sequence[int]) -> pl.DataFrame:
-        """The rows of these ids."""
-        asked = np.unique(np.asarray(ids, np.int64))
+        """Returns the rows with these ids."""
+        wanted = np.unique(np.asarray(ids, np.int64))
 
         def holds(low: int, high: int) -> bool:
-            return bool(np.searchsorted(asked, high, "right") > np.searchsorted(asked, low, "left"))
+            return bool(np.searchsorted(wanted, high, "right") > np.searchsorted(wanted, low, "left"))
 
-        return self._read({ID: holds}).filter(pl.col(ID).is_in(asked.tolist()))
+        return self._read({ID: holds}).filter(pl.col(ID).is_in(wanted.tolist()))
 
-    def where(self, wanted: Mapping[str, str]) -> pl.DataFrame:
-        """The rows with these texts, by column."""
-        tests = {column: functools.partial(_between, text) for column, text in wanted.items()}
-        return self._read(tests).filter(*(pl.col(column) == text for column, text in wanted.items()))
+    def where(self, texts: Mapping[str, str]) -> pl.DataFrame:
+        """Returns the rows with these texts, by column."""
+        tests = {column: functools.partial(_between, text) for column, text in texts.items()}
+        return self._read(tests).filter(*(pl.col(column) == text for column, text in texts.items()))
 
     def some(self, columns: Sequence[str], most: int = _COMPARED) -> list[str]:
-        """The first `most` rows or somewhat more: these columns joined by "/"."""
-        known: list[str] = []
+        """Returns these columns, joined by "/", of the first `most` rows or somewhat more."""
+        names: list[str] = []
         for group in range(self._reader.num_row_groups):
             frame = pl.DataFrame(self._reader.read_row_group(group, list(columns)))
-            known += frame.select(pl.concat_str(columns, separator="/")).to_series().to_list()
-            if len(known) >= most:
+            names += frame.select(pl.concat_str(columns, separator="/")).to_series().to_list()
+            if len(names) >= most:
                 break
-        return known
+        return names
 
     def _read(self, tests: Mapping[str, Callable[[Any, Any], bool]]) -> pl.DataFrame:
-        """The row groups whose least and largest value of every column of `tests` pass its test, or are not known."""
-        chosen = []
+        """Returns the row groups whose least and largest value pass the test of every column, or have no statistics."""
+        groups = []
         for group in range(self._reader.num_row_groups):
-            parts = self._reader.metadata.row_group(group)
-            ranges = {column: parts.column(self._leaves[column]).statistics for column in tests}
+            metadata = self._reader.metadata.row_group(group)
+            ranges = {column: metadata.column(self._leaves[column]).statistics for column in tests}
             if all(not r or not r.has_min_max or tests[column](r.min, r.max) for column, r in ranges.items()):
-                chosen.append(group)
-        return pl.DataFrame(self._reader.read_row_groups(chosen)).with_columns(pl.col(ID).cast(pl.Int64))
+                groups.append(group)
+        return pl.DataFrame(self._reader.read_row_groups(groups)).with_columns(pl.col(ID).cast(pl.Int64))
 
 
 def _between(text: str, low: str, high: str) -> bool:
@@ -84,69 +95,94 @@ def _between(text: str, low: str, high: str) -> bool:
 
 @dataclass(frozen=True)
 class SavedIndex:
-    """patches: of each row of `names`: 0, and its id is the row's; or k, and that of place j is the row's + j."""
+    """An index and its table.
+
+    patches: of every FOV, in an index of patches: the vectors of a row of the table have the ids `id` to `id` + patches - 1. 0 in
+    any other index, where the vector of a row has the row's id.
+    """
 
     index: faiss_index.Index
-    names: Names
+    table: IndexTable
     patches: int
 
     def nearest(self, vector: np.ndarray, count: int, without: int | None = None) -> pl.DataFrame:
-        """The rows of the `count` nearest to a vector (D,), nearest first, with their cosine, and `patch` in one of patches.
+        """Returns the rows of the `count` vectors nearest to a vector (D,), nearest first, with their cosine.
 
-        without: an id to leave out, such as the vector's own.
+        An index of patches adds `patch`, the number of the patch in its field. without: an id to leave out, such as the vector's
+        own.
         """
         wanted = min(count + (without is not None), self.index.ntotal)
         similarity, ids = faiss_index.search(self.index, vector.reshape(1, -1), wanted)
-        found = pl.DataFrame({"_vector": ids[0], SIMILARITY: similarity[0]})
-        found = found.filter(pl.col("_vector") >= 0, pl.col("_vector") != (-1 if without is None else without))
-        each = max(1, self.patches)
-        found = found.head(count).with_columns((pl.col("_vector") // each * each).alias(ID))
-        rows = found.join(self.names.of(found[ID].to_list()), on=ID, how="left", maintain_order="left")
+        vectors = pl.DataFrame({_VECTOR: ids[0], SIMILARITY: similarity[0]})
+        vectors = vectors.filter(pl.col(_VECTOR) >= 0, pl.col(_VECTOR) != (-1 if without is None else without))
+        per_row = max(1, self.patches)
+        vectors = vectors.head(count).with_columns((pl.col(_VECTOR) // per_row * per_row).alias(ID))
+        rows = vectors.join(self.table.of(vectors[ID].to_list()), on=ID, how="left", maintain_order="left")
         if self.patches:
-            place = pl.col("_vector") - pl.col(ID)
-            rows = rows.with_columns(pl.col(PATCHES).list.get(place).alias(PATCH))
-        return rows.drop("_vector", ID, "files", PATCHES, strict=False)
+            rows = rows.with_columns(pl.col(PATCHES).list.get(pl.col(_VECTOR) - pl.col(ID)).alias(PATCH))
+        return rows.drop(_VECTOR, ID, "files", PATCHES, strict=False)
 
 
 def open_index(run: Run, name: str) -> SavedIndex:
-    """The index of a name that `saved` gives."""
-    stem = run.uri(ROOT, name)
+    """Opens the index of a name that `saved` gives."""
     patches = 0
     if name.endswith(f"/{PATCHES}"):
-        patches = int(json.loads(run.storage.read_bytes(f"{stem}.json"))[PATCHES_PER_FOV])
-    index = faiss_index.open_mapped(local_copy(f"{stem}.faiss", run.storage))
-    return SavedIndex(index, Names(local_copy(f"{stem}.parquet", run.storage)), patches)
+        patches = int(json.loads(run.storage.read_bytes(f"{run.uri(ROOT, name)}.json"))[PATCHES_PER_FOV])
+    index = faiss_index.open_mapped(local_copy(f"{run.uri(ROOT, name)}.faiss", run.storage))
+    return SavedIndex(index, open_table(run, name), patches)
+
+
+def open_table(run: Run, name: str) -> IndexTable:
+    """Opens the table of an index, by a name that `saved` gives."""
+    return IndexTable(local_copy(f"{run.uri(ROOT, name)}.parquet", run.storage))
 
 
 def saved(run: Run, level: str | None = None) -> list[str]:
-    """<extractor>/<side>/<name> of every index of a level of `LEVELS`; None: those of wells."""
-    root = run.uri(ROOT)
-    every = [name.removesuffix(".faiss") for name in run.storage.list(root) if name.endswith(".faiss")]
-    return [name for name in every if _level(name) == level]
+    """Returns <extractor>/<side>/<name> of every index of a level of `LEVELS`; None: of every index of wells."""
+    names = [name.removesuffix(".faiss") for name in run.storage.list(run.uri(ROOT)) if name.endswith(".faiss")]
+    level_of = {files: level for level, files in LEVELS.items()}
+    return [name for name in names if level_of.get(name.rpartition("/")[2]) == level]
 
 
-def chosen(
-    run: Run, names: Sequence[str], extractor: str | None, side: str | None, what: str = "index"
-) -> tuple[str, str]:
-    """Extractor and side: those asked for, else the run's first and the originals, of `names` (<extractor>/<side>...).
+class Indices(NamedTuple):
+    """The indices of one extractor and side. names: as `saved` gives them. noun: what they are called in an error."""
 
-    Raises DataError for one that is not there, with the nearest match.
+    extractor: str
+    side: str
+    names: list[str]
+    noun: str
+
+
+def chosen_indices(run: Run, level: str | None, extractor: str | None, side: str | None) -> Indices:
+    """Returns the indices of a level, as `saved` takes it, of the extractor and side that `chosen` chooses.
+
+    Raises DataError where the run has no index of the level, and as `chosen` does.
     """
-    there = {name.split("/")[0] for name in names}
+    names = saved(run, level)
+    if not names:
+        raise DataError(f"{run.output} has no {_NOUNS[level]}: {_REMEDIES[level]}")
+    one, other = chosen(run, names, extractor, side, _NOUNS[level])
+    return Indices(one, other, [name for name in names if name.startswith(f"{one}/{other}/")], _NOUNS[level])
+
+
+def chosen(run: Run, names: Sequence[str], extractor: str | None, side: str | None, noun: str) -> tuple[str, str]:
+    """Returns the extractor and side asked for, or the run's first extractor and the originals, or the first side without
+    originals.
+
+    names: <extractor>/<side>/... of everything there is. Raises DataError, with the nearest match, for an extractor or a side that
+    no name has.
+    """
+    present = {name.split("/")[0] for name in names}
     extractors = [
-        *(name for name in run.config.extractors if name in there),
-        *sorted(there - run.config.extractors.keys()),
+        *(name for name in run.config.extractors if name in present),
+        *sorted(present - run.config.extractors.keys()),
     ]
-    one = _one(f"{what} of extractor", extractor, extractors, extractors[0])
-    sides = sorted({name.split("/")[1] for name in names if name.split("/")[0] == one})
-    return one, _one(f"{what} of side", side, sides, IMAGE_SIDE if IMAGE_SIDE in sides else sides[0])
+    extractor = _one_of(extractors, extractor, extractors[0], f"{noun} of extractor")
+    sides = sorted({name.split("/")[1] for name in names if name.startswith(f"{extractor}/")})
+    return extractor, _one_of(sides, side, IMAGE_SIDE if IMAGE_SIDE in sides else sides[0], f"{noun} of side")
 
 
-def _level(name: str) -> str | None:
-    return next((level for level, files in LEVELS.items() if name.endswith(f"/{files}")), None)
-
-
-def _one(what: str, asked: str | None, names: list[str], default: str) -> str:
-    if asked is not None and asked not in names:
-        raise DataError(f"no {what} {asked!r}{did_you_mean(asked, names)}")
-    return asked or default
+def _one_of(names: Sequence[str], name: str | None, default: str, noun: str) -> str:
+    if name is not None and name not in names:
+        raise DataError(f"no {noun} {name!r}{did_you_mean(name, names)}")
+    return name or default

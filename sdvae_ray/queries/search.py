@@ -1,6 +1,7 @@
-"""Nearest wells to a well, FOVs to a FOV, patches to a patch, from the indices that `score` has saved; and any to a new image.
+"""The wells nearest to a well, FOVs to a FOV, patches to a patch, from the indices that `score` has saved; and all three to a new
+image.
 
-No Ray, and no model: what a new image needs of them is in stages.query.
+No Ray and no model: the embedding of a new image is made in queries.new_image.
 """
 
 from typing import NamedTuple
@@ -10,170 +11,146 @@ import polars as pl
 
 from sdvae_ray.engine.columns import kept_patches
 from sdvae_ray.errors import ConfigError, DataError, nearest_or_first
-from sdvae_ray.queries.saved_index import (
-    ID,
-    LEVELS,
-    SIMILARITY,
-    chosen,
-    open_index,
-    saved,
-)
-from sdvae_ray.run.run import Run
+from sdvae_ray.queries.saved_index import ID, LEVELS, SIMILARITY, chosen, chosen_indices, open_index, saved
+from sdvae_ray.retrieval.index.faiss_index import unit_rows
+from sdvae_ray.run.run import PROFILES, Run
 from sdvae_ray.run.tables import read_table
 from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PATCHES, PLATE_COLUMN, WELL_COLUMN, embeddings_table
 from sdvae_ray.storage import Storage, join
 
-PROFILES = "profiles"
-Found = tuple[pl.DataFrame, dict[str, str]]
 
+class Answer(NamedTuple):
+    """The nearest neighbours, and what was searched.
 
-def search_well(run: Run, well: str, extractor: str | None, side: str | None, count: int) -> Found:
-    """(the `count` nearest other wells of the well's group, nearest first, with their cosine similarity; what was searched).
-
-    well: PLATE/WELL. extractor, side: the run's first and the originals where None, or the first side where there are no originals.
-    Raises DataError for what is not there, with the nearest match.
+    neighbours: SIMILARITY (cosine) and the keys and Metadata_* of wells, FOVs or patches, nearest first. about: `well`, or `fov`
+    and `patch`, that was asked about; extractor, side, group; perturbation of the well; `as` and `note` of a new image.
     """
-    names = saved(run)
-    if not names:
-        raise DataError(f"{run.output} has no index: run `sdvae-ray score` first")
-    one, of_side = chosen(run, names, extractor, side)
+
+    neighbours: pl.DataFrame
+    about: dict[str, str]
+
+
+def search_well(run: Run, well: str, extractor: str | None, side: str | None, count: int) -> Answer:
+    """Returns the `count` nearest other wells of the well's group.
+
+    well: PLATE/WELL. extractor and side: as `saved_index.chosen` takes them. Raises DataError, with the nearest match, for a well
+    that is not there, and for a name that two wells have.
+    """
+    indices = chosen_indices(run, None, extractor, side)
     plate, _, position = well.partition("/")
     known: list[str] = []
-    for name in (each for each in names if each.startswith(f"{one}/{of_side}/")):
+    for name in indices.names:
         opened = open_index(run, name)
-        rows = opened.names.where({PLATE_COLUMN: plate, WELL_COLUMN: position})
+        rows = opened.table.where({PLATE_COLUMN: plate, WELL_COLUMN: position})
         if rows.height == 0:
-            known += opened.names.some([PLATE_COLUMN, WELL_COLUMN])
+            known += opened.table.some([PLATE_COLUMN, WELL_COLUMN])
             continue
         if rows.height > 1:
             raise DataError(
                 f"{rows.height} wells are {well}: the same plate name stands in several batches of this run"
             )
-        asked = rows.row(0, named=True)
-        found = opened.nearest(opened.index.reconstruct(asked[ID]), count, without=asked[ID])
-        about = {"well": well, "extractor": one, "side": of_side, "group": str(asked["group"])}
+        row = rows.row(0, named=True)
+        about = {"well": well, "extractor": indices.extractor, "side": indices.side, "group": str(row["group"])}
         perturbation = run.config.score.perturbation
-        if perturbation is not None and perturbation in asked:
-            about["perturbation"] = str(asked[perturbation] or "")
-        return found.select(SIMILARITY, *_metadata(found)), about
-    raise DataError(f"no well {well!r} (PLATE/WELL) in the index of {one} on {of_side}{nearest_or_first(well, known)}")
+        if perturbation is not None and perturbation in row:
+            about["perturbation"] = str(row[perturbation] or "")
+        neighbours = opened.nearest(opened.index.reconstruct(row[ID]), count, without=row[ID])
+        return Answer(neighbours.select(SIMILARITY, f"^{METADATA}.*$"), about)
+    tail = nearest_or_first(well, known)
+    raise DataError(f"no well {well!r} (PLATE/WELL) in the index of {indices.extractor} on {indices.side}{tail}")
 
 
-def search_fov(run: Run, fov_id: str, extractor: str | None, side: str | None, count: int) -> Found:
-    """The same of one FOV in the index over FOVs (score.fov_index); its settings are those it was measured with."""
+def search_fov(run: Run, fov_id: str, extractor: str | None, side: str | None, count: int) -> Answer:
+    """Returns the `count` FOVs nearest to a FOV, from the index over FOVs; its settings are those it was measured with."""
     return _search_row(run, fov_id, None, extractor, side, count)
 
 
-def search_patch(run: Run, fov_id: str, patch: int, extractor: str | None, side: str | None, count: int) -> Found:
-    """The same of one patch of a FOV, counted row by row from 0, in the index over patches; `patch` is that of each neighbour."""
+def search_patch(run: Run, fov_id: str, patch: int, extractor: str | None, side: str | None, count: int) -> Answer:
+    """Returns the `count` patches nearest to a patch of a FOV, counted row by row from 0, from the index over patches."""
     return _search_row(run, fov_id, patch, extractor, side, count)
 
 
-class Space(NamedTuple):
-    """Where a new image is searched for. level: of `LEVELS`. name: of the index, None for profiles of wells."""
+class SearchSpace(NamedTuple):
+    """The place where a new image is searched for. name: of the index, or None for the profiles of wells."""
 
-    level: str
     extractor: str
     side: str
     name: str | None
 
 
-def image_space(run: Run, level: str, extractor: str | None, side: str | None) -> Space:
-    """The index of the level; where the run has none of FOVs, its profiles of wells. Raises DataError where there is neither."""
-    names = saved(run, level)
-    if names or level == "patch":
-        one, of_side = _of_level(run, names, level, extractor, side)
-        return Space(level, one, of_side, join(one, of_side, LEVELS[level]))
+def image_space(run: Run, level: str, extractor: str | None, side: str | None) -> SearchSpace:
+    """Returns the index of the level, fov or patch; where the run has none of FOVs, its profiles of wells.
+
+    Raises DataError where the run has neither.
+    """
+    if level == "patch" or saved(run, level):
+        indices = chosen_indices(run, level, extractor, side)
+        return SearchSpace(indices.extractor, indices.side, indices.names[0])
     profiles = [name for name in run.storage.list(run.uri(PROFILES)) if name.endswith(".parquet")]
     if not profiles:
         raise DataError(f"{run.output} has no profiles: run `sdvae-ray score` first")
-    return Space(level, *chosen(run, profiles, extractor, side, "profiles"), None)
+    return SearchSpace(*chosen(run, profiles, extractor, side, "profiles"), None)
 
 
-def search_vector(run: Run, vector: np.ndarray, space: Space, count: int) -> Found:
-    """The nearest to a new image's embedding (D,): FOVs or patches in their index, or wells by their profiles."""
+def search_vector(run: Run, vector: np.ndarray, space: SearchSpace, count: int) -> Answer:
+    """Returns the nearest neighbours of a new image's embedding (D,): FOVs or patches by their index, or wells by their
+    profiles.
+    """
     about = {"extractor": space.extractor, "side": space.side}
     if space.name is not None:
-        return open_index(run, space.name).nearest(vector, count), about | {"group": "all"}
-    folder = run.uri(PROFILES, space.extractor, space.side)
-    return nearest_profiles(folder, vector, count, run.storage), about | {"group": "all wells, profiles not normalised"}
+        return Answer(open_index(run, space.name).nearest(vector, count), about | {"group": "all"})
+    neighbours = nearest_profiles(run.uri(PROFILES, space.extractor, space.side), vector, count, run.storage)
+    return Answer(neighbours, about | {"group": "all wells, profiles not normalised"})
 
 
 def nearest_profiles(folder: str, vector: np.ndarray, count: int, storage: Storage) -> pl.DataFrame:
-    """The wells of tables of profiles (Metadata_*, then D features) nearest to (D,) by cosine, with their Metadata_*.
+    """Returns the `count` wells nearest to a vector (D,) by cosine, exactly: SIMILARITY and their Metadata_*.
 
-    Exact; a file, which is a plate, is held at a time. Raises DataError for profiles of other features.
+    folder: of tables of profiles, one per plate: Metadata_*, then D features. One table is in memory at a time. Raises DataError
+    for profiles of another number of features.
     """
-    best = pl.DataFrame()
-    unit = _unit(vector[None])[0]
+    nearest = pl.DataFrame()
+    unit = unit_rows(vector[None])[0]
     for name in storage.list(folder):
-        frame = pl.DataFrame(read_table(join(folder, name), storage))
-        features = frame.select(pl.exclude(f"^{METADATA}.*$")).to_numpy()
+        table = pl.DataFrame(read_table(join(folder, name), storage))
+        features = table.select(pl.exclude(f"^{METADATA}.*$")).to_numpy()
         if features.shape[1] != len(vector):
             raise DataError(
                 f"{join(folder, name)} has {features.shape[1]} features, the image's embedding {len(vector)}"
             )
-        cosine = pl.Series(SIMILARITY, _unit(features) @ unit).cast(pl.Float32)
-        rows = frame.select(cosine, pl.col(f"^{METADATA}.*$"))
-        best = pl.concat([best, rows], how="diagonal") if best.height else rows
-        best = best.sort(SIMILARITY, descending=True, maintain_order=True).head(count)
-    return best
+        cosine = pl.Series(SIMILARITY, unit_rows(features) @ unit).cast(pl.Float32)
+        rows = table.select(cosine, f"^{METADATA}.*$")
+        nearest = pl.concat([nearest, rows], how="diagonal") if nearest.height else rows
+        nearest = nearest.sort(SIMILARITY, descending=True, maintain_order=True).head(count)
+    return nearest
 
 
 def _search_row(
-    run: Run,
-    fov_id: str,
-    patch: int | None,
-    extractor: str | None,
-    side: str | None,
-    count: int,
-) -> Found:
+    run: Run, fov_id: str, patch: int | None, extractor: str | None, side: str | None, count: int
+) -> Answer:
     level = "fov" if patch is None else "patch"
-    one, of_side = _of_level(run, saved(run, level), level, extractor, side)
-    opened = open_index(run, join(one, of_side, LEVELS[level]))
-    row = opened.names.where({FOV_ID: fov_id})
+    indices = chosen_indices(run, level, extractor, side)
+    opened = open_index(run, join(indices.extractor, indices.side, LEVELS[level]))
+    row = opened.table.where({FOV_ID: fov_id})
     if row.height == 0:
-        tail = nearest_or_first(fov_id, opened.names.some([FOV_ID]))
-        raise DataError(f"no FOV {fov_id!r} in the {_what(level)}{tail}")
-    place = 0 if patch is None else _place(run, one, fov_id, patch)
-    column = EMBEDDING if patch is None else PATCHES
-    _, values = run.read(embeddings_table(one, of_side), column, row)
-    vector = values[0] if patch is None else values[0][place]
-    found = opened.nearest(vector.astype(np.float32).reshape(-1), count, without=int(row[ID][0]) + place)
+        tail = nearest_or_first(fov_id, opened.table.some([FOV_ID]))
+        raise DataError(f"no FOV {fov_id!r} in the {indices.noun}{tail}")
     about = {"fov": fov_id, **({} if patch is None else {"patch": str(patch)})}
-    return found, {**about, "extractor": one, "side": of_side, "group": "all"}
+    about |= {"extractor": indices.extractor, "side": indices.side, "group": "all"}
+    table = embeddings_table(indices.extractor, indices.side)
+    if patch is None:
+        vector, number = run.read(table, EMBEDDING, row).values[0], 0
+    else:
+        number = _stored_number(run, indices.extractor, fov_id, patch)
+        vector = run.read(table, PATCHES, row).values[0][number]
+    own = int(row[ID][0]) + number
+    return Answer(opened.nearest(vector.astype(np.float32).reshape(-1), count, without=own), about)
 
 
-def _place(run: Run, extractor: str, fov_id: str, patch: int) -> int:
-    """Of a patch among those of its FOV that were kept."""
+def _stored_number(run: Run, extractor: str, fov_id: str, patch: int) -> int:
+    """Returns the place of a patch among the patches of its FOV that were kept; ConfigError where it was not kept."""
     kept = kept_patches(run.config, extractor, fov_id).tolist()
     if patch not in kept:
-        listed = ", ".join(map(str, kept))
-        raise ConfigError(f"patch {patch} of {fov_id} was not kept by {extractor} (allowed: {listed})")
+        numbers = ", ".join(map(str, kept))
+        raise ConfigError(f"patch {patch} of {fov_id} was not kept by {extractor} (allowed: {numbers})")
     return kept.index(patch)
-
-
-_HOW = {
-    "fov": "set score.fov_index and run `sdvae-ray score`",
-    "patch": "set score.fov_index.level: patch and run `sdvae-ray score`",
-}
-
-
-def _what(level: str) -> str:
-    return f"index of {'FOVs' if level == 'fov' else 'patches'}"
-
-
-def _of_level(run: Run, names: list[str], level: str, extractor: str | None, side: str | None) -> tuple[str, str]:
-    if not names:
-        raise DataError(f"{run.output} has no {_what(level)}: {_HOW[level]}")
-    return chosen(run, names, extractor, side, _what(level))
-
-
-def _metadata(frame: pl.DataFrame) -> list[str]:
-    return [name for name in frame.columns if name.startswith(METADATA)]
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    x = np.asarray(vectors, np.float64)
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.where(norm == 0, 1, norm)

@@ -1,4 +1,4 @@
-"""What `score` found: tables under scores/, written by the pipeline, read by the report and by `compare`."""
+"""The tables of scores/: `score` writes them, the report and `compare` read them."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -16,25 +16,25 @@ from sdvae_ray.storage import Storage, join
 
 @dataclass(frozen=True)
 class Scores:
-    """Everything that `score` found, each a table in scores/; `random_weights` in all of them.
+    """The tables that `score` writes, one file of scores/ per table. All of them have `random_weights`.
 
-    summary    extractor, side, group: wells, controls, compounds, mean_map, fraction_retrieved, replicate_recall_at_<k>,
-               reconstruction_recall (its nearest original is its own), recall_queries, normalisation (what each step did, JSON),
-               random_weights, status
-    compounds  and per compound: replicates, map, normalised_map, p, p_corrected, retrieved, status
-    wells      and per treated well: ap, normalised_ap, n_positives, n_negatives, status
-    floors     extractor, side, group, quantity (retrieval.floors): fraction_retrieved, mean_map, ..., status
-    tasks      extractor, side, group, task (distinctiveness, consistency, cross_side): queries, groups, mean_map,
-               mean_normalised_map, fraction_retrieved, status; and of transfer (retrieval.transfer), whose group is the one
-               queried: column, source, target, zero_norm, floor_* and position_*
-    differences  extractor, side, group, quantity: estimate, low, high over compounds; and the side's minus the originals' over the
-               same compounds, with its interval
-    distributions  extractor, side, by (group or slice), slice, part (RGB pass or stain): n_image, n_side, dimensions, sampled, and
-                   fid, kid, kid_paired, cmmd, precision, recall, density, coverage; null with a `reason`
-    metrics    side, metric, part (stain or RGB pass), band (null where the metric has none): patches, mean, sd, median, q05, q95
-               over patches; `bits` and `bits_entropy` per patch are among them
-    latents    side, group: passes, channels, units, active_units, effective_rank of the stored latents
-    latent_channels  side, group, channel: mean, sd, skewness, kurtosis, min, max
+    summary          per extractor, side, group: wells, controls, compounds, mean_map, fraction_retrieved, status,
+                     replicate_recall_at_<k>, reconstruction_recall (share of reconstructions whose nearest original is their own),
+                     recall_queries, features, normalisation (the record of every step, JSON)
+    compounds        per extractor, side, group, compound: replicates, map, normalised_map, p, p_corrected, retrieved, status
+    wells            per extractor, side, group, treated well: ap, normalised_ap, n_positives, n_negatives, status
+    floors           per extractor, side, group, quantity (retrieval.floors): fraction_retrieved, mean_map, ..., status
+    tasks            per extractor, side, group, task (distinctiveness, consistency, cross_side): queries, groups, mean_map,
+                     mean_normalised_map, fraction_retrieved, status, floor_*; and of transfer (retrieval.tasks.transfer), whose
+                     group is the group queried: column, source, target, zero_norm, position_*
+    differences      per extractor, side, group, quantity: estimate, low, high over compounds; and the side's estimate minus the
+                     originals' over the same compounds, with its interval
+    distributions    per extractor, side, by (group or slice), slice, part (RGB pass or stain): n_image, n_side, dimensions,
+                     sampled, fid, kid, kid_paired, cmmd, precision, recall, density, coverage; a distance is null with a `reason`
+    metrics          per side, metric, part (stain or RGB pass), band (null where the metric has none): patches, mean, sd, median,
+                     q05, q95 over patches; `bits` and `bits_entropy` per patch are among the metrics
+    latents          per side, group: passes, channels, units, active_units, effective_rank of the stored latents
+    latent_channels  per side, group, channel: passes, mean, sd, skewness, kurtosis, min, max
     """
 
     summary: pl.DataFrame
@@ -49,17 +49,18 @@ class Scores:
     latent_channels: pl.DataFrame
 
     def write(self, output: str, storage: Storage) -> None:
+        """Writes every table under the run's output."""
         for field in fields(self):
             write_table(join(output, "scores", f"{field.name}.parquet"), getattr(self, field.name).to_arrow(), storage)
 
 
 def read_scores(output: str, storage: Storage) -> Scores:
-    """DataError where the run has not been scored."""
+    """Returns the tables of scores/. Raises DataError where the run has not been scored."""
     try:
-        found = {f.name: read_table(join(output, "scores", f"{f.name}.parquet"), storage) for f in fields(Scores)}
+        tables = {f.name: read_table(join(output, "scores", f"{f.name}.parquet"), storage) for f in fields(Scores)}
     except FileNotFoundError as error:
         raise DataError(f"{output} has no scores yet: run `sdvae-ray score` first") from error
-    return Scores(**{name: pl.DataFrame(table) for name, table in found.items()})
+    return Scores(**{name: pl.DataFrame(table) for name, table in tables.items()})
 
 
 def metric_distributions(

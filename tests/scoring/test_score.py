@@ -353,7 +353,7 @@ def test_the_wells_nearest_to_a_well_are_found_with_their_treatment(local_ray, c
 
 
 def test_a_run_without_an_index_says_so(config):
-    with pytest.raises(DataError, match="has no index: run `sdvae-ray score` first"):
+    with pytest.raises(DataError, match="has no index of wells: run `sdvae-ray score` first"):
         search_well(Run(config), "P1/A01", None, None, 3)
 
 
