@@ -13,7 +13,16 @@ import polars as pl
 from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.load import Batch
 from sdvae_ray.errors import DataError, nearest_or_first
-from sdvae_ray.queries.saved_index import FIT, ROOT, SIMILARITY, chosen_indices, open_index, open_table, saved
+from sdvae_ray.queries.saved_index import (
+    FIT,
+    ROOT,
+    SIMILARITY,
+    chosen_indices,
+    known_names,
+    open_index,
+    open_table,
+    saved,
+)
 from sdvae_ray.queries.search import Answer
 from sdvae_ray.retrieval.normalisation import saved_fit
 from sdvae_ray.retrieval.normalisation.contract import Chain, apply
@@ -48,7 +57,9 @@ def on_plate(run: Run, plate: str, extractor: str | None, side: str | None) -> O
     indices = chosen_indices(run, None, extractor, side)
     wells = _plate_wells(run, indices.names, plate)
     if not wells:
-        plates = dict.fromkeys(name for index in indices.names for name in open_table(run, index).some([PLATE_COLUMN]))
+        plates = dict.fromkeys(
+            name for index in indices.names for name in known_names(open_table(run, index), PLATE_COLUMN)
+        )
         tail = nearest_or_first(plate, list(plates))
         raise DataError(f"no plate {plate!r} in the {indices.noun} of {indices.extractor} on {indices.side}{tail}")
     return _with_fit(run, plate, wells)
@@ -90,9 +101,9 @@ def _plate_wells(run: Run, names: Sequence[str], plate: str) -> dict[str, pl.Dat
     wells = {}
     for name in names:
         table = open_table(run, name)
-        rows = table.where({PLATE_COLUMN: plate})
+        rows = table.filter(pl.col(PLATE_COLUMN) == plate).collect()
         if rows.height == 0 and plate.count("/") == len(PLATE_KEY) - 1:
-            rows = table.where(dict(zip(PLATE_KEY, plate.split("/"), strict=True)))
+            rows = table.filter(pl.concat_str(PLATE_KEY, separator="/") == plate).collect()
         if rows.height:
             wells[name] = rows
     return wells

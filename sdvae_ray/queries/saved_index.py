@@ -6,20 +6,17 @@ index/<extractor>/<side>/fovs.*        over FOVs, where score.fov_index asks for
 index/<extractor>/<side>/patches.*     over patches, where score.fov_index.level asks for them
 
 An index is a `.faiss` and a `.parquet` with one row per well or FOV, ascending by `id`. An index over FOVs or patches has a `.json`
-with its measured recall. A local index is mapped into memory: a search reads the parts that it touches, and the row groups of the
-table that can hold its rows. A remote index is copied to this machine once per content (`storage.local_copy`).
+with its measured recall. A local index is mapped into memory, and a search reads the parts that it touches. A remote index is
+copied to this machine once per content (`storage.local_copy`).
 """
 
-import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 
 from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.errors import DataError, did_you_mean
@@ -46,63 +43,16 @@ _COMPARED = 50_000  # names compared letter by letter with an unknown one
 _VECTOR = "_vector"  # a column: the id of a vector
 
 
-class IndexTable:
-    """The table of an index. Of its rows only the row groups are read whose statistics allow the values that are looked for."""
-
-    def __init__(self, path: Path) -> None:
-        self._reader = pq.ParquetFile(path, memory_map=True)
-        schema = self._reader.metadata.schema
-        self._leaves = {schema.column(leaf).path: leaf for leaf in range(len(schema))}
-
-    def of(self, ids: Sequence[int]) -> pl.DataFrame:
-        """Returns the rows with these ids."""
-        wanted = np.unique(np.asarray(ids, np.int64))
-
-        def holds(low: int, high: int) -> bool:
-            return bool(np.searchsorted(wanted, high, "right") > np.searchsorted(wanted, low, "left"))
-
-        return self._read({ID: holds}).filter(pl.col(ID).is_in(wanted.tolist()))
-
-    def where(self, texts: Mapping[str, str]) -> pl.DataFrame:
-        """Returns the rows with these texts, by column."""
-        tests = {column: functools.partial(_between, text) for column, text in texts.items()}
-        return self._read(tests).filter(*(pl.col(column) == text for column, text in texts.items()))
-
-    def some(self, columns: Sequence[str], most: int = _COMPARED) -> list[str]:
-        """Returns these columns, joined by "/", of the first `most` rows or somewhat more."""
-        names: list[str] = []
-        for group in range(self._reader.num_row_groups):
-            frame = pl.DataFrame(self._reader.read_row_group(group, list(columns)))
-            names += frame.select(pl.concat_str(columns, separator="/")).to_series().to_list()
-            if len(names) >= most:
-                break
-        return names
-
-    def _read(self, tests: Mapping[str, Callable[[Any, Any], bool]]) -> pl.DataFrame:
-        """Returns the row groups whose least and largest value pass the test of every column, or have no statistics."""
-        groups = []
-        for group in range(self._reader.num_row_groups):
-            metadata = self._reader.metadata.row_group(group)
-            ranges = {column: metadata.column(self._leaves[column]).statistics for column in tests}
-            if all(not r or not r.has_min_max or tests[column](r.min, r.max) for column, r in ranges.items()):
-                groups.append(group)
-        return pl.DataFrame(self._reader.read_row_groups(groups)).with_columns(pl.col(ID).cast(pl.Int64))
-
-
-def _between(text: str, low: str, high: str) -> bool:
-    return low <= text <= high
-
-
 @dataclass(frozen=True)
 class SavedIndex:
-    """An index and its table.
+    """An index and its table, of which a query reads the row groups that can hold its rows.
 
     patches: of every FOV, in an index of patches: the vectors of a row of the table have the ids `id` to `id` + patches - 1. 0 in
     any other index, where the vector of a row has the row's id.
     """
 
     index: faiss_index.Index
-    table: IndexTable
+    table: pl.LazyFrame
     patches: int
 
     def nearest(self, vector: np.ndarray, count: int, without: int | None = None) -> pl.DataFrame:
@@ -117,7 +67,8 @@ class SavedIndex:
         vectors = vectors.filter(pl.col(_VECTOR) >= 0, pl.col(_VECTOR) != (-1 if without is None else without))
         per_row = max(1, self.patches)
         vectors = vectors.head(count).with_columns((pl.col(_VECTOR) // per_row * per_row).alias(ID))
-        rows = vectors.join(self.table.of(vectors[ID].to_list()), on=ID, how="left", maintain_order="left")
+        table = self.table.filter(pl.col(ID).is_in(vectors[ID].to_list())).collect()
+        rows = vectors.join(table.with_columns(pl.col(ID).cast(pl.Int64)), on=ID, how="left", maintain_order="left")
         if self.patches:
             rows = rows.with_columns(pl.col(PATCHES).list.get(pl.col(_VECTOR) - pl.col(ID)).alias(PATCH))
         return rows.drop(_VECTOR, ID, "files", PATCHES, strict=False)
@@ -132,9 +83,14 @@ def open_index(run: Run, name: str) -> SavedIndex:
     return SavedIndex(index, open_table(run, name), patches)
 
 
-def open_table(run: Run, name: str) -> IndexTable:
+def open_table(run: Run, name: str) -> pl.LazyFrame:
     """Opens the table of an index, by a name that `saved` gives."""
-    return IndexTable(local_copy(f"{run.uri(ROOT, name)}.parquet", run.storage))
+    return pl.scan_parquet(local_copy(f"{run.uri(ROOT, name)}.parquet", run.storage))
+
+
+def known_names(table: pl.LazyFrame, *columns: str) -> list[str]:
+    """Returns these columns, joined by "/", of the first rows of a table, for the nearest match of an unknown name."""
+    return table.head(_COMPARED).select(pl.concat_str(columns, separator="/")).collect().to_series().to_list()
 
 
 def saved(run: Run, level: str | None = None) -> list[str]:

@@ -11,7 +11,7 @@ import polars as pl
 
 from sdvae_ray.engine.columns import kept_patches
 from sdvae_ray.errors import ConfigError, DataError, nearest_or_first
-from sdvae_ray.queries.saved_index import ID, LEVELS, SIMILARITY, chosen, chosen_indices, open_index, saved
+from sdvae_ray.queries.saved_index import ID, LEVELS, SIMILARITY, chosen, chosen_indices, known_names, open_index, saved
 from sdvae_ray.retrieval.index.faiss_index import unit_rows
 from sdvae_ray.run.run import PROFILES, Run
 from sdvae_ray.run.tables import read_table
@@ -41,9 +41,9 @@ def search_well(run: Run, well: str, extractor: str | None, side: str | None, co
     known: list[str] = []
     for name in indices.names:
         opened = open_index(run, name)
-        rows = opened.table.where({PLATE_COLUMN: plate, WELL_COLUMN: position})
+        rows = opened.table.filter(pl.col(PLATE_COLUMN) == plate, pl.col(WELL_COLUMN) == position).collect()
         if rows.height == 0:
-            known += opened.table.some([PLATE_COLUMN, WELL_COLUMN])
+            known += known_names(opened.table, PLATE_COLUMN, WELL_COLUMN)
             continue
         if rows.height > 1:
             raise DataError(
@@ -131,9 +131,9 @@ def _search_row(
     level = "fov" if patch is None else "patch"
     indices = chosen_indices(run, level, extractor, side)
     opened = open_index(run, join(indices.extractor, indices.side, LEVELS[level]))
-    row = opened.table.where({FOV_ID: fov_id})
+    row = opened.table.filter(pl.col(FOV_ID) == fov_id).collect()
     if row.height == 0:
-        tail = nearest_or_first(fov_id, opened.table.some([FOV_ID]))
+        tail = nearest_or_first(fov_id, known_names(opened.table, FOV_ID))
         raise DataError(f"no FOV {fov_id!r} in the {indices.noun}{tail}")
     about = {"fov": fov_id, **({} if patch is None else {"patch": str(patch)})}
     about |= {"extractor": indices.extractor, "side": indices.side, "group": "all"}

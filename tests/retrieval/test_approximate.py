@@ -33,7 +33,6 @@ from sdvae_ray.retrieval.index.faiss_index import (
     nlist_of,
     open_mapped,
     search,
-    size,
     threads,
     to_bytes,
 )
@@ -264,7 +263,7 @@ def test_the_record_is_json_and_its_bytes_are_the_index(data, built, copy, kind)
     index, choice = copy(kind), built[kind][1]
     tuned = tune(index, queries, truth)
     found = json.loads(json.dumps(record(index, choice, tuned, plates=3)))
-    assert found["bytes"] == size(index) == len(to_bytes(index))
+    assert found["bytes"] == len(to_bytes(index))
     assert found["bytes_per_vector"] == pytest.approx(len(to_bytes(index)) / N)
     # the estimate leaves out headers, below 300 bytes, and how full the lists' last blocks are
     assert found["bytes_per_vector"] == pytest.approx(choice.bytes_per_vector, rel=0.03)
@@ -437,16 +436,9 @@ def test_data_that_cannot_be_indexed_is_one_line(built, wrong, said):
     [
         (lambda b: plan("ivf_pq_refine", 10, 10), "no kind of index 'ivf_pq_refine'"),
         (lambda b: plan("ivf_pq_refined", 10, 10, 5), "with 5 bits to refine by"),
-        (lambda b: add(b["ivf_sq8"][0], bad(), range(699)), "as many whole ids"),
-        (lambda b: add(b["ivf_sq8"][0], bad(), [0] * 700), "repeat"),
         (lambda b: add(b["ivf_sq8"][2], bad(), range(700)), "starts from the empty index"),
         (lambda b: merge([]), "no shards"),
         (lambda b: merge([add(b["flat"][0], bad(), range(700)) for _ in "12"]), "repeat between shards"),
-        (lambda b: merge([add(b[kind][0], bad(), range(700)) for kind in ("flat", "ivf_sq8")]), "same trained index"),
-        (
-            lambda b: merge([add(b["ivf_sq8"][0], bad(), range(700)), train(bad(), b["ivf_sq8"][1])[0]]),
-            "same trained index",
-        ),
         (lambda b: search(b["ivf_pq_refined"][0], bad(), 3), "3 neighbours of 0 vectors"),
         (lambda b: measure_recall(b["flat"][2], bad()[:0], np.ones((0, 10), int)), "of 0 queries"),
         (lambda b: measure_recall(b["flat"][2], bad(), np.ones((700, 3), int)), "must be 700 x 10 ids"),

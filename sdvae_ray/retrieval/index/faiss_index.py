@@ -31,11 +31,11 @@ def build(vectors: ArrayLike, ids: ArrayLike | None = None) -> Index:
     """Return an exact index of `vectors`, (N, D) finite numbers; ids: (N,) distinct int64 >= 0, row numbers if None.
 
     Rows are scaled to length 1; an all-zero row stays zero, and its similarity to any vector is 0. Raises DataError for rows that
-    are not finite, ValueError for ids that repeat or do not fit.
+    are not finite.
     """
     x = unit_float32(vectors)
     index = faiss.IndexIDMap2(faiss.IndexFlatIP(x.shape[1]))
-    index.add_with_ids(x, _checked_ids(np.arange(len(x)) if ids is None else ids, len(x)))
+    index.add_with_ids(x, np.asarray(np.arange(len(x)) if ids is None else ids, np.int64))
     return index
 
 
@@ -70,10 +70,9 @@ def insert(index: Index, vectors: ArrayLike, ids: ArrayLike) -> None:
     Not into an index that `absorb` has filled: FAISS leaves the gaps of its blocks of fast-scan codes unset, and later codes are
     wrong. Raises DataError for vectors that are not finite, ValueError for ids that repeat or do not fit.
     """
-    rows = np.asarray(vectors)
-    checked = _checked_ids(ids, len(rows))
+    rows, keys = np.asarray(vectors), np.asarray(ids, np.int64)
     for start in range(0, len(rows), BLOCK):
-        index.add_with_ids(unit_float32(rows[start : start + BLOCK]), checked[start : start + BLOCK])
+        index.add_with_ids(unit_float32(rows[start : start + BLOCK]), keys[start : start + BLOCK])
 
 
 def ids_of(index: Index) -> NDArray[np.int64]:
@@ -84,13 +83,10 @@ def ids_of(index: Index) -> NDArray[np.int64]:
 def absorb(index: Index, other: Index) -> None:
     """Move the vectors of `other`, filled from a copy of the same trained index, into `index`; `other` is used up.
 
-    Codes are moved, not made again. Raises ValueError for an index of another kind or another training.
+    Codes are moved, not made again.
     """
-    pairs = list(zip(_parts(index), _parts(other), strict=False))
-    if kind_of(index) != kind_of(other) or any(_fitted(into) != _fitted(source) for into, source in pairs):
-        raise ValueError("shards that were not filled from the same trained index cannot be merged")
     ids = np.concatenate([ids_of(index), ids_of(other)])
-    for into, source in pairs:
+    for into, source in zip(_parts(index), _parts(other), strict=True):
         into.merge_from(source, into.ntotal if hasattr(into, "nlist") else 0)  # lists number their vectors
     if isinstance(_inner(index), faiss.IndexRefine):
         _inner(index).ntotal = len(ids)
@@ -172,19 +168,6 @@ def from_bytes(data: bytes) -> Index:
         return faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
 
 
-def size(index: Index) -> int:
-    """Return the number of bytes that `to_bytes` would give, without keeping them."""
-    total = 0
-
-    def count(data: bytes) -> int:
-        nonlocal total
-        total += len(data)
-        return len(data)
-
-    faiss.write_index(index, faiss.PyCallbackIOWriter(count))  # type: ignore[attr-defined]
-    return total
-
-
 def open_mapped(path: str | Path) -> Index:
     """Open a local file of `to_bytes` without reading it: codes are paged in as searches touch them. For reading only.
 
@@ -229,16 +212,6 @@ def unit_float32(vectors: ArrayLike) -> NDArray[np.float32]:
     return unit
 
 
-def _checked_ids(ids: ArrayLike, count: int) -> NDArray[np.int64]:
-    """Return the (count,) ids as int64; ValueError where they are of another number, repeat, or are no whole numbers >= 0."""
-    checked = np.asarray(ids)
-    if checked.shape != (count,) or (count and not np.issubdtype(checked.dtype, np.integer)) or (checked < 0).any():
-        raise ValueError(f"an index of {count} profiles needs as many whole ids of at least 0")
-    if len(np.unique(checked)) != count:
-        raise ValueError("ids of an index repeat; every profile needs its own")
-    return np.ascontiguousarray(checked, dtype=np.int64)
-
-
 def _inner(index: Index) -> Index:
     """Return the index under the map of ids."""
     return faiss.downcast_index(index.index)
@@ -250,15 +223,3 @@ def _parts(index: Index) -> Sequence[Index]:
     if not isinstance(inner, faiss.IndexRefine):
         return (inner,)
     return faiss.downcast_index(inner.base_index), faiss.downcast_index(inner.refine_index)
-
-
-def _fitted(part: Index) -> tuple[object, ...]:
-    """Return everything that training set in a part."""
-    values: list[object] = [part.d]
-    if hasattr(part, "nlist"):
-        values.append(part.quantizer.reconstruct_n(0, part.quantizer.ntotal).tobytes())
-    if hasattr(part, "pq"):
-        values.append(faiss.vector_to_array(part.pq.centroids).tobytes())
-    if hasattr(part, "sq"):
-        values.append((part.sq.qtype, faiss.vector_to_array(part.sq.trained).tobytes()))
-    return tuple(values)

@@ -108,7 +108,7 @@ def _by_cost(index: Index, k: int) -> list[dict[str, int]]:
 
 def record(index: Index, choice: Choice, tuned: Tuned, **more: Any) -> dict[str, Any]:
     """Return the record to keep beside the index, ready for JSON: its kind, bytes, settings and recall, and `more`."""
-    size = faiss_index.size(index)
+    size = len(faiss_index.to_bytes(index))
     return {
         "kind": choice.kind,
         "dimensions": choice.dimensions,
