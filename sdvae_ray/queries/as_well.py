@@ -103,7 +103,7 @@ def _plate_wells(run: Run, names: Sequence[str], plate: str) -> dict[str, pl.Dat
         table = open_table(run, name)
         rows = table.filter(pl.col(PLATE_COLUMN) == plate).collect()
         if rows.height == 0 and plate.count("/") == len(PLATE_KEY) - 1:
-            rows = table.filter(pl.concat_str(PLATE_KEY, separator="/") == plate).collect()
+            rows = table.filter(**dict(zip(PLATE_KEY, plate.split("/"), strict=True))).collect()
         if rows.height:
             wells[name] = rows
     return wells
