@@ -85,7 +85,7 @@ def metric_distributions(
 
 
 def metric_values(output: str, side: str, metric: str, fovs: pl.DataFrame, storage: Storage) -> np.ndarray:
-    """(FOVs, P, parts) of one metric of the FOVs in `fovs` (fov_id, files); bands of a part beside each other."""
+    """Returns one metric of the FOVs in `fovs` (fov_id, files), (FOVs, P, parts), with the bands of a part side by side."""
     _, values = read_column(output, metrics_table(side), metric, fovs, storage)
     return values.reshape(*values.shape[:2], -1) if values.ndim > 1 else np.empty((0, 0, 0))
 
@@ -93,7 +93,7 @@ def metric_values(output: str, side: str, metric: str, fovs: pl.DataFrame, stora
 def _distribution(
     values: np.ndarray,
 ) -> tuple[int, float | None, float | None, float | None, float | None, float | None]:
-    """(patches, mean, sd, median, 5 %, 95 %) of what is not NaN; sd null where a value is infinite."""
+    """Returns (patches, mean, sd, median, 5 %, 95 %) of the values that are not NaN; sd is null where a value is infinite."""
     flat = values.ravel().astype(np.float64)
     known = flat[~np.isnan(flat)]
     if len(known) == 0:

@@ -7,7 +7,7 @@ import polars as pl
 from sdvae_ray.run.run import Run
 
 GROUP = "group"  # column: values of score.group joined by " / "; "all" where the run names no columns
-SLICE = "slice"  # column: values of score.distributions.by, joined as those of GROUP are
+SLICE = "slice"  # column: values of score.distributions.by, joined in the same way
 
 
 @dataclass(frozen=True)

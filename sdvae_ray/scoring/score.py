@@ -65,7 +65,8 @@ def score(run: Run, console: Console, address: str | None = None) -> Scores:
     results = _Results()
     originals: dict[str, Profiles] = {}
     with ray_session(address):
-        shifts = {extractor: near_the_mean(run, fovs, extractor) for extractor in dict(pairs)}
+        extractors = sorted({extractor for extractor, _ in pairs})
+        shifts = {extractor: near_the_mean(run, fovs, extractor) for extractor in extractors}
         for extractor, side in pairs:
             profiles = build_profiles(run, fovs, extractor, side, shifts[extractor])
             if side == IMAGE_SIDE:
@@ -165,9 +166,7 @@ class _Results:
 
 
 def _score_side(run: Run, profiles: Profiles, originals: Profiles | None, results: _Results) -> None:
-    """Scores every group of an extractor and side. originals: None for the originals themselves, and where they have no
-    profiles.
-    """
+    """Scores every group of an extractor and side. originals: None for the originals' own side, and where they have no profiles."""
     label = Label(profiles.extractor, profiles.side)
     delete_well_indices(run, label.extractor, label.side)
     roles = well_roles(run, profiles.wells)

@@ -25,9 +25,9 @@ FACTORS = (1, 2, 4, 8, 16, 32, 64)  # candidates that are refined, over k
 
 @dataclass(frozen=True)
 class Recall:
-    """recall: mean share in [0, 1] of the k exact neighbours that a search found, by id; equally near vectors do not count as
-    equal.
+    """The recall of an index on some queries.
 
+    recall: mean share, in [0, 1], of the k exact neighbours that a search found, by id; equally near vectors do not count as equal.
     threads: of FAISS, while `queries_per_second` was measured.
     """
 
