@@ -195,6 +195,28 @@ def test_shards_merge_to_what_one_build_is(data, built, kind):
     np.testing.assert_array_equal(search(again, queries, 10)[1], search(merged, queries, 10)[1])
 
 
+MERGED = """
+import numpy as np
+from sdvae_ray.retrieval.index import approximate, faiss_index
+x = np.random.default_rng(0).normal(size=(1000, 12)).astype(np.float32)
+empty = faiss_index.create("ivf_pq_refined", 12, {"nlist": 1, "subquantizers": 4, "refine_bits": 8})
+faiss_index.train(empty, x)
+whole = approximate.add(empty, x, np.arange(1000))
+cuts = [0, 64, 128, 192, 200, 256, 1000]  # a block has 32 vectors and 64 bytes
+for _ in range(100):
+    shards = (approximate.add(empty, x[a:b], np.arange(a, b)) for a, b in zip(cuts, cuts[1:]))
+    merged = approximate.merge(shards)
+    for one, other in zip(faiss_index.search(merged, x, 5), faiss_index.search(whole, x, 5)):
+        np.testing.assert_array_equal(one, other)
+"""
+
+
+def test_lists_of_full_blocks_merge_within_their_memory():
+    """FAISS itself writes past it: the process dies, or a search finds other neighbours."""
+    run = subprocess.run([sys.executable, "-c", MERGED], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_shards_in_another_order_find_the_same_neighbours(data, built, copy, kind):
     x, ids, queries, _ = data

@@ -86,6 +86,8 @@ def absorb(index: Index, other: Index) -> None:
     Codes are moved, not made again.
     """
     ids = np.concatenate([ids_of(index), ids_of(other)])
+    if kind_of(index) == "ivf_pq_refined":
+        _move_full_lists(_parts(index)[0], _parts(other)[0])
     for into, source in zip(_parts(index), _parts(other), strict=True):
         into.merge_from(source, into.ntotal if hasattr(into, "nlist") else 0)  # lists number their vectors
     if isinstance(_inner(index), faiss.IndexRefine):
@@ -223,3 +225,26 @@ def _parts(index: Index) -> Sequence[Index]:
     if not isinstance(inner, faiss.IndexRefine):
         return (inner,)
     return faiss.downcast_index(inner.base_index), faiss.downcast_index(inner.refine_index)
+
+
+def _move_full_lists(into: Index, source: Index) -> None:
+    """Moves lists of fast-scan codes that FAISS (up to 1.15) would move past the end of the memory of a list.
+
+    It appends to a list in blocks where the list's length is a multiple of a block's bytes, and copies as many blocks too many as
+    the list has (BlockInvertedLists::add_entries). Such a list's last block is full, so that blocks of codes can stand behind it.
+    """
+    lists: Any = faiss.downcast_InvertedLists(into.invlists)
+    others: Any = faiss.downcast_InvertedLists(source.invlists)
+    for number in range(lists.nlist):
+        length, more = lists.list_size(number), others.list_size(number)
+        if length == 0 or more == 0 or length % lists.block_size:
+            continue
+        full, blocks = length // lists.n_per_block, -(-more // lists.n_per_block)
+        codes = faiss.rev_swig_ptr(others.get_codes(number), blocks * lists.block_size).copy()
+        ids = faiss.rev_swig_ptr(others.get_ids(number), more) + into.ntotal
+        lists.resize(number, length + more)
+        faiss.rev_swig_ptr(lists.get_codes(number), (full + blocks) * lists.block_size)[full * lists.block_size :] = (
+            codes
+        )
+        faiss.rev_swig_ptr(lists.get_ids(number), length + more)[length:] = ids
+        others.resize(number, 0)
