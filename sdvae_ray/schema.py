@@ -25,7 +25,11 @@ COLOUR = "colour"  # manifest: true where the file is a photograph, whose channe
 
 SEPARATOR = ":"  # between table and column
 
-BITS, ENTROPY = "bits", "bits_entropy"  # per patch and stain, beside the metrics of a side
+BITS, ENTROPY = "bits", "bits_entropy"
+RATES = {  # bits per patch and stain, columns beside the metrics of a side -> small print under "bits" in the report
+    BITS: "stored",
+    ENTROPY: "entropy, quantised",
+}
 
 FOVS = "fovs"
 LATENTS = "latents"

@@ -12,11 +12,10 @@ from sdvae_ray import shelves
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.randomness import generator
 from sdvae_ray.schema import (
-    BITS,
     EMBEDDING,
-    ENTROPY,
     LATENT,
     PATCHES,
+    RATES,
     SEPARATOR,
     column,
     embeddings_table,
@@ -33,7 +32,7 @@ def run_columns(config: RunConfig) -> frozenset[str]:
 
 def side_columns(config: RunConfig, side: str) -> frozenset[str]:
     """The columns of one side that is an autoencoder or a codec."""
-    columns = {column(metrics_table(side), name) for name in (*config.metrics, BITS, ENTROPY)}
+    columns = {column(metrics_table(side), name) for name in (*config.metrics, *RATES)}
     if side in config.autoencoders and stores_latents(config, side):
         columns.add(column(latents_table(side), LATENT))
     return frozenset(columns | embedding_columns(config, side))

@@ -24,9 +24,7 @@ from sdvae_ray.engine.sides import CodecOutput, Field, Side, Sides, UnusableOutp
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.schema import (
-    BITS,
     EMBEDDING,
-    ENTROPY,
     ERROR,
     FOV_ID,
     LATENT,
@@ -184,8 +182,8 @@ class Encoder:
         result = output.result
         if output.latent is not None:
             self._add(tensors, column(latents_table(side), LATENT), output.latent)
-        self._add(tensors, column(metrics_table(side), BITS), output.bits)
-        self._add(tensors, column(metrics_table(side), ENTROPY), output.entropy)
+        for name, bits in output.rates.items():
+            self._add(tensors, column(metrics_table(side), name), bits)
         with self.forward.clock("metrics"):
             for name, metric in self.models.metrics.items():
                 if column(metrics_table(side), name) in self.wanted:

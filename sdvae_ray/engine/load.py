@@ -33,7 +33,11 @@ from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.storage import Storage
 
 IMAGE = "image"
-QC_COLUMNS = ("qc_mean", "qc_saturated", "qc_zero")
+QC: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # column of fovs/ -> (C, crop, crop) scaled integers to (C,)
+    "qc_mean": lambda field: field.mean((1, 2)) / np.iinfo(field.dtype).max,
+    "qc_saturated": lambda field: (field == np.iinfo(field.dtype).max).mean((1, 2)),
+    "qc_zero": lambda field: (field == 0).mean((1, 2)),
+}
 _READERS = 8  # threads that fetch the objects of one batch
 _FUNCTIONS_KEPT = 16  # illumination functions held per process: three plates of five stains
 
@@ -66,7 +70,7 @@ class Loader:
         rows = [json.dumps({name: batch[name][row] for name in metadata}) for row in range(count)]
         out: Batch = {FOV_ID: np.asarray(batch[FOV_ID], object), ROW: np.array(rows, object)}
         pixels = np.zeros((count, self.image.patches, len(stains), patch, patch), dtype)
-        qc = {name: np.full((count, len(stains)), np.nan, np.float32) for name in QC_COLUMNS}
+        qc = {name: np.full((count, len(stains)), np.nan, np.float32) for name in QC}
         errors = np.full(count, "", object)
         seconds = np.zeros(count, np.float32)
         with ThreadPoolExecutor(_READERS) as readers:
@@ -80,8 +84,8 @@ class Loader:
                 else:
                     tiles = tile(field, patch)
                     pixels[row] = tiles.swapaxes(2, 3) if self.image.transpose else tiles
-                    for name, values in zip(QC_COLUMNS, _qc(field), strict=True):
-                        qc[name][row] = values
+                    for name, measure in QC.items():
+                        qc[name][row] = measure(field)
                 seconds[row] = time.perf_counter() - start
         node = np.full(count, socket.gethostname(), object)
         return {**out, IMAGE: pixels, ERROR: errors, **qc, "seconds_load": seconds, "load_node": node}
@@ -152,9 +156,3 @@ class Loader:
 def _channel(batch: Mapping[str, np.ndarray], row: int, stain: str) -> int:
     channels = batch.get(channel_column(stain))
     return 0 if channels is None or channels[row] is None else int(channels[row])
-
-
-def _qc(field: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(C, crop, crop) -> the values (C,) of qc_mean, qc_saturated and qc_zero."""
-    top = np.iinfo(field.dtype).max
-    return field.mean((1, 2)) / top, (field == top).mean((1, 2)), (field == 0).mean((1, 2))

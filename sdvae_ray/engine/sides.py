@@ -37,14 +37,12 @@ class Side:
 
     result   originals and reconstruction
     latent   (P, T, Z, s, s) float16; None where no latent is stored
-    bits     (P, C) float32, bits as stored
-    entropy  (P, C) float32, bits of the quantised latent under its entropy; NaN for a codec and for the identity control
+    rates    every rate of schema.RATES, (P, C) float32 bits; NaN, but for `bits`, for a codec and for the identity control
     """
 
     result: Reconstruction
     latent: Tensor | None
-    bits: Tensor
-    entropy: Tensor
+    rates: dict[str, Tensor]
 
 
 class Sides:
@@ -62,8 +60,7 @@ class Sides:
         recon, sizes = done if done is not None else codec.roundtrip(image)
         stains = torch.from_numpy(np.ascontiguousarray(recon)).to(field.stains.device).float() / self.top
         result = Reconstruction(field.stains, stains, field.rgb, self.packing.pack(stains), None)
-        bits = torch.from_numpy(sizes * 8).float()
-        return Side(result, None, bits, torch.full_like(bits, torch.nan))
+        return Side(result, None, rate.stored_alone(torch.from_numpy(sizes * 8).float()))
 
     def by_autoencoder(
         self, side: str, autoencoder: Autoencoder, field: Field, micro_batch: int, stored: Tensor | None = None
@@ -91,8 +88,8 @@ class Sides:
         self.demand(torch.isfinite(decoded).all(), f"the reconstruction of {side} is not finite")
         recon_rgb = decoded.view(field.rgb.shape)
         result = Reconstruction(field.stains, self.packing.unpack(recon_rgb), field.rgb, recon_rgb, posterior)
-        bits, entropy = self._bits(side, latent, field)
-        return Side(result, half.view(*field.rgb.shape[:2], *half.shape[1:]) if kept else None, bits, entropy)
+        shape = field.rgb.shape[:2]
+        return Side(result, half.view(*shape, *half.shape[1:]) if kept else None, self._rates(side, latent, field))
 
     def _encode(self, side: str, autoencoder: Autoencoder, field: Field, micro_batch: int) -> Posterior:
         def encode(rgb: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -115,20 +112,15 @@ class Sides:
         self.demand(torch.isfinite(half).all(), problem)
         return half
 
-    def _bits(self, side: str, latent: Tensor, field: Field) -> tuple[Tensor, Tensor]:
-        """(bits as stored, bits of the quantised latent under its entropy), each (P, C)."""
+    def _rates(self, side: str, latent: Tensor, field: Field) -> dict[str, Tensor]:
+        """Every rate of schema.RATES, (P, C) float32; of the identity control the bits of its pixels alone."""
         patches, count, size, _ = field.stains.shape
-        none = torch.full((patches, count), torch.nan)
         if not self._compresses[side]:
-            return torch.full_like(none, float(size**2 * self.config.image.scaling.bits)), none
-        shape, index = field.rgb.shape[:2], self.packing.index
+            return rate.stored_alone(torch.full((patches, count), float(size**2 * self.config.image.scaling.bits)))
         width = 16 if self._stored[side] else 32
-        whole = torch.full(shape, float(latent[0].numel() * width))
-        if not torch.isfinite(latent).all():  # happens only where `strict` is off
-            return rate.per_stain(whole, index, count), none
-        _, symbols = rate.quantise(latent, self.config.autoencoders[side].latent_bits or rate.NOMINAL_BITS)
-        entropy = rate.entropy_bits(symbols).view(shape)
-        return rate.per_stain(whole, index, count), rate.per_stain(entropy, index, count)
+        levels = self.config.autoencoders[side].latent_bits or rate.NOMINAL_BITS
+        passes = {name: bits.view(field.rgb.shape[:2]) for name, bits in rate.pass_bits(latent, width, levels).items()}
+        return {name: rate.per_stain(bits, self.packing.index, count) for name, bits in passes.items()}
 
     def demand(self, usable: Tensor, problem: str) -> None:
         """UnusableOutputError with the text `problem` where `usable` is False, unless `strict` is off."""

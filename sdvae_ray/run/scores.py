@@ -1,16 +1,11 @@
 """The tables of scores/: `score` writes them, the report and `compare` read them."""
 
-import itertools
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
-import numpy as np
 import polars as pl
 
-from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import DataError
-from sdvae_ray.run.tables import data_tables, read_column, read_table, write_table
-from sdvae_ray.schema import BITS, ENTROPY, METRICS, metrics_table
+from sdvae_ray.run.tables import read_table, write_table
 from sdvae_ray.storage import Storage, join
 
 
@@ -61,44 +56,3 @@ def read_scores(output: str, storage: Storage) -> Scores:
     except FileNotFoundError as error:
         raise DataError(f"{output} has no scores yet: run `sdvae-ray score` first") from error
     return Scores(**{name: pl.DataFrame(table) for name, table in tables.items()})
-
-
-def metric_distributions(
-    config: RunConfig, usable: pl.DataFrame, bands: Mapping[str, Sequence[str]], storage: Storage
-) -> pl.DataFrame:
-    """Every metric over the patches of `usable` (fov_id, files), per side, part and band; null where it does not apply."""
-    output = config.output
-    sides = [table.split("/")[1] for table in data_tables(output, storage) if table.startswith(f"{METRICS}/")]
-    rows = []
-    for side, metric in itertools.product(sides, (*config.metrics, BITS, ENTROPY)):
-        try:
-            values = metric_values(output, side, metric, usable, storage)
-        except KeyError:  # of a run that is being extended
-            continue
-        of_bands = bands.get(metric, (None,))
-        parts = config.image.parts(values.shape[2] // len(of_bands)) if values.shape[2] else []
-        for index, (part, band) in enumerate(itertools.product(parts, of_bands)):
-            rows.append((side, metric, part, band, *_distribution(values[:, :, index])))
-    names = {"side": pl.String, "metric": pl.String, "part": pl.String, "band": pl.String, "patches": pl.Int64}
-    numbers = dict.fromkeys(("mean", "sd", "median", "q05", "q95"), pl.Float64)
-    return pl.DataFrame(rows, schema={**names, **numbers}, orient="row")
-
-
-def metric_values(output: str, side: str, metric: str, fovs: pl.DataFrame, storage: Storage) -> np.ndarray:
-    """Returns one metric of the FOVs in `fovs` (fov_id, files), (FOVs, P, parts), with the bands of a part side by side."""
-    _, values = read_column(output, metrics_table(side), metric, fovs, storage)
-    return values.reshape(*values.shape[:2], -1) if values.ndim > 1 else np.empty((0, 0, 0))
-
-
-def _distribution(
-    values: np.ndarray,
-) -> tuple[int, float | None, float | None, float | None, float | None, float | None]:
-    """Returns (patches, mean, sd, median, 5 %, 95 %) of the values that are not NaN; sd is null where a value is infinite."""
-    flat = values.ravel().astype(np.float64)
-    known = flat[~np.isnan(flat)]
-    if len(known) == 0:
-        return (0, None, None, None, None, None)
-    spread = float(known.std()) if np.isfinite(known).all() else None
-    ordered = np.sort(known)
-    median, low, high = (float(ordered[round(q * (len(ordered) - 1))]) for q in (0.5, 0.05, 0.95))
-    return len(known), float(known.mean()), spread, median, low, high

@@ -22,13 +22,14 @@ from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
 from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.scores import Scores, metric_distributions
+from sdvae_ray.run.scores import Scores
 from sdvae_ray.schema import ERROR, PLATE_COLUMN, WELL_KEY
 from sdvae_ray.scoring.distances import distances, near_the_mean
 from sdvae_ray.scoring.floors import differences, floors_of, start_floors
 from sdvae_ray.scoring.fov_index import build_fov_index
 from sdvae_ray.scoring.labels import GROUP, Label, with_slices
 from sdvae_ray.scoring.latent_space import latent_space
+from sdvae_ray.scoring.metric_distributions import metric_distributions
 from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
 from sdvae_ray.scoring.profiles import Profiles, build_profiles
 from sdvae_ray.scoring.roles import (
@@ -89,7 +90,7 @@ def score(run: Run, console: Console, address: str | None = None) -> Scores:
         "tasks": tasks,
         "differences": differences(run, compounds),
         "distributions": _stacked(results.distributions),
-        "metrics": metric_distributions(run.config, fovs, bands(run), run.storage),
+        "metrics": metric_distributions(run, fovs, bands(run)),
         "latents": latents,
         "latent_channels": channels,
     }

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.engine import load as load_stage
-from sdvae_ray.engine.load import IMAGE, QC_COLUMNS, Batch, Loader
+from sdvae_ray.engine.load import IMAGE, QC, Batch, Loader
 from sdvae_ray.errors import StorageError
 from sdvae_ray.images.decode import DecodeError
 from sdvae_ray.images.prepare import CropError, tile, untile
@@ -232,7 +232,7 @@ def assert_only_this_row_failed(loaded: Batch, sound: Batch, row: int, *words: s
         assert word in message
     assert loaded[IMAGE].shape == sound[IMAGE].shape
     assert not loaded[IMAGE][row].any()
-    for name in QC_COLUMNS:
+    for name in QC:
         assert np.isnan(loaded[name][row]).all()
     assert loaded[FOV_ID][row] == sound[FOV_ID][row]
     assert metadata(loaded, row) == metadata(sound, row)

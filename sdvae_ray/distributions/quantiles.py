@@ -1,0 +1,11 @@
+"""Quantiles that are values of the sample, so that infinity stays infinity."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def nearest_quantiles(values: np.ndarray, quantiles: Sequence[float]) -> list[float]:
+    """The value at position q (n - 1), rounded, of the n sorted values that are not NaN; empty where all are."""
+    known = np.sort(values[~np.isnan(values)].astype(np.float64))
+    return [float(known[round(q * (len(known) - 1))]) for q in quantiles] if len(known) else []

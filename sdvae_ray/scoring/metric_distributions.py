@@ -1,0 +1,49 @@
+"""Every metric over the patches of a run: mean, spread and quantiles per side, part and band."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import polars as pl
+
+from sdvae_ray.distributions.quantiles import nearest_quantiles
+from sdvae_ray.run.run import Run
+from sdvae_ray.schema import METRICS, RATES, metrics_table
+
+_NUMBERS = ("mean", "sd", "median", "q05", "q95")
+_SCHEMA = {
+    **dict.fromkeys(("side", "metric", "part", "band"), pl.String),
+    "patches": pl.Int64,
+    **dict.fromkeys(_NUMBERS, pl.Float64),
+}
+
+
+def metric_distributions(run: Run, usable: pl.DataFrame, bands: Mapping[str, Sequence[str]]) -> pl.DataFrame:
+    """Every metric and rate over the patches of `usable` (fov_id, files), per side, part and band; null where it does not apply.
+
+    bands: metric -> names of its last axis, for the metrics that have one.
+    """
+    sides = [table.split("/")[1] for table in run.tables() if table.startswith(f"{METRICS}/")]
+    rows = []
+    for side, metric in itertools.product(sides, (*run.config.metrics, *RATES)):
+        try:
+            _, values = run.read(metrics_table(side), metric, usable)
+        except KeyError:  # of a run that is being extended
+            continue
+        if values.ndim < 2:  # no field of view
+            continue
+        names = bands.get(metric, (None,))
+        flat = values.reshape(*values.shape[:2], -1)  # bands of a part beside each other
+        parts = run.config.image.parts(flat.shape[2] // len(names))
+        for index, (part, band) in enumerate(itertools.product(parts, names)):
+            rows.append((side, metric, part, band, *_distribution(flat[:, :, index])))
+    return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+
+
+def _distribution(values: np.ndarray) -> tuple[int | float | None, ...]:
+    """(patches, *_NUMBERS) of the values that are not NaN; the spread is null where a value is infinite."""
+    known = values[~np.isnan(values)].astype(np.float64)
+    if len(known) == 0:
+        return (0, *(None for _ in _NUMBERS))
+    spread = float(known.std()) if np.isfinite(known).all() else None
+    return len(known), float(known.mean()), spread, *nearest_quantiles(known, (0.5, 0.05, 0.95))
