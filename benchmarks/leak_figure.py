@@ -18,7 +18,7 @@ import torch
 from floors import noise, on_noise
 from rich.console import Console
 
-from sdvae_ray.report.page.figures import Scale, svg_text, tick_text
+from sdvae_ray.report.page.svg import Scale, svg_text, tick_text
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "leak.svg"
 SERIES = {

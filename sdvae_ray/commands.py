@@ -44,19 +44,24 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
 
 
 def score(run: Run, console: Console, address: str | None = None) -> Scores:
+    from sdvae_ray.report.facts.scored import ScoredRun
     from sdvae_ray.report.terminal.summary import print_summary
     from sdvae_ray.scoring.score import score as score_run
 
     scores = score_run(run, console, address)
-    print_summary(run.config, scores, run.find_record() or {}, console)
+    print_summary(ScoredRun.read(run, scores), console)
     return scores
 
 
 def report(run: Run, console: Console, scores: Scores | None = None) -> str:
+    from sdvae_ray.report.facts.scored import ScoredRun
     from sdvae_ray.report.page.write import write_report
 
-    uri = write_report(run.config, scores or run.scores(), run.storage, console)
-    console.print(f"report: {uri}", highlight=False, soft_wrap=True)
+    def say(text: str) -> None:
+        console.print(f"report: {text}", highlight=False, markup=False, soft_wrap=True)
+
+    uri = write_report(ScoredRun.read(run, scores, say))
+    say(uri)
     return uri
 
 
@@ -124,7 +129,8 @@ def _say_made(notes: Sequence[str], what: str, console: Console) -> None:
 
 
 def list_models(console: Console, as_json: bool = False) -> None:
-    from sdvae_ray.report.facts.catalogue import catalogue, print_catalogue
+    from sdvae_ray.report.facts.catalogue import catalogue
+    from sdvae_ray.report.terminal.catalogue import print_catalogue
 
     if as_json:
         console.print_json(json.dumps(catalogue()))
@@ -141,7 +147,8 @@ def show_retrieved(
     as_json: bool = False,
 ) -> None:
     """Writes the tables of `retrieve` into the folder `output`, where there is one, and prints them."""
-    from sdvae_ray.report.terminal.retrieval_summary import print_retrieved
+    from sdvae_ray.report.facts.retrieved import retrieved_section
+    from sdvae_ray.report.terminal.tables import print_section
     from sdvae_ray.run.tables import write_table
 
     summary = {"profiles": list(profiles), **retrieved.summary}
@@ -154,12 +161,12 @@ def show_retrieved(
     if as_json:
         console.print_json(json.dumps(summary))
     else:
-        print_retrieved(retrieved, console)
+        print_section(retrieved_section(retrieved), console)
 
 
 def compare(a: str, b: str, storage: Mapping[str, Any], console: Console, as_json: bool = False) -> None:
     from sdvae_ray.report.facts.compare import comparison
-    from sdvae_ray.report.terminal.side_by_side import print_comparison
+    from sdvae_ray.report.terminal.comparison import print_comparison
     from sdvae_ray.run.run import Run
 
     found = comparison(Run.open(a, storage=storage), Run.open(b, storage=storage))
@@ -189,13 +196,14 @@ def search(
     console: Console,
     as_json: bool = False,
 ) -> None:
-    from sdvae_ray.report.terminal.neighbours import print_neighbours
+    from sdvae_ray.report.facts.neighbours import neighbours_table
+    from sdvae_ray.report.terminal.tables import print_table
 
     found, about = _found(run, asked, extractor, side, count)
     if as_json:
         console.print_json(json.dumps({**about, "neighbours": found.to_dicts()}))
     else:
-        print_neighbours(run.config, found, about, console)
+        print_table(neighbours_table(run.config, found, about), console)
         if note := about.get("note"):
             console.print(f"note: {note}", highlight=False, soft_wrap=True)
 

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from sdvae_ray import shelves
 from sdvae_ray.metrics import radial_power
-from sdvae_ray.report.facts.catalogue import NO_WEIGHTS, catalogue, parameters_text, print_catalogue
+from sdvae_ray.report.facts.catalogue import catalogue
+from sdvae_ray.report.terminal.catalogue import NO_WEIGHTS, parameters_text, print_catalogue
 
 ENTRIES = catalogue()
 CHECKPOINTS = [(entry, checkpoint) for entry in ENTRIES for checkpoint in entry["checkpoints"]]
@@ -133,7 +134,7 @@ import socket, sys
 def refuse(*_): raise AssertionError("a network was asked")
 socket.socket.connect = socket.getaddrinfo = refuse
 from rich.console import Console
-from sdvae_ray.report.facts.catalogue import print_catalogue
+from sdvae_ray.report.terminal.catalogue import print_catalogue
 print_catalogue(Console(width=100))
 print([name for name in ("diffusers", "transformers", "timm", "imagecodecs", "faiss", "ray") if name in sys.modules])
 """

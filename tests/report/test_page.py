@@ -24,19 +24,25 @@ from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import IMAGE, Loader
 from sdvae_ray.engine.models import load_models, resolve_weights
 from sdvae_ray.metrics import radial_power
-from sdvae_ray.report.facts import findings, outcome, rates
-from sdvae_ray.report.page import figures
-from sdvae_ray.report.page.figures import Dumbbell, Point, Strip
+from sdvae_ray.report.facts import outcome
+from sdvae_ray.report.facts.chart import Dumbbell, Dumbbells, Point, Scatter, Strip, Strips
+from sdvae_ray.report.facts.metrics import metric_columns, shown_mean
+from sdvae_ray.report.facts.scored import ScoredRun
+from sdvae_ray.report.facts.table import Side
+from sdvae_ray.report.page import figures, svg
 from sdvae_ray.report.page.write import write_report
 from sdvae_ray.report.pictures.choice import choose
 from sdvae_ray.report.pictures.draw import HIGH, LOW
 from sdvae_ray.report.pictures.examples import load_examples
+from sdvae_ray.report.sections import rates, truth
 from sdvae_ray.report.terminal.summary import print_summary
 from sdvae_ray.run import record as provenance
-from sdvae_ray.run.scores import Scores, metric_distributions
+from sdvae_ray.run.run import Run
+from sdvae_ray.run.scores import Scores
 from sdvae_ray.run.tables import read_column, read_fovs, write_rows
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS, fov_id, illum_column, uri_column
+from sdvae_ray.scoring.metric_distributions import metric_distributions
 from sdvae_ray.storage import Storage
 
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
@@ -125,9 +131,8 @@ def scores_of(config: RunConfig, sides: tuple[str, ...] = ("image", "pca", "tiny
                 parts = enumerate(config.image.stains)
                 fid += [{**where, "part": name, **counts, "sampled": 28, "fid": 4.0 + at} for at, name in parts]
     bands = {"radial_power": radial_power.BANDS}
-    metrics = metric_distributions(config, read_fovs(config.output, STORAGE), bands, STORAGE).filter(
-        pl.col("side").is_in(sides)
-    )
+    run = Run(config)
+    metrics = metric_distributions(run, run.fovs(), bands).filter(pl.col("side").is_in(sides))
     latents, channels = latents_of("pca" in sides)
     distributions = pl.DataFrame(fid, schema=None if fid else {"extractor": pl.String, "by": pl.String})
     return Scores(
@@ -204,15 +209,19 @@ def run(made: RunConfig, tmp_path: Path) -> RunConfig:
     return made.model_copy(update={"output": str(tmp_path / "run")})
 
 
+def scored(config: RunConfig, scores: Scores | None = None) -> ScoredRun:
+    return ScoredRun.read(Run(config), scores or scores_of(config))
+
+
 def page_of(config: RunConfig, scores: Scores) -> str:
-    uri = write_report(config, scores, STORAGE)
+    uri = write_report(scored(config, scores))
     assert uri == f"{config.output}/report/index.html"
     return Path(uri).read_text()
 
 
 def summary_of(config: RunConfig, scores: Scores) -> str:
     console = Console(width=100, record=True, file=io.StringIO())
-    print_summary(config, scores, provenance.read_record(config.output, STORAGE), console)
+    print_summary(scored(config, scores), console)
     return console.export_text()
 
 
@@ -349,8 +358,9 @@ def test_a_run_of_failures_alone_is_reported(run: RunConfig) -> None:
     assert page.text.count("truncated: ") == 200
     assert "No pictures: there is no usable field of view." in page.text
     summary = summary_of(run, scores)
-    assert f"{count} of {count} FOVs failed" in summary
-    assert "s/b/P/A002/1: truncated: 2.tiff <b>" in summary
+    assert f"{count} of {count} fields of view failed" in summary
+    assert re.search(r"s/b/P/A002/1 +truncated: 2.tiff <b>", summary)
+    assert "and 197 more" in summary
 
 
 def test_one_side_alone(made: RunConfig, tmp_path: Path) -> None:
@@ -368,10 +378,11 @@ def test_one_side_alone(made: RunConfig, tmp_path: Path) -> None:
 
 def test_infinite_and_absent_metrics_are_words(run: RunConfig) -> None:
     scores = scores_of(run)
-    cells = findings.metric_cells(run, scores.metrics)
-    assert cells["identity"] == {"kld": "–", "mae": "0", "ssim": "1.0000", "emd": "0", "psnr": "inf"}
-    assert cells["pca"]["kld"] == "–"
-    assert float(cells["tiny"]["kld"].replace(",", "")) > 0
+    columns = metric_columns(scored(run, scores))
+    texts = {c.key: c.text(shown_mean(scores.metrics, "identity", c.key)) for c in columns}
+    assert texts == {"kld": "–", "mae": "0", "ssim": "1.0000", "emd": "0", "psnr": "inf"}
+    assert shown_mean(scores.metrics, "pca", "kld") is None
+    assert shown_mean(scores.metrics, "tiny", "kld") > 0
     text = page_of(run, scores)
     assert not re.search(r"\b(nan|NaN|None|Infinity)\b", Page(text).text)
     assert not re.search(r'="[^"]*\b(nan|inf)\b[^"]*"', re.sub(r'(alt|aria-label|src)="[^"]*"', "", text))
@@ -383,7 +394,14 @@ def test_infinite_and_absent_metrics_are_words(run: RunConfig) -> None:
 def test_one_exact_patch_does_not_hide_the_others_behind_infinity(run: RunConfig) -> None:
     row = {"side": "pca", "metric": "psnr", "patches": 9, "sd": None, "q05": 20.0, "q95": math.inf}
     rows = [{**row, "band": None, "part": str(part), "mean": math.inf, "median": 30.0 + part} for part in range(5)]
-    assert findings.metric_cells(run, pl.DataFrame(rows))["pca"]["psnr"] == "inf (median 32.00)"
+    cell = shown_mean(pl.DataFrame(rows), "pca", "psnr")
+    assert (cell.value, cell.words) == (math.inf, "(median 32.00)")
+    scores = scores_of(run)
+    metrics = scores.metrics.filter(pl.col("metric") != "psnr")
+    infinite = replace(scores, metrics=pl.concat([metrics, pl.DataFrame(rows)], how="diagonal_relaxed"))
+    assert "inf (median 32.00)" in Page(page_of(run, infinite)).text
+    assert re.search(r"inf +[\d.]*\s", summary_of(run, infinite))
+    assert "(median 32.00)" in summary_of(run, infinite)
 
 
 def test_rates_frequencies_distances_and_the_latent_space_are_reported(run: RunConfig) -> None:
@@ -397,19 +415,18 @@ def test_rates_frequencies_distances_and_the_latent_space_are_reported(run: RunC
     assert "radial_power, ER" in text
     assert "16-32 px" in text
     assert scores.metrics.filter(pl.col("band") == "32-64 px")["mean"].null_count() == 5 * 4  # patches are too small
-    rows = {row.side: row for row in rates.rates(run, scores)}
-    assert rows["image"].bits == 8
-    assert rows["identity"].bits == 8
-    assert rows["pca"].bits == pytest.approx(
-        2 * 4 * 16 / 64 / 5
-    )  # two passes of four float16 values per 8 x 8 pixels, five stains
-    assert 0 < rows["pca"].entropy < rows["pca"].bits / 2
-    assert rows["jpeg"].entropy is None
+    rows = {row["side"]: row for row in rates.rates(scored(run, scores))}
+    assert rows["image"]["bits"] == 8
+    assert rows["identity"]["bits"] == 8
+    # two passes of four float16 values per 8 x 8 pixels, five stains
+    assert rows["pca"]["bits"] == pytest.approx(2 * 4 * 16 / 64 / 5)
+    assert 0 < rows["pca"]["bits_entropy"] < rows["pca"]["bits"] / 2
+    assert rows["jpeg"]["bits_entropy"] is None
     jpeg = read_column(run.output, "metrics/jpeg", "bits", read_fovs(run.output, STORAGE), STORAGE)[1]
-    assert rows["jpeg"].bits == pytest.approx(jpeg.mean() / 64**2)
-    first, *others = rates.rates(run, scores)
-    assert first.side == "image"
-    assert [row.bits for row in others] == sorted((row.bits for row in others), reverse=True)
+    assert rows["jpeg"]["bits"] == pytest.approx(jpeg.mean() / 64**2)
+    first, *others = rates.rates(scored(run, scores))
+    assert first["side"] == "image"
+    assert [row["bits"] for row in others] == sorted((row["bits"] for row in others), reverse=True)
     summary = summary_of(run, scores)
     assert "Rate, distortion, phenotype" in summary
     assert "radial_power" not in summary  # its numbers are curves
@@ -448,7 +465,7 @@ def test_without_a_perturbation_the_page_and_the_summary_speak_of_pixels_alone(r
         status=pl.lit("not scored: score.perturbation is null")
     )
     scores = dataclasses.replace(scores, summary=nothing, compounds=scores.compounds.head(0))
-    assert "No retrieval: score.perturbation is null." in summary_of(config, scores)
+    assert "No retrieval: score.perturbation is null" in summary_of(config, scores)
     text = Page(page_of(config, scores)).text
     assert "there are no compounds in this run" in text
     assert "Distances between patches" in text
@@ -470,26 +487,27 @@ def test_the_summary_fits_100_columns_and_cuts_no_number(run: RunConfig) -> None
     assert len(rows) == 2 * (5 + 4)
     assert all(len(re.findall(r"[\d,.]+|–", line.partition("12,345")[2])) == 9 for line in rows)
     assert "synthetic plates, 7 usable FOVs of 8" in " ".join(text.split())
-    assert "1 of 8 FOVs failed" in text
+    assert "1 of 8 fields of view failed" in text
     assert text.count("truncated or corrupt") == 1
 
 
 def test_truth_is_joined_by_compound(run: RunConfig) -> None:
-    fovs = read_fovs(run.output, STORAGE)
-    rows = outcome.truth_rows(run, scores_of(run), fovs)
+    known = scored(run)
+    rows = truth.truth_rows(known)
     found = {(row.extractor, row.phenotype): row for row in rows}
     strong = found["intensity", "er_stress"]
     assert (strong.strength, strong.cells["image"].verdict, strong.cells["tiny"].verdict) == ("1", "yes", "no")
     assert strong.cells["image"].normalised_map == pytest.approx(0.7)
     assert [row.phenotype for row in rows][-1] == "none"
     other = pl.when(pl.col("Metadata_Well") == "A02").then(pl.lit("other")).otherwise("Metadata_phenotype")
-    two = fovs.with_columns(Metadata_phenotype=other)
-    assert "er_stress" not in {row.phenotype for row in outcome.truth_rows(run, scores_of(run), two)}
-    assert outcome.truth_rows(run, scores_of(run), fovs.drop("Metadata_phenotype")) == []
+    two = replace(known, fovs=known.fovs.with_columns(Metadata_phenotype=other))
+    assert "er_stress" not in {row.phenotype for row in truth.truth_rows(two)}
+    assert truth.truth_rows(replace(known, fovs=known.fovs.drop("Metadata_phenotype"))) == []
 
 
 def test_kept_counts_the_originals_compounds(run: RunConfig) -> None:
-    kept = {(row.extractor, row.side): (row.original, row.both, row.added) for row in outcome.kept(run, scores_of(run))}
+    rows = outcome.kept(scored(run))
+    kept = {(row["extractor"], row["side"]): (row["original"], row["both"], row["added"]) for row in rows}
     assert kept == {
         ("intensity", "pca"): (1, 1, 0),
         ("intensity", "tiny"): (1, 0, 0),
@@ -498,25 +516,24 @@ def test_kept_counts_the_originals_compounds(run: RunConfig) -> None:
 
 
 def test_the_choice_is_a_control_and_the_most_active_and_the_same_every_time(run: RunConfig) -> None:
-    usable = read_fovs(run.output, STORAGE).filter(pl.col(ERROR).is_null())
-    scores = scores_of(run)
-    chosen = choose(run, scores, usable)
+    known = scored(run)
+    chosen = choose(known)
     assert [choice.what for choice in chosen] == [
         "control",
         "strong (er_stress, strength 1)",
         f"{EVIL} (actin_edge, strength 0.5)",
         "inactive (none, strength 0)",
     ]
-    assert chosen == choose(run, scores, usable.sample(fraction=1, shuffle=True, seed=3))
-    assert len({choice.fov_id for choice in choose(run, replace(scores, compounds=pl.DataFrame()), usable)}) == 4
+    assert chosen == choose(replace(known, fovs=known.fovs.sample(fraction=1, shuffle=True, seed=3)))
+    unscored = replace(known, scores=replace(known.scores, compounds=pl.DataFrame()))
+    assert len({choice.fov_id for choice in choose(unscored)}) == 4
 
 
 def test_the_pictures_are_the_stored_data(run: RunConfig) -> None:
     """Grey levels against the pixels and against the stored latent decoded here; captions against the tables."""
-    usable = read_fovs(run.output, STORAGE).filter(pl.col(ERROR).is_null())
-    chosen = choose(run, scores_of(run), usable, 1)
-    record = provenance.read_record(run.output, STORAGE)
-    examples = load_examples(run, record, chosen, usable, STORAGE)
+    known = scored(run)
+    usable = known.usable
+    examples = load_examples(known, choose(known, 1))
     (example,) = examples.shown
     assert (examples.crop, examples.notes) == (64, [])
     manifest = pl.read_parquet(run.manifest).filter(pl.col(FOV_ID) == example.choice.fov_id)
@@ -553,30 +570,31 @@ def test_time_is_bounded(run: RunConfig, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 0.0), (0.0, 1.0), (35.2, 44.9), (1e-7, 3e-7), (-3.0, 2e5), (5.0, 5.0)])
 def test_ticks_enclose_the_values(low: float, high: float) -> None:
-    ticks = figures.ticks_around(low, high)
+    ticks = svg.ticks_around(low, high)
     assert ticks[0] <= low + 1e-12
     assert ticks[-1] >= high - 1e-6 * abs(high)
     assert 2 <= len(ticks) <= 8
 
 
 def test_charts_place_values_where_they_are() -> None:
-    strip = Strip("a <b>", 1, (0.0, 0.25, 0.5, math.inf, math.inf))
-    chart = figures.strips("m", "m, dB", [("DNA", [strip])])
+    strip = Strip(Side("a <b>", 1), (0.0, 0.25, 0.5, math.inf, math.inf))
+    chart = figures.strips(Strips("m", "", "m, dB", [("DNA", [strip])]))
     Page(chart)
     assert "a &lt;b&gt;, DNA: 5 % 0, median 0.5, 95 % ∞" in chart
     middle, low = (float(re.search(pattern, chart)[1]) for pattern in (r'cx="([\d.]+)"', r'class="thin" x1="([\d.]+)"'))
     ticks = [float(x) for x in re.findall(r'class="grid" x1="([\d.]+)"', chart)]
     assert low == ticks[0]
     assert middle == pytest.approx(ticks[-1], abs=0.1)  # 0 .. 0.5 is what is finite
-    rows = [Dumbbell("e", "g", "s", 1, 0.5, 0.25, "2/4 → 1/4"), Dumbbell("f", "g", "s", 1, None, 1.0, "4/4")]
-    chart = figures.dumbbells("t", "x", rows)
+    side = Side("s", 1)
+    rows = [Dumbbell("e", "g", side, 0.5, 0.25, "2/4 → 1/4"), Dumbbell("f", "g", side, None, 1.0, "4/4")]
+    chart = figures.dumbbells(Dumbbells("t", "", "x", rows))
     Page(chart)
     (ring,), dots = (
         [float(x) for x in re.findall(rf'class="{kind}" cx="([\d.]+)"', chart)] for kind in ("ring", "dot")
     )
     assert (dots[0] - 340, ring - 340, dots[1] - 340) == (90.0, 180.0, 360.0)
     points = [Point("p", 1.0, 0.0, True, False), Point("q", 0.5, 0.5, False, False)]
-    chart = figures.scatter("t", "x", "y", points)
+    chart = figures.scatter(Scatter("t", "", "x", "y", points))
     Page(chart)
     assert "1 lost: from the originals only" in chart
     assert 'class="mark lost"' in chart

@@ -15,7 +15,7 @@ from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import IMAGE
 from sdvae_ray.engine.models import check_names, load_models, resolve_weights
 from sdvae_ray.errors import ConfigError
-from sdvae_ray.report.facts.findings import metric_head
+from sdvae_ray.report.facts.metrics import metric_column
 from sdvae_ray.schema import ERROR, FOV_ID
 from sdvae_ray.storage import Storage
 
@@ -48,7 +48,7 @@ def test_the_metric_of_contributing_is_found_computed_and_reported(added, small_
     assert out[f"metrics/tiny:{added}"].shape == (2, 4, 5)
     assert (out[f"metrics/tiny:{added}"] > out["metrics/tiny:mae"]).all()
     assert not out[f"metrics/identity:{added}"].any()
-    head = metric_head(config, added)
-    assert (head.unit, head.arrow) == ("fraction of full scale", "↓")
+    column = metric_column(config, added)
+    assert (column.unit, column.better) == ("fraction of full scale", "lower")
     with pytest.raises(ConfigError, match=f"did you mean '{added}'"):
         check_names(small_run_config(metrics=[added[:-1]]))

@@ -1,37 +1,26 @@
 """Two runs side by side: what differs in how they were made, and what their scores say, with the paper's FR where it applies.
 
-Everything is read from run.json and scores/. Sides, extractors, groups and metrics are matched by name.
+Everything is read from run.json, scores/ and fovs/. Sides, extractors, groups and metrics are matched by name.
 """
 
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from sdvae_ray.report.facts import findings, outcome, published
-from sdvae_ray.report.facts.findings import mean_of
-from sdvae_ray.report.facts.floors import FLOORS, FRACTION
-from sdvae_ray.run.record import Record
+from sdvae_ray.report.facts import outcome, published
+from sdvae_ray.report.facts.floors import FLOORS
+from sdvae_ray.report.facts.metrics import mean_of, metric_column, metric_columns
+from sdvae_ray.report.facts.outcome import FRACTION
+from sdvae_ray.report.facts.scored import ScoredRun, Values
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.scores import Scores
-from sdvae_ray.schema import BITS, ENTROPY
+from sdvae_ray.schema import RATES
 
 _RECORDED = ("manifest", "sdvae_ray", "python", "precision", "micro_batch", "libraries", "weights")
 _ABSENT = object()
-Values = dict[str, Any]
-Found = Mapping[tuple[str, ...], Values]
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """A run, its record and its scores, each read once."""
-
-    run: Run
-    record: Record
-    scores: Scores
+Rows = Mapping[tuple[str, ...], Values]
 
 
 def comparison(a: Run, b: Run) -> dict[str, Any]:
@@ -49,19 +38,16 @@ def comparison(a: Run, b: Run) -> dict[str, Any]:
     A row of these has a None where that run has no such row, and a `difference`, b - a. Raises DataError where one is no run
     or has no scores.
     """
-    runs = [_Scored(run, run.record, run.scores()) for run in (a, b)]
-    papers = [published.papers(of.run.config, of.scores, of.run.storage) for of in runs]
+    recorded = [(run, run.record) for run in (a, b)]
+    runs = [ScoredRun.read(run) for run, _ in recorded]
+    papers = [published.papers(scored) for scored in runs]
+    placed = ("extractor", "group", "side")
+    fractions = [_retrieval(scored, paper.fractions) for scored, paper in zip(runs, papers, strict=True)]
     tables = {
-        "retrieval": _beside(
-            ("extractor", "group", "side"),
-            [_retrieval(run, paper.fractions) for run, paper in zip(runs, papers, strict=True)],
-            ("fraction_retrieved", "mean_map"),
-        ),
-        "floors": _beside(("extractor", "group", "side"), [_floors(run) for run in runs], ()),
-        "metrics": _beside(("side", "metric"), [_metrics(run) for run in runs], ("mean",)),
-        "distances": _beside(
-            ("extractor", "group", "side"), [_distances(run) for run in runs], tuple(outcome.DISTANCES)
-        ),
+        "retrieval": _matched(placed, fractions, (FRACTION, "mean_map")),
+        "floors": _matched(placed, [_floors(scored) for scored in runs], ()),
+        "metrics": _matched(("side", "metric"), [_metrics(scored) for scored in runs], ("mean",)),
+        "distances": _matched(placed, [_distances(scored) for scored in runs], tuple(outcome.DISTANCES)),
     }
     return {
         "a": _about(runs[0], papers[0]) | {"only": _only("a", "b", tables)},
@@ -74,10 +60,11 @@ def comparison(a: Run, b: Run) -> dict[str, Any]:
 # --- settings ----------------------------------------------------------------------------------------------------------------
 
 
-def _settings(run: _Scored) -> Values:
-    whole = run.run.config.model_dump(mode="json", exclude={"manifest", "output"})
-    whole["image"]["packing"] = [list(triple) for triple in run.run.config.image.triples]
-    return {**whole, "recorded": {key: run.record[key] for key in _RECORDED if key in run.record}}
+def _settings(scored: ScoredRun) -> Values:
+    settings = scored.config.model_dump(mode="json", exclude={"manifest", "output"})
+    settings["image"]["packing"] = [list(triple) for triple in scored.config.image.triples]
+    record = scored.record or {}
+    return {**settings, "recorded": {key: record[key] for key in _RECORDED if key in record}}
 
 
 def _differences(a: Any, b: Any, key: str = "") -> Iterator[Values]:
@@ -93,15 +80,15 @@ def _differences(a: Any, b: Any, key: str = "") -> Iterator[Values]:
         yield {"key": key, "a": a, "b": b, "only": None}
 
 
-def _about(run: _Scored, papers: published.Papers) -> Values:
-    rows = outcome.retrieval_rows(run.run.config, run.scores)
+def _about(scored: ScoredRun, papers: published.Papers) -> Values:
+    record = scored.record or {}
     return {
-        "uri": run.run.output,
-        "digest": run.record.get("digest"),
-        "manifest": run.record.get("manifest", {}),
-        "random_weights": run.run.config.random_weights,
-        "synthetic": run.run.config.synthetic is not None,
-        "reasons": outcome.reasons(run.run.config, rows),
+        "uri": scored.run.output,
+        "digest": record.get("digest"),
+        "manifest": record.get("manifest", {}),
+        "random_weights": scored.config.random_weights,
+        "synthetic": scored.is_synthetic,
+        "reasons": outcome.reasons(scored),
         "no_paper": papers.reasons,
         "departures": papers.departures,
     }
@@ -110,84 +97,76 @@ def _about(run: _Scored, papers: published.Papers) -> Values:
 # --- scores ------------------------------------------------------------------------------------------------------------------
 
 
-def _retrieval(run: _Scored, papers: Mapping[tuple[str, ...], float]) -> Found:
-    means = {
-        (row["extractor"], row["group"], row["side"]): row.get("mean_map") for row in run.scores.summary.to_dicts()
-    }
+def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return row["extractor"], row["group"], row["side"]
+
+
+def _retrieval(scored: ScoredRun, papers: Mapping[tuple[str, ...], float]) -> Rows:
     return {
-        (key := (row.extractor, row.group, row.side)): {
-            "fraction_retrieved": row.fraction,
-            "mean_map": means[key],
-            "compounds_scored": row.scored,
-            "paper": papers.get(key),
-            "status": row.status,
+        _key(row): {
+            FRACTION: row.get(FRACTION),
+            "mean_map": row.get("mean_map"),
+            "compounds_scored": row.get("compounds_scored"),
+            "paper": papers.get(_key(row)),
+            "status": row.get("status") or outcome.OK,
         }
-        for row in outcome.retrieval_rows(run.run.config, run.scores)
+        for row in outcome.retrieval_rows(scored)
     }
 
 
-def _floors(run: _Scored) -> Found:
+def _floors(scored: ScoredRun) -> Rows:
     """FR with its interval and its difference from the originals', beside FR of every floor."""
-    found: dict[tuple[str, ...], Values] = {}
-    scores = run.scores
-    if scores.differences.height == 0:
-        return found
+    differences, rows = scored.scores.differences, dict[tuple[str, ...], Values]()
+    if differences.height == 0:
+        return rows
     ends = ("low", "high", "difference", "difference_low", "difference_high")
-    for row in scores.differences.filter(pl.col("quantity") == FRACTION).rows(named=True):
-        key = (row["extractor"], row["group"], row["side"])
-        found[key] = {FRACTION: row["estimate"], **{name: row.get(name) for name in ends}}
-    for row in scores.floors.rows(named=True):
-        key = (row["extractor"], row["group"], row["side"])
-        if key in found and row["quantity"] in FLOORS:
-            found[key][row["quantity"]] = row[FRACTION]
-    return found
+    for row in differences.filter(pl.col("quantity") == FRACTION).rows(named=True):
+        rows[_key(row)] = {FRACTION: row["estimate"], **{name: row.get(name) for name in ends}}
+    for row in scored.scores.floors.rows(named=True):
+        if _key(row) in rows and row["quantity"] in FLOORS:
+            rows[_key(row)][row["quantity"]] = row[FRACTION]
+    return rows
 
 
-def _metrics(run: _Scored) -> Found:
-    """Metrics that are one number per part, then bits per pixel and stain."""
-    config, plain = run.run.config, run.scores.metrics.filter(pl.col("band").is_null())
-    pixels = config.image.patch**2
-    names = [*(head.name for head in findings.metric_heads(config, plain)), BITS, ENTROPY]
-    found: dict[tuple[str, ...], Values] = {}
-    for side, name in itertools.product(findings.sides(config, plain["side"]), names):
-        per = pixels if name in (BITS, ENTROPY) else 1
+def _metrics(scored: ScoredRun) -> Rows:
+    """Metrics that are one number per part, then the rates per pixel and stain."""
+    config, plain = scored.config, scored.scores.metrics.filter(pl.col("band").is_null())
+    names = [*(column.key for column in metric_columns(scored)), *RATES]
+    rows: dict[tuple[str, ...], Values] = {}
+    for side, name in itertools.product(scored.sides(plain["side"]), names):
         if plain.filter((pl.col("side") == side) & (pl.col("metric") == name)).height:
-            values = {
-                "mean": mean_of(plain, side, name),
-                "median": mean_of(plain.with_columns(mean="median"), side, name),
-            }
-            found[side, name] = {key: None if value is None else value / per for key, value in values.items()}
-            head = findings.metric_head(config, name)
-            unit = head.unit if per == 1 else "per pixel and stain"
-            found[side, name] |= {"unit": unit, "better": head.better}
-            if name in config.metrics and config.metrics[name].name == "ssim" and values["mean"] is not None:
-                found[side, name]["one_minus"] = 1 - values["mean"]
-    return found
+            column, per = metric_column(config, name), config.image.patch**2 if name in RATES else 1
+            means = {key: mean_of(plain, side, name, key) for key in ("mean", "median")}
+            row: Values = {key: None if value is None else value / per for key, value in means.items()}
+            row |= {"unit": "per pixel and stain" if name in RATES else column.unit, "better": column.better}
+            if name in config.metrics and config.metrics[name].name == "ssim" and row["mean"] is not None:
+                row["one_minus"] = 1 - row["mean"]
+            rows[side, name] = row
+    return rows
 
 
-def _distances(run: _Scored) -> Found:
-    found: dict[tuple[str, ...], Values] = {}
+def _distances(scored: ScoredRun) -> Rows:
+    rows: dict[tuple[str, str, str], Values] = {}
     for name in outcome.DISTANCES:
-        for extractor, side, group, value in outcome.mean_distances(run.scores, name):
-            found.setdefault((extractor, group, side), {})[name] = value
-    table = run.scores.distributions
+        for extractor, side, group, value in outcome.mean_distances(scored, name):
+            rows.setdefault((extractor, group, side), {})[name] = value
+    table = scored.scores.distributions
     if "reason" in table.columns:
-        rows = table.filter(pl.col("by") == "group").group_by("extractor", "slice", "side")
-        for *key, reasons in rows.agg(pl.col("reason").drop_nulls().unique().sort()).rows():
-            found.setdefault(tuple(key), {})["reason"] = "; ".join(reasons) or None
-    extractors = findings.extractors(run.run.config, (key[0] for key in found))
-    sides = findings.sides(run.run.config, (key[2] for key in found))
-    return {key: found[key] for key in sorted(found, key=lambda k: (extractors.index(k[0]), k[1], sides.index(k[2])))}
+        groups = table.filter(pl.col("by") == "group").group_by("extractor", "slice", "side")
+        for extractor, group, side, reasons in groups.agg(pl.col("reason").drop_nulls().unique().sort()).rows():
+            rows.setdefault((extractor, group, side), {})["reason"] = "; ".join(reasons) or None
+    ordered = scored.in_order({"extractor": key[0], "group": key[1], "side": key[2]} for key in rows)
+    return {_key(row): rows[_key(row)] for row in ordered}
 
 
-def _beside(names: Sequence[str], found: Sequence[Found], numbers: Sequence[str]) -> list[Values]:
-    """One row per key of either, in the order of the first, then of the second."""
-    every = [*found[0], *found[1]]
-    ranks = [{value: at for at, value in enumerate(dict.fromkeys(key))} for key in zip(*every, strict=True)]
-    rows = []
-    for key in sorted(set(every), key=lambda key: [rank[value] for rank, value in zip(ranks, key, strict=True)]):
-        a, b = (each.get(key) for each in found)
-        rows.append(
+def _matched(names: Sequence[str], runs: Sequence[Rows], numbers: Sequence[str]) -> list[Values]:
+    """One row per key of either run, in the order of the first, then of the second."""
+    keys = [*runs[0], *runs[1]]
+    ranks = [{value: rank for rank, value in enumerate(dict.fromkeys(part))} for part in zip(*keys, strict=True)]
+    matched = []
+    for key in sorted(set(keys), key=lambda key: [rank[value] for rank, value in zip(ranks, key, strict=True)]):
+        a, b = (rows.get(key) for rows in runs)
+        matched.append(
             {
                 **dict(zip(names, key, strict=True)),
                 "a": a and {name: _plain(value) for name, value in a.items()},
@@ -195,7 +174,7 @@ def _beside(names: Sequence[str], found: Sequence[Found], numbers: Sequence[str]
                 "difference": {name: _difference((a or {}).get(name), (b or {}).get(name)) for name in numbers},
             }
         )
-    return rows
+    return matched
 
 
 def _difference(a: float | None, b: float | None) -> float | str | None:

@@ -9,15 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import polars as pl
-
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.report.facts import outcome
-from sdvae_ray.run.scores import Scores
-from sdvae_ray.run.tables import read_fovs
-from sdvae_ray.schema import ERROR
+from sdvae_ray.report.facts.scored import ScoredRun, Values
+from sdvae_ray.schema import BATCH_COLUMN
 from sdvae_ray.settings.image import PUBLISHED_TRIPLES
-from sdvae_ray.storage import Storage
 
 CITATION = "Cropsal & Mercado 2025, arXiv 2510.19887"
 DATA = "CPJUMP1"
@@ -61,7 +57,6 @@ _PROTOCOL: dict[str, Any] = {
     "score.ties": "copairs",
 }
 _SWITCHES = {"inception_v3": "half_mean", "openphenom": "published_range"}  # of the extractors, true as published
-_BATCH = "Metadata_Batch"
 _HOURS = re.compile(r"(\d+)(?:\.0+)?\s*(?:h|hr|hrs|hour|hours)?")
 
 
@@ -78,7 +73,7 @@ def printed(extractor: str, is_image_side: bool, group: str, aggregate: str) -> 
 
 def _cell_and_hours(group: str) -> tuple[str, int] | None:
     values = [value.strip().lower() for value in group.split("/")]
-    times = [int(found[1]) for value in values if (found := _HOURS.fullmatch(value))]
+    times = [int(match[1]) for value in values if (match := _HOURS.fullmatch(value))]
     cells = [re.sub(r"[^a-z0-9]", "", value) for value in values if not _HOURS.fullmatch(value)]
     return (cells[0], times[0]) if len(times) == len(cells) == 1 else None
 
@@ -106,8 +101,8 @@ def why_not(config: RunConfig, extractor: str, side: str) -> tuple[str, str] | N
 
 def is_their_data(batches: Iterable[str | None]) -> bool:
     """Whether every batch, of which there is one at least, says that it is of CPJUMP1."""
-    found = list(batches)
-    return bool(found) and all(DATA.lower() in (batch or "").lower() for batch in found)
+    names = list(batches)
+    return bool(names) and all(DATA.lower() in (name or "").lower() for name in names)
 
 
 def departures(config: RunConfig, extractors: Iterable[str], sides: Iterable[str]) -> list[str]:
@@ -121,10 +116,10 @@ def departures(config: RunConfig, extractors: Iterable[str], sides: Iterable[str
     for side in sides:
         if side != IMAGE_SIDE:
             wanted["autoencoders", side, "latent"] = "sample"
-    found = config.model_dump(mode="json")
+    settings = config.model_dump(mode="json")
     lines = []
     for keys, theirs in wanted.items():
-        ours: Any = found
+        ours: Any = settings
         for key in keys:
             ours = ours.get(key, False)  # of a switch that is not given
         if ours != theirs:
@@ -147,32 +142,28 @@ class Papers:
     departures: list[str]
 
 
-def papers(config: RunConfig, scores: Scores, storage: Storage) -> Papers:
-    """What may stand beside the run's own FR. Reads the batches from fovs/ only where they decide."""
+def papers(scored: ScoredRun) -> Papers:
+    """What may stand beside the run's own FR."""
+    config = scored.config
     reasons: dict[str, dict[str, None]] = {}  # reason -> whose, in order
-    fitting: list[outcome.Retrieval] = []
-    for row in outcome.retrieval_rows(config, scores):
-        who, why = why_not(config, row.extractor, row.side) or ("", "")
+    fitting: list[Values] = []
+    for row in outcome.retrieval_rows(scored):
+        who, why = why_not(config, row["extractor"], row["side"]) or ("", "")
         if why:
             reasons.setdefault(why, {})[who] = None
         else:
             fitting.append(row)
-    if fitting and not is_their_data(_batches(config, storage)):
-        who, why = "this run", f"its batches are not all of {DATA}"
-        reasons[why], fitting = {who: None}, []
-    found: dict[tuple[str, ...], float] = {}
+    batches = scored.usable[BATCH_COLUMN].unique().to_list() if BATCH_COLUMN in scored.fovs.columns else []
+    if fitting and not is_their_data(batches):
+        reasons[f"its batches are not all of {DATA}"], fitting = {"this run": None}, []
+    fractions: dict[tuple[str, ...], float] = {}
     for row in fitting:
-        name = config.extractors[row.extractor].name
-        fraction = printed(name, row.side == IMAGE_SIDE, row.group, config.score.aggregate)
+        extractor, group, side = (row[name] for name in ("extractor", "group", "side"))
+        fraction = printed(config.extractors[extractor].name, side == IMAGE_SIDE, group, config.score.aggregate)
         if fraction is None:
-            reasons.setdefault("the authors' groups are A549 and U2OS, 24 and 48 h", {})[row.group] = None
+            reasons.setdefault("the authors' groups are A549 and U2OS, 24 and 48 h", {})[group] = None
         else:
-            found[row.extractor, row.group, row.side] = fraction
-    extractors, sides = (dict.fromkeys(key[at] for key in found) for at in (0, 2))
+            fractions[extractor, group, side] = fraction
+    extractors, sides = (dict.fromkeys(key[index] for key in fractions) for index in (0, 2))
     lines = [f"no printed FR for {', '.join(who)}: {why}" for why, who in reasons.items()]
-    return Papers(found, lines, departures(config, extractors, sides) if found else [])
-
-
-def _batches(config: RunConfig, storage: Storage) -> list[str | None]:
-    fovs = read_fovs(config.output, storage, [_BATCH])
-    return fovs.filter(pl.col(ERROR).is_null())[_BATCH].unique().to_list() if _BATCH in fovs.columns else []
+    return Papers(fractions, lines, departures(config, extractors, sides) if fractions else [])

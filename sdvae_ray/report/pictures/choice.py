@@ -1,15 +1,13 @@
 """Which fields of view the report shows: a control and the most active compounds, deterministically."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.randomness import generator
-from sdvae_ray.report.facts.findings import extractors, number
-from sdvae_ray.report.facts.outcome import PHENOTYPE, STRENGTH
-from sdvae_ray.run.scores import Scores
+from sdvae_ray.report.facts.scored import PHENOTYPE, STRENGTH, ScoredRun
+from sdvae_ray.report.facts.table import number
 from sdvae_ray.schema import FOV_ID
 from sdvae_ray.selection import select
 
@@ -25,28 +23,28 @@ class Choice:
     why: str
 
 
-def choose(config: RunConfig, scores: Scores, fovs: pl.DataFrame, count: int = EXAMPLES) -> list[Choice]:
+def choose(scored: ScoredRun, count: int = EXAMPLES) -> list[Choice]:
     """A control, then the compounds of highest normalised mAP on the originals, of distinct phenotypes where they are known.
 
-    `fovs`: usable rows of fovs. Which FOV of a compound is a matter of the seed; where nothing was scored, so is the compound.
+    Which FOV of a compound is a matter of the seed; where nothing was scored, so is the compound.
     """
+    config, fovs = scored.config, scored.usable
     if fovs.height == 0:
         return []
     compound = config.score.perturbation or ""
     control = fovs.filter(select(config.score.control, fovs.columns, "score.control")) if compound else fovs.head(0)
     chosen = [Choice(_by_hash(config, control), "control", "a control well")] if control.height else []
-    treated = (
-        fovs.filter(pl.col(compound).is_not_null() & (pl.col(compound) != "")) if compound in fovs.columns else fovs
-    )
+    known = pl.col(compound).is_not_null() & (pl.col(compound) != "")
+    treated = fovs.filter(known) if compound in fovs.columns else fovs
     treated = treated.filter(~pl.col(FOV_ID).is_in(control[FOV_ID].implode()))
-    seen: set[str] = set()
-    for name, why in _most_active(config, scores):
+    phenotypes: set[str] = set()
+    for name, why in _most_active(scored):
         if len(chosen) == count:
             return chosen
         rows = treated.filter(pl.col(compound) == name)
-        kind = str(rows[PHENOTYPE][0]) if rows.height and PHENOTYPE in rows.columns else name
-        if rows.height and kind not in seen:
-            seen.add(kind)
+        phenotype = str(rows[PHENOTYPE][0]) if rows.height and PHENOTYPE in rows.columns else name
+        if rows.height and phenotype not in phenotypes:
+            phenotypes.add(phenotype)
             chosen.append(Choice(_by_hash(config, rows), _what(rows, name), why))
     while len(chosen) < count:
         rest = (treated if treated.height else fovs).filter(~pl.col(FOV_ID).is_in([choice.fov_id for choice in chosen]))
@@ -54,22 +52,21 @@ def choose(config: RunConfig, scores: Scores, fovs: pl.DataFrame, count: int = E
             break
         fov = _by_hash(config, rest)
         row = rest.filter(pl.col(FOV_ID) == fov)
-        chosen.append(
-            Choice(fov, _what(row, str(row[compound][0] or "")) if compound in row.columns else "", "chosen by hash")
-        )
+        what = _what(row, str(row[compound][0] or "")) if compound in row.columns else ""
+        chosen.append(Choice(fov, what, "chosen by hash"))
     return chosen
 
 
-def _most_active(config: RunConfig, scores: Scores) -> list[tuple[str, str]]:
+def _most_active(scored: ScoredRun) -> list[tuple[str, str]]:
     """(compound, why), by the mean over extractors and groups of normalised mAP on the originals, else on any side."""
-    if scores.compounds.height == 0:
+    if scored.scores.compounds.height == 0:
         return []
-    known = scores.compounds.filter(pl.col("normalised_map").is_not_null())
+    known = scored.scores.compounds.filter(pl.col("normalised_map").is_not_null())
     originals = known.filter(pl.col("side") == IMAGE_SIDE)
     used, where = (originals, "the originals") if originals.height else (known, "the reconstructions")
     means = used.group_by("compound").agg(pl.col("normalised_map").mean())
     ranked = means.sort("normalised_map", "compound", descending=[True, False])
-    by = ", ".join(extractors(config, used["extractor"])) if used.height else ""
+    by = ", ".join(scored.extractors(used["extractor"]))
     return [(str(name), f"normalised mAP {number(value, 2)} on {where} by {by}") for name, value in ranked.rows()]
 
 
@@ -82,5 +79,5 @@ def _what(rows: pl.DataFrame, name: str) -> str:
 
 
 def _by_hash(config: RunConfig, rows: pl.DataFrame) -> str:
-    names: Sequence[str] = sorted(rows[FOV_ID].to_list())
+    names = sorted(rows[FOV_ID].to_list())
     return names[int(generator(config.seed, "example", *names[:1], str(len(names))).integers(len(names)))]

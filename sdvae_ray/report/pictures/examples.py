@@ -4,7 +4,7 @@ One patch of each, chosen by hash and not by looks. What cannot be had now (weig
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from sdvae_ray.config import RunConfig
 from sdvae_ray.contracts import Autoencoder, Codec
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import IMAGE, Batch, Loader
@@ -24,14 +23,12 @@ from sdvae_ray.errors import SdvaeRayError
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.queries.decode import load_autoencoder
 from sdvae_ray.randomness import generator
+from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.pictures.choice import Choice
 from sdvae_ray.report.pictures.draw import Pictures, Pixels, crop_of, draw
-from sdvae_ray.run.record import Record
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import read_column
 from sdvae_ray.schema import ERROR, FOV_ID, LATENT, latents_table, metrics_table
 from sdvae_ray.sources.manifest_reader import read_row_group, read_text_column, row_groups
-from sdvae_ray.storage import Storage
 
 SECONDS = 60.0  # after which no further patch is decoded
 CAPTIONS = ("ssim", "psnr")  # metrics of the patch under each reconstruction
@@ -56,25 +53,18 @@ class Examples:
     notes: list[str]
 
 
-def load_examples(
-    config: RunConfig,
-    record: Record | None,
-    choices: Sequence[Choice],
-    fovs: pl.DataFrame,
-    storage: Storage,
-    say: Callable[[str], None] = lambda _: None,
-) -> Examples:
-    """Pictures of the chosen FOVs on every side, in about a minute at most. `fovs`: fov_id and files of the usable FOVs."""
-    start = time.monotonic()
+def load_examples(scored: ScoredRun, choices: Sequence[Choice]) -> Examples:
+    """Pictures of the chosen FOVs on every side, in about a minute at most."""
+    start, config = time.monotonic(), scored.config
     crop = crop_of(config, len(choices))
     try:
-        pixels, notes = _load_pixels(config, [choice.fov_id for choice in choices], storage)
+        pixels, notes = _load_pixels(scored.run, [choice.fov_id for choice in choices])
     except (SdvaeRayError, OSError) as error:
         return Examples([], crop, [f"No pictures: the pixels cannot be read now: {error}"])
-    say(f"{len(pixels)} of {len(choices)} fields loaded in {time.monotonic() - start:.0f} s")
+    scored.say(f"{len(pixels)} of {len(choices)} fields loaded in {time.monotonic() - start:.0f} s")
     device = pick_device(1)
-    models, reasons = _models(config, record, device, storage) if pixels else ({}, {})
-    made = Sides(config, Packing(config.image.stains, config.image.triples), Forward(device, "float32"))
+    models, reasons = _models(scored, device) if pixels else ({}, {})
+    sides = Sides(config, Packing(config.image.stains, config.image.triples), Forward(device, "float32"))
     start = time.monotonic()
     shown: list[Example] = []
     for choice in choices:
@@ -86,27 +76,39 @@ def load_examples(
                 f"{len(shown)} of {len(pixels)} fields are shown: decoding all would take more than {SECONDS:.0f} s"
             )
             break
-        patch = int(generator(config.seed, "example patch", choice.fov_id).integers(config.image.patches))
-        integers = pixels[choice.fov_id][patch]
-        image = _unit(config, integers)
-        wanted = fovs.filter(pl.col(FOV_ID) == choice.fov_id)
-        sides: dict[str, Pictures | str] = {}
+        number = int(generator(config.seed, "example patch", choice.fov_id).integers(config.image.patches))
+        patch = _Patch(scored.run, scored.usable.filter(pl.col(FOV_ID) == choice.fov_id), number, pixels[choice.fov_id])
+        pictures: dict[str, Pictures | str] = {}
         for side in config.sides:
             if side in reasons:
-                sides[side] = reasons[side]
+                pictures[side] = reasons[side]
             elif time.monotonic() - start > SECONDS:
-                sides[side] = f"not decoded: the limit of {SECONDS:.0f} s was reached"
+                pictures[side] = f"not decoded: the limit of {SECONDS:.0f} s was reached"
             else:
-                sides[side] = _side(made, side, models[side], integers, wanted, patch, crop, storage)
-        say(f"{choice.fov_id} decoded, {time.monotonic() - start:.0f} s")
-        shown.append(Example(choice, patch, draw(config, image, image, crop), sides))
+                pictures[side] = _side(sides, side, models[side], patch, crop)
+        scored.say(f"{choice.fov_id} decoded, {time.monotonic() - start:.0f} s")
+        shown.append(Example(choice, number, draw(config, patch.image, patch.image, crop), pictures))
     return Examples(shown, crop, notes)
 
 
-def _load_pixels(config: RunConfig, ids: Sequence[str], storage: Storage) -> tuple[dict[str, np.ndarray], list[str]]:
+class _Patch:
+    """One patch of a FOV: `fov`, its row with fov_id and files; integers (C, S, S), and image, the same on [0, 1]."""
+
+    def __init__(self, run: Run, fov: pl.DataFrame, number: int, pixels: np.ndarray) -> None:
+        self.run, self.fov, self.number, self.integers = run, fov, number, pixels[number]
+        self.image: Pixels = self.integers.astype(np.float32) / np.float32(2**run.config.image.scaling.bits - 1)
+
+    def stored(self, table: str, column: str) -> np.ndarray | None:
+        """A column's row of the patch; None where the run has not stored it."""
+        values = self.run.read(table, column, self.fov).values
+        return values[0, self.number] if len(values) else None
+
+
+def _load_pixels(run: Run, ids: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
     """fov_id -> (P, C, S, S) integers, of the manifest's rows of these FOVs; and why others have none."""
     if not ids:
         return {}, []
+    config, storage = run.config, run.storage
     keys = read_text_column(config.manifest, FOV_ID, storage)
     sizes, _ = row_groups(config.manifest, storage)
     starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -126,69 +128,52 @@ def _load_pixels(config: RunConfig, ids: Sequence[str], storage: Storage) -> tup
     return pixels, notes
 
 
-def _models(
-    config: RunConfig, record: Record | None, device: torch.device, storage: Storage
-) -> tuple[dict[str, Autoencoder | Codec], dict[str, str]]:
+def _models(scored: ScoredRun, device: torch.device) -> tuple[dict[str, Autoencoder | Codec], dict[str, str]]:
     """The run's sides, and the reason for each that cannot be loaded now or has other weights than the run had."""
-    codecs = config.model_copy(update={"autoencoders": {}, "extractors": {}, "metrics": {}})
-    found: dict[str, Autoencoder | Codec] = dict(load_models(codecs, {}, device).codecs)
+    codecs = scored.config.model_copy(update={"autoencoders": {}, "extractors": {}, "metrics": {}})
+    models: dict[str, Autoencoder | Codec] = dict(load_models(codecs, {}, device).codecs)
     reasons = {}
-    for side in config.autoencoders:
+    for side in scored.config.autoencoders:
         try:
-            found[side] = load_autoencoder(Run(config), record, side, device)
+            models[side] = load_autoencoder(scored.run, scored.record, side, device)
         except (SdvaeRayError, OSError) as error:
             reasons[side] = f"its weights cannot be had now: {error}"
-    return found, reasons
+    return models, reasons
 
 
 @torch.inference_mode()
-def _side(
-    sides: Sides,
-    side: str,
-    model: Autoencoder | Codec,
-    integers: np.ndarray,
-    wanted: pl.DataFrame,
-    patch: int,
-    crop: int,
-    storage: Storage,
-) -> Pictures | str:
-    """One patch (C, S, S) on one side: from its stored latent where the run stored it, else made again.
+def _side(sides: Sides, side: str, model: Autoencoder | Codec, patch: _Patch, crop: int) -> Pictures | str:
+    """One patch on one side: from its stored latent where the run stored it, else made again.
 
     In float32 and one pass at a time, so that a full-size model stays small in memory.
     """
-    config, image = sides.config, _unit(sides.config, integers)
     try:
-        _, stored = read_column(config.output, latents_table(side), LATENT, wanted, storage)
-        captions = _captions(config, side, wanted, patch, storage)
+        stored, captions = patch.stored(latents_table(side), LATENT), _captions(side, patch)
     except (SdvaeRayError, OSError) as error:
         return f"its tables cannot be read: {error}"
-    stains = torch.from_numpy(image[None]).to(sides.forward.device)
-    field = Field(str(wanted[FOV_ID][0]), stains, sides.packing.pack(stains))
-    latent = torch.from_numpy(np.array(stored[0, patch])[None]) if len(stored) else None
+    stains = torch.from_numpy(patch.image[None]).to(sides.forward.device)
+    field = Field(str(patch.fov[FOV_ID][0]), stains, sides.packing.pack(stains))
     try:
-        if side in config.codecs:
-            made = sides.by_codec(cast(Codec, model), field, integers[None], None)
+        if side in sides.config.codecs:
+            result = sides.by_codec(cast(Codec, model), field, patch.integers[None], None).result
             how = "compressed and decompressed again: its files are not stored"
         else:
-            made = sides.by_autoencoder(side, cast(Autoencoder, model), field, 1, latent)
+            latent = None if stored is None else torch.from_numpy(np.array(stored)[None])
+            result = sides.by_autoencoder(side, cast(Autoencoder, model), field, 1, latent).result
             again = "encoded and decoded again: its latents are not stored"
             how = again if latent is None else "decoded from the stored latent"
     except UnusableOutputError as error:
         return f"not decoded: {error}"
-    return draw(config, image, made.result.recon[0].cpu().numpy(), crop, captions, how)
+    return draw(sides.config, patch.image, result.recon[0].cpu().numpy(), crop, captions, how)
 
 
-def _unit(config: RunConfig, integers: np.ndarray) -> Pixels:
-    return integers.astype(np.float32) / np.float32(2**config.image.scaling.bits - 1)
-
-
-def _captions(
-    config: RunConfig, side: str, wanted: pl.DataFrame, patch: int, storage: Storage
-) -> list[dict[str, float]]:
+def _captions(side: str, patch: _Patch) -> list[dict[str, float]]:
+    """Per stain, the stored metrics of the patch."""
+    config = patch.run.config
     captions: list[dict[str, float]] = [{} for _ in config.image.stains]
     for metric in CAPTIONS:
         if metric in config.metrics:
-            _, values = read_column(config.output, metrics_table(side), metric, wanted, storage)
-            for caption, value in zip(captions, values[0, patch] if len(values) else (), strict=False):
+            values = patch.stored(metrics_table(side), metric)
+            for caption, value in zip(captions, () if values is None else values, strict=False):
                 caption[metric] = float(value)
     return captions

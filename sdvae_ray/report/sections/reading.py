@@ -1,7 +1,8 @@
 """How to read each number of the report: one plain sentence, with its unit and its direction."""
 
 from sdvae_ray import shelves
-from sdvae_ray.config import RunConfig
+from sdvae_ray.report.facts.scored import ScoredRun
+from sdvae_ray.report.facts.table import Section
 
 _READ = {
     "side": "Either image, the originals, or the name of an autoencoder or a codec, its reconstructions. identity "
@@ -47,10 +48,13 @@ _WHITENING = (
 )
 
 
-def glossary(config: RunConfig) -> dict[str, str]:
+def section(scored: ScoredRun) -> Section:
     """Term -> sentence, of what this run's report shows."""
+    config = scored.config
     unused = set(shelves.names("metrics")) - set(config.metrics)
-    known = {term: text for term, text in _READ.items() if term.partition(" ")[0] not in unused}
+    terms = {term: text for term, text in _READ.items() if term.partition(" ")[0] not in unused}
     if not config.random_weights:
-        del known["random weights"]
-    return known | ({"published normalisation": _WHITENING} if config.score.normalise == "published" else {})
+        del terms["random weights"]
+    if config.score.normalise == "published":
+        terms["published normalisation"] = _WHITENING
+    return Section("read", "How to read the numbers", "How to read", template="reading.html", terms=terms)

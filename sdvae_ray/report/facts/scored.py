@@ -1,0 +1,126 @@
+"""A run with its record, scores and fields of view, each read once: what every fact of the report is taken from."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import polars as pl
+
+from sdvae_ray.config import IMAGE_SIDE, RunConfig
+from sdvae_ray.report.facts.table import BLOCK, SIDE, Column, Side, Table, text_column
+from sdvae_ray.run.record import Record
+from sdvae_ray.run.run import Run
+from sdvae_ray.run.scores import Scores
+from sdvae_ray.schema import ERROR, FOV_ID, KEYS
+
+RANDOM = "(random weights)"
+PHENOTYPE, STRENGTH, TRUTH = "Metadata_phenotype", "Metadata_strength", "Metadata_truth"
+GROUP = text_column("group", "group")
+_COLOURS = 11  # of the page's style sheet, beside the originals'
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ScoredRun:
+    """A scored run; `record` is None where run.json is gone.
+
+    fovs  one row per field of view that was tried: fov_id, error, files, the keys, the perturbation, the known truth, and the
+          columns of score.control; each where the run has it
+    say   is told how far a slow part of the report is
+    """
+
+    run: Run
+    record: Record | None
+    scores: Scores
+    fovs: pl.DataFrame
+    say: Callable[[str], None] = lambda _: None
+
+    @classmethod
+    def read(cls, run: Run, scores: Scores | None = None, say: Callable[[str], None] = lambda _: None) -> Self:
+        """DataError where the run has not been scored; `scores`: the run's, where they are in memory."""
+        score = run.config.score
+        words = re.findall(r"\w+", score.control)  # the columns of the expression are among its words
+        asked = [*KEYS, score.perturbation or FOV_ID, PHENOTYPE, STRENGTH, TRUTH, *words]
+        return cls(run, run.find_record(), scores or run.scores(), run.fovs(asked), say)
+
+    @property
+    def config(self) -> RunConfig:
+        return self.run.config
+
+    @property
+    def usable(self) -> pl.DataFrame:
+        """The fields of view without an error."""
+        return self.fovs.filter(pl.col(ERROR).is_null())
+
+    @property
+    def failures(self) -> list[tuple[str, str]]:
+        """(fov_id, reason) of every field of view without a usable row, sorted."""
+        return sorted(self.fovs.filter(pl.col(ERROR).is_not_null()).select(FOV_ID, ERROR).iter_rows())
+
+    @property
+    def is_synthetic(self) -> bool:
+        return self.config.synthetic is not None
+
+    # --- names ---------------------------------------------------------------------------------------------------------------
+
+    def label(self, name: str) -> str:
+        """The name of a side or extractor, with what must be said beside it everywhere."""
+        return f"{name} {RANDOM}" if name in self.config.random_weights else name
+
+    def side(self, name: str) -> Side:
+        """The side with its label and colour."""
+        sides = self.config.sides
+        known = 1 + sides.index(name) % _COLOURS if name in sides else _COLOURS
+        return Side(self.label(name), 0 if name == IMAGE_SIDE else known)
+
+    def sides(self, names: Iterable[str]) -> list[str]:
+        """Distinct names, the originals first, then as the run file has them, then sides that it does not know."""
+        return in_order_of(names, [IMAGE_SIDE, *self.config.sides])
+
+    def extractors(self, names: Iterable[str]) -> list[str]:
+        return in_order_of(names, list(self.config.extractors))
+
+    def by(self, extractor: str, group: str) -> str:
+        """The extractor and, unless all wells are one group, the group."""
+        return self.label(extractor) + ("" if group == "all" else f", {group}")
+
+    # --- rows ----------------------------------------------------------------------------------------------------------------
+
+    def in_order(self, rows: Iterable[Mapping[str, Any]]) -> list[Values]:
+        """Rows of an extractor, side and group, by extractor, group and side as the run file has them."""
+        listed = [dict(row) for row in rows]
+        extractors = self.extractors(row["extractor"] for row in listed)
+        sides = self.sides(row["side"] for row in listed)
+        return sorted(
+            listed, key=lambda row: (extractors.index(row["extractor"]), row["group"], sides.index(row["side"]))
+        )
+
+    def tables_by_extractor(
+        self, title: str, rows: Iterable[Mapping[str, Any]], columns: Sequence[Column]
+    ) -> list[Table]:
+        """A table per extractor, titled `<title> by <extractor>`; the group is a column, or in the title if there is only one."""
+        ordered = self.in_order(rows)
+        many = len({row["group"] for row in ordered}) > 1
+        tables = []
+        for extractor in self.extractors(row["extractor"] for row in ordered):
+            here = [{BLOCK: row["group"], **row} for row in ordered if row["extractor"] == extractor]
+            by = self.label(extractor) if many else self.by(extractor, here[0]["group"])
+            shown = [row | {"side": self.side(row["side"])} for row in here]
+            tables.append(Table(f"{title} by {by}", [SIDE, *([GROUP] if many else []), *columns], shown))
+        return tables
+
+
+def in_order_of(names: Iterable[str], known: Sequence[str]) -> list[str]:
+    """Distinct names in the order of `known`, then the unknown ones sorted."""
+    distinct = set(names)
+    return [name for name in known if name in distinct] + sorted(distinct - set(known))
+
+
+def counted_reasons(reasons: Iterable[str], unit: str) -> list[str]:
+    """A line per distinct reason, with how often it holds: `<reason> (<count> of <unit>)`."""
+    counts: dict[str, int] = {}
+    for reason in reasons:
+        counts[reason] = counts.get(reason, 0) + 1
+    return [f"{reason} ({count} of {unit})" for reason, count in counts.items()]

@@ -1,0 +1,165 @@
+"""A table as the facts of a run give it: columns that know their heading, digits, direction and unit, and rows by key.
+
+Two renderers draw any table: sdvae_ray.report.page in HTML, sdvae_ray.report.terminal in a terminal. Neither computes a number.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+NONE = "–"  # stands where there is no number
+BLOCK, REASON = "block", "reason"  # keys of a row beside its columns
+_ARROWS = {"higher": "↑", "lower": "↓"}
+
+
+@dataclass(frozen=True)
+class Side:
+    """The image side, an autoencoder or a codec: the text that names it, and the number of its colour, 0 for the originals."""
+
+    text: str
+    colour: int
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A number and the words beside it: its interval, or whether a compound was retrieved."""
+
+    value: float | None
+    words: str
+
+
+Value = float | str | Side | Beside | None
+Row = Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    key          of the value in a row
+    heading      words above the column, without an arrow
+    digits       decimals of a number; None: about four significant digits, and none of an int
+    better       "higher", "lower", or "" where a value is no score
+    unit         words in small print below the heading
+    signed       a number above 0 has a plus sign
+    is_number    values stand at the right
+    says_once    a value that the row above has is left out
+    in_terminal  False: the page alone has the column, since a terminal is narrow
+    keeps        characters of a word that a narrow terminal does not break
+    """
+
+    key: str
+    heading: str
+    digits: int | None = None
+    better: str = ""
+    unit: str = ""
+    signed: bool = False
+    is_number: bool = True
+    says_once: bool = False
+    in_terminal: bool = True
+    keeps: int = 10
+
+    @property
+    def head(self) -> str:
+        """The heading with its arrow, which no line break parts from the last word."""
+        return f"{self.heading}\u00a0{_ARROWS[self.better]}" if self.better else self.heading
+
+    def text(self, value: Value) -> str:
+        """The text of a value; a Beside has its number's alone."""
+        if isinstance(value, Beside):
+            value = value.value
+        if isinstance(value, Side):
+            return value.text
+        if isinstance(value, str):
+            return value
+        if isinstance(value, int) and self.digits is None:
+            return f"{value:,}"
+        plus = "+" if self.signed and value is not None and value > 0 else ""
+        return plus + number(value, self.digits)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows by key under their columns; `notes`: small print below the table, on the page.
+
+    A row may have two keys more. `block`: a row whose block is another than the row's above begins a new block of rows. `reason`:
+    why values of the row are missing; the page says it in their place.
+    """
+
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    notes: Sequence[str] = ()
+    rows_in_terminal: int | None = None  # None: all
+
+    def starts_block(self, index: int) -> bool:
+        """Whether row `index` is another block than the row above; False for the first row."""
+        return index > 0 and self.rows[index].get(BLOCK) != self.rows[index - 1].get(BLOCK)
+
+    def value(self, index: int, column: Column) -> Value:
+        """The value of a column in row `index`; "" where `says_once` leaves it out."""
+        value, above = self.rows[index].get(column.key), self.rows[index - 1].get(column.key) if index else None
+        return "" if column.says_once and value == above and not self.starts_block(index) else value
+
+
+def text_column(key: str, heading: str, **settings: Any) -> Column:
+    """A column of words."""
+    return Column(key, heading, is_number=False, **settings)
+
+
+SIDE = text_column("side", "side")
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the report and, where it is in the summary, of the terminal.
+
+    link      words of the page's navigation; "" leaves the section out of it
+    lead      a paragraph above all on the page
+    lines     sentences, above the tables on the page
+    tables    in both
+    reasons   lines in both: why something has no number
+    legend    sides whose colours the charts have
+    charts    drawn on the page, see sdvae_ray.report.facts.chart
+    terms     word -> what it means, a list on the page
+    notes     small print on the page, below all
+    brief     small print in a terminal, below all
+    template  of sdvae_ray/report/page/templates; `content` is for a template of the section's own
+    """
+
+    anchor: str
+    title: str
+    link: str = ""
+    lead: str = ""
+    lines: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    reasons: Sequence[str] = ()
+    legend: Sequence[Side] = ()
+    charts: Sequence[object] = ()
+    terms: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    brief: str = ""
+    template: str = "section.html"
+    content: object = None
+
+
+def number(value: float | None, digits: int | None = None) -> str:
+    """`digits` decimals, or about four significant ones; "inf" and NONE are words."""
+    if value is None or math.isnan(value):
+        return NONE
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    if digits is not None:
+        return f"{round(value, digits) + 0.0:,.{digits}f}"  # no minus before a zero
+    size = abs(value)
+    if size < 1e-9:
+        return "0"
+    if size < 1e-4:
+        return f"{value:.1e}"
+    return f"{value:,.{0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 2 else 4}f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """`0.20 to 0.50`, or NONE."""
+    return NONE if low is None or high is None else f"{number(low, 2)} to {number(high, 2)}"

@@ -1,0 +1,54 @@
+"""The head of the report: what the run is, in one sentence and a few counts, and what must be known before any number."""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from sdvae_ray.report.facts.scored import ScoredRun
+from sdvae_ray.schema import PLATE_COLUMN
+
+_NAMED = 3  # sides that the title names
+
+
+@dataclass(frozen=True)
+class Header:
+    """subject: the sides in words; tiles: what is counted -> the count; synthetic: whether the data is drawn."""
+
+    subject: str
+    lead: str
+    tiles: dict[str, str]
+    random_weights: list[str]
+    synthetic: bool
+
+
+def header(scored: ScoredRun) -> Header:
+    config = scored.config
+    shelves = ((config.autoencoders, "autoencoder"), (config.codecs, "codec"))
+    kinds = {kind if len(shelf) == 1 else f"{kind}s": len(shelf) for shelf, kind in shelves if shelf}
+    few = len(config.sides) <= _NAMED
+    subject = _listed([scored.label(side) for side in config.sides] if few else [f"{n} {k}" for k, n in kinds.items()])
+    kind, used = "synthetic " if scored.is_synthetic else "", scored.usable.height
+    lead = (
+        f"{used:,} {kind}fields of view went through {subject}. Originals and reconstructions were measured, embedded by "
+        f"{_listed([scored.label(name) for name in config.extractors])}, and asked the same question: are the replicates of a "
+        "compound closer to each other than to the negative controls?"
+    )
+    tiles = {
+        f"usable {kind}fields of view": f"{used:,} / {expected_fovs(scored):,}",
+        f"patches of {config.image.patch} pixels": f"{used * config.image.patches:,}",
+    }
+    for column, name in ((PLATE_COLUMN, "plates"), (config.score.perturbation, "perturbations")):
+        if column in scored.fovs.columns:
+            known = scored.fovs.filter(pl.col(column).is_not_null() & (pl.col(column) != ""))
+            tiles[name] = f"{known[column].n_unique():,}"
+    tiles |= {name: str(count) for name, count in kinds.items()}
+    return Header(subject, lead, tiles, config.random_weights, scored.is_synthetic)
+
+
+def expected_fovs(scored: ScoredRun) -> int:
+    """Fields of view of the manifest; of those that were tried where there is no run.json."""
+    return int(scored.record["manifest"]["fovs"]) if scored.record else scored.fovs.height
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(", ".join(names).rsplit(", ", 1))

@@ -1,0 +1,95 @@
+"""Rate, distortion and phenotype of every side: a row per side, and FR over the rate."""
+
+from sdvae_ray.config import IMAGE_SIDE
+from sdvae_ray.report.facts import outcome
+from sdvae_ray.report.facts.chart import RatePoint, RatePoints
+from sdvae_ray.report.facts.metrics import mean, mean_of, metric_column
+from sdvae_ray.report.facts.scored import ScoredRun, Values
+from sdvae_ray.report.facts.table import SIDE, Column, Section, Table
+from sdvae_ray.schema import BITS, ENTROPY, RATES
+
+DISTORTIONS = ("psnr", "ssim", "ms_ssim", "lpips", "mae", "foreground_ssim")  # the first of them that the run has
+_MOST_DISTORTIONS = 2
+_MOST_EXTRACTORS = 3
+_NOTE = (
+    "Every side by its rate; the originals by that of their raw pixels. A latent as stored takes 16 bits a value; its entropy is "
+    "what an ideal coder would need for it, quantised to 8 bits, or to latent_bits, where the reconstruction is of the quantised "
+    "latent. A codec takes the bytes that it made. FR and mAP are means over groups, FID over groups and parts."
+)
+
+
+def section(scored: ScoredRun) -> Section | None:
+    rows, names = rates(scored), extractors(scored)
+    if len(rows) < 2:
+        return None
+    columns = [
+        SIDE,
+        *(Column(name, "bits", 3, unit=words) for name, words in RATES.items()),
+        *(metric_column(scored.config, name) for name in _distortions(scored)),
+    ]
+    for name in names:
+        unit = scored.label(name)
+        columns += [
+            Column(f"{name} fraction_retrieved", "FR", 3, "higher", unit),
+            Column(f"{name} mean_map", "mAP", 3, "higher", unit, in_terminal=False),
+            Column(f"{name} fid", "FID", better="lower", unit=unit),
+        ]
+    title = "Rate, distortion, phenotype; bits per pixel and stain" + (", synthetic" if scored.is_synthetic else "")
+    shown = [row | {"side": scored.side(row["side"])} for row in rows]
+    charts = [_chart(scored, rows, name) for name in names]
+    return Section(
+        "rates",
+        "Rate, distortion and phenotype",
+        "Rate and phenotype",
+        tables=[Table(title, columns, shown, [_NOTE])],
+        charts=[chart for chart in charts if chart.points],
+    )
+
+
+def extractors(scored: ScoredRun) -> list[str]:
+    """The extractors that were scored, three at most."""
+    summary = scored.scores.summary
+    return scored.extractors(summary["extractor"] if summary.height else ())[:_MOST_EXTRACTORS]
+
+
+def rates(scored: ScoredRun) -> list[Values]:
+    """A row per side, the originals first, then from most bits to least.
+
+    side; every rate of schema.RATES, in bits per pixel and stain; distortions, the mean over parts and patches; and per extractor
+    `<extractor> fraction_retrieved`, `<extractor> mean_map`, means over groups, and `<extractor> fid`, over groups and parts.
+    """
+    pixels, metrics = scored.config.image.patch**2, scored.scores.metrics
+    rows = []
+    for side in [IMAGE_SIDE, *scored.config.sides]:
+        row: Values = {"side": side, BITS: float(scored.config.image.scaling.bits)}
+        if side != IMAGE_SIDE:
+            bits = {name: mean_of(metrics, side, name) for name in RATES}
+            row |= {name: None if value is None else value / pixels for name, value in bits.items()}
+            row |= {name: mean_of(metrics, side, name) for name in _distortions(scored)}
+        for name in extractors(scored):
+            row |= {f"{name} {key}": value for key, value in _phenotype(scored, name, side).items()}
+        rows.append(row)
+    return [rows[0], *sorted(rows[1:], key=lambda row: -(row[BITS] or 0))]
+
+
+def _distortions(scored: ScoredRun) -> list[str]:
+    return [name for name in DISTORTIONS if name in scored.config.metrics][:_MOST_DISTORTIONS]
+
+
+def _phenotype(scored: ScoredRun, extractor: str, side: str) -> dict[str, float | None]:
+    """Means over groups of FR, mAP and the Frechet distance (itself a mean over parts)."""
+    rows = [row for row in outcome.retrieval_rows(scored) if (row["extractor"], row["side"]) == (extractor, side)]
+    keys = ("fraction_retrieved", "mean_map", "fid")
+    return {key: mean([row[key] for row in rows if row.get(key) is not None]) for key in keys}
+
+
+def _chart(scored: ScoredRun, rows: list[Values], extractor: str) -> RatePoints:
+    """FR over the rate; a latent at its entropy where that is known."""
+    key, title = f"{extractor} fraction_retrieved", f"Fraction retrieved by {scored.label(extractor)}"
+    points = [
+        RatePoint(scored.side(row["side"]), row[ENTROPY] or row[BITS] or 0, row[key])
+        for row in rows[1:]
+        if row[key] is not None
+    ]
+    words = "latents at their entropy; dashed: the originals"
+    return RatePoints(title, words, "FR (higher is better)", points, rows[0][key])
