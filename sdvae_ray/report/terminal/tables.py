@@ -36,10 +36,8 @@ def print_table(table: Table, console: Console) -> None:
     shown = replace(table, rows=table.rows[: table.rows_in_terminal])
     texts = {column.key: [_text(shown, index, column) for index in range(len(shown.rows))] for column in table.columns}
     for number, columns in enumerate(_abreast(table.columns, texts, console.width)):
+        say(console, f"\n{table.title}" if number == 0 and table.title else "", style="bold")
         grid = Grid(
-            title="\n" + escape(table.title if number == 0 else ""),
-            title_justify="left",
-            title_style="bold",
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
             show_edge=False,
