@@ -75,6 +75,11 @@ class ScoredRun:
         known = 1 + sides.index(name) % _COLOURS if name in sides else _COLOURS
         return Side(self.label(name), 0 if name == IMAGE_SIDE else known)
 
+    def side_column(self, name: str, digits: int | None = None) -> Column:
+        """A column of numbers about one side."""
+        side = self.side(name)
+        return Column(name, side.text, digits, colour=side.colour)
+
     def sides(self, names: Iterable[str]) -> list[str]:
         """Distinct names, the originals first, then as the run file has them, then sides that it does not know."""
         return in_order_of(names, [IMAGE_SIDE, *self.config.sides])

@@ -10,6 +10,7 @@ from typing import Any
 
 NONE = "–"  # stands where there is no number
 BLOCK, REASON = "block", "reason"  # keys of a row beside its columns
+_AT_THE_RIGHT = 5  # characters
 _ARROWS = {"higher": "↑", "lower": "↓"}
 
 
@@ -27,6 +28,11 @@ class Beside:
 
     value: float | None
     words: str
+
+    @property
+    def is_below(self) -> bool:
+        """Whether the words stand below the number, since they are too long to stand at its right."""
+        return len(self.words) > _AT_THE_RIGHT
 
 
 Value = float | str | Side | Beside | None
@@ -46,6 +52,7 @@ class Column:
     is_number    values stand at the right
     says_once    a value that the row above has is left out
     in_terminal  False: the page alone has the column, since a terminal is narrow
+    colour       of the side that the column is about
     keeps        characters of a word that a narrow terminal does not break
     """
 
@@ -59,6 +66,7 @@ class Column:
     says_once: bool = False
     in_terminal: bool = True
     keeps: int = 10
+    colour: int | None = None
 
     @property
     def head(self) -> str:

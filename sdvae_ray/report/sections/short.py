@@ -6,7 +6,7 @@ from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.report.facts import outcome
 from sdvae_ray.report.facts.outcome import FRACTION
 from sdvae_ray.report.facts.scored import ScoredRun, Values
-from sdvae_ray.report.facts.table import BLOCK, NONE, Column, Row, Section, Table, text_column
+from sdvae_ray.report.facts.table import BLOCK, NONE, Row, Section, Table, text_column
 from sdvae_ray.report.sections.truth import TruthCell, TruthRow, truth_rows
 
 _SENTENCES = 12
@@ -42,7 +42,7 @@ def _sentences(scored: ScoredRun) -> list[str]:
 def _counts(scored: ScoredRun, scores: Sequence[Values]) -> Table:
     """Retrieved of scored compounds, every side a column; the truth, where it is known, below each extractor and group."""
     columns = [text_column("extractor", "extractor", says_once=True), text_column("compounds", "compounds")]
-    columns += [Column(side, scored.label(side)) for side in scored.sides(row["side"] for row in scores)]
+    columns += [scored.side_column(side) for side in scored.sides(row["side"] for row in scores)]
     truth = truth_rows(scored)
     rows: list[Row] = []
     for extractor, group in dict.fromkeys((row["extractor"], row["group"]) for row in scores):

@@ -61,7 +61,7 @@ def section(scored: ScoredRun) -> Section | None:
         here = [row for row in rows if row.extractor == extractor]
         columns = [text_column("phenotype", "phenotype"), *([GROUP] if many else []), Column("strength", "strength")]
         for side in scored.sides(side for row in here for side in row.cells):
-            columns.append(Column(side, scored.label(side), 2))
+            columns.append(scored.side_column(side, 2))
         shown: list[Row] = [
             {
                 BLOCK: f"{row.group} {row.phenotype}",

@@ -12,7 +12,6 @@ from rich.table import Table as Grid
 from sdvae_ray.report.facts.table import Beside, Column, Section, Table
 
 _GAP = 2  # characters between columns
-_ON_ONE_LINE = 5  # characters that stand beside a number; longer words stand below it
 
 
 def print_section(section: Section, console: Console) -> None:
@@ -63,7 +62,7 @@ def _text(table: Table, index: int, column: Column) -> str:
     text = column.text(value)
     if not isinstance(value, Beside) or not value.words:
         return text
-    return f"{text} {value.words:>4}" if len(value.words) <= _ON_ONE_LINE else f"{text}\n{value.words}"
+    return f"{text}\n{value.words}" if value.is_below else f"{text} {value.words:>4}"
 
 
 def _heading(column: Column, texts: Sequence[str]) -> str:
