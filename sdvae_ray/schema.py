@@ -28,7 +28,7 @@ SEPARATOR = ":"  # between table and column
 BITS, ENTROPY = "bits", "bits_entropy"
 RATES = {  # bits per patch and stain, columns beside the metrics of a side -> small print under "bits" in the report
     BITS: "stored",
-    ENTROPY: "entropy, quantised",
+    ENTROPY: "entropy",
 }
 
 FOVS = "fovs"

@@ -1,7 +1,5 @@
 """Retrieval of a run: rows of scores/summary, compounds that a side keeps, distances, and reasons why something has no score."""
 
-from typing import Any
-
 import polars as pl
 
 from sdvae_ray.config import IMAGE_SIDE
@@ -72,8 +70,3 @@ def kept(scored: ScoredRun) -> list[Values]:
         original=image.sum(), both=(image & recon).sum(), added=(~image & recon).sum()
     )
     return scored.in_order(counts.to_dicts())
-
-
-def by_key(rows: list[Values], *names: str) -> dict[tuple[Any, ...], Values]:
-    """Rows by the values of the columns `names`."""
-    return {tuple(row[name] for name in names): row for row in rows}

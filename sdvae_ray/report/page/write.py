@@ -10,11 +10,11 @@ from markupsafe import Markup
 
 from sdvae_ray.report.facts.chart import KINDS, Curves, Dumbbells, RatePoints, Scatter, Strips
 from sdvae_ray.report.facts.scored import ScoredRun
-from sdvae_ray.report.facts.table import REASON, Beside, Column, Row, Side, Table, Value
+from sdvae_ray.report.facts.table import REASON, Beside, Column, Row, Side, Table, Value, number
 from sdvae_ray.report.page.curves import curves, rate_points
 from sdvae_ray.report.page.figures import dumbbells, key, scatter, strips
 from sdvae_ray.report.sections.header import header
-from sdvae_ray.report.sections.order import page_sections
+from sdvae_ray.report.sections.order import sections_of
 
 FILE = "report/index.html"
 _DRAWN_BY: dict[type, Callable[[Any], str]] = {
@@ -37,7 +37,7 @@ def render(scored: ScoredRun) -> str:
     """The whole page as text."""
     style = Markup((files("sdvae_ray.report.page") / "page.css").read_text())
     page = _templates().get_template("page.html")
-    return page.render(header=header(scored), sections=page_sections(scored), style=style)
+    return page.render(header=header(scored), sections=sections_of(scored), style=style)
 
 
 def _templates() -> Environment:
@@ -49,6 +49,7 @@ def _templates() -> Environment:
         "draw": lambda chart: Markup(_DRAWN_BY[type(chart)](chart)),
         "base64": _base64,
         "cells": cells,
+        "number": number,
     }
     environment.tests |= {
         "side": lambda value: isinstance(value, Side),

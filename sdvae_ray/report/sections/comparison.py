@@ -29,7 +29,7 @@ def section(scored: ScoredRun) -> Section:
 def fraction_chart(scored: ScoredRun) -> Dumbbells:
     """Fraction retrieved from the originals beside each reconstruction's; no row where nothing was scored."""
     rows = [row for row in outcome.retrieval_rows(scored) if row.get(FRACTION) is not None]
-    originals = outcome.by_key([row for row in rows if row["side"] == IMAGE_SIDE], "extractor", "group")
+    originals = {(row["extractor"], row["group"]): row for row in rows if row["side"] == IMAGE_SIDE}
     compared = {(row["extractor"], row["group"]) for row in rows if row["side"] != IMAGE_SIDE}
     dumbbells = []
     for row in rows:

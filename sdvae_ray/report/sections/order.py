@@ -1,6 +1,6 @@
 """The sections of the report in their order; the terminal has some of them, the page all."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 from sdvae_ray.report.facts.scored import ScoredRun
@@ -56,15 +56,7 @@ SECTIONS = [
 ]
 
 
-def page_sections(scored: ScoredRun) -> list[Section]:
-    return list(_made(scored, SECTIONS))
-
-
-def terminal_sections(scored: ScoredRun) -> list[Section]:
-    return list(_made(scored, [entry for entry in SECTIONS if entry.in_terminal]))
-
-
-def _made(scored: ScoredRun, entries: list[Entry]) -> Iterator[Section]:
-    for entry in entries:
-        if (section := entry.make(scored)) is not None:
-            yield section
+def sections_of(scored: ScoredRun, in_terminal: bool = False) -> list[Section]:
+    """Every section that the run has something for, in order; `in_terminal`: of the terminal alone."""
+    sections = [entry.make(scored) for entry in SECTIONS if entry.in_terminal or not in_terminal]
+    return [section for section in sections if section is not None]

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.sections.header import expected_fovs
-from sdvae_ray.report.sections.order import terminal_sections
+from sdvae_ray.report.sections.order import sections_of
 from sdvae_ray.report.terminal.tables import print_section, say
 
 
@@ -16,5 +16,5 @@ def print_summary(scored: ScoredRun, console: Console) -> None:
     if names := ", ".join(scored.config.random_weights):
         text = f"Random weights: {names}. Their numbers test the machinery and say nothing about images."
         say(console, text, style="yellow")
-    for section in terminal_sections(scored):
+    for section in sections_of(scored, in_terminal=True):
         print_section(section, console)
