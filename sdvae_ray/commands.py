@@ -169,11 +169,11 @@ def compare(a: str, b: str, storage: Mapping[str, Any], console: Console, as_jso
     from sdvae_ray.report.terminal.comparison import print_comparison
     from sdvae_ray.run.run import Run
 
-    found = comparison(Run.open(a, storage=storage), Run.open(b, storage=storage))
+    compared = comparison(Run.open(a, storage=storage), Run.open(b, storage=storage))
     if as_json:
-        console.print_json(json.dumps(found, allow_nan=False))
+        console.print_json(json.dumps(compared, allow_nan=False))
     else:
-        print_comparison(found, console)
+        print_comparison(compared, console)
 
 
 class Asked(NamedTuple):
@@ -199,17 +199,17 @@ def search(
     from sdvae_ray.report.facts.neighbours import neighbours_table
     from sdvae_ray.report.terminal.tables import print_table
 
-    found, about = _found(run, asked, extractor, side, count)
+    neighbours, about = _neighbours(run, asked, extractor, side, count)
     if as_json:
-        console.print_json(json.dumps({**about, "neighbours": found.to_dicts()}))
+        console.print_json(json.dumps({**about, "neighbours": neighbours.to_dicts()}))
     else:
-        print_table(neighbours_table(run.config, found, about), console)
+        print_table(neighbours_table(run.config, neighbours, about), console)
         if note := about.get("note"):
             console.print(f"note: {note}", highlight=False, soft_wrap=True)
 
 
-def _found(run: Run, asked: Asked, extractor: str | None, side: str | None, count: int) -> Answer:
-    """What `asked` names, searched for where it is kept. ConfigError where it names nothing, or more than one thing."""
+def _neighbours(run: Run, asked: Asked, extractor: str | None, side: str | None, count: int) -> Answer:
+    """The neighbours of the query that `asked` names. ConfigError where `asked` names no query, or more than one."""
     from sdvae_ray.queries.search import search_fov, search_patch, search_well
 
     of_run = asked.fov if asked.manifest is None else None

@@ -108,7 +108,7 @@ def is_their_data(batches: Iterable[str | None]) -> bool:
 def departures(config: RunConfig, extractors: Iterable[str], sides: Iterable[str]) -> list[str]:
     """Where the run is not the published protocol: "score.negatives plate (published: group)".
 
-    extractors, sides: those beside which a printed FR stands.
+    extractors, sides: the names that a printed FR stands beside.
     """
     wanted = {tuple(key.split(".")): value for key, value in _PROTOCOL.items()}
     for name in extractors:

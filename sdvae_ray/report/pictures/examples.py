@@ -1,6 +1,7 @@
 """Originals beside reconstructions: a few fields of view, their pixels loaded again, their stored latents decoded again.
 
-One patch of each, chosen by hash and not by looks. What cannot be had now (weights, pixels, time) is said instead of shown.
+One patch of each field, chosen by hash and not by looks. Where weights, pixels or time are lacking, a reason stands in place of
+pictures.
 """
 
 import time
