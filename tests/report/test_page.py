@@ -233,9 +233,9 @@ def test_without_a_perturbation_the_page_and_the_summary_speak_of_pixels_alone(r
         status=pl.lit("not scored: score.perturbation is null")
     )
     scores = dataclasses.replace(scores, summary=nothing, compounds=scores.compounds.head(0))
-    assert "No retrieval: score.perturbation is null" in summary_of(config, scores)
+    assert "No retrieval: score.perturbation is null." in summary_of(config, scores)
     text = Page(page_of(config, scores)).text
-    assert "there are no compounds in this run" in text
+    assert "no compounds in this run" in text
     assert "Distances between patches" in text
 
 

@@ -30,7 +30,7 @@ def section(scored: ScoredRun) -> Section:
     rows = outcome.retrieval_rows(scored)
     if scored.config.score.perturbation is None:
         return Section(
-            *_HEAD, reasons=["No retrieval: score.perturbation is null, so there are no compounds in this run."]
+            *_HEAD, reasons=["No retrieval: score.perturbation is null. There are no compounds in this run."]
         )
     if not rows:
         return Section(*_HEAD, reasons=["No retrieval: nothing was scored."])
