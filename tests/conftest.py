@@ -57,11 +57,12 @@ def local_ray() -> Iterator[None]:
         yield
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A file's tests run in one process, and all that need Ray in the same one: its start and the files' fixtures cost seconds."""
     files_with_ray = {item.path for item in items if "local_ray" in getattr(item, "fixturenames", ())}
     for item in items:
-        group = "ray" if item.path in files_with_ray else str(item.path)
+        group = "ray" if item.path in files_with_ray else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
 
 
