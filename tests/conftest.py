@@ -1,6 +1,7 @@
 """What the tests share: real data where it is at hand, an S3 server on loopback, small files and small runs."""
 
 import copy
+import functools
 import json
 import logging
 import os
@@ -57,13 +58,19 @@ def local_ray() -> Iterator[None]:
         yield
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests run in one process, and all that need Ray in the same one: its start and the files' fixtures cost seconds."""
-    files_with_ray = {item.path for item in items if "local_ray" in getattr(item, "fixturenames", ())}
-    for item in items:
-        group = "ray" if item.path in files_with_ray else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Gives a file's tests to one process, and all files that need Ray to the same one: starting Ray takes seconds."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    @functools.cache
+    def unit_of(file: str) -> str:
+        return "ray" if "local_ray" in (config.rootpath / file).read_text() else file
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of(nodeid.split("::")[0])
+
+    return ByFile(config, log)
 
 
 @dataclass(frozen=True)
