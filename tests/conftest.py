@@ -1,6 +1,5 @@
 """What the tests share: real data where it is at hand, an S3 server on loopback, small files and small runs."""
 
-import copy
 import functools
 import json
 import logging
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from run_files import merged
 
 from sdvae_ray.config import RunConfig, StorageConfig
 from sdvae_ray.runfile import parse_run
@@ -23,6 +23,7 @@ from sdvae_ray.storage import Storage
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small images: more threads only wait for each other on a busy machine
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_worker_niceness", "0")  # else the other process of tests starves the workers
 
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
 REGION = "us-east-1"
@@ -214,19 +215,6 @@ def small_run_config(tmp_path: Path) -> Callable[..., RunConfig]:
         return parse_run(merged(raw, changes))
 
     return make
-
-
-def merged(raw: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`raw` with `changes` laid over it, section by section; None drops a key."""
-    out = copy.deepcopy(raw)
-    for key, value in changes.items():
-        if value is None:
-            out.pop(key, None)
-        elif isinstance(value, dict) and isinstance(out.get(key), dict):
-            out[key] = merged(out[key], value)
-        else:
-            out[key] = value
-    return out
 
 
 @pytest.fixture(scope="session")

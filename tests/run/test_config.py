@@ -6,9 +6,9 @@ from typing import Any, get_args
 
 import pytest
 import yaml
-from conftest import merged
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from run_files import merged
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.models import check_names
