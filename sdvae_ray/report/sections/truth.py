@@ -59,7 +59,11 @@ def section(scored: ScoredRun) -> Section | None:
     tables = []
     for extractor in scored.extractors(row.extractor for row in rows):
         here = [row for row in rows if row.extractor == extractor]
-        columns = [text_column("phenotype", "phenotype", keeps=20), *([GROUP] if many else []), Column("strength", "strength")]
+        columns = [
+            text_column("phenotype", "phenotype", keeps=20),
+            *([GROUP] if many else []),
+            Column("strength", "strength"),
+        ]
         for side in scored.sides(side for row in here for side in row.cells):
             columns.append(scored.side_column(side, 2))
         shown: list[Row] = [
