@@ -30,6 +30,7 @@ def prepare(run: Run, console: Console) -> None:
 
 
 def encode(run: Run, console: Console, address: str | None = None, extend: bool = False) -> None:
+    """Computes the fields of view that have no usable row yet, and says how many, how fast and how many failed."""
     from sdvae_ray.encoding.stream import encode as stream
 
     prepare(run, console)
@@ -44,6 +45,7 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
 
 
 def score(run: Run, console: Console, address: str | None = None) -> Scores:
+    """Scores the run and prints the summary."""
     from sdvae_ray.report.facts.scored import ScoredRun
     from sdvae_ray.report.terminal.summary import print_summary
     from sdvae_ray.scoring.score import score as score_run
@@ -54,6 +56,7 @@ def score(run: Run, console: Console, address: str | None = None) -> Scores:
 
 
 def report(run: Run, console: Console, scores: Scores | None = None) -> str:
+    """Writes the page and returns its URI; scores: None reads those of the run."""
     from sdvae_ray.report.facts.scored import ScoredRun
     from sdvae_ray.report.page.write import write_report
 
@@ -77,6 +80,7 @@ def run_all(run: Run, console: Console, address: str | None = None) -> None:
 
 
 def check(run: Run, console: Console, address: str | None = None) -> None:
+    """Takes one field of view through every stage; raises the error that `encode` or `score` would meet."""
     from sdvae_ray.encoding.check import check as check_run
 
     prepare(run, console)

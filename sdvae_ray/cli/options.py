@@ -43,8 +43,7 @@ def opens_run(command: Callable[..., None]) -> Callable[..., None]:
         from sdvae_ray.run.run import Run
 
         storage = _taken(given)
-        overrides = [*(set or []), *given.pop("overrides", [])]
-        command(run=Run.open(place, overrides, storage), **given)
+        command(run=Run.open(place, set or [], storage), **given)
 
     return _with_parameters(wrapper, command, "run", {"place": _Place, "set": Set})
 

@@ -53,8 +53,10 @@ class Run:
         """
         given = [*overrides, *(f"storage.{key}={json.dumps(value)}" for key, value in (storage or {}).items())]
         if str(place).endswith(_RUN_FILES):
-            return cls(_with_absolute_paths(load_run(place, given)))
-        return cls(_recorded(absolute(str(place)), given, Storage(parse_storage(storage))))
+            config = load_run(place, given)
+        else:
+            config = _recorded(absolute(str(place)), given, Storage(parse_storage(storage)))
+        return cls(_with_absolute_paths(config))
 
     def changed(self, *overrides: str) -> Self:
         """The same run with `key.key=value` overrides laid over its configuration; nothing is written."""
@@ -173,7 +175,7 @@ def _recorded(output: str, overrides: Sequence[str], storage: Storage) -> RunCon
     """The configuration that the record of an output folder holds; the folder's present place is its output."""
     try:
         found = record.read_record(output, storage)
-        raw = None if found is None else found["config"]
+        raw = None if found is None else {**found["config"], "output": output}
         if raw is not None:
             for given in overrides:
                 override(raw, given)
@@ -183,7 +185,7 @@ def _recorded(output: str, overrides: Sequence[str], storage: Storage) -> RunCon
         raise DataError(
             f"no run at {output}: there is no {record.FILE} (the output of a run, or its run file .yaml, is wanted)"
         )
-    return parse_run(raw, where=f"{output}/{record.FILE}").model_copy(update={"output": output})
+    return parse_run(raw, where=f"{output}/{record.FILE}")
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:

@@ -72,6 +72,10 @@ def test_overrides_and_storage_are_laid_over_the_run_that_is_opened(run, tmp_pat
         sdvae_ray.open(run.output, storage={"regoin": "x"})
 
 
+def test_another_output_is_honoured_for_a_folder_as_it_is_for_a_run_file(run, tmp_path):
+    assert sdvae_ray.open(run.output, [f"output={tmp_path}/copy"]).output == f"{tmp_path}/copy"
+
+
 def test_a_run_that_was_moved_is_read_where_it_stands(run, tmp_path):
     moved = Path(run.output).rename(tmp_path / "elsewhere")
     assert sdvae_ray.open(moved).fovs().height == 4
