@@ -4,12 +4,16 @@ Where the config says `force_upcast: true`, as SDXL's does, the model runs in fl
 has no such key, as with Stable Diffusion 1.x, the model runs in float16, although the class's default is true.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sdvae_ray.autoencoders import _diffusers
+from sdvae_ray.autoencoders._kl.inference import KLInference, unsupported
+from sdvae_ray.autoencoders._kl.plan import Plan
 from sdvae_ray.contracts import Checkpoint, Posterior
 from sdvae_ray.errors import ConfigError
 
@@ -87,27 +91,79 @@ CHECKPOINTS = (
 )
 
 
+ENGINES = ("fast", "diffusers")
+
+
 class DiffusersKL(_diffusers.DiffusersAutoencoder):
+    """engine  `fast`: the inference form (`_kl/inference.py`), built at the first use of every precision and device, on the weights
+    of diffusers. `diffusers`: the forward of diffusers, which is the reference.
+    """
+
+    def __init__(self, model: Any, vae_scale_factor: int, force_upcast: bool, engine: str) -> None:
+        super().__init__(model, "diffusers_kl", vae_scale_factor, force_upcast)
+        self.engine = engine
+        self._device = torch.device("cpu")
+        self._forms: dict[tuple[torch.device, torch.dtype], KLInference] = {}
+
+    def to(self, device: torch.device) -> "DiffusersKL":
+        """Moves the model. With the fast engine diffusers' own weights stay where they are: the forms are copies."""
+        self._device = device
+        return self if self.engine == "fast" and device.type != "meta" else super().to(device)
+
     def encode(self, rgb: Tensor) -> Posterior:
         with self._precision(rgb):
-            moments = self.model.encode(self._signed(rgb)).latent_dist
-        return Posterior(mean=moments.mean.float(), logvar=moments.logvar.float())
+            if self._is_fast():
+                mean, logvar = self._in_form(KLInference.encode, self._signed(rgb))
+            else:
+                moments = self.model.encode(self._signed(rgb)).latent_dist
+                mean, logvar = moments.mean, moments.logvar
+        return Posterior(mean=mean.float(), logvar=logvar.float())
+
+    def decode(self, latent: Tensor) -> Tensor:
+        if not self._is_fast():
+            return super().decode(latent)
+        with self._precision(latent):
+            return (self._in_form(KLInference.decode, latent.float()) / 2 + 0.5).clamp(0, 1)
+
+    def _is_fast(self) -> bool:
+        return self.engine == "fast" and self._device.type != "meta"
+
+    def _in_form(self, step: Callable[[KLInference, Tensor], Any], values: Tensor) -> Any:
+        """Runs a step of the inference form of the device and of the precision that autocast names around the call."""
+        kind = values.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        if (values.device, dtype) not in self._forms:
+            self._forms[values.device, dtype] = KLInference(self.model, Plan.of(values.device, dtype), values.device)
+        with torch.autocast(kind, enabled=False):
+            return step(self._forms[values.device, dtype], values)
 
 
 def load(
-    weights: Path | None, *, architecture: str = "sd1", weights_seed: int = 0, force_upcast: bool | None = None
+    weights: Path | None,
+    *,
+    architecture: str = "sd1",
+    weights_seed: int = 0,
+    force_upcast: bool | None = None,
+    engine: str | None = None,
 ) -> DiffusersKL:
     """From the folder `weights`, or with random weights of `architecture` drawn from `weights_seed` where it is None.
 
     `force_upcast` overrules the model's config: for a copy of SDXL without the key, or for a copy of Stable Diffusion 1.x that a
-    later diffusers has saved with the default. Raises ConfigError for an option, WeightsError for a folder.
+    later diffusers has saved with the default. `engine`: one of ENGINES; None: `fast` where the model has an inference form, as
+    every public one has, else `diffusers`. Raises ConfigError for an option, WeightsError for a folder.
     """
     from diffusers import AutoencoderKL
 
     if force_upcast not in (None, True, False):
         raise ConfigError(f"diffusers_kl: force_upcast is {force_upcast!r} (allowed: true, false)")
+    if engine not in (None, *ENGINES):
+        raise ConfigError(f"diffusers_kl: engine is {engine!r} (allowed: {', '.join(ENGINES)})")
     model = _diffusers.build("diffusers_kl", AutoencoderKL, ARCHITECTURES, weights, architecture, weights_seed)
+    problem = unsupported(model)
+    if engine == "fast" and problem:
+        raise ConfigError(f"diffusers_kl: there is no fast engine for this model: {problem} (use engine: diffusers)")
     config = model.config
     said = bool(config["force_upcast"]) and "force_upcast" not in config.get("_use_default_values", ())
     vae_scale_factor = 2 ** (len(config["block_out_channels"]) - 1)
-    return DiffusersKL(model, "diffusers_kl", vae_scale_factor, said if force_upcast is None else bool(force_upcast))
+    upcast = said if force_upcast is None else bool(force_upcast)
+    return DiffusersKL(model, vae_scale_factor, upcast, engine or ("diffusers" if problem else "fast"))
