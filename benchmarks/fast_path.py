@@ -111,20 +111,18 @@ def steps(model: Any, device: torch.device, dtype: torch.dtype, images: Tensor, 
     """Every step, each built when it is asked for, so that one model at a time takes memory. model: on the device."""
     if device.type == "cpu":
         yield by_diffusers("diffusers", model, dtype, False, channels_last=False)
-        yield in_form("form, upsampling as written", model, Plan(dtype, False, False, "nearest"), device)
-        yield in_form("form, transposed", model, Plan(dtype, False, False, "transposed"), device)
-        yield in_form("form, four convolutions (fast)", model, Plan.of(device, dtype), device)
-        yield in_form("the same in NHWC", model, Plan(dtype, True, False, "four"), device)
+        yield in_form("form, upsampling as written", model, Plan(dtype, False, False, False), device)
+        yield in_form("form, folded (fast)", model, Plan.of(device, dtype), device)
+        yield in_form("form, folded, NHWC", model, Plan(dtype, True, False, True), device)
         return
     if dtype != torch.float32:
         yield by_diffusers("diffusers, autocast", model, dtype, True, channels_last=False)
         yield by_diffusers("diffusers, autocast, NHWC", model, dtype, True, channels_last=True)
     yield by_diffusers("diffusers, weights in the type", model, dtype, False, channels_last=False)
     yield by_diffusers("diffusers, weights in the type, NHWC", model, dtype, False, channels_last=True)
-    yield in_form("form, plain norms", model, Plan(dtype, True, False, "nearest"), device)
-    yield in_form("form, fused norms", model, Plan(dtype, True, True, "nearest"), device)
-    yield in_form("form, fused, transposed", model, Plan(dtype, True, True, "transposed"), device)
-    fast = in_form("form, fused, four (fast)", model, Plan.of(device, dtype), device)
+    yield in_form("form, plain norms", model, Plan(dtype, True, False, False), device)
+    yield in_form("form, fused norms", model, Plan(dtype, True, True, False), device)
+    fast = in_form("form, fused, folded (fast)", model, Plan.of(device, dtype), device)
     yield fast
     yield graphed(fast, images, latent)
 
@@ -186,7 +184,7 @@ def nominal_flop(architecture: str, size: int, form: bool) -> dict[str, int]:
     latent = torch.empty(1, model.config["latent_channels"], size // 8, size // 8, device=device)
     images = torch.empty(1, 3, size, size, device=device)
     if form:
-        step = in_form("", model, Plan(torch.float32, False, False, "four"), device)
+        step = in_form("", model, Plan(torch.float32, False, False, True), device)
         encode, decode = step.encode, step.decode
     else:
         encode, decode = lambda x: model.encode(x).latent_dist.mean, lambda z: model.decode(z).sample
@@ -208,7 +206,7 @@ def measure(options: argparse.Namespace, device: torch.device, dtype: torch.dtyp
         record: harness.Record = {"step": step.name, "product_tflops": product}
         for part, function, values in (("encode", step.encode, images), ("decode", step.decode, latent)):
             rate = harness.rate(lambda: function(values), options.passes * nominal[part], device, options.repeats)  # noqa: B023
-            folded = step.form is not None and step.form.plan.upsampling != "nearest" or "graphs" in step.name
+            folded = step.form is not None and step.form.plan.fold or "graphs" in step.name
             share = (executed if folded else nominal)[part] / nominal[part]
             record |= {
                 f"{part}_seconds": options.passes * nominal[part] / rate.tflops / 1e12,

@@ -22,36 +22,13 @@ from sdvae_ray.autoencoders._kl.operations import Activation, Convolution, Momen
 _TILE = 8192  # values of one tile in registers
 _TILES = 8  # tiles of one piece of an image, at least
 _PIECES = 256  # pieces of one image, at most
-_ONE, _SUM, _PHASES = 0, 1, 2  # what `_combine` reads: an activation, two to be added, or four phases to be interleaved
-
-
-@triton.jit
-def _read(a, b, c, d, image, rows, columns, mask, height, width, channels, MODE: tl.constexpr):
-    """The float32 values [rows, columns] of an image of height x width pixels (of the result), before a bias."""
-    if MODE == 2:
-        y, x = rows // width, rows % width
-        wide = width // 2 + 1  # a phase was convolved with a border of one pixel around the small image
-        place = (y // 2 + y % 2) * wide + x // 2 + x % 2
-        offset = image * (height // 2 + 1) * wide * channels + place.to(tl.int64) * channels + columns
-        phase = 2 * (y % 2) + x % 2
-        value = tl.load(a + offset, mask=mask & (phase == 0), other=0.0).to(tl.float32)
-        value += tl.load(b + offset, mask=mask & (phase == 1), other=0.0).to(tl.float32)
-        value += tl.load(c + offset, mask=mask & (phase == 2), other=0.0).to(tl.float32)
-        value += tl.load(d + offset, mask=mask & (phase == 3), other=0.0).to(tl.float32)
-    else:
-        offset = image * height * width * channels + rows.to(tl.int64) * channels + columns
-        value = tl.load(a + offset, mask=mask, other=0.0).to(tl.float32)
-        if MODE == 1:
-            value += tl.load(b + offset, mask=mask, other=0.0).to(tl.float32)
-    return value
+_WARPS = 8
 
 
 @triton.jit
 def _combine(
-    a,
-    b,
-    c,
-    d,
+    one,
+    other,
     bias,
     out,
     reference,
@@ -62,7 +39,7 @@ def _combine(
     channels,
     group,
     tiles,
-    MODE: tl.constexpr,
+    SUM: tl.constexpr,
     BIAS: tl.constexpr,
     STORE: tl.constexpr,
     PAD: tl.constexpr,
@@ -70,53 +47,59 @@ def _combine(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Reads one piece of an image, adds the bias, writes the result (STORE) and its moments about the reference (MOMENTS)."""
+    """Reads one piece of an image: `one`, or with SUM `one + other`, plus the bias. Writes it (STORE) and its moments (MOMENTS).
+
+    Every place of a tile keeps a running mean and sum of squared deviations over the tiles (Welford 1962), so that nothing is
+    summed across threads before the end.
+    """
     piece, image = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside = column < channels
-    columns, pixels = column[None, :], height * width
-    added = tl.zeros([BLOCK], tl.float32)
+    column, lane = tl.arange(0, BLOCK), tl.arange(0, ROWS)
+    inside, pixels = column < channels, height * width
+    start = image * pixels * channels
+    added, origin = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
     if BIAS:
         added += tl.load(bias + column, mask=inside, other=0.0)
-    origin = tl.zeros([1, BLOCK], tl.float32)
     if MOMENTS:
         first = (column // group) * group
-        nought = tl.zeros([1, 1], tl.int32)
-        origin += _read(a, b, c, d, image, nought, first[None, :], inside[None, :], height, width, channels, MODE)
+        origin += tl.load(one + start + first, mask=inside, other=0.0).to(tl.float32)
+        if SUM:
+            origin += tl.load(other + start + first, mask=inside, other=0.0).to(tl.float32)
         if BIAS:
-            origin += tl.load(bias + first, mask=inside, other=0.0)[None, :]
+            origin += tl.load(bias + first, mask=inside, other=0.0)
         if piece == 0:
-            tl.store(reference + image * channels + columns, origin, mask=inside[None, :])
-    count = 0.0
-    centre, spread = tl.zeros([BLOCK], tl.float32), tl.zeros([BLOCK], tl.float32)
+            tl.store(reference + image * channels + column, origin, mask=inside)
+    begin = piece * tiles * ROWS + lane
+    centre, spread = tl.zeros([ROWS, BLOCK], tl.float32), tl.zeros([ROWS, BLOCK], tl.float32)
     for tile in range(tiles):
-        rows = ((piece * tiles + tile) * ROWS + tl.arange(0, ROWS))[:, None]
-        mask = (rows < pixels) & inside[None, :]
-        value = _read(a, b, c, d, image, rows, columns, mask, height, width, channels, MODE) + added[None, :]
+        row = begin + tile * ROWS
+        mask = (row < pixels)[:, None] & inside[None, :]
+        place = start + row.to(tl.int64)[:, None] * channels + column[None, :]
+        value = tl.load(one + place, mask=mask, other=0.0).to(tl.float32)
+        if SUM:
+            value += tl.load(other + place, mask=mask, other=0.0).to(tl.float32)
+        value += added[None, :]
         if STORE:
-            place = rows
+            target = row
             if PAD:
-                place = (rows // width) * (width + 1) + rows % width
+                target = (row // width) * (width + 1) + row % width
             area = (height + PAD) * (width + PAD)
             stored = value.to(out.dtype.element_ty)
-            tl.store(out + image * area * channels + place.to(tl.int64) * channels + columns, stored, mask=mask)
+            tl.store(out + image * area * channels + target.to(tl.int64)[:, None] * channels + column[None, :], stored, mask=mask)
             value = stored.to(tl.float32)
         if MOMENTS:
-            here = tl.maximum(tl.minimum(pixels - (piece * tiles + tile) * ROWS, ROWS), 0).to(tl.float32)
-            shifted = tl.where(mask, value - origin, 0.0)
-            tile_centre = tl.sum(shifted, 0) / tl.maximum(here, 1.0)
-            rest = tl.where(mask, shifted - tile_centre[None, :], 0.0)
-            tile_centre += tl.sum(rest, 0) / tl.maximum(here, 1.0)
-            rest = tl.where(mask, shifted - tile_centre[None, :], 0.0)
-            total = tl.maximum(count + here, 1.0)
-            step = tile_centre - centre
-            spread += tl.sum(rest * rest, 0) + step * step * (count * here / total)
-            centre += step * (here / total)
-            count += here
+            shifted = value - origin[None, :]
+            delta = tl.where(mask, shifted - centre, 0.0)
+            centre += delta / (tile + 1)
+            spread += delta * (shifted - centre)
     if MOMENTS:
+        count = tl.minimum(tl.maximum((pixels - begin + ROWS - 1) // ROWS, 0), tiles).to(tl.float32)[:, None]
+        total = tl.maximum(tl.sum(count), 1.0)
+        whole = tl.sum(centre * count, 0) / total
+        whole += tl.sum((centre - whole[None, :]) * count, 0) / total  # the mean itself was rounded
+        distance = centre - whole[None, :]
         place = (image * tl.num_programs(0) + piece) * channels + column
-        tl.store(mean + place, centre, mask=inside)
-        tl.store(deviation + place, spread, mask=inside)
+        tl.store(mean + place, whole, mask=inside)
+        tl.store(deviation + place, tl.sum(spread + distance * distance * count, 0), mask=inside)
 
 
 @triton.jit
@@ -220,21 +203,19 @@ class Fused:
         if pad:
             out[:, :, height].zero_()
             out[:, :, :, width].zero_()
-        moments = self._combine(_SUM, [one.values, other.values], bias, (height, width), out, pad, moments=not pad)
+        moments = self._combine(one.values, other.values, bias, out, pad)
         return Activation(out, None, moments)
 
-    def upsample(self, values: Tensor, phases: Sequence[Convolution]) -> Activation:
-        batch, _, height, width = values.shape
-        images = [functional.conv2d(values, phase.weight, None, padding=1) for phase in phases]
-        out = _empty(values, batch, images[0].shape[1], 2 * height, 2 * width)
-        moments = self._combine(_PHASES, images, phases[0].bias.float(), (2 * height, 2 * width), out)
-        return Activation(out, None, moments)
+    def upsample(self, values: Tensor, convolutions: Sequence[Convolution]) -> Activation:
+        (transposed,) = convolutions
+        result = functional.conv_transpose2d(values, transposed.weight, None, stride=2, padding=1)
+        return Activation(result, transposed.bias.float())
 
     def normalise(self, activation: Activation, norm: Norm, silu: bool, dtype: torch.dtype) -> Tensor:
         values, bias, moments = activation.values, activation.bias, activation.moments
         batch, channels, height, width = values.shape
         if moments is None:
-            moments = self._combine(_ONE, [values], bias, (height, width), None)
+            moments = self._combine(values, None, bias, None)
         assert moments is not None
         offset, scale, shift = values.new_empty((3, batch, channels), dtype=torch.float32)
         pieces, group = moments.mean.shape[1], channels // norm.groups
@@ -266,30 +247,22 @@ class Fused:
         return out
 
     def _combine(
-        self,
-        mode: int,
-        sources: Sequence[Tensor],
-        bias: Tensor | None,
-        size: tuple[int, int],
-        out: Tensor | None,
-        pad: bool = False,
-        moments: bool = True,
+        self, one: Tensor, other: Tensor | None, bias: Tensor | None, out: Tensor | None, pad: bool = False
     ) -> Moments | None:
-        """Runs the kernel `_combine` over a batch of images of height x width = size. bias (C,) float32."""
-        (height, width), first = size, sources[0]
-        batch, channels = first.shape[:2]
-        sources = [source.contiguous(memory_format=torch.channels_last) for source in sources]
+        """Runs the kernel `_combine` over a batch. bias (C,) float32. Returns the moments, but for a padded sum."""
+        one = one.contiguous(memory_format=torch.channels_last)
+        other = one if other is None else other.contiguous(memory_format=torch.channels_last)
+        batch, channels, height, width = one.shape
         rows, block = _tile(channels)
         tiles = max(_TILES, math.ceil(height * width / (rows * _PIECES)))
         pieces = math.ceil(height * width / (rows * tiles))
-        wide = (batch, pieces, channels)
-        mean, deviation = first.new_empty((2, *wide), dtype=torch.float32) if moments else (first, first)
-        reference = first.new_empty((batch, channels), dtype=torch.float32) if moments else first
-        four = [sources[min(number, len(sources) - 1)] for number in range(4)]
+        mean, deviation = one.new_empty((2, batch, pieces, channels), dtype=torch.float32)
+        reference = one.new_empty((batch, channels), dtype=torch.float32)
         _combine[(pieces, batch)](
-            *four,
-            bias if bias is not None else first,
-            out if out is not None else first,
+            one,
+            other,
+            bias if bias is not None else reference,
+            out if out is not None else one,
             reference,
             mean,
             deviation,
@@ -298,15 +271,16 @@ class Fused:
             channels,
             channels // self.groups,
             tiles,
-            MODE=mode,
+            SUM=other is not one,
             BIAS=bias is not None,
             STORE=out is not None,
             PAD=int(pad),
-            MOMENTS=moments,
+            MOMENTS=not pad,
             ROWS=rows,
             BLOCK=block,
+            num_warps=_WARPS,
         )
-        return Moments(reference, mean, deviation, rows * tiles) if moments else None
+        return None if pad else Moments(reference, mean, deviation, rows * tiles)
 
 
 def _tile(channels: int) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 What differs from diffusers' own forward, and only in the order of sums: weights and activations have the type of the precision
 (no autocast); the encoder's last two convolutions are one, in the type of the statistics; the decoder's nearest-neighbour
-upsampling and the convolution behind it are one map (`Plan.upsampling`); group normalisation, SiLU and residual sums may be fused.
+upsampling and the convolution behind it are one map (`Plan.fold`); group normalisation, SiLU and residual sums may be fused.
 """
 
 from collections.abc import Sequence
@@ -143,11 +143,8 @@ class KLInference:
         return self.operations.add(Activation(self._laid(out.view(batch, height, width, channels).permute(0, 3, 1, 2))), x)
 
     def _upsample(self, x: Activation, change: Sequence[Convolution]) -> Activation:
-        if self.plan.upsampling == "four":
+        if self.plan.fold:
             return self.operations.upsample(x.values, change)
-        if self.plan.upsampling == "transposed":
-            values = functional.conv_transpose2d(x.values, change[0].weight, change[0].bias, stride=2, padding=1)
-            return Activation(values)
         return self.operations.convolve(functional.interpolate(x.values, scale_factor=2.0), change[0], padding=1)
 
     def _tensor(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -181,7 +178,7 @@ class KLInference:
     def _level(self, module: Any, changes: Any, up: bool = False) -> _Level:
         change = None
         if changes is not None:
-            change = self._upsampling(changes[0].conv) if up else [self._convolution(changes[0].conv)]
+            change = self._folded(changes[0].conv) if up and self.plan.fold else [self._convolution(changes[0].conv)]
         return _Level([self._block(resnet) for resnet in module.resnets], change)
 
     def _middle(self, module: Any) -> list[_Resnet | _Attention]:
@@ -197,16 +194,14 @@ class KLInference:
             blocks.append(self._block(resnet))
         return blocks
 
-    def _upsampling(self, module: Any) -> list[Convolution]:
-        """A nearest-neighbour upsampling with the 3 x 3 convolution behind it, in the form of the plan.
+    def _folded(self, module: Any) -> list[Convolution]:
+        """A nearest-neighbour upsampling with the 3 x 3 convolution behind it, as the convolutions of `Operations.upsample`.
 
         A pixel of the upsampled image stands for four equal pixels, so that taps which meet the same pixel of the small image are
         summed, in float64. Along one axis an even row 2i meets the rows i - 1, i, i with its three taps, and an odd row i, i, i + 1.
         """
-        if self.plan.upsampling == "nearest":
-            return [self._convolution(module)]
         weight, bias = module.weight.detach().double(), self._tensor(module.bias)
-        if self.plan.upsampling == "transposed":
+        if self.plan.fused:
             taps = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float64, device=weight.device)
             summed = torch.einsum("ai,bj,ocij->coab", taps, taps, weight)
             return [Convolution(self._tensor(summed), bias)]

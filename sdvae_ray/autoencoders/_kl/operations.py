@@ -4,7 +4,7 @@
 activation (`Activation.bias`) until the next kernel reads the activation anyway.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -74,8 +74,8 @@ class Operations(Protocol):
         """A 1 x 1 convolution of an activation whose bias may wait."""
         ...
 
-    def upsample(self, values: Tensor, phases: Sequence[Convolution]) -> Activation:
-        """(N, C, H, W) -> (N, C_out, 2H, 2W). phases: four 2 x 2 convolutions; number 2a + b gives the pixels (2i + a, 2j + b)."""
+    def upsample(self, values: Tensor, convolutions: Sequence[Convolution]) -> Activation:
+        """(N, C, H, W) -> (N, C_out, 2H, 2W), by the folded convolutions of `KLInference._folded`."""
         ...
 
 
@@ -100,23 +100,16 @@ class Plain:
             normalised = _group_norm(values, norm)
         return (functional.silu(normalised, inplace=True) if silu else normalised).to(dtype)
 
-    def upsample(self, values: Tensor, phases: Sequence[Convolution]) -> Activation:
+    def upsample(self, values: Tensor, convolutions: Sequence[Convolution]) -> Activation:
         batch, _, height, width = values.shape
         layout = torch.contiguous_format if values.is_contiguous() else torch.channels_last
-        shape = (batch, len(phases[0].bias), 2 * height, 2 * width)
+        shape = (batch, len(convolutions[0].bias), 2 * height, 2 * width)
         whole = torch.empty(shape, dtype=values.dtype, device=values.device, memory_format=layout)
-        for number, image in enumerate(phase_images(values, phases)):
-            whole[:, :, number // 2 :: 2, number % 2 :: 2] = image
+        for number, phase in enumerate(convolutions):  # number 2a + b gives the pixels (2i + a, 2j + b)
+            image = functional.conv2d(values, phase.weight, phase.bias, padding=1)
+            top, left = divmod(number, 2)
+            whole[:, :, top::2, left::2] = image[:, :, top : top + height, left : left + width]
         return Activation(whole)
-
-
-def phase_images(values: Tensor, phases: Sequence[Convolution], with_bias: bool = True) -> Iterator[Tensor]:
-    """The output (N, C_out, H, W) of each of the four convolutions of `Operations.upsample`."""
-    height, width = values.shape[-2:]
-    for number, phase in enumerate(phases):
-        image = functional.conv2d(values, phase.weight, phase.bias if with_bias else None, padding=1)
-        top, left = number // 2, number % 2
-        yield image[:, :, top : top + height, left : left + width]
 
 
 def _group_norm(values: Tensor, norm: Norm) -> Tensor:

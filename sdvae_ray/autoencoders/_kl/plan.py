@@ -6,11 +6,8 @@ cuDNN's autotuning choose kernels by timing, and the form therefore uses neither
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-
-Upsampling = Literal["nearest", "four", "transposed"]
 
 
 @dataclass(frozen=True)
@@ -20,14 +17,15 @@ class Plan:
     dtype          the type of weights and activations; the statistics of group normalisation are float32, or float64 for float64
     channels_last  activations lie in memory as (N, H, W, C)
     fused          group normalisation with SiLU, and residual sums, by the Triton kernels: CUDA and channels_last alone
-    upsampling     nearest: as written, a nearest-neighbour upsampling and a 3 x 3 convolution. four: the same map as four 2 x 2
-                   convolutions of the small image, 16 taps in place of 36. transposed: the same map as one transposed convolution
+    fold           the decoder's nearest-neighbour upsampling and the 3 x 3 convolution behind it are one map of the small image, of 16
+                   taps in place of 36: four 2 x 2 convolutions, or, where fused, a transposed convolution, which cuDNN runs as fast
+                   and without a last interleaving. False: as diffusers writes it
     """
 
     dtype: torch.dtype
     channels_last: bool
     fused: bool
-    upsampling: Upsampling
+    fold: bool
 
     @staticmethod
     def of(device: torch.device, dtype: torch.dtype) -> "Plan":
@@ -37,4 +35,4 @@ class Plan:
         """
         on_gpu = device.type == "cuda"
         fused = on_gpu and dtype != torch.float64 and importlib.util.find_spec("triton") is not None
-        return Plan(dtype, channels_last=on_gpu, fused=fused, upsampling="four")
+        return Plan(dtype, channels_last=on_gpu, fused=fused, fold=True)
