@@ -33,7 +33,7 @@ Coder = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Step:
-    """encode: (M, 3, S, S) float32 in [-1, 1] -> the mean; decode: (M, Z, s, s) float32 -> (M, 3, S, S). form: None for diffusers."""
+    """encode: (M, 3, S, S) float32 in [-1, 1] -> the mean; decode: (M, Z, s, s) float32 -> (M, 3, S, S); form: None: diffusers."""
 
     name: str
     encode: Coder
@@ -195,10 +195,14 @@ def measure(options: argparse.Namespace, device: torch.device, dtype: torch.dtyp
     """The speed of every step on one batch."""
     model = network(options.architecture).to(device)
     images = torch.rand(options.passes, 3, options.patch, options.patch, device=device) * 2 - 1
-    latent = torch.randn(options.passes, model.config["latent_channels"], options.patch // 8, options.patch // 8, device=device)
+    latent = torch.randn(
+        options.passes, model.config["latent_channels"], options.patch // 8, options.patch // 8, device=device
+    )
     nominal = nominal_flop(options.architecture, options.patch, form=False)
     executed = nominal_flop(options.architecture, options.patch, form=True)
-    product = max(rate.tflops for rate in harness.product_rates(device, dtype, 8192 if device.type == "cuda" else 1024).values())
+    product = max(
+        rate.tflops for rate in harness.product_rates(device, dtype, 8192 if device.type == "cuda" else 1024).values()
+    )
     records = []
     for step in steps(model, device, dtype, images, latent):
         print(f"{step.name} ...", file=sys.stderr, flush=True)
@@ -206,7 +210,7 @@ def measure(options: argparse.Namespace, device: torch.device, dtype: torch.dtyp
         record: harness.Record = {"step": step.name, "product_tflops": product}
         for part, function, values in (("encode", step.encode, images), ("decode", step.decode, latent)):
             rate = harness.rate(lambda: function(values), options.passes * nominal[part], device, options.repeats)  # noqa: B023
-            folded = step.form is not None and step.form.plan.fold or "graphs" in step.name
+            folded = (step.form is not None and step.form.plan.fold) or "graphs" in step.name
             share = (executed if folded else nominal)[part] / nominal[part]
             record |= {
                 f"{part}_seconds": options.passes * nominal[part] / rate.tflops / 1e12,

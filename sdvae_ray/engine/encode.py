@@ -9,6 +9,8 @@ import socket
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +22,8 @@ from sdvae_ray.engine.columns import kept_patches, needs_posterior, run_columns,
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import IMAGE, Batch
 from sdvae_ray.engine.models import Models
-from sdvae_ray.engine.sides import CodecOutput, Field, Side, Sides, UnusableOutputError
+from sdvae_ray.engine.sides import CodecOutput, Field, Side, Sides
+from sdvae_ray.engine.transfer import Check, Download, UnusableOutputError, upload, uploads
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.schema import (
@@ -93,17 +96,19 @@ class Encoder:
         errors = np.array(batch[ERROR], object)
         seconds, micro_batches = np.zeros(count, np.float32), np.full(count, self.micro_batch, np.int32)
         rows: list[Row | None] = [None] * count
-        codecs = [{} if errors[row] else self._start_codecs(batch[IMAGE][row]) for row in range(count)]
-        for row in range(count):
-            if errors[row]:
-                continue
-            start, fov_id = time.perf_counter(), str(batch[FOV_ID][row])
+        usable = [row for row in range(count) if not errors[row]]
+        codecs = {row: self._start_codecs(batch[IMAGE][row]) for row in usable}
+        launched: dict[int, _Launched] = {}
+        for row, image in zip(usable, uploads([batch[IMAGE][row] for row in usable], self.device), strict=True):
+            fov_id = str(batch[FOV_ID][row])
+            fov = _Fov(fov_id, image, batch[IMAGE][row], (latents or {}).get(fov_id, {}), codecs[row])
+            launched[row], micro_batches[row] = self._with_less_memory(fov)
+        for row, fov_on_device in launched.items():
             try:
-                stored = (latents or {}).get(fov_id, {})
-                rows[row], micro_batches[row] = self._with_less_memory(batch[IMAGE][row], fov_id, stored, codecs[row])
+                rows[row] = fov_on_device.columns.wait()
             except UnusableOutputError as error:
                 errors[row] = str(error)
-            seconds[row] = time.perf_counter() - start
+            seconds[row] = fov_on_device.clock.seconds()
         blank = self._blank(next((row for row in rows if row is not None), None))
         for name in blank:
             out[name] = np.stack([blank[name] if row is None else row[name] for row in rows])
@@ -124,14 +129,15 @@ class Encoder:
             if self._of[side]
         }
 
-    def _with_less_memory(
-        self, image: np.ndarray, fov_id: str, latents: Latents, codecs: Mapping[str, Future[CodecOutput]]
-    ) -> tuple[Row, int]:
-        """The row of a FOV and its micro-batch, which is halved until the FOV fits the memory of the device."""
+    def _with_less_memory(self, fov: "_Fov") -> "tuple[_Launched, int]":
+        """A FOV on its way, and its micro-batch, which is halved until the FOV fits the memory of the device."""
         size = self.micro_batch
         while True:
+            clock = _Clock(self.device)
             try:
-                return self.encode_fov(image, fov_id, size, latents, codecs), size
+                tensors, checks = self._compute(fov, size)
+                with self.forward.clock("copy out"):
+                    return _Launched(Download(tensors, checks), clock.stopped()), size
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
@@ -139,47 +145,37 @@ class Encoder:
                 size = max(1, size // 2)
 
     @torch.inference_mode()
-    def encode_fov(
-        self,
-        image: np.ndarray,
-        fov_id: str,
-        micro_batch: int,
-        latents: Latents | None = None,
-        codecs: Mapping[str, Future[CodecOutput]] | None = None,
-    ) -> Row:
-        """(P, C, S, S) integers -> the row of the FOV in every table, keyed `<table>:<column>`.
-
-        latents: side -> stored latent. codecs: side -> the output of a codec that was started before. Raises UnusableOutputError
-        where a model gives numbers that must not be stored.
-        """
+    def _compute(self, fov: "_Fov", micro_batch: int) -> tuple[dict[str, Tensor], list[Check]]:
+        """The columns of a FOV in every table, keyed `<table>:<column>`, on the device, and what must hold for them."""
         with self.forward.clock("copy in"):
-            stains = torch.from_numpy(np.array(image)).to(self.device).float() / self.top
-            field = Field(fov_id, stains, self.packing.pack(stains))
+            stains = fov.image.float() / self.top
+            field = Field(fov.fov_id, stains, self.packing.pack(stains))
         tensors: dict[str, Tensor] = {}
+        checks: list[Check] = []
         for name, extractor in self.models.extractors.items():
             pixels = field.rgb if extractor.takes == "rgb" else field.stains
-            self._embed(tensors, name, IMAGE_SIDE, extractor, pixels, fov_id, micro_batch)
+            checks += self._embed(tensors, name, IMAGE_SIDE, extractor, pixels, fov.fov_id, micro_batch)
         for side, autoencoder in self.models.autoencoders.items():
             if self._of[side]:
-                stored = (latents or {}).get(side) if side in self.decodes_only else None
-                tensor = None if stored is None else torch.from_numpy(np.array(stored))
-                output = self.sides.by_autoencoder(side, autoencoder, field, micro_batch, tensor)
-                self._measure(tensors, side, output, fov_id, micro_batch)
+                stored = fov.latents.get(side) if side in self.decodes_only else None
+                latent = None if stored is None else upload(stored, self.device)
+                output = self.sides.by_autoencoder(side, autoencoder, field, micro_batch, latent)
+                checks += self._measure(tensors, side, output, fov.fov_id, micro_batch)
         for side, codec in self.models.codecs.items():
             if self._of[side]:
-                done = codecs[side].result() if codecs else None
-                output = self.sides.by_codec(codec, field, np.asarray(image), done)
-                self._measure(tensors, side, output, fov_id, micro_batch)
-        with self.forward.clock("copy out"):
-            return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+                output = self.sides.by_codec(codec, field, fov.integers, fov.codecs[side].result())
+                checks += self._measure(tensors, side, output, fov.fov_id, micro_batch)
+        return tensors, checks
 
     def _add(self, tensors: dict[str, Tensor], name: str, values: Tensor) -> None:
         if name in self.wanted:
             tensors[name] = values
 
-    def _measure(self, tensors: dict[str, Tensor], side: str, output: Side, fov_id: str, micro_batch: int) -> None:
-        """Adds the wanted columns of one side: its latent, bits, metrics and embeddings."""
-        result = output.result
+    def _measure(
+        self, tensors: dict[str, Tensor], side: str, output: Side, fov_id: str, micro_batch: int
+    ) -> list[Check]:
+        """Adds the wanted columns of one side: its latent, bits, metrics and embeddings. Returns what must hold for them."""
+        result, checks = output.result, list(output.checks)
         if output.latent is not None:
             self._add(tensors, column(latents_table(side), LATENT), output.latent)
         for name, bits in output.rates.items():
@@ -190,7 +186,8 @@ class Encoder:
                     tensors[column(metrics_table(side), name)] = metric(result)
         for name, extractor in self.models.extractors.items():
             if (inputs := _inputs(extractor, result)) is not None:
-                self._embed(tensors, name, side, extractor, inputs, fov_id, micro_batch)
+                checks += self._embed(tensors, name, side, extractor, inputs, fov_id, micro_batch)
+        return checks
 
     def _embed(
         self,
@@ -201,24 +198,24 @@ class Encoder:
         inputs: Tensor,
         fov_id: str,
         micro_batch: int,
-    ) -> None:
+    ) -> list[Check]:
         """Adds `embedding` (G, D), the mean over patches, and `patches` (k, G, D), the embeddings of k patches; both float16.
 
         inputs: (P, ...) what the extractor takes, patch by patch.
         """
         table, settings = embeddings_table(name, side), self.config.extractors[name]
         if not self.wanted & {column(table, EMBEDDING), column(table, PATCHES)}:
-            return
+            return []
         patches = max(1, micro_batch // inputs.shape[1])  # patches per forward pass
         with self.forward.clock(f"extract {name}"), self.forward.autocast():
             features, _ = self.forward.batched(lambda x: (extractor(x).float(), None), inputs, patches)
-        chosen = kept_patches(self.config, name, fov_id)
         mean = features.half().mean(0) if settings.half_mean else features.mean(0).half()
-        chosen_features = features[torch.from_numpy(chosen)].half()
-        finite = torch.isfinite(mean).all() and torch.isfinite(chosen_features).all()
-        self.sides.demand(finite, f"the embedding of {name} of {side} is not finite in float16")
+        chosen = upload(kept_patches(self.config, name, fov_id), self.device)
+        chosen_features = features.index_select(0, chosen).half()
         self._add(tensors, column(table, EMBEDDING), mean)
         self._add(tensors, column(table, PATCHES), chosen_features)
+        finite = torch.isfinite(mean).all() & torch.isfinite(chosen_features).all()
+        return [Check(finite, f"the embedding of {name} of {side} is not finite in float16")]
 
     def _blank(self, row: Row | None) -> Row:
         """A row of zeros in the shapes of every column, taken from a computed row, or from a black image where there is none."""
@@ -227,11 +224,56 @@ class Encoder:
                 image = self.config.image
                 dtype = np.uint8 if image.scaling.bits == 8 else np.uint16
                 black = np.zeros((image.patches, len(image.stains), image.patch, image.patch), dtype)
-                self.sides.strict = False
-                row = self.encode_fov(black, "", self.micro_batch)
-                self.sides.strict = True
+                fov = _Fov("", upload(black, self.device), black, {}, self._start_codecs(black))
+                row = Download(*self._compute(fov, self.micro_batch)).wait(strict=False)
             self._template = {name: np.zeros_like(values) for name, values in row.items()}
         return self._template
+
+
+@dataclass(frozen=True)
+class _Fov:
+    """A FOV to compute: image (P, C, S, S) integers on the device and, as integers, on the host; stored latents; codecs at work."""
+
+    fov_id: str
+    image: Tensor
+    integers: np.ndarray
+    latents: Latents
+    codecs: Mapping[str, Future[CodecOutput]]
+
+
+class _Clock:
+    """The seconds that the device works between two points of its queue; on a CPU those of the clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._points: list[Any] = [self._point()]
+
+    def _point(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def stopped(self) -> "_Clock":
+        self._points.append(self._point())
+        return self
+
+    def seconds(self) -> float:
+        """Waits for the second point."""
+        start, end = self._points
+        if not self._on_gpu:
+            return float(end - start)
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1000
+
+
+@dataclass(frozen=True)
+class _Launched:
+    """A FOV on the device whose columns are on their way to the host."""
+
+    columns: Download
+    clock: _Clock
 
 
 def _inputs(extractor: Extractor, result: Reconstruction) -> Tensor | None:

@@ -26,19 +26,21 @@ def quantise(latent: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return low + symbols * step, symbols.long()
 
 
-def entropy_bits(symbols: Tensor) -> Tensor:
-    """(M, Z, s, s) level numbers -> (M,) float64, the bits of every image.
+def entropy_bits(symbols: Tensor, levels: int) -> Tensor:
+    """(M, Z, s, s) level numbers below `levels` -> (M,) float64, the bits of every image.
 
     The bits are Shannon's -log2 p summed over the values, which an ideal entropy coder of order zero needs, plus the bits of the
     ranges of the channels. p is the frequency of a level in its channel over the M images.
     """
-    images, channels = symbols.shape[:2]
-    information = torch.empty(symbols.shape, dtype=torch.float64, device=symbols.device)
-    for channel in range(channels):
-        values = symbols[:, channel]
-        counts = torch.bincount(values.flatten()).double()
-        information[:, channel] = -(counts / values.numel()).log2()[values]
-    return information.flatten(1).sum(1) + _RANGE_BITS * channels / images
+    images, channels, height, width = symbols.shape
+    by_channel = symbols.transpose(0, 1).reshape(channels, -1)
+    counts = torch.zeros(channels, levels, dtype=torch.int64, device=symbols.device)
+    counts.scatter_add_(
+        1, by_channel, torch.ones_like(by_channel)
+    )  # bincount would wait for the device, channel by channel
+    information = -(counts.double() / by_channel.shape[1]).log2()
+    bits = information.gather(1, by_channel).view(channels, images, height, width)
+    return bits.transpose(0, 1).flatten(1).sum(1) + _RANGE_BITS * channels / images
 
 
 @dataclass(frozen=True)
@@ -48,32 +50,34 @@ class Coded:
     latent   (M, Z, s, s) values
     width    bits per value as stored
     symbols  (M, Z, s, s) int64 numbers of the levels after quantisation
+    levels   the number of levels
     """
 
     latent: Tensor
     width: int
     symbols: Tensor
+    levels: int
 
 
 def stored_bits(coded: Coded) -> Tensor:
     """(M,) float64, the bits of every image without compression."""
-    return torch.full(coded.latent.shape[:1], float(coded.latent[0].numel() * coded.width), dtype=torch.float64)
+    bits, device = float(coded.latent[0].numel() * coded.width), coded.latent.device
+    return torch.full(coded.latent.shape[:1], bits, dtype=torch.float64, device=device)
 
 
 MEASURES: dict[str, Callable[[Coded], Tensor]] = {  # a rate of schema.RATES -> the bits of every image, (M,)
     BITS: stored_bits,
-    ENTROPY: lambda coded: entropy_bits(coded.symbols),
+    ENTROPY: lambda coded: entropy_bits(coded.symbols, coded.levels),
 }
 
 
 def pass_bits(latent: Tensor, width: int, levels: int) -> dict[str, Tensor]:
-    """Every rate of the latents (M, Z, s, s), (M,) float64; NaN, but for `bits`, where a latent is not finite.
+    """Every rate of the latents (M, Z, s, s), (M,) float64; without meaning, but for `bits`, where a latent is not finite.
 
     width: bits of a value as stored; levels: bits of a value after quantisation.
     """
-    if not torch.isfinite(latent).all():  # happens only where numbers give shapes alone
-        return stored_alone(stored_bits(Coded(latent, width, latent)))
-    coded = Coded(latent, width, quantise(latent, levels)[1])
+    _, symbols = quantise(torch.nan_to_num(latent), levels)  # a symbol is always a number of a level
+    coded = Coded(latent, width, symbols, 2**levels)
     return {name: measure(coded) for name, measure in MEASURES.items()}
 
 
@@ -84,8 +88,8 @@ def stored_alone(bits: Tensor) -> dict[str, Tensor]:
 
 def per_stain(pass_bits: Tensor, index: Sequence[Sequence[int]], stains: int) -> Tensor:
     """(N, T) bits of RGB passes -> (N, C) float32 bits of stains. index: the number of the stain on every plane of every pass."""
-    share = torch.zeros(len(index), stains, dtype=torch.float64)
+    total = torch.zeros(len(pass_bits), stains, dtype=torch.float64, device=pass_bits.device)
     for number, planes in enumerate(index):
         for stain in planes:
-            share[number, stain] += 1 / 3
-    return (pass_bits.double() @ share.to(pass_bits.device)).float()
+            total[:, stain] += pass_bits[:, number].double() / 3
+    return total.float()

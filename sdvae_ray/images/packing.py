@@ -26,14 +26,15 @@ class Packing:
 
     def pack(self, stains: Tensor) -> Tensor:
         """(N, C, S, S) -> (N, T, 3, S, S)."""
-        return stains[:, self.index]
+        planes = torch.stack([stains[:, stain] for triple in self.index for stain in triple], 1)
+        return planes.unflatten(1, (len(self.index), 3))
 
     def unpack(self, rgb: Tensor) -> Tensor:
         """(N, T, 3, S, S) -> (N, C, S, S)."""
-        return torch.stack([_mean(rgb[:, t, planes]) for t, planes in self.sources], 1)
+        return torch.stack([_mean([rgb[:, t, plane] for plane in planes]) for t, planes in self.sources], 1)
 
 
-def _mean(planes: Tensor) -> Tensor:
-    """Mean over axis 1, exact where the planes are equal."""
-    first = planes[:, :1]
-    return (first + (planes - first).mean(1, keepdim=True))[:, 0]
+def _mean(planes: list[Tensor]) -> Tensor:
+    """The mean of images (N, S, S), exact where they are equal."""
+    first = planes[0]
+    return first if len(planes) == 1 else first + (torch.stack(planes, 1) - first[:, None]).mean(1)

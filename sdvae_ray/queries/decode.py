@@ -21,7 +21,8 @@ from sdvae_ray.engine.columns import compresses, stores_latents
 from sdvae_ray.engine.encode import auto_micro_batch
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.models import check_same_weights, load_models, pick_device, resolve_weights
-from sdvae_ray.engine.sides import Field, Sides, UnusableOutputError
+from sdvae_ray.engine.sides import Field, Sides
+from sdvae_ray.engine.transfer import UnusableOutputError, demand
 from sdvae_ray.errors import ConfigError, DataError, RunError, did_you_mean, nearest_or_first
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.images.prepare import untile
@@ -74,6 +75,7 @@ def decode_patches(run: Run, fov_id: str, side: str | None) -> tuple[Tensor, Fac
     latent = torch.from_numpy(np.array(stored[0]))
     try:
         made = sides.by_autoencoder(side, autoencoder, field, micro_batch, latent)
+        demand(made.checks)
     except UnusableOutputError as error:
         raise RunError(f"{fov_id}: {error} on {name} at {record['precision']}") from error
     facts = _facts(run, record, fov_id, side) | {

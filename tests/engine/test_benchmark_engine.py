@@ -113,7 +113,7 @@ def test_counting_without_data_equals_counting_with_it():
     options = engine.parse(["--architecture", "tiny", "--patch", "64", "--crop", "128"])
     options.precision = pick_precision("auto", CPU)
     config = engine.run_config(options)
-    model = diffusers_kl.load(None, architecture="tiny")
+    model = diffusers_kl.load(None, architecture="tiny", engine="diffusers")
     passes = torch.rand(4 * 2, 3, 64, 64)
     counted = engine.flop_per_fov(config)
     assert counted["encode"] == harness.count_flop(lambda: model.encode(passes))

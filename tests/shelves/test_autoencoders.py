@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdvae_ray import shelves
 from sdvae_ray.autoencoders import diffusers_dc, diffusers_kl, diffusers_tiny, identity, patch_pca
@@ -96,7 +97,7 @@ def test_an_image_is_encoded_and_decoded_by_itself_and_always_alike(name, archit
 
 
 def test_the_kl_is_what_diffusers_gives_in_its_own_convention():
-    model = diffusers_kl.load(None, architecture="tiny16")
+    model = diffusers_kl.load(None, architecture="tiny16", engine="diffusers")
     rgb = images(2)
     moments = model.model.encoder(rgb * 2 - 1)  # SD3 has no quant_conv
     mean, logvar = moments.chunk(2, dim=1)
@@ -183,19 +184,22 @@ def test_the_public_configs(architecture, scaling, shift, latent_channels, side,
 # Precision
 
 
-class Types:
-    """The dtype of what every convolution of a model gives."""
+class Types(TorchDispatchMode):
+    """The dtype of what every convolution gives."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self) -> None:
+        super().__init__()
         self.seen: set[torch.dtype] = set()
-        for layer in model.modules():
-            if isinstance(layer, torch.nn.Conv2d):
-                layer.register_forward_hook(lambda _layer, _inputs, output: self.seen.add(output.dtype))
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if "conv" in str(function):
+            self.seen.add(result.dtype)
+        return result
 
 
 def dtypes(model: Any, autocast: torch.dtype) -> set[torch.dtype]:
-    types = Types(model.model)
-    with torch.autocast("cpu", autocast):
+    with Types() as types, torch.autocast("cpu", autocast):
         posterior = model.encode(images(1))
         recon = model.decode(posterior.mean)
         assert torch.is_autocast_enabled("cpu")  # left as it was found
@@ -205,11 +209,14 @@ def dtypes(model: Any, autocast: torch.dtype) -> set[torch.dtype]:
 
 @pytest.mark.parametrize("autocast", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("architecture", ["tiny", "tiny16"])
-def test_force_upcast_computes_in_float32_where_float16_was_asked_for(architecture, autocast):
-    model = diffusers_kl.load(None, architecture=architecture)
+@pytest.mark.parametrize("engine", diffusers_kl.ENGINES)
+def test_force_upcast_computes_in_float32_where_float16_was_asked_for(engine, architecture, autocast):
+    model = diffusers_kl.load(None, architecture=architecture, engine=engine)
     assert model.force_upcast == (architecture == "tiny16")
     upcast = model.force_upcast and autocast == torch.float16
-    assert dtypes(model, autocast) == {torch.float32 if upcast else autocast}
+    expected = {torch.float32 if upcast else autocast}
+    posterior = {torch.float32} if engine == "fast" else set()  # its last convolution, and the first of the decoder
+    assert dtypes(model, autocast) == expected | posterior
 
 
 def test_force_upcast_gives_the_numbers_of_float32():

@@ -52,7 +52,7 @@ class _Attention:
 
 @dataclass(frozen=True)
 class _Level:
-    """The blocks of one size, and the convolution (or the four phases of it) that leads to the next size; None in the last level."""
+    """The blocks of one size, and the convolutions that lead to the next size; None in the last level."""
 
     resnets: Sequence[_Resnet]
     change: Sequence[Convolution] | None
@@ -68,7 +68,9 @@ class KLInference:
         if problem := unsupported(model):
             raise ValueError(f"no inference form: {problem}")
         self.plan, self.device = plan, device
-        self.wide = torch.float64 if plan.dtype == torch.float64 else torch.float32  # of statistics, posterior and output
+        self.wide = (
+            torch.float64 if plan.dtype == torch.float64 else torch.float32
+        )  # of statistics, posterior and output
         self.operations = _operations(plan, model.config["norm_num_groups"])
         encoder, decoder = model.encoder, model.decoder
         self._encoder_in = self._convolution(encoder.conv_in)
@@ -120,7 +122,9 @@ class KLInference:
 
     def _resnet(self, x: Activation, resnet: _Resnet, pad: bool = False) -> Activation:
         operations, dtype = self.operations, self.plan.dtype
-        inner = operations.convolve(operations.normalise(x, resnet.norms[0], True, dtype), resnet.convolutions[0], padding=1)
+        inner = operations.convolve(
+            operations.normalise(x, resnet.norms[0], True, dtype), resnet.convolutions[0], padding=1
+        )
         inner = operations.convolve(
             operations.normalise(inner, resnet.norms[1], True, dtype), resnet.convolutions[1], padding=1
         )
@@ -140,7 +144,9 @@ class KLInference:
         query, key, value = joined.view(batch, height * width, 3, attention.heads, -1).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         out = functional.linear(mixed, attention.out.weight, attention.out.bias)
-        return self.operations.add(Activation(self._laid(out.view(batch, height, width, channels).permute(0, 3, 1, 2))), x)
+        return self.operations.add(
+            Activation(self._laid(out.view(batch, height, width, channels).permute(0, 3, 1, 2))), x
+        )
 
     def _upsample(self, x: Activation, change: Sequence[Convolution]) -> Activation:
         if self.plan.fold:
@@ -149,7 +155,11 @@ class KLInference:
 
     def _tensor(self, tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         moved = tensor.detach().to(self.device, dtype or self.plan.dtype)
-        return moved.contiguous(memory_format=torch.channels_last) if self.plan.channels_last and moved.ndim == 4 else moved
+        return (
+            moved.contiguous(memory_format=torch.channels_last)
+            if self.plan.channels_last and moved.ndim == 4
+            else moved
+        )
 
     def _convolution(self, module: Any, dtype: torch.dtype | None = None) -> Convolution:
         return Convolution(self._tensor(module.weight, dtype), self._tensor(module.bias, dtype))
@@ -197,15 +207,17 @@ class KLInference:
     def _folded(self, module: Any) -> list[Convolution]:
         """A nearest-neighbour upsampling with the 3 x 3 convolution behind it, as the convolutions of `Operations.upsample`.
 
-        A pixel of the upsampled image stands for four equal pixels, so that taps which meet the same pixel of the small image are
-        summed, in float64. Along one axis an even row 2i meets the rows i - 1, i, i with its three taps, and an odd row i, i, i + 1.
+        A pixel of the upsampled image stands for four equal pixels, so the taps that meet one pixel of the small image are summed,
+        in float64. Along one axis an even row 2i meets the rows i - 1, i, i with its three taps, and an odd row i, i, i + 1.
         """
         weight, bias = module.weight.detach().double(), self._tensor(module.bias)
         if self.plan.fused:
             taps = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float64, device=weight.device)
             summed = torch.einsum("ai,bj,ocij->coab", taps, taps, weight)
             return [Convolution(self._tensor(summed), bias)]
-        even_odd = torch.tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=torch.float64, device=weight.device)
+        even_odd = torch.tensor(
+            [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=torch.float64, device=weight.device
+        )
         return [
             Convolution(self._tensor(torch.einsum("ai,bj,ocij->ocab", rows, columns, weight)), bias)
             for rows in even_odd

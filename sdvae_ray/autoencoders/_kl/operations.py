@@ -48,7 +48,12 @@ class Moments:
 
 @dataclass(frozen=True)
 class Activation:
-    """values (N, C, H, W); bias (C,) float32 that is still to be added to the values, or None; moments of values + bias, or None."""
+    """An activation of the network.
+
+    values   (N, C, H, W)
+    bias     (C,) float32, still to be added to the values; None where nothing waits
+    moments  of values that no bias waits for; None where they have not been taken
+    """
 
     values: Tensor
     bias: Tensor | None = None

@@ -19,7 +19,8 @@ from sdvae_ray.contracts import Autoencoder, Codec
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import IMAGE, Batch, Loader
 from sdvae_ray.engine.models import load_models, pick_device
-from sdvae_ray.engine.sides import Field, Sides, UnusableOutputError
+from sdvae_ray.engine.sides import Field, Sides
+from sdvae_ray.engine.transfer import UnusableOutputError, demand
 from sdvae_ray.errors import SdvaeRayError
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.queries.decode import load_autoencoder
@@ -160,7 +161,9 @@ def _side(sides: Sides, side: str, model: Autoencoder | Codec, patch: _Patch, cr
             how = "compressed and decompressed again: its files are not stored"
         else:
             latent = None if stored is None else torch.from_numpy(np.array(stored)[None])
-            result = sides.by_autoencoder(side, cast(Autoencoder, model), field, 1, latent).result
+            output = sides.by_autoencoder(side, cast(Autoencoder, model), field, 1, latent)
+            demand(output.checks)
+            result = output.result
             again = "encoded and decoded again: its latents are not stored"
             how = again if latent is None else "decoded from the stored latent"
     except UnusableOutputError as error:
