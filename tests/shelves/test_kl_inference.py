@@ -89,7 +89,7 @@ def test_the_form_equals_diffusers_in_float64(form, kind):
 
 @pytest.mark.parametrize("architecture", ["sd1", "sd3"])
 def test_the_public_forms_equal_diffusers(architecture):
-    """SDXL and FLUX.1 have the networks of these two."""
+    """SDXL and FLUX.1 have the networks of these two. diffusers' own float32 is about 1e-5 from its float64 here."""
     twin = {"sd1": "sdxl", "sd3": "flux"}[architecture]
     apart = {"scaling_factor", "shift_factor", "sample_size", "force_upcast"}
     one, two = (diffusers_kl.ARCHITECTURES[name] for name in (architecture, twin))
@@ -98,7 +98,10 @@ def test_the_public_forms_equal_diffusers(architecture):
     }
     images = field("bright", 32)
     exact = of_diffusers(network(one, torch.float64), images.double())
-    assert largest_error(network(one), Plan.of(CPU, torch.float32), images, exact) < 1e-5
+    model = network(one)
+    theirs = (*of_diffusers(model, images)[:2], model.decode(exact[0].float()).sample)
+    own = max(((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in zip(theirs, exact, strict=True))
+    assert largest_error(model, Plan.of(CPU, torch.float32), images, exact) < max(1e-5, 1.2 * own)
 
 
 def test_in_bfloat16_the_form_is_no_less_exact_than_diffusers_under_autocast():
