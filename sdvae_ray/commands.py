@@ -192,13 +192,7 @@ class Asked(NamedTuple):
 
 
 def search(
-    run: Run,
-    asked: Asked,
-    extractor: str | None,
-    side: str | None,
-    count: int,
-    console: Console,
-    as_json: bool = False,
+    run: Run, asked: Asked, extractor: str | None, side: str | None, count: int, console: Console, as_json: bool = False
 ) -> None:
     from sdvae_ray.report.facts.neighbours import neighbours_table
     from sdvae_ray.report.terminal.tables import print_table

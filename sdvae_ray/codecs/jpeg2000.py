@@ -12,10 +12,7 @@ from sdvae_ray.contracts import Checkpoint
 
 CHECKPOINTS = (
     Checkpoint(
-        source=None,
-        licence="BSD-2-Clause (OpenJPEG)",
-        input="one stain, 8 or 16 bits",
-        output="a JPEG 2000 codestream",
+        source=None, licence="BSD-2-Clause (OpenJPEG)", input="one stain, 8 or 16 bits", output="a JPEG 2000 codestream"
     ),
 )
 

@@ -12,10 +12,7 @@ from sdvae_ray.contracts import Checkpoint
 
 CHECKPOINTS = (
     Checkpoint(
-        source=None,
-        licence="BSD-3-Clause (libjxl)",
-        input="one stain, 8 or 16 bits",
-        output="a JPEG XL codestream",
+        source=None, licence="BSD-3-Clause (libjxl)", input="one stain, 8 or 16 bits", output="a JPEG XL codestream"
     ),
 )
 

@@ -100,15 +100,7 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
     return result
 
 
-def _stream(
-    run: Run,
-    work: Work,
-    load: Pool,
-    encoders: Pool,
-    record: Record,
-    session: str,
-    console: Console,
-) -> None:
+def _stream(run: Run, work: Work, load: Pool, encoders: Pool, record: Record, session: str, console: Console) -> None:
     quiet_ray_data()
     total = work.keys.height
     ledger = ray.remote(Ledger).options(num_cpus=0).remote(_allowed_errors(run, total))

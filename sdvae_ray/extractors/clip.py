@@ -7,15 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sdvae_ray.contracts import Checkpoint
-from sdvae_ray.extractors._transformers import (
-    CLIP_MEAN,
-    CLIP_STD,
-    Preparation,
-    Vision,
-    load_model,
-    pick,
-    random_model,
-)
+from sdvae_ray.extractors._transformers import CLIP_MEAN, CLIP_STD, Preparation, Vision, load_model, pick, random_model
 
 SOURCE = "openai/clip-vit-base-patch32"
 _INPUT, _NOTE = "RGB pass or stain, 224 x 224", "the image's half of the model, with its projection"

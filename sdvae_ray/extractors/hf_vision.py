@@ -46,7 +46,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 2,
         "image_size": 64,
         "initializer_range": 0.2,  # a narrow network's signal needs larger weights
-    },
+    }
 }
 
 

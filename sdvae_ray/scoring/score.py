@@ -32,14 +32,7 @@ from sdvae_ray.scoring.latent_space import latent_space
 from sdvae_ray.scoring.metric_distributions import metric_distributions
 from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
 from sdvae_ray.scoring.profiles import Profiles, build_profiles
-from sdvae_ray.scoring.roles import (
-    chance_of,
-    fit_and_negatives,
-    fittable,
-    known_columns,
-    well_roles,
-    with_roles,
-)
+from sdvae_ray.scoring.roles import chance_of, fit_and_negatives, fittable, known_columns, well_roles, with_roles
 from sdvae_ray.scoring.tasks import start_tasks, tasks_of
 from sdvae_ray.scoring.transfer import start_transfers, transfers_of
 from sdvae_ray.scoring.well_index import (

@@ -39,11 +39,7 @@ Row = dict[str, Any]
 
 
 def start_tasks(
-    run: Run,
-    label: Label,
-    features: np.ndarray,
-    wells: pl.DataFrame,
-    both: tuple[np.ndarray, np.ndarray] | None,
+    run: Run, label: Label, features: np.ndarray, wells: pl.DataFrame, both: tuple[np.ndarray, np.ndarray] | None
 ) -> Any:
     """Return the Ray task that gives the rows of one extractor, side and group.
 
@@ -72,11 +68,7 @@ def tasks_of(started: list[Any], transfers: Sequence[pl.DataFrame] = ()) -> pl.D
 
 @ray.remote
 def _tasks(
-    run: Run,
-    label: Label,
-    features: np.ndarray,
-    wells: pl.DataFrame,
-    both: tuple[np.ndarray, np.ndarray] | None,
+    run: Run, label: Label, features: np.ndarray, wells: pl.DataFrame, both: tuple[np.ndarray, np.ndarray] | None
 ) -> list[Row]:
     treated = wells.filter(pl.col("is_treated"))
     profiles = features[wells["is_treated"].to_numpy()]

@@ -47,10 +47,7 @@ IDENTIFIERS |= {
 }  # what platemaps and experiment metadata call them
 
 # <project>/<source>/images/<batch>/ where the project is a cpgNNNN, or the batch holds the gallery's own folders.
-_LAYOUTS = (
-    r"(?:^|/)cpg\d{4}[^/]*/([^/]+)/images/([^/]+)/",
-    r"(?:^|/)[^/]+/([^/]+)/images/([^/]+)/(?:images|illum)/",
-)
+_LAYOUTS = (r"(?:^|/)cpg\d{4}[^/]*/([^/]+)/images/([^/]+)/", r"(?:^|/)[^/]+/([^/]+)/images/([^/]+)/(?:images|illum)/")
 _OPTIONS = {SOURCE_COLUMN: "--source", BATCH_COLUMN: "--batch"}
 
 

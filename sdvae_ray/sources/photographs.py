@@ -57,13 +57,7 @@ class Photographs:
     carried: frozenset[str] = field(repr=False)
 
 
-def build_photographs(
-    sources: Sequence[str],
-    *,
-    name: str,
-    storage: Storage,
-    limit: int | None = None,
-) -> Photographs:
+def build_photographs(sources: Sequence[str], *, name: str, storage: Storage, limit: int | None = None) -> Photographs:
     """Folders of images and WebDataset shards -> the rows of one set, without the pixels.
 
     name   of the set, Metadata_Batch

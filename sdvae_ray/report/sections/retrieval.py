@@ -14,10 +14,7 @@ COLUMNS = (  # key: a column of scores/summary
     Column("mean_map", "mAP", 3, "higher"),
     Column("fraction_retrieved", "FR", 3, "higher"),
 )
-LAST = (
-    Column("reconstruction_recall", "own well", 3, "higher"),
-    Column("fid", "FID", better="lower"),
-)
+LAST = (Column("reconstruction_recall", "own well", 3, "higher"), Column("fid", "FID", better="lower"))
 _HEAD = ("retrieval", "Retrieval", "Retrieval")
 _BRIEF = (
     "FR: share of compounds told from controls. R@k: share of a well's replicates among its k nearest wells (at most "

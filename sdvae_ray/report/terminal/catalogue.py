@@ -60,12 +60,7 @@ def _input_and_output(checkpoint: Entry) -> str:
 def _cells(checkpoint: Entry) -> tuple[str, str, str, str]:
     place = [part for part in (checkpoint["source"], checkpoint["subfolder"]) if part]
     here = {True: "yes", False: "no", None: NONE}[checkpoint["at_hand"]]
-    return (
-        ", ".join(place) or NO_WEIGHTS,
-        parameters_text(checkpoint["parameters"]),
-        here,
-        checkpoint["licence"],
-    )
+    return (", ".join(place) or NO_WEIGHTS, parameters_text(checkpoint["parameters"]), here, checkpoint["licence"])
 
 
 def _metric_words(entry: Entry) -> str:

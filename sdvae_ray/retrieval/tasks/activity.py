@@ -105,9 +105,7 @@ def phenotypic_activity(
     compounds = _with_p(compounds, p_values, chance.threshold)
     groups = _group_table(frame, roles.usable, compounds)
     return Activity(
-        well_scores.drop("_compound", "_is_query"),
-        compounds.drop("_compound").sort("group", "compound"),
-        groups,
+        well_scores.drop("_compound", "_is_query"), compounds.drop("_compound").sort("group", "compound"), groups
     )
 
 
