@@ -1,8 +1,10 @@
 """What the codecs share: the loop over planes, the change of bit depth, the checks of their options."""
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
+import imagecodecs
 import numpy as np
 
 from sdvae_ray.errors import ConfigError, did_you_mean
@@ -10,31 +12,30 @@ from sdvae_ray.errors import ConfigError, did_you_mean
 DEPTHS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
 
 
-class PlaneCodec(Protocol):
-    """A codec of single planes."""
+@dataclass(frozen=True)
+class PlaneCodec:
+    """A codec that compresses every plane by itself.
 
-    def encode(self, plane: np.ndarray) -> bytes:
-        """(S, S) uint8 or uint16 -> the whole file."""
-        ...
-
-    def decode(self, data: bytes, dtype: np.dtype) -> np.ndarray:
-        """The file -> (S, S) of the dtype that was encoded."""
-        ...
-
-
-def roundtrip(codec: PlaneCodec, stains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, C, S, S) uint8 or uint16 -> (decoded planes of that shape and dtype, (N, C) int64 sizes in bytes).
-
-    Raises TypeError for another dtype, ValueError for another shape.
+    encode  (S, S) uint8 or uint16 -> the whole file
+    decode  the file, and the dtype that was encoded -> (S, S) of that dtype
     """
-    depth(stains.dtype)
-    if stains.ndim != 4:
-        raise ValueError(f"a codec takes (N, C, S, S), not {stains.shape}")
-    recon, sizes = np.empty(stains.shape, stains.dtype), np.empty(stains.shape[:2], np.int64)
-    for index in np.ndindex(*sizes.shape):
-        data = codec.encode(np.ascontiguousarray(stains[index]))
-        recon[index], sizes[index] = codec.decode(data, stains.dtype), len(data)
-    return recon, sizes
+
+    encode: Callable[[np.ndarray], bytes]
+    decode: Callable[[bytes, np.dtype], np.ndarray]
+
+    def roundtrip(self, stains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N, C, S, S) uint8 or uint16 -> (decoded planes of that shape and dtype, (N, C) int64 sizes in bytes).
+
+        Raises TypeError for another dtype, ValueError for another shape.
+        """
+        depth(stains.dtype)
+        if stains.ndim != 4:
+            raise ValueError(f"a codec takes (N, C, S, S), not {stains.shape}")
+        recon, sizes = np.empty(stains.shape, stains.dtype), np.empty(stains.shape[:2], np.int64)
+        for index in np.ndindex(*sizes.shape):
+            data = self.encode(np.ascontiguousarray(stains[index]))
+            recon[index], sizes[index] = self.decode(data, stains.dtype), len(data)
+        return recon, sizes
 
 
 def depth(dtype: np.dtype) -> int:
@@ -55,9 +56,7 @@ def rescale(plane: np.ndarray, bits_in: int, bits_out: int) -> np.ndarray:
 
 
 def require(codec: str, library: str) -> None:
-    """ConfigError where imagecodecs was built without the library."""
-    import imagecodecs
-
+    """Raises ConfigError where imagecodecs was built without the library."""
     if not getattr(imagecodecs, library).available:
         raise ConfigError(f"{codec}: the installed imagecodecs was built without {library}")
 
