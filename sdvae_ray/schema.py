@@ -26,57 +26,24 @@ COLOUR = "colour"  # manifest: true where the file is a photograph, whose channe
 SEPARATOR = ":"  # between table and column
 
 BITS, ENTROPY = "bits", "bits_entropy"
-RATES = {  # bits per patch and stain, columns beside the metrics of a side -> small print under "bits" in the report
-    BITS: "stored",
-    ENTROPY: "entropy",
-}
+# bits per patch and stain, columns beside the metrics of a side -> small print under "bits" in the report
+RATES = {BITS: "stored", ENTROPY: "entropy"}
 
-FOVS = "fovs"
-LATENTS = "latents"
-METRICS = "metrics"
-EMBEDDINGS = "embeddings"
+FOVS, LATENTS, METRICS, EMBEDDINGS = "fovs", "latents", "metrics", "embeddings"
 LATENT, EMBEDDING = "latent", "embedding"  # columns of these tables
 PATCHES = "patches"  # column of an embeddings table: the embeddings of the patches that are kept
 
+# columns of a manifest, by stain
+uri_column = "uri_{}".format  # where the stain's pixels are
+channel_column = "channel_{}".format  # index of the stain's plane in its file, 0 for a file of one plane
+illum_column = "illum_{}".format  # where the stain's illumination function is; null means ones
+offset_column = "scale_offset_{}".format  # the offset of the stain's scaling
+divisor_column = "scale_divisor_{}".format  # the divisor of the stain's scaling
 
-def uri_column(stain: str) -> str:
-    """Manifest: where the stain's pixels are."""
-    return f"uri_{stain}"
-
-
-def channel_column(stain: str) -> str:
-    """Manifest: index of the stain's plane in its file, 0 for a file of one plane."""
-    return f"channel_{stain}"
-
-
-def illum_column(stain: str) -> str:
-    """Manifest: where the stain's illumination function is; null means ones."""
-    return f"illum_{stain}"
-
-
-def offset_column(stain: str) -> str:
-    """Manifest: the offset of the stain's scaling."""
-    return f"scale_offset_{stain}"
-
-
-def divisor_column(stain: str) -> str:
-    """Manifest: the divisor of the stain's scaling."""
-    return f"scale_divisor_{stain}"
-
-
-def latents_table(autoencoder: str) -> str:
-    """The table of an autoencoder's latents."""
-    return f"{LATENTS}/{autoencoder}"
-
-
-def metrics_table(side: str) -> str:
-    """The table of a side's metrics."""
-    return f"{METRICS}/{side}"
-
-
-def embeddings_table(extractor: str, side: str) -> str:
-    """The table of a side's embeddings by an extractor."""
-    return f"{EMBEDDINGS}/{extractor}/{side}"
+# tables of a run
+latents_table = f"{LATENTS}/{{}}".format  # by autoencoder
+metrics_table = f"{METRICS}/{{}}".format  # by side
+embeddings_table = f"{EMBEDDINGS}/{{}}/{{}}".format  # by extractor and side
 
 
 def fov_id(keys: Mapping[str, Any]) -> str:
@@ -119,7 +86,7 @@ def table_from_columns(columns: Mapping[str, np.ndarray | Sequence[Any]]) -> pa.
 
 def column_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     """Returns a column of a table as (n, ...) numpy; text as objects."""
-    combined = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    combined = column.combine_chunks()
     if isinstance(combined, pa.ChunkedArray):  # zero chunks
         combined = pa.concat_arrays(combined.chunks) if combined.num_chunks else pa.array([], column.type)
     if isinstance(column.type, pa.FixedShapeTensorType):

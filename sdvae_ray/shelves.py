@@ -14,16 +14,12 @@ import inspect
 import pkgutil
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel
-
-from sdvae_ray.config import AutoencoderConfig, CodecConfig, ExtractorConfig, MetricConfig
+from sdvae_ray.config import AutoencoderConfig, CodecConfig, ExtractorConfig, MetricConfig, Shelf, ShelvedConfig
 from sdvae_ray.errors import ConfigError, did_you_mean
 
-Shelf = Literal["autoencoders", "codecs", "extractors", "metrics"]
-SHELVES: tuple[Shelf, ...] = ("autoencoders", "codecs", "extractors", "metrics")
-_SETTINGS: dict[Shelf, type[BaseModel]] = {
+_SETTINGS: dict[Shelf, type[ShelvedConfig]] = {
     "autoencoders": AutoencoderConfig,
     "codecs": CodecConfig,
     "extractors": ExtractorConfig,

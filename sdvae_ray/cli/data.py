@@ -31,7 +31,6 @@ def manifest(
     drop_unmapped_wells: Annotated[bool, typer.Option(help="Drop wells that are not on their platemap.")] = False,
 ) -> None:
     """load_data files, platemaps and metadata tables -> a checked manifest, one row per field of view."""
-    from sdvae_ray import commands
     from sdvae_ray.schema import BATCH_COLUMN, SOURCE_COLUMN
 
     given = {SOURCE_COLUMN: source, BATCH_COLUMN: batch}

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import imagecodecs
 import numpy as np
 
 from sdvae_ray.errors import ConfigError, did_you_mean
@@ -55,8 +54,17 @@ def rescale(plane: np.ndarray, bits_in: int, bits_out: int) -> np.ndarray:
     return values.astype(np.uint8 if bits_out <= 8 else np.uint16)
 
 
+def run(function: str, data: Any, **options: Any) -> Any:
+    """Calls a function of imagecodecs, which is imported when the first plane comes."""
+    import imagecodecs
+
+    return getattr(imagecodecs, function)(data, **options)
+
+
 def require(codec: str, library: str) -> None:
     """Raises ConfigError where imagecodecs was built without the library."""
+    import imagecodecs
+
     if not getattr(imagecodecs, library).available:
         raise ConfigError(f"{codec}: the installed imagecodecs was built without {library}")
 

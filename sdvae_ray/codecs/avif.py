@@ -7,10 +7,9 @@ whole file; some 280 of them are boxes, most of the file for a dark patch.
 from functools import partial
 from typing import Any
 
-import imagecodecs
 import numpy as np
 
-from sdvae_ray.codecs._planes import PlaneCodec, depth, require, rescale, whole
+from sdvae_ray.codecs._planes import PlaneCodec, depth, require, rescale, run, whole
 from sdvae_ray.contracts import Checkpoint
 from sdvae_ray.errors import ConfigError
 
@@ -46,11 +45,11 @@ def _encode(quality: int, speed: int, bits: int | None, plane: np.ndarray) -> by
     if quality < LOSSLESS:
         # imagecodecs codes a grey array without loss at any level; for grey as RGB, stored as luma alone, the level counts
         pixels, options["pixelformat"] = np.repeat(pixels[..., None], 3, axis=2), "yuv400"
-    return bytes(imagecodecs.avif_encode(pixels, level=quality, **options))
+    return bytes(run("avif_encode", pixels, level=quality, **options))
 
 
 def _decode(bits: int | None, data: bytes, dtype: np.dtype) -> np.ndarray:
-    return rescale(imagecodecs.avif_decode(data, numthreads=1), _stored_bits(bits, dtype), depth(dtype))
+    return rescale(run("avif_decode", data, numthreads=1), _stored_bits(bits, dtype), depth(dtype))
 
 
 def _stored_bits(bits: int | None, dtype: np.dtype) -> int:

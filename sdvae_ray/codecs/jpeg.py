@@ -6,10 +6,9 @@ are the whole file, some 180 of them header and tables.
 
 from functools import partial
 
-import imagecodecs
 import numpy as np
 
-from sdvae_ray.codecs._planes import PlaneCodec, depth, require, rescale, whole
+from sdvae_ray.codecs._planes import PlaneCodec, depth, require, rescale, run, whole
 from sdvae_ray.contracts import Checkpoint
 
 CHECKPOINTS = (
@@ -29,8 +28,8 @@ def load(*, quality: int = 90) -> PlaneCodec:
 
 
 def _encode(quality: int, plane: np.ndarray) -> bytes:
-    return bytes(imagecodecs.jpeg8_encode(rescale(plane, depth(plane.dtype), 8), level=quality, optimize=True))
+    return bytes(run("jpeg8_encode", rescale(plane, depth(plane.dtype), 8), level=quality, optimize=True))
 
 
 def _decode(data: bytes, dtype: np.dtype) -> np.ndarray:
-    return rescale(imagecodecs.jpeg8_decode(data), 8, depth(dtype))
+    return rescale(run("jpeg8_decode", data), 8, depth(dtype))

@@ -7,10 +7,9 @@ of full scale. The decoded plane is 0.1 to 1.7 dB worse on real patches, and at 
 
 from functools import partial
 
-import imagecodecs
 import numpy as np
 
-from sdvae_ray.codecs._planes import PlaneCodec, require, whole
+from sdvae_ray.codecs._planes import PlaneCodec, require, run, whole
 from sdvae_ray.contracts import Checkpoint
 
 CHECKPOINTS = (
@@ -27,8 +26,8 @@ def load(*, level: int = 45) -> PlaneCodec:
 
 
 def _encode(level: int, plane: np.ndarray) -> bytes:
-    return bytes(imagecodecs.jpeg2k_encode(plane, level=level, codecformat="j2k", reversible=False, numthreads=1))
+    return bytes(run("jpeg2k_encode", plane, level=level, codecformat="j2k", reversible=False, numthreads=1))
 
 
 def _decode(data: bytes, dtype: np.dtype) -> np.ndarray:
-    return imagecodecs.jpeg2k_decode(data, numthreads=1).astype(dtype, copy=False)
+    return run("jpeg2k_decode", data, numthreads=1).astype(dtype, copy=False)

@@ -7,10 +7,9 @@ distance means one thing. imagecodecs takes 16-bit integers for linear light; va
 
 from functools import partial
 
-import imagecodecs
 import numpy as np
 
-from sdvae_ray.codecs._planes import PlaneCodec, number, require, whole
+from sdvae_ray.codecs._planes import PlaneCodec, number, require, run, whole
 from sdvae_ray.contracts import Checkpoint
 
 CHECKPOINTS = (
@@ -43,10 +42,10 @@ def load(*, distance: float = 1.0, effort: int = 7) -> PlaneCodec:
 
 def _encode(distance: float, effort: int, plane: np.ndarray) -> bytes:
     pixels = plane if plane.dtype == np.uint8 else linear(plane.astype(np.float32) / 65535)
-    settings = {"distance": distance, "effort": effort, "lossless": False, "usecontainer": False, "numthreads": 1}
-    return bytes(imagecodecs.jpegxl_encode(pixels, **settings))
+    fixed = {"lossless": False, "usecontainer": False, "numthreads": 1}
+    return bytes(run("jpegxl_encode", pixels, distance=distance, effort=effort, **fixed))
 
 
 def _decode(data: bytes, dtype: np.dtype) -> np.ndarray:
-    pixels = imagecodecs.jpegxl_decode(data, numthreads=1)
+    pixels = run("jpegxl_decode", data, numthreads=1)
     return pixels if dtype == np.uint8 else np.rint(srgb(pixels) * 65535).astype(np.uint16)

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import imagecodecs
 import numpy as np
 
-from sdvae_ray.codecs._planes import PlaneCodec, choice, require, whole
+from sdvae_ray.codecs._planes import PlaneCodec, choice, require, run, whole
 from sdvae_ray.contracts import Checkpoint
 from sdvae_ray.errors import ConfigError
 
@@ -77,13 +76,12 @@ def load(*, format: str = "jpegxl", effort: int | None = None) -> PlaneCodec:
 
 
 def _encode(format: Format, effort: int, plane: np.ndarray) -> bytes:
-    encode = getattr(imagecodecs, f"{format.functions}_encode")
     pixels = plane.tobytes() if format.library == "ZSTD" else plane
-    return bytes(encode(pixels, **{format.effort: effort}, **format.encoding))
+    return bytes(run(f"{format.functions}_encode", pixels, **{format.effort: effort}, **format.encoding))
 
 
 def _decode(format: Format, data: bytes, dtype: np.dtype) -> np.ndarray:
-    pixels = getattr(imagecodecs, f"{format.functions}_decode")(data, **format.decoding)
+    pixels = run(f"{format.functions}_decode", data, **format.decoding)
     if format.library != "ZSTD":
         return pixels
     values = np.frombuffer(pixels, dtype)

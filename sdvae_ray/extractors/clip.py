@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from sdvae_ray.contracts import Checkpoint
-from sdvae_ray.extractors._transformers import CLIP_MEAN, CLIP_STD, Preparation, Vision, load_model, pick, random_model
+from sdvae_ray.extractors._transformers import (
+    CLIP_MEAN,
+    CLIP_STD,
+    TINY,
+    Preparation,
+    Vision,
+    load_model,
+    pick,
+    random_model,
+)
 
 SOURCE = "openai/clip-vit-base-patch32"
 _INPUT, _NOTE = "RGB pass or stain, 224 x 224", "the image's half of the model, with its projection"
@@ -24,14 +33,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "b16": {**_BASE, "patch_size": 16, "projection_dim": 512},
     "l14": {**_LARGE, "patch_size": 14, "projection_dim": 768},
     "tiny": {
-        "hidden_size": 32,
+        **TINY,
         "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
         "patch_size": 32,
         "projection_dim": 16,
-        "initializer_factor": 8.0,  # a narrow network's signal needs larger weights
-    },
+        "initializer_range": 0.02,
+        "initializer_factor": 8.0,
+    },  # fmt: skip
 }
 
 
@@ -44,10 +52,8 @@ def load(
     size  pixels, a multiple of the patch
     """
     if weights is None:
-        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
         settings = pick("clip", architecture, ARCHITECTURES)
-        model = random_model(lambda: CLIPVisionModelWithProjection(CLIPVisionConfig(**settings)), weights_seed)
+        model = random_model("CLIPVision", settings, weights_seed, "ModelWithProjection")
     else:
         model = load_model("clip", weights, "projection", ("clip", "clip_vision_model"))
     return Vision("clip", model, Preparation(size, CLIP_MEAN, CLIP_STD), "projection", per)

@@ -60,14 +60,29 @@ def search_well(run: Run, well: str, extractor: str | None, side: str | None, co
     raise DataError(f"no well {well!r} (PLATE/WELL) in the index of {indices.extractor} on {indices.side}{tail}")
 
 
-def search_fov(run: Run, fov_id: str, extractor: str | None, side: str | None, count: int) -> Answer:
-    """Returns the `count` FOVs nearest to a FOV, from the index over FOVs; its settings are those it was measured with."""
-    return _search_row(run, fov_id, None, extractor, side, count)
+def search_row(run: Run, fov_id: str, patch: int | None, extractor: str | None, side: str | None, count: int) -> Answer:
+    """Returns the `count` FOVs nearest to a FOV, from the index over FOVs; with `patch`, the patches nearest to its patch.
 
-
-def search_patch(run: Run, fov_id: str, patch: int, extractor: str | None, side: str | None, count: int) -> Answer:
-    """Returns the `count` patches nearest to a patch of a FOV, counted row by row from 0, from the index over patches."""
-    return _search_row(run, fov_id, patch, extractor, side, count)
+    patch: its number, counted row by row from 0. extractor and side: as `saved_index.chosen` takes them. Raises DataError for a FOV
+    that is not there, ConfigError for a patch that was not kept.
+    """
+    level = "fov" if patch is None else "patch"
+    indices = chosen_indices(run, level, extractor, side)
+    opened = open_index(run, join(indices.extractor, indices.side, LEVELS[level]))
+    row = opened.table.filter(pl.col(FOV_ID) == fov_id).collect()
+    if row.height == 0:
+        tail = nearest_or_first(fov_id, known_names(opened.table, FOV_ID))
+        raise DataError(f"no FOV {fov_id!r} in the {indices.noun}{tail}")
+    about = {"fov": fov_id, **({} if patch is None else {"patch": str(patch)})}
+    about |= {"extractor": indices.extractor, "side": indices.side, "group": "all"}
+    table = embeddings_table(indices.extractor, indices.side)
+    if patch is None:
+        vector, number = run.read(table, EMBEDDING, row).values[0], 0
+    else:
+        number = _stored_number(run, indices.extractor, fov_id, patch)
+        vector = run.read(table, PATCHES, row).values[0][number]
+    own = int(row[ID][0]) + number
+    return Answer(opened.nearest(vector.astype(np.float32).reshape(-1), count, without=own), about)
 
 
 class SearchSpace(NamedTuple):
@@ -123,28 +138,6 @@ def nearest_profiles(folder: str, vector: np.ndarray, count: int, storage: Stora
         nearest = pl.concat([nearest, rows], how="diagonal") if nearest.height else rows
         nearest = nearest.sort(SIMILARITY, descending=True, maintain_order=True).head(count)
     return nearest
-
-
-def _search_row(
-    run: Run, fov_id: str, patch: int | None, extractor: str | None, side: str | None, count: int
-) -> Answer:
-    level = "fov" if patch is None else "patch"
-    indices = chosen_indices(run, level, extractor, side)
-    opened = open_index(run, join(indices.extractor, indices.side, LEVELS[level]))
-    row = opened.table.filter(pl.col(FOV_ID) == fov_id).collect()
-    if row.height == 0:
-        tail = nearest_or_first(fov_id, known_names(opened.table, FOV_ID))
-        raise DataError(f"no FOV {fov_id!r} in the {indices.noun}{tail}")
-    about = {"fov": fov_id, **({} if patch is None else {"patch": str(patch)})}
-    about |= {"extractor": indices.extractor, "side": indices.side, "group": "all"}
-    table = embeddings_table(indices.extractor, indices.side)
-    if patch is None:
-        vector, number = run.read(table, EMBEDDING, row).values[0], 0
-    else:
-        number = _stored_number(run, indices.extractor, fov_id, patch)
-        vector = run.read(table, PATCHES, row).values[0][number]
-    own = int(row[ID][0]) + number
-    return Answer(opened.nearest(vector.astype(np.float32).reshape(-1), count, without=own), about)
 
 
 def _stored_number(run: Run, extractor: str, fov_id: str, patch: int) -> int:

@@ -8,7 +8,7 @@ import platform
 import sys
 from typing import Any
 
-from sdvae_ray.config import SHELVED, RunConfig
+from sdvae_ray.config import SHELVES, RunConfig
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.storage import Storage, join
 from sdvae_ray.version import VERSION
@@ -85,8 +85,8 @@ def check_same_run(record: Record, config: RunConfig, manifest: dict[str, Any], 
         )
     before = RunConfig.model_validate(record["config"]).identity()
     now = config.identity()
-    added = [f"{shelf}.{name}" for shelf in SHELVED for name in now[shelf] if name not in before[shelf]]
-    gone = [f"{shelf}.{name}" for shelf in SHELVED for name in before[shelf] if name not in now[shelf]]
+    added = [f"{shelf}.{name}" for shelf in SHELVES for name in now[shelf] if name not in before[shelf]]
+    gone = [f"{shelf}.{name}" for shelf in SHELVES for name in before[shelf] if name not in now[shelf]]
     new = tuple(f"{name}." for name in added)
     flat_before = _flat(before)
     for key, value in _flat(now).items():

@@ -23,7 +23,7 @@ from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.run import record, tables
 from sdvae_ray.run.record import Record
 from sdvae_ray.run.scores import Scores, read_scores
-from sdvae_ray.runfile import load_run, override, parse_run, parse_storage
+from sdvae_ray.runfile import load_run, override, parse_run
 from sdvae_ray.schema import EMBEDDING, EMBEDDINGS, ERROR, LATENT, embeddings_table, latents_table, metrics_table
 from sdvae_ray.storage import Storage, absolute, is_remote, join
 
@@ -55,7 +55,7 @@ class Run:
         if str(place).endswith(_RUN_FILES):
             config = load_run(place, given)
         else:
-            config = _recorded(absolute(str(place)), given, Storage(parse_storage(storage)))
+            config = _recorded(absolute(str(place)), given, Storage.of(storage))
         return cls(_with_absolute_paths(config))
 
     def changed(self, *overrides: str) -> Self:

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from sdvae_ray import shelves, weights
-from sdvae_ray.shelves import SHELVES, Shelf
+from sdvae_ray.config import SHELVES, Shelf
 
 Entry = dict[str, Any]
 

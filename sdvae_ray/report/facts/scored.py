@@ -39,7 +39,7 @@ class ScoredRun:
 
     @classmethod
     def read(cls, run: Run, scores: Scores | None = None, say: Callable[[str], None] = lambda _: None) -> Self:
-        """DataError where the run has not been scored; `scores`: the run's, where they are in memory."""
+        """Reads a scored run; DataError where it has not been scored. scores: of the run, where they are in memory."""
         score = run.config.score
         words = re.findall(r"\w+", score.control)  # the columns of the expression are among its words
         asked = [*KEYS, score.perturbation or FOV_ID, PHENOTYPE, STRENGTH, TRUTH, *words]

@@ -8,9 +8,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sdvae_ray.config import SHELVES
 from sdvae_ray.report.facts.catalogue import Entry, catalogue
 from sdvae_ray.report.facts.table import NONE
-from sdvae_ray.shelves import SHELVES
 
 NO_WEIGHTS = "none needed"
 _STEP = 2  # columns that each level is indented by
