@@ -27,19 +27,13 @@ CHECKPOINTS = (
 )
 _BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 _LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+_TINY = {**TINY, "intermediate_size": 64, "initializer_range": 0.02, "initializer_factor": 8.0}
 # of the public checkpoints, for random weights without a download
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "b32": {**_BASE, "patch_size": 32, "projection_dim": 512},
     "b16": {**_BASE, "patch_size": 16, "projection_dim": 512},
     "l14": {**_LARGE, "patch_size": 14, "projection_dim": 768},
-    "tiny": {
-        **TINY,
-        "intermediate_size": 64,
-        "patch_size": 32,
-        "projection_dim": 16,
-        "initializer_range": 0.02,
-        "initializer_factor": 8.0,
-    },  # fmt: skip
+    "tiny": {**_TINY, "patch_size": 32, "projection_dim": 16},
 }
 
 
