@@ -88,9 +88,8 @@ def _smallest(
         kept = np.flatnonzero(hashes <= np.partition(hashes, size - 1)[size - 1])
         hashes, values = hashes[kept], values[kept]
     order = np.argsort(hashes, kind="stable")
-    if (
-        np.diff(hashes[order]) == 0
-    ).any():  # equal hashes go by the bytes of the row, so that the order of arrival has no effect
+    if (np.diff(hashes[order]) == 0).any():
+        # equal hashes go by the bytes of the row, so that the order of arrival has no effect
         order = np.array(sorted(order.tolist(), key=lambda row: (hashes[row], values[row].astype(">f4").tobytes())))
     order = order[:size]
     return hashes[order], values[order]

@@ -21,15 +21,8 @@ _DAMAGE = (tifffile.TiffFileError, struct.error, ValueError, TypeError, IndexErr
 
 # no other format: for some of them Pillow would run programs such as Ghostscript
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-# errors that Pillow raises on damaged data
-_PHOTOGRAPH_DAMAGE = (
-    OSError,
-    SyntaxError,  # a PNG whose chunks do not fit
-    OverflowError,
-    zlib.error,
-    Image.DecompressionBombError,
-    *_DAMAGE,
-)
+# errors that Pillow raises on damaged data; SyntaxError is of a PNG whose chunks do not fit
+_PHOTOGRAPH_DAMAGE = (OSError, SyntaxError, OverflowError, zlib.error, Image.DecompressionBombError, *_DAMAGE)
 
 
 def decode_planes(data: bytes, channels: Sequence[int], where: str) -> list[np.ndarray]:

@@ -12,7 +12,7 @@ import polars as pl
 from sdvae_ray.engine.columns import kept_patches
 from sdvae_ray.errors import ConfigError, DataError, nearest_or_first
 from sdvae_ray.queries.saved_index import ID, LEVELS, SIMILARITY, chosen, chosen_indices, known_names, open_index, saved
-from sdvae_ray.retrieval.index.faiss_index import unit_rows
+from sdvae_ray.retrieval.arrays import unit_rows
 from sdvae_ray.run.run import PROFILES, Run
 from sdvae_ray.run.tables import read_table
 from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PATCHES, PLATE_COLUMN, WELL_COLUMN, embeddings_table

@@ -41,10 +41,8 @@ PLATE_MAP = "Metadata_Plate_Map_Name"
 WHERE = (*KEYS, PLATE_MAP)
 WHAT = ("Metadata_broad_sample", "Metadata_JCP2022", "Metadata_pert_iname")
 IDENTIFIERS = {name.removeprefix(METADATA).lower(): name for name in (*WHERE, *WHAT)}
-IDENTIFIERS |= {
-    "assay_plate_barcode": PLATE_COLUMN,
-    "well_position": WELL_COLUMN,
-}  # what platemaps and experiment metadata call them
+# the names in platemaps and in experiment metadata
+IDENTIFIERS |= {"assay_plate_barcode": PLATE_COLUMN, "well_position": WELL_COLUMN}
 
 # <project>/<source>/images/<batch>/ where the project is a cpgNNNN, or the batch holds the gallery's own folders.
 _LAYOUTS = (r"(?:^|/)cpg\d{4}[^/]*/([^/]+)/images/([^/]+)/", r"(?:^|/)[^/]+/([^/]+)/images/([^/]+)/(?:images|illum)/")

@@ -38,8 +38,7 @@ def comparison(a: Run, b: Run) -> dict[str, Any]:
     A row of these has a None where that run has no such row, and a `difference`, b - a. Raises DataError where one is no run
     or has no scores.
     """
-    recorded = [(run, run.record) for run in (a, b)]
-    runs = [ScoredRun.read(run) for run, _ in recorded]
+    runs = [ScoredRun.read(run) for run in (a, b) if run.record]
     papers = [published.papers(scored) for scored in runs]
     placed = ("extractor", "group", "side")
     fractions = [_retrieval(scored, paper.fractions) for scored, paper in zip(runs, papers, strict=True)]

@@ -9,12 +9,8 @@ from sdvae_ray.queries.saved_index import PATCH, SIMILARITY
 from sdvae_ray.report.facts.table import Column, Table, text_column
 from sdvae_ray.schema import PLATE_COLUMN, SITE_COLUMN, WELL_COLUMN
 
-_KNOWN = (
-    "Metadata_control_type",
-    "Metadata_pert_iname",
-    "Metadata_phenotype",
-    "Metadata_target",
-)  # if the run has them
+# columns that are shown where the run has them
+_KNOWN = ("Metadata_control_type", "Metadata_pert_iname", "Metadata_phenotype", "Metadata_target")
 
 
 def neighbours_table(config: RunConfig, neighbours: pl.DataFrame, about: Mapping[str, str]) -> Table:

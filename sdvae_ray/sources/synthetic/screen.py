@@ -140,12 +140,8 @@ def write_screen(
         for plate, wells in screen.items()
         for well, site in product(wells, range(1, sites + 1))
     ]
-    if workers > 1:
-        with ThreadPoolExecutor(workers) as pool:  # numpy, FFT and LZW let go of the interpreter's lock
-            list(pool.map(_write_field, jobs))
-    else:
-        for job in jobs:
-            _write_field(job)
+    with ThreadPoolExecutor(workers) as pool:  # numpy, FFT and LZW let go of the interpreter's lock
+        list(pool.map(_write_field, jobs))
     return _write_tables(root, base, screen, sites)
 
 
@@ -189,16 +185,8 @@ def _write_tables(root: Path, base: Path, screen: dict[str, list[Well]], sites: 
         for plate, wells in screen.items()
         for well in wells
     ]
-    columns = (
-        "Batch",
-        "Plate_Map_Name",
-        "Assay_Plate_Barcode",
-        "Perturbation",
-        "Cell_type",
-        "Time",
-        "Density",
-        "Anomaly",
-    )
+    columns = ("Batch", "Plate_Map_Name", "Assay_Plate_Barcode")
+    columns += ("Perturbation", "Cell_type", "Time", "Density", "Anomaly")
     return ScreenFiles(
         root=root,
         load_data=tuple(load_data),
