@@ -6,7 +6,7 @@
     fov_ids, latents = run.latents("demo_kl")             # (n, P, T, Z, s, s) float16
     run.scores().summary                                  # polars
 
-    found = sdvae_ray.retrieve(["plate1.csv.gz"], pos_sameby=["Metadata_broad_sample"], neg_sameby=["Metadata_Plate"])
+    scored = sdvae_ray.retrieve(["plate1.csv.gz"], pos_sameby=["Metadata_broad_sample"], neg_sameby=["Metadata_Plate"])
 
 Importing this package imports nothing heavy: each function imports what it needs when it is called.
 """

@@ -212,12 +212,12 @@ def search(
     from sdvae_ray.report.facts.neighbours import neighbours_table
     from sdvae_ray.report.terminal.tables import print_table
 
-    neighbours, about = _neighbours(run, asked, extractor, side, count)
+    neighbours, facts = _neighbours(run, asked, extractor, side, count)
     if as_json:
-        console.print_json(json.dumps({**about, "neighbours": neighbours.to_dicts()}))
+        console.print_json(json.dumps({**facts, "neighbours": neighbours.to_dicts()}))
     else:
-        print_table(neighbours_table(run.config, neighbours, about), console)
-        if note := about.get("note"):
+        print_table(neighbours_table(run.config, neighbours, facts), console)
+        if note := facts.get("note"):
             print_line(console, f"note: {note}")
 
 

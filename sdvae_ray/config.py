@@ -166,7 +166,7 @@ class RunConfig(Section):
 
     @property
     def sides(self) -> list[str]:
-        """The sides without the originals: autoencoders, then codecs."""
+        """Names of the sides that are compared with the originals: the autoencoders, then the codecs."""
         return [*self.autoencoders, *self.codecs]
 
     @property

@@ -47,7 +47,7 @@ def check_name(shelf: Shelf, name: str) -> None:
 
 
 def summary(shelf: Shelf, name: str) -> str:
-    """Returns the first line of the module's docstring."""
+    """Returns what an entry of a shelf is, in one line: the first line of its module's docstring."""
     return (find(shelf, name).__doc__ or "").strip().partition("\n")[0]
 
 

@@ -176,7 +176,7 @@ class Storage:
 
 
 def local_copy(uri: str, storage: Storage) -> Path:
-    """Returns the object's path on this machine: its own where it is local, else that of its copy (see `local_copies`).
+    """Returns the path of an object on this machine. A remote object is copied first, see `local_copies`.
 
     Raises FileNotFoundError where there is no such remote object.
     """

@@ -33,7 +33,7 @@ class Sample:
 
 
 def patch_keys(fov_ids: Sequence[str], patches: int) -> list[str]:
-    """Return the n * patches keys of the stored patches of n FOVs, patch fastest."""
+    """Return one key per stored patch of n FOVs: all patches of the first FOV, then of the second, and so on."""
     return [f"{fov_id}{_SEPARATOR}{patch}" for fov_id in fov_ids for patch in range(patches)]
 
 

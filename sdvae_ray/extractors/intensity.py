@@ -53,4 +53,5 @@ def _bands(images: Tensor) -> Tensor:
 
 
 def load(weights: Path | None) -> Intensity:
+    """There are no weights: `weights` is None."""
     return Intensity()

@@ -36,4 +36,5 @@ class Latent:
 
 
 def load(weights: Path | None) -> Latent:
+    """There are no weights: `weights` is None."""
     return Latent()

@@ -86,9 +86,9 @@ def patch_statistics(run: Run, table: str, plate: pl.DataFrame, shift: np.ndarra
             keys = sample.patch_keys([fov_ids[row] for row in rows], patches.shape[1])
             for part in range(patches.shape[2]):
                 vectors = patches[:, :, part].reshape(-1, patches.shape[3])
-                about = None if shift is None else shift[part]
+                origin = None if shift is None else shift[part]
                 statistics[column, name, part] = PatchStatistics(
-                    fid.moments(vectors, about) if "fid" in wanted else None,
+                    fid.moments(vectors, origin) if "fid" in wanted else None,
                     sample.sample(keys, vectors, settings.samples, run.config.seed) if wanted - {"fid"} else None,
                 )
     return statistics

@@ -192,18 +192,15 @@ def _location(columns: Sequence[str], kind: str, stain: str, header: str) -> pl.
     if name in columns:
         if path not in columns:
             raise DataError(f"{header}: {name} without {path}")
-        joined = pl.concat_str(
-            pl.col(path).str.strip_chars_end("/"), pl.lit("/"), pl.col(name).str.strip_chars_start("/")
-        )
+        joined = pl.col(path).str.strip_chars_end("/") + "/" + pl.col(name).str.strip_chars_start("/")
         locations.append(pl.when(~is_empty(name) & ~is_empty(path)).then(joined))
     return pl.coalesce(locations) if locations else pl.lit(None, pl.String)
 
 
 def _key_from_path(table: pl.DataFrame, key: str, location: str) -> pl.DataFrame:
     group = 1 if key == SOURCE_COLUMN else 2
-    table = table.with_columns(
-        pl.coalesce(pl.col(location).str.extract(layout, group) for layout in _LAYOUTS).alias(key)
-    )
+    values = pl.coalesce(pl.col(location).str.extract(layout, group) for layout in _LAYOUTS)
+    table = table.with_columns(values.alias(key))
     if row := first_row(table, pl.col(key).is_null() & pl.col(location).is_not_null()):
         raise DataError(
             f"{place(row)}: no column {key}, and {row[location]} has no <project>/<source>/images/<batch>/ to read it "

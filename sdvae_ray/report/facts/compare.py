@@ -49,8 +49,8 @@ def comparison(a: Run, b: Run) -> dict[str, Any]:
         "distances": _matched(placed, [_distances(scored) for scored in runs], tuple(outcome.DISTANCES)),
     }
     return {
-        "a": _about(runs[0], papers[0]) | {"only": _only("a", "b", tables)},
-        "b": _about(runs[1], papers[1]) | {"only": _only("b", "a", tables)},
+        "a": _facts(runs[0], papers[0]) | {"only": _only("a", "b", tables)},
+        "b": _facts(runs[1], papers[1]) | {"only": _only("b", "a", tables)},
         "settings": list(_differences(_settings(runs[0]), _settings(runs[1]))),
         **tables,
     }
@@ -79,7 +79,7 @@ def _differences(a: Any, b: Any, key: str = "") -> Iterator[Values]:
         yield {"key": key, "a": a, "b": b, "only": None}
 
 
-def _about(scored: ScoredRun, papers: published.Papers) -> Values:
+def _facts(scored: ScoredRun, papers: published.Papers) -> Values:
     record = scored.record or {}
     return {
         "uri": scored.run.output,

@@ -24,6 +24,7 @@ _BRIEF = (
 
 
 def section(scored: ScoredRun) -> Section:
+    """A table of scores per extractor, or the reason why there is none."""
     rows = outcome.retrieval_rows(scored)
     if scored.config.score.perturbation is None:
         return Section(

@@ -24,6 +24,7 @@ class TruthCell:
 
     @property
     def verdict(self) -> str:
+        """yes or no for one compound, `retrieved/scored` for several, NONE where none was scored."""
         if self.scored == 0:
             return NONE
         if self.compounds == 1:
@@ -51,6 +52,7 @@ class TruthRow:
 
 
 def section(scored: ScoredRun) -> Section | None:
+    """A table per extractor by phenotype and strength; None where the metadata knows no truth."""
     rows = truth_rows(scored)
     if not rows:
         return None

@@ -27,6 +27,7 @@ def print_section(section: Section, console: Console) -> None:
 
 
 def say(console: Console, text: str, style: str = "") -> None:
+    """Prints a text without markup, wrapped to the width of the console."""
     console.print(text, style=style, markup=False, highlight=False)
 
 

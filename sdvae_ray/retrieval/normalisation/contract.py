@@ -102,6 +102,7 @@ class Corrected:
 
     @property
     def width(self) -> int:
+        """Features of the result."""
         return int(self.profiles.shape[1])
 
     def __call__(self, x: Floats, wells: Wells) -> Floats:

@@ -42,9 +42,11 @@ class Wells:
         return self.batch if by == "batch" else self.plate
 
     def at(self, rows: Ints) -> Self:
+        """Return the wells at `rows` (n,), in that order."""
         return type(self)(*(column[rows] for column in self.columns()))
 
     def columns(self) -> tuple[NDArray[Any], ...]:
+        """Return the five columns in the order of the fields."""
         return self.is_control, self.fittable, self.plate, self.batch, self.row
 
     def where(self) -> str:

@@ -52,6 +52,7 @@ class Compound:
 
     @property
     def truth(self) -> str:
+        """active or inactive."""
         return "active" if self.strength else "inactive"
 
 
@@ -76,6 +77,7 @@ class Well:
 
     @property
     def name(self) -> str:
+        """The position on the plate, A01 to P24."""
         return f"{chr(ord('A') + self.row)}{self.column + 1:02d}"
 
 
@@ -185,8 +187,9 @@ def _write_tables(root: Path, base: Path, screen: dict[str, list[Well]], sites: 
         for plate, wells in screen.items()
         for well in wells
     ]
-    columns = ("Batch", "Plate_Map_Name", "Assay_Plate_Barcode")
-    columns += ("Perturbation", "Cell_type", "Time", "Density", "Anomaly")
+    columns = (
+        "Batch", "Plate_Map_Name", "Assay_Plate_Barcode", "Perturbation", "Cell_type", "Time", "Density", "Anomaly",
+    )  # fmt: skip
     return ScreenFiles(
         root=root,
         load_data=tuple(load_data),

@@ -17,6 +17,8 @@ MAD_TO_SD = 1.4826  # of a normal distribution; pycytominer's RobustMAD has thes
 
 
 def fit_to(source: ProfileSource, *, epsilon: Amount = 1e-18, fit: Fit = "controls", per: Per = "group") -> Fitted:
+    """Fits the median and the MAD of every feature. epsilon is added to the scaled MAD of a feature that varies."""
+
     def median_and_mad(profiles: Floats) -> tuple[Floats, Floats, Bools]:
         median = np.median(profiles, axis=0)
         deviation = MAD_TO_SD * np.median(np.abs(profiles - median), axis=0)

@@ -21,6 +21,7 @@ _PER_PLATE = ("epsilon", "shrinkage", "rank", "explained_variance")  # of the re
 
 
 def check(*, method: Method, per: Per, **_: Any) -> None:
+    """Raises ConfigError for a method that has no common features for all plates, where `per` is plate."""
     if per == "plate" and method.startswith("PCA"):
         raise ConfigError(
             f"normalisation step sphere: method {method} per plate would give every plate axes of its own; "
@@ -36,6 +37,7 @@ def fit_to(
     fit: Fit = "controls",
     per: Per = "group",
 ) -> Fitted:
+    """Fits the whitening of the group, or of every plate; `sphering` says what `method` and `epsilon` mean."""
     correlation = method.endswith("-cor")
     if per == "group":
         axes = axes_of(source, fit, correlation)

@@ -20,6 +20,7 @@ PER = "batch"
 def fit_to(
     source: ProfileSource, *, components: Count = 256, regularisation: Amount = 1.0, fit: Fit = "controls"
 ) -> Fitted:
+    """Fits the three parts in turn. components: as pca_whiten takes them. regularisation: r of `coral`."""
     scaling = standardise.fit_to(source, fit=fit)
     source = source.through(scaling.chain)
     whitening = pca_whiten.fit_to(source, components=components, fit=fit)
