@@ -180,7 +180,7 @@ def show_retrieved(
 def compare(a: str, b: str, storage: Mapping[str, Any], console: Console, as_json: bool = False) -> None:
     """Prints two scored runs side by side, as tables or as JSON. a, b: run files or output folders. storage: keys of `storage:`."""
     from sdvae_ray.report.facts.compare import comparison
-    from sdvae_ray.report.terminal.comparison import print_comparison
+    from sdvae_ray.report.terminal.summary import print_comparison
     from sdvae_ray.run.run import Run
 
     compared = comparison(Run.open(a, storage=storage), Run.open(b, storage=storage))

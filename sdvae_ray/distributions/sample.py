@@ -4,8 +4,6 @@ The rows of smallest hash are kept ("bottom-k"; Cohen & Kaplan 2007): a uniform 
 and the set of keys alone, not on order, worker, machine or Python's hash seed.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

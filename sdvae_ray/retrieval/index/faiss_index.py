@@ -5,8 +5,6 @@ filled and measured by `retrieval.index.approximate` and `tuning`. An index live
 read in place. The caller keeps the bytes, and the table that says which well an id stands for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path

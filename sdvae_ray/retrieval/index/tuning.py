@@ -6,8 +6,6 @@
 Measure with queries that are not in the index: a query that is in it finds itself.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import asdict, dataclass
 from typing import Any

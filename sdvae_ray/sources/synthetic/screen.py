@@ -14,8 +14,6 @@ Every plate has its own random layout, gains and light, and its own platemap, so
 Equal arguments write equal bytes, in any number of threads.
 """
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io
