@@ -10,7 +10,8 @@ from sdvae_ray.cli.options import AsJson, Output, opens_storage
 from sdvae_ray.cli.runs import console
 from sdvae_ray.errors import ConfigError
 
-Many, Text = list[str] | None, str | None
+Many = list[str] | None
+Text = str | None
 
 
 @opens_storage

@@ -69,6 +69,6 @@ def load(
     else:
         model = load_model("hf_vision", weights, pooling)
         preparation = published_preparation("hf_vision", weights, model, size, interpolation)
-    given = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
+    given: dict[str, Any] = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
     preparation = replace(preparation, **given)
     return Vision("hf_vision", model, preparation, pooling, per)

@@ -6,6 +6,7 @@ mean and standard deviation, transform_input off, the classifier removed.
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,6 @@ def load(weights: Path | None, *, weights_seed: int = 0) -> PassFeatures:
     # torchvision's own initialisation takes a minute
     build = partial(inception_v3, weights=None, transform_input=False, init_weights=False)
     names = ("inception_v3", "torchvision's InceptionV3", "inception_v3_google-0cc3c7bd.pth")
-    model = load_network(build, weights, weights_seed, *names)
+    model: Any = load_network(build, weights, weights_seed, *names)
     model.AuxLogits = None
     return PassFeatures(model, prepare)

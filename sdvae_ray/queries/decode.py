@@ -123,9 +123,9 @@ def ome_tiff(stains: np.ndarray, names: Sequence[str], facts: Facts) -> bytes:
     digest = hashlib.sha256(np.ascontiguousarray(stains).tobytes() + description.encode())
     own = str(uuid.UUID(bytes=digest.digest()[:16], version=4))  # tifffile's own holds the time
     creator, buffer = f"sdvae-ray {VERSION}", io.BytesIO()
-    metadata = {"axes": "CYX", "Name": str(facts.get("fov_id", "")), "Description": description}
+    metadata: dict[str, Any] = {"axes": "CYX", "Name": str(facts.get("fov_id", "")), "Description": description}
     metadata |= {"Channel": {"Name": list(names)}, "Creator": creator, "UUID": own}
-    options = {"ome": True, "photometric": "minisblack", "compression": "zlib", "software": creator}
+    options: dict[str, Any] = {"ome": True, "photometric": "minisblack", "compression": "zlib", "software": creator}
     tifffile.imwrite(buffer, stains, metadata=metadata, **options)
     return buffer.getvalue()
 

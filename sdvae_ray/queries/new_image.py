@@ -167,8 +167,10 @@ def embed_field(run: Run, row: Batch, extractor: str, side: str, patches: bool =
 def _alone(run: Run, extractor: str, side: str) -> RunConfig:
     """The run with one extractor, that keeps every patch, and one side."""
     settings = run.config.extractors[extractor].model_copy(update={"keep_patches": run.config.image.patches})
-    shelves = {"autoencoders": run.config.autoencoders, "codecs": run.config.codecs}
-    sides = {shelf: {name: model for name, model in shelves[shelf].items() if name == side} for shelf in shelves}
+    sides = {
+        shelf: {name: model for name, model in getattr(run.config, shelf).items() if name == side}
+        for shelf in ("autoencoders", "codecs")
+    }
     return run.config.model_copy(update={**sides, "extractors": {extractor: settings}, "metrics": {}})
 
 
