@@ -15,10 +15,7 @@ from sdvae_ray.errors import ConfigError
 
 CHECKPOINTS = (
     Checkpoint(
-        source=None,
-        licence="BSD-2-Clause (libavif, libaom)",
-        input="one stain, 8, 10 or 12 bits; 16 bits are rounded to 12",
-        output="an AVIF file",
+        None, "BSD-2-Clause (libavif, libaom)", "one stain, 8, 10 or 12 bits; 16 bits are rounded to 12", "an AVIF file"
     ),
 )
 BITS = (8, 10, 12)

@@ -12,12 +12,7 @@ from sdvae_ray.codecs._planes import PlaneCodec, depth, require, rescale, run, w
 from sdvae_ray.contracts import Checkpoint
 
 CHECKPOINTS = (
-    Checkpoint(
-        source=None,
-        licence="IJG and BSD-3-Clause (libjpeg-turbo)",
-        input="one stain, 8 bits; 16 are rounded to 8",
-        output="a JPEG file",
-    ),
+    Checkpoint(None, "IJG and BSD-3-Clause (libjpeg-turbo)", "one stain, 8 bits; 16 are rounded to 8", "a JPEG file"),
 )
 
 

@@ -12,11 +12,7 @@ import numpy as np
 from sdvae_ray.codecs._planes import PlaneCodec, require, run, whole
 from sdvae_ray.contracts import Checkpoint
 
-CHECKPOINTS = (
-    Checkpoint(
-        source=None, licence="BSD-2-Clause (OpenJPEG)", input="one stain, 8 or 16 bits", output="a JPEG 2000 codestream"
-    ),
-)
+CHECKPOINTS = (Checkpoint(None, "BSD-2-Clause (OpenJPEG)", "one stain, 8 or 16 bits", "a JPEG 2000 codestream"),)
 
 
 def load(*, level: int = 45) -> PlaneCodec:

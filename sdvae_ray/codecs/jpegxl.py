@@ -12,11 +12,7 @@ import numpy as np
 from sdvae_ray.codecs._planes import PlaneCodec, number, require, run, whole
 from sdvae_ray.contracts import Checkpoint
 
-CHECKPOINTS = (
-    Checkpoint(
-        source=None, licence="BSD-3-Clause (libjxl)", input="one stain, 8 or 16 bits", output="a JPEG XL codestream"
-    ),
-)
+CHECKPOINTS = (Checkpoint(None, "BSD-3-Clause (libjxl)", "one stain, 8 or 16 bits", "a JPEG XL codestream"),)
 
 
 def linear(values: np.ndarray) -> np.ndarray:
