@@ -71,7 +71,7 @@ def retrieve(
     features: Annotated[Many, typer.Option(metavar="PREFIX", help="Only these features; repeatable.")] = None,
     drop_features: Annotated[Many, typer.Option(metavar="GLOB", help="Features to leave out; repeatable.")] = None,
     normalise: Annotated[str, typer.Option(help="A preset of normalisation; none: profiles as they are.")] = "none",
-    null: Annotated[Text, typer.Option(help="exchange (where it applies), copairs or copairs_exact.")] = None,
+    null: Annotated[Text, typer.Option(help="exchange (default, if it applies), copairs or copairs_exact.")] = None,
     ties: Annotated[str, typer.Option(help="average or copairs.")] = "average",
     distance: Annotated[str, typer.Option(help="cosine, abs_cosine, correlation or euclidean.")] = "cosine",
     strict: Annotated[bool, typer.Option("--strict", help="p counts draws above the observed mAP only.")] = False,

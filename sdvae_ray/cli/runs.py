@@ -98,7 +98,7 @@ def search(
     count: Annotated[int, typer.Option("--count", "-k", min=1, help="How many.")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """The wells nearest to one, or the FOVs, or what is nearest to a new image, with their treatment, in a scored run."""
+    """The nearest neighbours of a well, a field of view, a patch or a new image, with their treatment, in a scored run."""
     asked = commands.Asked(well, fov, patch, image or [], manifest, plate)
     commands.search(run, asked, extractor, side, count, console, as_json)
 
