@@ -11,11 +11,12 @@ import ray
 from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.errors import DataError
+from sdvae_ray.retrieval.arrays import Bools, Floats
 from sdvae_ray.retrieval.normalisation.contract import Chain, apply
 from sdvae_ray.retrieval.normalisation.normalise import Normalised, fit_steps, resolve_steps
 from sdvae_ray.retrieval.normalisation.shelf import ResolvedStep
 from sdvae_ray.retrieval.normalisation.source import HeldProfiles, gathered
-from sdvae_ray.retrieval.normalisation.wells import Bools, Floats, Wells, require_finite
+from sdvae_ray.retrieval.normalisation.wells import Wells, require_finite
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_table
 from sdvae_ray.schema import METADATA

@@ -37,7 +37,8 @@ def fraction_chart(scored: ScoredRun) -> Dumbbells:
         image, names, side = originals.get(key), (scored.label(key[0]), key[1]), scored.side(row["side"])
         if row["side"] != IMAGE_SIDE:
             counts = f"{_counts(image)} → {_counts(row)}" if image else f"{_counts(row)} (originals not scored)"
-            dumbbells.append(Dumbbell(*names, side, image and image[FRACTION], row[FRACTION], counts))
+            fraction = None if image is None else image[FRACTION]
+            dumbbells.append(Dumbbell(*names, side, fraction, row[FRACTION], counts))
         elif key not in compared:
             dumbbells.append(Dumbbell(*names, side, row[FRACTION], None, _counts(row)))
     axis = "fraction of compounds retrieved (FR, higher is better →)"

@@ -7,10 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdvae_ray.errors import DataError
+from sdvae_ray.retrieval.arrays import Bools, Floats, Ints
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
 Texts = NDArray[np.str_]
 
 By = Literal["group", "plate", "batch"]  # what a step is fitted per

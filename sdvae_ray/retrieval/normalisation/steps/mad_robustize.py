@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from sdvae_ray.retrieval.arrays import Bools, Floats
 from sdvae_ray.retrieval.normalisation.contract import Amount, Fit, Fitted, Per
 from sdvae_ray.retrieval.normalisation.source import ProfileSource, by_columns, per_plate
 from sdvae_ray.retrieval.normalisation.steps.standardise import scaled
-from sdvae_ray.retrieval.normalisation.wells import Bools, Floats
 
 MAD_TO_SD = 1.4826  # of a normal distribution; pycytominer's RobustMAD has these digits
 

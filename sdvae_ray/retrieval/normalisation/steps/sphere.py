@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from sdvae_ray.errors import ConfigError
+from sdvae_ray.retrieval.arrays import Floats
 from sdvae_ray.retrieval.normalisation.axes import Axes, principal_axes
 from sdvae_ray.retrieval.normalisation.contract import Affine, Amount, Fit, Fitted, Map, Per
 from sdvae_ray.retrieval.normalisation.moments import centre_and_scale, mean_and_variance
 from sdvae_ray.retrieval.normalisation.source import ProfileSource, axes_of, per_plate
-from sdvae_ray.retrieval.normalisation.wells import Floats
 
 Method = Literal["PCA", "ZCA", "PCA-cor", "ZCA-cor"]
 _MOST_SHRINKAGE = 0.999  # of epsilon "auto": at 1 it would be infinite

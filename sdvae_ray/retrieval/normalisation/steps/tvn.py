@@ -8,11 +8,12 @@ import functools
 
 import numpy as np
 
+from sdvae_ray.retrieval.arrays import Floats
 from sdvae_ray.retrieval.normalisation.contract import Affine, Amount, Count, Fit, Fitted, Map
 from sdvae_ray.retrieval.normalisation.moments import Moments, merged, moments
 from sdvae_ray.retrieval.normalisation.source import ProfileSource
 from sdvae_ray.retrieval.normalisation.steps import pca_whiten, standardise
-from sdvae_ray.retrieval.normalisation.wells import Floats, Wells
+from sdvae_ray.retrieval.normalisation.wells import Wells
 
 PER = "batch"
 
