@@ -84,9 +84,9 @@ def table_from_columns(columns: Mapping[str, np.ndarray | Sequence[Any]]) -> pa.
     return pa.table(arrays)
 
 
-def column_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """Returns a column of a table as (n, ...) numpy; text as objects."""
-    combined = column.combine_chunks()
+def column_to_numpy(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Returns a column of a table or of a block of Ray as (n, ...) numpy; text as objects."""
+    combined = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(combined, pa.ChunkedArray):  # zero chunks
         combined = pa.concat_arrays(combined.chunks) if combined.num_chunks else pa.array([], column.type)
     if isinstance(column.type, pa.FixedShapeTensorType):
