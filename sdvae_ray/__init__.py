@@ -6,7 +6,7 @@
     fov_ids, latents = run.latents("demo_kl")             # (n, P, T, Z, s, s) float16
     run.scores().summary                                  # polars
 
-    found = sdvae_ray.retrieve(["plate1.csv.gz"], pos_sameby=["Metadata_broad_sample"], neg_sameby=["Metadata_Plate"])
+    scored = sdvae_ray.retrieve(["plate1.csv.gz"], pos_sameby=["Metadata_broad_sample"], neg_sameby=["Metadata_Plate"])
 
 Importing this package imports nothing heavy: each function imports what it needs when it is called.
 """
@@ -67,11 +67,10 @@ def retrieve(
     from sdvae_ray.queries.copairs_lists import checked_settings
     from sdvae_ray.queries.retrieve import retrieve as score_table
     from sdvae_ray.retrieval.ranking.pair_rules import PairRules
-    from sdvae_ray.runfile import parse_storage
     from sdvae_ray.sources.profiles import read_profiles
     from sdvae_ray.storage import Storage
 
-    chosen, place = checked_settings(settings), Storage(parse_storage(storage))
+    chosen, place = checked_settings(settings), Storage.of(storage)
     table = read_profiles(profiles, place, features, drop_features)
     return score_table(
         table, PairRules(pos_sameby, pos_diffby, neg_sameby, neg_diffby, multilabel), reference, exclude, chosen
@@ -86,17 +85,15 @@ def make_manifest(
     settings: those of sources.manifest.build_manifest (platemaps, metadata, rewrites, stains, defaults, drop_unmapped_wells).
     `sdvae-ray manifest` does the same and writes it. Raises DataError that names the file and the row.
     """
-    from sdvae_ray.runfile import parse_storage
     from sdvae_ray.sources.manifest import build_manifest
     from sdvae_ray.storage import Storage
 
-    return build_manifest(load_data, storage=Storage(parse_storage(storage)), **settings).table
+    return build_manifest(load_data, storage=Storage.of(storage), **settings).table
 
 
 def read_manifest(uri: str | Path, storage: Mapping[str, Any] | None = None) -> pl.DataFrame:
     """The manifest of a run: one row per field of view, with its fov_id, Metadata_* and where its pixels are."""
-    from sdvae_ray.runfile import parse_storage
     from sdvae_ray.sources.manifest import read_manifest as read
     from sdvae_ray.storage import Storage
 
-    return read(str(uri), Storage(parse_storage(storage)))
+    return read(str(uri), Storage.of(storage))

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sdvae_ray.console import print_line
 from sdvae_ray.errors import ConfigError
-from sdvae_ray.runfile import parse_storage
 from sdvae_ray.storage import Storage, absolute, join
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sdvae_ray.queries.retrieve import Retrieved
     from sdvae_ray.queries.search import Answer
+    from sdvae_ray.report.facts.scored import ScoredRun
     from sdvae_ray.run.run import Run
     from sdvae_ray.run.scores import Scores
 
@@ -31,41 +32,43 @@ def prepare(run: Run, console: Console) -> None:
 
 def encode(run: Run, console: Console, address: str | None = None, extend: bool = False) -> None:
     """Computes the fields of view that have no usable row yet, and says how many, how fast and how many failed."""
+    prepare(run, console)
+    _encode(run, console, address, extend)
+
+
+def _encode(run: Run, console: Console, address: str | None, extend: bool = False) -> None:
     from sdvae_ray.encoding.stream import encode as stream
 
-    prepare(run, console)
     done = stream(run, console, address, extend)
     rate = f", {done.computed / done.seconds:.2f} FOV/s" if done.computed and done.seconds else ""
     failed = f"; {done.errors} failed, each with its reason in fovs/" if done.errors else ""
-    console.print(
-        f"encode: {done.computed} FOVs in {done.seconds:.0f} s{rate}; {done.fovs} of {done.fovs} have a row{failed}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    rows = f"{done.fovs} of {done.fovs} have a row{failed}"
+    print_line(console, f"encode: {done.computed} FOVs in {done.seconds:.0f} s{rate}; {rows}")
 
 
-def score(run: Run, console: Console, address: str | None = None) -> Scores:
-    """Scores the run and prints the summary."""
-    from sdvae_ray.report.facts.scored import ScoredRun
+def score(run: Run, console: Console, address: str | None = None) -> ScoredRun:
+    """Scores the run, prints the summary, and returns the scored run for `report`. address: of a Ray cluster."""
     from sdvae_ray.report.terminal.summary import print_summary
     from sdvae_ray.scoring.score import score as score_run
 
-    scores = score_run(run, console, address)
-    print_summary(ScoredRun.read(run, scores), console)
-    return scores
+    scored = _read_scored(run, console, score_run(run, console, address))
+    print_summary(scored, console)
+    return scored
 
 
-def report(run: Run, console: Console, scores: Scores | None = None) -> str:
-    """Writes the page and returns its URI; scores: None reads those of the run."""
-    from sdvae_ray.report.facts.scored import ScoredRun
+def report(run: Run, console: Console, scored: ScoredRun | None = None) -> str:
+    """Writes the page and returns its URI. scored: the run as `score` returns it; None: it is read."""
     from sdvae_ray.report.page.write import write_report
 
-    def say(text: str) -> None:
-        console.print(f"report: {text}", highlight=False, markup=False, soft_wrap=True)
-
-    uri = write_report(ScoredRun.read(run, scores, say))
-    say(uri)
+    uri = write_report(scored or _read_scored(run, console))
+    print_line(console, f"report: {uri}")
     return uri
+
+
+def _read_scored(run: Run, console: Console, scores: Scores | None = None) -> ScoredRun:
+    from sdvae_ray.report.facts.scored import ScoredRun
+
+    return ScoredRun.read(run, scores, lambda text: print_line(console, f"report: {text}"))
 
 
 def run_all(run: Run, console: Console, address: str | None = None) -> None:
@@ -74,9 +77,9 @@ def run_all(run: Run, console: Console, address: str | None = None) -> None:
 
     prepare(run, console)
     with ray_session(address):
-        encode(run, console, address)
-        scores = score(run, console, address)
-    report(run, console, scores)
+        _encode(run, console, address)
+        scored = score(run, console, address)
+    report(run, console, scored)
 
 
 def check(run: Run, console: Console, address: str | None = None) -> None:
@@ -85,7 +88,7 @@ def check(run: Run, console: Console, address: str | None = None) -> None:
 
     prepare(run, console)
     check_run(run, console, address)
-    console.print("check: this run can start")
+    print_line(console, "check: this run can start")
 
 
 def demo_run(output: str, overrides: Sequence[str]) -> Run:
@@ -101,11 +104,14 @@ def demo_run(output: str, overrides: Sequence[str]) -> Run:
 def make_manifest(
     load_data: Sequence[str], output: str, *, storage: Mapping[str, Any], console: Console, **settings: Any
 ) -> None:
-    """`settings`: those of sources.manifest.build_manifest."""
+    """Builds a manifest, writes it to `output` and prints what a reader should know of it.
+
+    storage: keys of `storage:`. settings: those of sources.manifest.build_manifest.
+    """
     from sdvae_ray.schema import PLATE_KEY, WELL_KEY
     from sdvae_ray.sources.manifest import build_manifest, write_manifest
 
-    place = Storage(parse_storage(storage))
+    place = Storage.of(storage)
     built = build_manifest(load_data, storage=place, **settings)
     write_manifest(built.table, output, place)
     plates, wells = built.table.select(PLATE_KEY).n_unique(), built.table.select(WELL_KEY).n_unique()
@@ -115,11 +121,14 @@ def make_manifest(
 def make_photographs(
     sources: Sequence[str], output: str, *, storage: Mapping[str, Any], console: Console, **settings: Any
 ) -> None:
-    """`settings`: those of sources.photographs.build_photographs."""
+    """Builds the manifest of a set of photographs, writes it to `output` and prints what a reader should know of it.
+
+    storage: keys of `storage:`. settings: those of sources.photographs.build_photographs.
+    """
     from sdvae_ray.schema import PLATE_COLUMN
     from sdvae_ray.sources.photographs import build_photographs, write_photographs
 
-    place = Storage(parse_storage(storage))
+    place = Storage.of(storage)
     built = build_photographs(sources, storage=place, **settings)
     write_photographs(built, output, place)
     classes = built.table[PLATE_COLUMN].n_unique()
@@ -127,12 +136,12 @@ def make_photographs(
 
 
 def _say_made(notes: Sequence[str], what: str, console: Console) -> None:
-    for note in notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
-    console.print(f"manifest: {what}", highlight=False, soft_wrap=True)
+    for line in [*(f"note: {note}" for note in notes), f"manifest: {what}"]:
+        print_line(console, line)
 
 
 def list_models(console: Console, as_json: bool = False) -> None:
+    """Prints every entry of the shelves, as tables or as JSON."""
     from sdvae_ray.report.facts.catalogue import catalogue
     from sdvae_ray.report.terminal.catalogue import print_catalogue
 
@@ -157,7 +166,7 @@ def show_retrieved(
 
     summary = {"profiles": list(profiles), **retrieved.summary}
     if output is not None:
-        place, folder = Storage(parse_storage(storage)), absolute(output)
+        place, folder = Storage.of(storage), absolute(output)
         for name, frame in (("groups", retrieved.groups), ("wells", retrieved.wells), ("floors", retrieved.floors)):
             if frame is not None:
                 write_table(join(folder, f"{name}.parquet"), frame.to_arrow(), place)
@@ -169,8 +178,9 @@ def show_retrieved(
 
 
 def compare(a: str, b: str, storage: Mapping[str, Any], console: Console, as_json: bool = False) -> None:
+    """Prints two scored runs side by side, as tables or as JSON. a, b: run files or output folders. storage: keys of `storage:`."""
     from sdvae_ray.report.facts.compare import comparison
-    from sdvae_ray.report.terminal.comparison import print_comparison
+    from sdvae_ray.report.terminal.summary import print_comparison
     from sdvae_ray.run.run import Run
 
     compared = comparison(Run.open(a, storage=storage), Run.open(b, storage=storage))
@@ -192,46 +202,45 @@ class Asked(NamedTuple):
 
 
 def search(
-    run: Run,
-    asked: Asked,
-    extractor: str | None,
-    side: str | None,
-    count: int,
-    console: Console,
-    as_json: bool = False,
+    run: Run, asked: Asked, extractor: str | None, side: str | None, count: int, console: Console, as_json: bool = False
 ) -> None:
+    """Prints the `count` nearest neighbours of the query, as a table or as JSON.
+
+    extractor, side: whose index is searched; None: the run's first extractor, the originals. Raises ConfigError for a query that is
+    none or not clear, DataError where the query or the index is not there.
+    """
     from sdvae_ray.report.facts.neighbours import neighbours_table
     from sdvae_ray.report.terminal.tables import print_table
 
-    neighbours, about = _neighbours(run, asked, extractor, side, count)
+    neighbours, facts = _neighbours(run, asked, extractor, side, count)
     if as_json:
-        console.print_json(json.dumps({**about, "neighbours": neighbours.to_dicts()}))
+        console.print_json(json.dumps({**facts, "neighbours": neighbours.to_dicts()}))
     else:
-        print_table(neighbours_table(run.config, neighbours, about), console)
-        if note := about.get("note"):
-            console.print(f"note: {note}", highlight=False, soft_wrap=True)
+        print_table(neighbours_table(run.config, neighbours, facts), console)
+        if note := facts.get("note"):
+            print_line(console, f"note: {note}")
 
 
 def _neighbours(run: Run, asked: Asked, extractor: str | None, side: str | None, count: int) -> Answer:
     """The neighbours of the query that `asked` names. ConfigError where `asked` names no query, or more than one."""
-    from sdvae_ray.queries.search import search_fov, search_patch, search_well
+    from sdvae_ray.queries.search import search_row, search_well
 
-    of_run = asked.fov if asked.manifest is None else None
-    named = [asked.well is not None, of_run is not None, bool(asked.images), asked.manifest is not None]
-    if sum(named) != 1:
+    fov_of_run = asked.fov if asked.manifest is None else None
+    is_new = bool(asked.images) + (asked.manifest is not None)
+    if (asked.well is not None) + (fov_of_run is not None) + is_new != 1:
         raise ConfigError(
             "search: one of --well PLATE/WELL, --fov ID, --image STAIN=FILE and --manifest FILE is wanted"
         )
     if asked.patch is not None and asked.well is not None:
         raise ConfigError("search: --patch is of a FOV or an image, not of a well")
-    if asked.plate is not None and (sum(named[2:]) == 0 or asked.patch is not None):
-        raise ConfigError("search: --plate is of a new image (--image, --manifest), and of a whole one")
+    if asked.plate is not None and (not is_new or asked.patch is not None):
+        raise ConfigError(
+            "search: --plate names the plate of a whole new image (--image or --manifest, without --patch)"
+        )
     if asked.well is not None:
         return search_well(run, asked.well, extractor, side, count)
-    if of_run is not None and asked.patch is not None:
-        return search_patch(run, of_run, asked.patch, extractor, side, count)
-    if of_run is not None:
-        return search_fov(run, of_run, extractor, side, count)
+    if fov_of_run is not None:
+        return search_row(run, fov_of_run, asked.patch, extractor, side, count)
     from sdvae_ray.queries.new_image import image_query, manifest_query, search_image
 
     query = image_query(run, asked.images) if asked.images else manifest_query(run, str(asked.manifest), asked.fov)
@@ -239,6 +248,10 @@ def _neighbours(run: Run, asked: Asked, extractor: str | None, side: str | None,
 
 
 def decode(run: Run, fov_id: str, side: str | None, output: str, console: Console) -> None:
+    """Decodes the stored latents of one field of view and writes its stains to `output`, an OME-TIFF.
+
+    side: an autoencoder; None: the only one whose latents are stored. Raises as queries.decode.decode_fov.
+    """
     from sdvae_ray.queries.decode import decode_fov, ome_tiff
 
     stains, facts = decode_fov(run, fov_id, side)
@@ -246,6 +259,4 @@ def decode(run: Run, fov_id: str, side: str | None, output: str, console: Consol
     run.storage.write_bytes(uri, ome_tiff(stains, run.config.image.stains, facts))
     random = ", random weights" if facts["random_weights"] else ""
     shape = " x ".join(str(size) for size in stains.shape)
-    console.print(
-        f"decode: {fov_id} by {facts['side']}{random}, {shape} {stains.dtype} -> {uri}", highlight=False, soft_wrap=True
-    )
+    print_line(console, f"decode: {fov_id} by {facts['side']}{random}, {shape} {stains.dtype} -> {uri}")

@@ -16,7 +16,13 @@ from sdvae_ray.settings.values import Actors, Count, Name, Section, Share
 
 IMAGE_SIDE = "image"  # the side of the originals; every other side is the name of an autoencoder or a codec
 SETTINGS = ("seed", "image", "precision")  # keys of a run that change every number
-SHELVED = ("autoencoders", "codecs", "extractors", "metrics")  # keys to which `encode --extend` may add
+Shelf = Literal["autoencoders", "codecs", "extractors", "metrics"]
+SHELVES: tuple[Shelf, ...] = (
+    "autoencoders",
+    "codecs",
+    "extractors",
+    "metrics",
+)  # keys to which `encode --extend` may add
 
 
 class StorageConfig(Section):
@@ -38,20 +44,30 @@ class SyntheticConfig(Section):
     size: int = Field(256, ge=64)  # pixels
 
 
-class ShelfConfig(BaseModel):
-    """A model from a shelf: `name` is its file there; any further key is an option of that file's `load`."""
+class ShelvedConfig(BaseModel):
+    """An entry of a shelf: `name` is its file there; any further key is an option of that file's `load`."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `load`, by name."""
+        return dict(self.model_extra or {})
+
+
+class CodecConfig(ShelvedConfig):
+    """A codec: a side of the run."""
+
+
+class ShelfConfig(ShelvedConfig):
+    """A model with weights."""
+
     source: str | None = None  # hub id, local folder or file, s3:// prefix, or asset:<name> of the package
     subfolder: str | None = None
     revision: str | None = None  # commit of a hub id
     random: bool = False  # random weights; every table, score and page of the run says so
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
 
 
 class AutoencoderConfig(ShelfConfig):
@@ -71,18 +87,6 @@ class ExtractorConfig(ShelfConfig):
 
 class MetricConfig(ShelfConfig):
     """A metric, which compares every side of the run with the originals."""
-
-
-class CodecConfig(BaseModel):
-    """A codec from its shelf; any further key is an option of that file's `load`."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    name: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
 
 
 def _named(metrics: Any) -> Any:
@@ -162,7 +166,7 @@ class RunConfig(Section):
 
     @property
     def sides(self) -> list[str]:
-        """The sides without the originals: autoencoders, then codecs."""
+        """Names of the sides that are compared with the originals: the autoencoders, then the codecs."""
         return [*self.autoencoders, *self.codecs]
 
     @property
@@ -175,7 +179,7 @@ class RunConfig(Section):
         """The settings on which the rows of the tables depend: two runs may share an output only where they are equal."""
         whole = self.model_dump(mode="json")
         whole["image"]["packing"] = self.image.triples
-        return {key: whole[key] for key in (*SETTINGS, *SHELVED)}
+        return {key: whole[key] for key in (*SETTINGS, *SHELVES)}
 
     def digest(self) -> str:
         """The first 16 hex digits of the sha256 of `identity`."""

@@ -24,28 +24,22 @@ class UserError(SdvaeRayError):
     exit_code = 2
 
 
-class ConfigError(UserError):
-    pass
+class ConfigError(UserError): ...
 
 
-class DataError(UserError):
-    pass
+class DataError(UserError): ...
 
 
-class StorageError(UserError):
-    pass
+class StorageError(UserError): ...
 
 
-class WeightsError(UserError):
-    pass
+class WeightsError(UserError): ...
 
 
-class ResourceError(UserError):
-    pass
+class ResourceError(UserError): ...
 
 
-class RunError(SdvaeRayError):
-    pass
+class RunError(SdvaeRayError): ...
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:

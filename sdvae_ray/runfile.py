@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from sdvae_ray.config import RunConfig, StorageConfig
 from sdvae_ray.errors import ConfigError, did_you_mean, one_line
+from sdvae_ray.settings.values import Section
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -17,20 +18,17 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises ConfigError, one line, for a file that cannot be read, an unknown key or a value that is not allowed.
     """
     try:
-        text = Path(path).read_text()
+        raw = _with_null_keys(yaml.safe_load(Path(path).read_text()))
     except OSError as error:
         raise ConfigError(f"cannot read the run file {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"cannot read the run file {path}: it is not text") from error
-    try:
-        raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {one_line(error, None)}") from error
     if not isinstance(raw, dict):
         raise ConfigError(
             f"{path} is not a run file: a YAML mapping with manifest, output, autoencoders, ... is wanted"
         )
-    raw = _with_null_keys(raw)
     for given in overrides:
         override(raw, given)
     return parse_run(raw, where=str(path))
@@ -38,22 +36,19 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def parse_run(raw: dict[str, Any], where: str = "run file") -> RunConfig:
     """Checks a mapping and returns it as a RunConfig; raises ConfigError, one line that begins with `where`."""
-    try:
-        return RunConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {_first_problem(error)}") from error
+    return _parsed(RunConfig, raw, where)
 
 
 def parse_storage(keys: Mapping[str, Any] | None) -> StorageConfig:
-    """How to reach storage, from keys of `storage:`. ConfigError for an unknown key or a value that is not allowed."""
+    """Checks keys of `storage:` and returns them as a StorageConfig; raises ConfigError, one line that begins with `storage`."""
+    return _parsed(StorageConfig, dict(keys or {}), "storage")
+
+
+def _parsed(section: type[Section], raw: dict[str, Any], where: str) -> Any:
     try:
-        return StorageConfig.model_validate(dict(keys or {}))
+        return section.model_validate(raw)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        key = str(problem["loc"][0])
-        if problem["type"] == "extra_forbidden":
-            raise ConfigError(f"storage: unknown key {key!r}{did_you_mean(key, StorageConfig.model_fields)}") from error
-        raise ConfigError(f"storage.{key}: {problem['msg']}, got {problem['input']!r}") from error
+        raise ConfigError(f"{where}: {_first_problem(error, section)}") from error
 
 
 def _with_null_keys(node: Any) -> Any:
@@ -84,7 +79,7 @@ def override(raw: dict[str, Any], given: str) -> None:
 _UNION_TAGS = ("function-", "tuple[", "literal[", "constrained-")  # parts that pydantic adds to the path of a problem
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError, section: type[Section]) -> str:
     """Returns the first problem as one line: where, what, and for an unknown key the nearest allowed key."""
     problems = error.errors(include_url=False)
     first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
@@ -96,7 +91,7 @@ def _first_problem(error: ValidationError) -> str:
     others = len({tuple(_path(p)) for p in problems} - {tuple(_path(p)) for p in branches})
     more = f" (and {others} more)" if others else ""
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {path!r}{did_you_mean(str(where[-1]), _allowed_keys(where[:-1]))}{more}"
+        return f"unknown key {path!r}{did_you_mean(str(where[-1]), _allowed_keys(section, where[:-1]))}{more}"
     if problem["type"] == "missing":
         return f"{path} is missing{more}"
     message = problem["msg"].removeprefix("Value error, ")
@@ -108,8 +103,9 @@ def _path(problem: Any) -> list[Any]:
     return [part for part in problem["loc"] if not (isinstance(part, str) and part.startswith(_UNION_TAGS))]
 
 
-def _allowed_keys(path: Sequence[Any]) -> list[str]:
-    model: Any = RunConfig
+def _allowed_keys(section: type[Section], path: Sequence[Any]) -> list[str]:
+    """The keys that are allowed under a path of keys in a section."""
+    model: Any = section
     for part in path:
         if not (isinstance(model, type) and issubclass(model, BaseModel)):
             break

@@ -26,15 +26,10 @@ COLOUR = "colour"  # manifest: true where the file is a photograph, whose channe
 SEPARATOR = ":"  # between table and column
 
 BITS, ENTROPY = "bits", "bits_entropy"
-RATES = {  # bits per patch and stain, columns beside the metrics of a side -> small print under "bits" in the report
-    BITS: "stored",
-    ENTROPY: "entropy",
-}
+# bits per patch and stain, columns beside the metrics of a side -> small print under "bits" in the report
+RATES = {BITS: "stored", ENTROPY: "entropy"}
 
-FOVS = "fovs"
-LATENTS = "latents"
-METRICS = "metrics"
-EMBEDDINGS = "embeddings"
+FOVS, LATENTS, METRICS, EMBEDDINGS = "fovs", "latents", "metrics", "embeddings"
 LATENT, EMBEDDING = "latent", "embedding"  # columns of these tables
 PATCHES = "patches"  # column of an embeddings table: the embeddings of the patches that are kept
 
@@ -117,8 +112,8 @@ def table_from_columns(columns: Mapping[str, np.ndarray | Sequence[Any]]) -> pa.
     return pa.table(arrays)
 
 
-def column_to_numpy(column: pa.ChunkedArray) -> np.ndarray:
-    """Returns a column of a table as (n, ...) numpy; text as objects."""
+def column_to_numpy(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Returns a column of a table or of a block of Ray as (n, ...) numpy; text as objects."""
     combined = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(combined, pa.ChunkedArray):  # zero chunks
         combined = pa.concat_arrays(combined.chunks) if combined.num_chunks else pa.array([], column.type)

@@ -14,16 +14,12 @@ import inspect
 import pkgutil
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel
-
-from sdvae_ray.config import AutoencoderConfig, CodecConfig, ExtractorConfig, MetricConfig
+from sdvae_ray.config import AutoencoderConfig, CodecConfig, ExtractorConfig, MetricConfig, Shelf, ShelvedConfig
 from sdvae_ray.errors import ConfigError, did_you_mean
 
-Shelf = Literal["autoencoders", "codecs", "extractors", "metrics"]
-SHELVES: tuple[Shelf, ...] = ("autoencoders", "codecs", "extractors", "metrics")
-_SETTINGS: dict[Shelf, type[BaseModel]] = {
+_SETTINGS: dict[Shelf, type[ShelvedConfig]] = {
     "autoencoders": AutoencoderConfig,
     "codecs": CodecConfig,
     "extractors": ExtractorConfig,
@@ -51,7 +47,7 @@ def check_name(shelf: Shelf, name: str) -> None:
 
 
 def summary(shelf: Shelf, name: str) -> str:
-    """Returns the first line of the module's docstring."""
+    """Returns what an entry of a shelf is, in one line: the first line of its module's docstring."""
     return (find(shelf, name).__doc__ or "").strip().partition("\n")[0]
 
 

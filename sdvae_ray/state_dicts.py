@@ -7,17 +7,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-DAMAGE = (  # errors that the readers raise on a file of another kind, or a damaged one
-    OSError,
-    RuntimeError,
-    KeyError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    UnpicklingError,
-    SafetensorError,
-)
+# errors that the readers raise on a file of another kind, or a damaged one
+_PYTHON = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, EOFError)
+DAMAGE = (*_PYTHON, UnpicklingError, SafetensorError)
 
 
 def read_state_dict(file: Path) -> dict[str, Tensor]:

@@ -9,12 +9,13 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.errors import StorageError, one_line
+from sdvae_ray.runfile import parse_storage
 
 T = TypeVar("T")
 _TEMPORARY = ".tmp-"
@@ -44,6 +45,11 @@ class Storage:
 
     def __init__(self, config: StorageConfig | None = None) -> None:
         self.config = config or StorageConfig()
+
+    @classmethod
+    def of(cls, keys: Mapping[str, Any] | None) -> Self:
+        """Returns the storage that keys of `storage:` in a run file describe; ConfigError where they are not allowed."""
+        return cls(parse_storage(keys))
 
     def filesystem(self, uri: str) -> tuple[Any, str]:
         """Returns (fsspec filesystem, path within it) of a URI; StorageError for a scheme without a reader."""
@@ -79,12 +85,7 @@ class Storage:
 
     def read_bytes(self, uri: str) -> bytes:
         """Returns a whole object."""
-
-        def read(fs: Any, path: str) -> bytes:
-            data = fs.cat_file(path)
-            return bytes(data)
-
-        return self._call(uri, "read", read)
+        return self._call(uri, "read", lambda fs, path: bytes(fs.cat_file(path)))
 
     @contextmanager
     def open(self, uri: str) -> Iterator[IO[bytes]]:
@@ -115,33 +116,27 @@ class Storage:
         self._call(uri, "write", write)
 
     def exists(self, uri: str) -> bool:
+        """Tells whether there is an object or a folder at the URI."""
         return bool(self._call(uri, "look for", lambda fs, path: fs.exists(path)))
 
     def is_folder(self, uri: str) -> bool:
+        """Tells whether there is a folder at the URI."""
         return bool(self._call(uri, "look for", lambda fs, path: fs.isdir(path)))
 
     def list(self, uri: str) -> list[str]:
         """Returns the sorted paths of all files under a folder, relative to it; none where there is no such folder."""
-
-        def find(fs: Any, path: str) -> list[str]:
-            root = path.rstrip("/")
-            return sorted(file.removeprefix(root).lstrip("/") for file in fs.find(root) if file.rstrip("/") != root)
-
-        try:
-            return self._call(uri, "list", find)
-        except FileNotFoundError:
-            return []
+        return [*self.versions(uri)]
 
     def versions(self, uri: str) -> dict[str, str]:
         """Returns the paths that `list` gives, each with a mark that changes with the content: the ETag, else size and time."""
 
         def find(fs: Any, path: str) -> dict[str, str]:
             root = path.rstrip("/")
-            marks = {
+            return {
                 file.removeprefix(root).lstrip("/"): str(info.get("ETag") or f"{info['size']}-{info.get('mtime')}")
-                for file, info in fs.find(root, detail=True).items()
+                for file, info in sorted(fs.find(root, detail=True).items())
+                if file.rstrip("/") != root
             }
-            return dict(sorted(marks.items()))
 
         try:
             return self._call(uri, "list", find)
@@ -150,17 +145,13 @@ class Storage:
 
     def delete(self, uri: str) -> None:
         """Deletes one object; its absence is no error."""
-        try:
+        with suppress(FileNotFoundError):
             self._call(uri, "delete", lambda fs, path: fs.rm_file(path))
-        except FileNotFoundError:
-            return
 
     def delete_folder(self, uri: str) -> None:
         """Deletes a folder with everything under it; its absence is no error."""
-        try:
+        with suppress(FileNotFoundError):
             self._call(uri, "delete", lambda fs, path: fs.rm(path, recursive=True))
-        except FileNotFoundError:
-            return
 
     def delete_temporaries(self, uri: str) -> None:
         """Deletes the temporary files that a killed writer left under a folder."""
@@ -185,7 +176,7 @@ class Storage:
 
 
 def local_copy(uri: str, storage: Storage) -> Path:
-    """Returns the object's path on this machine: its own where it is local, else that of its copy (see `local_copies`).
+    """Returns the path of an object on this machine. A remote object is copied first, see `local_copies`.
 
     Raises FileNotFoundError where there is no such remote object.
     """

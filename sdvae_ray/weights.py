@@ -67,7 +67,7 @@ def resolve(model: ShelfConfig, default_source: str | None, storage: Storage) ->
     elif Path(source).expanduser().exists():
         root = Path(source).expanduser().absolute()
     elif source.startswith(("/", ".", "~")) or source.count("/") != 1:
-        raise WeightsError(f"{model.name}: no such weights: {source} (allowed: a folder, a file, s3://..., a hub id)")
+        raise _unknown(model, source)
     else:
         return _from_hub(model, source)
     path = root / model.subfolder if model.subfolder else root
@@ -94,6 +94,10 @@ def at_hand(model_source: str, subfolder: str | None = None, revision: str | Non
     except (ValueError, KeyError, AttributeError, OSError):  # no such enum, no such id, no such snapshot
         return False
     return (root / (subfolder or "")).exists()
+
+
+def _unknown(model: ShelfConfig, source: str) -> WeightsError:
+    return WeightsError(f"{model.name}: no such weights: {source} (allowed: a folder, a file, s3://..., a hub id)")
 
 
 def _with_code(model: ShelfConfig) -> bool:
@@ -158,12 +162,7 @@ def _from_torchvision(model: ShelfConfig, enum: str) -> Path:
 
 def _from_hub(model: ShelfConfig, source: str) -> Weights:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
     prefix = f"{model.subfolder}/" if model.subfolder else ""
     first = [".json", ".txt", SAFETENSORS, *([CODE] if _with_code(model) else [])]
@@ -177,14 +176,12 @@ def _from_hub(model: ShelfConfig, source: str) -> Weights:
         if not any((root / prefix).glob(f"*{SAFETENSORS}")):
             root = snapshot([*first, *TORCH_SUFFIXES])
     except HFValidationError as error:
-        raise WeightsError(
-            f"{model.name}: no such weights: {source} (allowed: a folder, a file, s3://..., a hub id)"
-        ) from error
+        raise _unknown(model, source) from error
     except RepositoryNotFoundError as error:
         raise WeightsError(
             f"{model.name}: the hub has no model {source!r}, or it is gated (accept its licence there, then: hf auth login)"
         ) from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, OSError) as error:
         raise WeightsError(
             f"{model.name}: cannot reach the hub for {source} (wanted {prefix}config.json and its weights); "
             f"place them in a folder and set source to it, or copy them to an s3:// prefix"

@@ -10,28 +10,24 @@ from sdvae_ray.cli.options import AsJson, Output, opens_storage
 from sdvae_ray.cli.runs import console
 from sdvae_ray.errors import ConfigError
 
+Many = list[str] | None
+Text = str | None
+
 
 @opens_storage
 def manifest(
-    load_data: Annotated[
-        list[str], typer.Argument(metavar="LOAD_DATA...", help="load_data files: CSV, CSV.gz or Parquet.")
-    ],
+    load_data: Annotated[list[str], typer.Argument(metavar="LOAD_DATA...", help="CSV, CSV.gz or Parquet.")],
     output: Output,
     storage: dict[str, Any],
-    platemap: Annotated[list[str] | None, typer.Option(help="barcode_platemap.csv, or its folder; repeatable.")] = None,
-    metadata: Annotated[
-        list[str] | None, typer.Option(help="Experiment or compound table to join; repeatable.")
-    ] = None,
-    rewrite: Annotated[
-        list[str] | None, typer.Option(metavar="FROM=TO", help="Replace a path prefix; repeatable.")
-    ] = None,
+    platemap: Annotated[Many, typer.Option(help="barcode_platemap.csv, or its folder; repeatable.")] = None,
+    metadata: Annotated[Many, typer.Option(help="Experiment or compound table to join; repeatable.")] = None,
+    rewrite: Annotated[Many, typer.Option(metavar="FROM=TO", help="Replace a path prefix; repeatable.")] = None,
     stains: Annotated[str, typer.Option(help="Stains, comma-separated.")] = "Mito,AGP,RNA,ER,DNA",
-    source: Annotated[str | None, typer.Option(help="Metadata_Source where load_data has none.")] = None,
-    batch: Annotated[str | None, typer.Option(help="Metadata_Batch where load_data has none.")] = None,
+    source: Annotated[Text, typer.Option(help="Metadata_Source where load_data has none.")] = None,
+    batch: Annotated[Text, typer.Option(help="Metadata_Batch where load_data has none.")] = None,
     drop_unmapped_wells: Annotated[bool, typer.Option(help="Drop wells that are not on their platemap.")] = False,
 ) -> None:
     """load_data files, platemaps and metadata tables -> a checked manifest, one row per field of view."""
-    from sdvae_ray import commands
     from sdvae_ray.schema import BATCH_COLUMN, SOURCE_COLUMN
 
     given = {SOURCE_COLUMN: source, BATCH_COLUMN: batch}
@@ -69,52 +65,30 @@ def retrieve(
     pos_diffby: Annotated[str, typer.Option(metavar="A,B", help="Columns in which positives differ.")] = "",
     neg_sameby: Annotated[str, typer.Option(metavar="A,B", help="Columns that negatives share.")] = "",
     neg_diffby: Annotated[str, typer.Option(metavar="A,B", help="Columns in which negatives differ.")] = "",
-    reference: Annotated[str | None, typer.Option(help="Which wells are the negatives' references.")] = None,
-    exclude: Annotated[str | None, typer.Option(help="Wells to leave out, such as positive controls.")] = None,
-    multilabel: Annotated[str | None, typer.Option(help="A column of --pos-sameby with labels joined by |.")] = None,
-    features: Annotated[
-        list[str] | None, typer.Option(metavar="PREFIX", help="Only these features; repeatable.")
-    ] = None,
-    drop_features: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Features to leave out; repeatable.")
-    ] = None,
-    normalise: Annotated[
-        str, typer.Option(help="A preset of normalisation first; none: as the profiles are.")
-    ] = "none",
-    null: Annotated[
-        str | None, typer.Option(help="exchange, copairs or copairs_exact; default: exchange where it applies.")
-    ] = None,
+    reference: Annotated[Text, typer.Option(help="Which wells are the negatives' references.")] = None,
+    exclude: Annotated[Text, typer.Option(help="Wells to leave out, such as positive controls.")] = None,
+    multilabel: Annotated[Text, typer.Option(help="A column of --pos-sameby with labels joined by |.")] = None,
+    features: Annotated[Many, typer.Option(metavar="PREFIX", help="Only these features; repeatable.")] = None,
+    drop_features: Annotated[Many, typer.Option(metavar="GLOB", help="Features to leave out; repeatable.")] = None,
+    normalise: Annotated[str, typer.Option(help="A preset of normalisation; none: profiles as they are.")] = "none",
+    null: Annotated[Text, typer.Option(help="exchange (default, if it applies), copairs or copairs_exact.")] = None,
     ties: Annotated[str, typer.Option(help="average or copairs.")] = "average",
     distance: Annotated[str, typer.Option(help="cosine, abs_cosine, correlation or euclidean.")] = "cosine",
     strict: Annotated[bool, typer.Option("--strict", help="p counts draws above the observed mAP only.")] = False,
     null_size: Annotated[int, typer.Option(min=100, help="Draws of the null.")] = 10_000,
     threshold: Annotated[float, typer.Option(min=0, max=1, help="Of the corrected p.")] = 0.05,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    output: Annotated[str | None, typer.Option("--output", "-o", help="Folder for the tables.")] = None,
+    output: Annotated[Text, typer.Option("--output", "-o", help="Folder for the tables.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score any table of profiles by copairs' four lists: average precision, p-values, intervals and floors."""
-    retrieved = sdvae_ray.retrieve(
-        profiles,
-        pos_sameby=_names(pos_sameby),
-        pos_diffby=_names(pos_diffby),
-        neg_sameby=_names(neg_sameby),
-        neg_diffby=_names(neg_diffby),
-        multilabel=multilabel,
-        reference=reference,
-        exclude=exclude,
-        features=features or (),
-        drop_features=drop_features or (),
-        storage=storage,
-        null=null,
-        ties=ties,
-        distance=distance,
-        strict=strict,
-        null_size=null_size,
-        threshold=threshold,
-        normalise=normalise,
-        seed=seed,
-    )
+    lists = {"pos_sameby": pos_sameby, "pos_diffby": pos_diffby, "neg_sameby": neg_sameby, "neg_diffby": neg_diffby}
+    wells: dict[str, Any] = {"multilabel": multilabel, "reference": reference, "exclude": exclude, "storage": storage}
+    wells |= {"features": features or (), "drop_features": drop_features or ()}
+    settings: dict[str, Any] = {"null": null, "null_size": null_size, "strict": strict, "threshold": threshold}
+    settings |= {"ties": ties, "distance": distance, "normalise": normalise, "seed": seed}
+    names: dict[str, Any] = {key: _names(given) for key, given in lists.items()}
+    retrieved = sdvae_ray.retrieve(profiles, **names, **wells, **settings)
     commands.show_retrieved(retrieved, profiles, output, storage, console, as_json)
 
 

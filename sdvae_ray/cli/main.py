@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from sdvae_ray.cli import data, runs
+from sdvae_ray.console import print_line
 from sdvae_ray.errors import SdvaeRayError
 from sdvae_ray.version import VERSION
 
@@ -64,12 +65,9 @@ for _command in (
     runs.score,
     runs.report,
     runs.run,
-    data.retrieve,
-    runs.compare,
-    runs.search,
-    runs.decode,
-    data.models,
 ):
+    app.command()(_command)
+for _command in (data.retrieve, runs.compare, runs.search, runs.decode, data.models):
     app.command()(_command)
 
 
@@ -85,17 +83,17 @@ def main(arguments: list[str] | None = None) -> None:
         ended = app(args=arguments, standalone_mode=False)
         code = ended if isinstance(ended, int) else 0  # typer gives the code of an exit back, that of Ctrl-C too
     except SdvaeRayError as error:
-        errors.print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        print_line(errors, f"error: {error}", "red")
         code = error.exit_code
     except (typer.Abort, KeyboardInterrupt):
         code = 130
     except Exception as error:
         if not hasattr(error, "format_message"):  # a wrong option: typer carries a click of its own, unnamed
             raise
-        errors.print(f"error: {error.format_message()}", style="red", highlight=False, markup=False, soft_wrap=True)
+        print_line(errors, f"error: {error.format_message()}", "red")
         code = 2
     if code == 130:
-        errors.print("stopped; the same command goes on where it left off", highlight=False)
+        print_line(errors, "stopped; the same command goes on where it left off")
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)

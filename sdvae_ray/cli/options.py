@@ -22,6 +22,7 @@ _STORAGE = {
     "region": Annotated[str | None, typer.Option(help="AWS region.")],
     "profile": Annotated[str | None, typer.Option(help="Of the AWS credentials file.")],
 }
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 def opens_storage(command: Callable[..., None]) -> Callable[..., None]:
@@ -32,7 +33,7 @@ def opens_storage(command: Callable[..., None]) -> Callable[..., None]:
         storage = _taken(given)
         command(storage=storage, **given)
 
-    return _with_parameters(wrapper, command, "storage", {})
+    return _with_parameters(wrapper, command, "storage", [])
 
 
 def opens_run(command: Callable[..., None]) -> Callable[..., None]:
@@ -45,7 +46,8 @@ def opens_run(command: Callable[..., None]) -> Callable[..., None]:
         storage = _taken(given)
         command(run=Run.open(place, set or [], storage), **given)
 
-    return _with_parameters(wrapper, command, "run", {"place": _Place, "set": Set})
+    place = inspect.Parameter("place", _KEYWORD, annotation=_Place)
+    return _with_parameters(wrapper, command, "run", [place, _optional("set", Set)])
 
 
 def _taken(given: dict[str, Any]) -> dict[str, Any]:
@@ -54,24 +56,17 @@ def _taken(given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def _optional(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, _KEYWORD, annotation=annotation, default=None)
+
+
 def _with_parameters(
-    wrapper: Callable[..., None], command: Callable[..., None], replaced: str, added: dict[str, Any]
+    wrapper: Callable[..., None], command: Callable[..., None], replaced: str, added: list[inspect.Parameter]
 ) -> Callable[..., None]:
-    """The wrapper with the signature that typer reads: the command's, with `replaced` in place of what was added."""
-    own = [each for name, each in inspect.signature(command).parameters.items() if name != replaced]
-    positional = {name: kind for name, kind in added.items() if kind is _Place}
-    optional = {name: kind for name, kind in {**added, **_STORAGE}.items() if name not in positional}
-    parameters = [
-        *(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind)
-            for name, kind in positional.items()
-        ),
-        *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own),
-        *(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=None)
-            for name, kind in optional.items()
-        ),
-    ]
+    """The wrapper with the signature that typer reads: the command's, with `added` and the storage options for `replaced`."""
+    own = [option for name, option in inspect.signature(command).parameters.items() if name != replaced]
+    parameters = [*added[:1], *(option.replace(kind=_KEYWORD) for option in own), *added[1:]]
+    parameters += [_optional(name, annotation) for name, annotation in _STORAGE.items()]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapper

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
 
+_IMAGE = "Or a new image: a file for each stain, or one of all; repeatable."
+_MANIFEST = "Or a new image: the row --fov of a manifest that may be another run's."
+_PLATE = "Normalise the new image as a well of this plate of the run; default: its row's own, if there."
 Side = Annotated[str | None, typer.Option(help="Of which side; default: the originals.")]
 
 
@@ -37,7 +40,7 @@ def encode(
     run: "Run",
     address: Address = None,
     extend: Annotated[
-        bool, typer.Option("--extend", help="Add the run file's new autoencoders, codecs, extractors and metrics.")
+        bool, typer.Option("--extend", help="Add the run file's new models, codecs and metrics.")
     ] = False,
 ) -> None:
     """Images -> latents, embeddings and metrics. Resumes: only FOVs without a usable row are computed."""
@@ -85,27 +88,17 @@ def search(
     well: Annotated[str | None, typer.Option(metavar="PLATE/WELL", help="Whose neighbours are wanted.")] = None,
     fov: Annotated[str | None, typer.Option(help="Or a fov_id, in the index over FOVs (score.fov_index).")] = None,
     patch: Annotated[
-        int | None, typer.Option(min=0, help="One patch of the FOV or image, in the index over patches.")
+        int | None, typer.Option(min=0, help="One patch of the FOV or image, by the index of patches.")
     ] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option(metavar="STAIN=FILE", help="Or a new image: a file for each stain, or one of all; repeatable."),
-    ] = None,
-    manifest: Annotated[
-        str | None, typer.Option(help="Or a new image: the row --fov of a manifest that may be another run's.")
-    ] = None,
-    plate: Annotated[
-        str | None,
-        typer.Option(
-            help="Normalise the new image as a well of this plate of the run; default: its row's own, if there."
-        ),
-    ] = None,
+    image: Annotated[list[str] | None, typer.Option(metavar="STAIN=FILE", help=_IMAGE)] = None,
+    manifest: Annotated[str | None, typer.Option(help=_MANIFEST)] = None,
+    plate: Annotated[str | None, typer.Option(help=_PLATE)] = None,
     extractor: Annotated[str | None, typer.Option(help="In whose space; default: the run's first.")] = None,
     side: Side = None,
     count: Annotated[int, typer.Option("--count", "-k", min=1, help="How many.")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """The wells nearest to one, or the FOVs, or what is nearest to a new image, with their treatment, in a scored run."""
+    """The nearest neighbours of a well, a field of view, a patch or a new image, with their treatment, in a scored run."""
     asked = commands.Asked(well, fov, patch, image or [], manifest, plate)
     commands.search(run, asked, extractor, side, count, console, as_json)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 
+TASK_CPUS = 0.5  # CPUs that a task of `score` asks for: it waits for storage half of its time
 _HEAVY = 1 << 30  # bytes; a smaller task declares no memory
 _SHARE_OF_NODE = 0.8  # of the largest node, at most: a task that asks for more than any node has would wait for ever
 _AHEAD = 4  # tasks that run, or whose results wait, per CPU of the cluster

@@ -19,9 +19,8 @@ from sdvae_ray.errors import ConfigError, ResourceError, one_line
 from sdvae_ray.storage import is_remote
 
 IO_CPUS = 0.05  # CPUs that a read, filter or write task asks for: such a task mostly waits for storage
-SPARE_CPUS = (
-    0.1  # CPUs that the pools must leave: with none, reads and writes never start and the job hangs without a message
-)
+# CPUs that the pools must leave: with none, reads and writes never start and the job hangs without a message
+SPARE_CPUS = 0.1
 
 
 @dataclass(frozen=True)
@@ -61,12 +60,10 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options = {"include_dashboard": False} if address == "local" else {}
-    os.environ.setdefault(
-        "RAY_BACKEND_LOG_LEVEL", "fatal"
-    )  # messages of Ray's C++ core go to log files, not to the terminal
-    os.environ.setdefault(
-        "RAY_raylet_start_wait_time_s", "120"
-    )  # seconds: a busy machine takes longer than Ray's default of 30
+    # messages of Ray's C++ core go to log files, not to the terminal
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # seconds: a busy machine takes longer than Ray's default of 30
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     try:
         with _stderr_of_libraries_closed():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
@@ -109,11 +106,8 @@ def check_output_is_shared(config: RunConfig) -> None:
     """ConfigError for a local output folder, where the cluster has several nodes and no shared file system."""
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     several = f"the cluster has {nodes} nodes" if nodes > 1 else "cluster.autoscaling brings more nodes"
-    if (
-        (nodes > 1 or config.cluster.autoscaling)
-        and not is_remote(config.output)
-        and not config.cluster.shared_filesystem
-    ):
+    is_shared = is_remote(config.output) or config.cluster.shared_filesystem
+    if (nodes > 1 or config.cluster.autoscaling) and not is_shared:
         raise ConfigError(
             f"output: {config.output} is a local folder, and {several}; write s3://..., "
             f"or cluster.shared_filesystem: true where it is the same folder on all nodes"
@@ -136,12 +130,8 @@ def _stderr_of_libraries_closed() -> Iterator[None]:
 
 def _check_explicit(config: RunConfig) -> None:
     """ConfigError for `auto` on an autoscaling cluster, which may be empty now: `auto` then has no node to measure."""
-    asked = {
-        "load.actors": config.load.actors,
-        "encode.actors": config.encode.actors,
-        "encode.gpus": config.encode.gpus,
-    }
-    for key, value in asked.items():
+    load, encode = config.load, config.encode
+    for key, value in {"load.actors": load.actors, "encode.actors": encode.actors, "encode.gpus": encode.gpus}.items():
         if value == "auto":
             raise ConfigError(
                 f"{key}: auto measures nodes, and a cluster with cluster.autoscaling starts without any; write a number"

@@ -1,7 +1,8 @@
 """What the codecs share: the loop over planes, the change of bit depth, the checks of their options."""
 
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,31 +11,30 @@ from sdvae_ray.errors import ConfigError, did_you_mean
 DEPTHS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
 
 
-class PlaneCodec(Protocol):
-    """A codec of single planes."""
+@dataclass(frozen=True)
+class PlaneCodec:
+    """A codec that compresses every plane by itself.
 
-    def encode(self, plane: np.ndarray) -> bytes:
-        """(S, S) uint8 or uint16 -> the whole file."""
-        ...
-
-    def decode(self, data: bytes, dtype: np.dtype) -> np.ndarray:
-        """The file -> (S, S) of the dtype that was encoded."""
-        ...
-
-
-def roundtrip(codec: PlaneCodec, stains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, C, S, S) uint8 or uint16 -> (decoded planes of that shape and dtype, (N, C) int64 sizes in bytes).
-
-    Raises TypeError for another dtype, ValueError for another shape.
+    encode  (S, S) uint8 or uint16 -> the whole file
+    decode  the file, and the dtype that was encoded -> (S, S) of that dtype
     """
-    depth(stains.dtype)
-    if stains.ndim != 4:
-        raise ValueError(f"a codec takes (N, C, S, S), not {stains.shape}")
-    recon, sizes = np.empty(stains.shape, stains.dtype), np.empty(stains.shape[:2], np.int64)
-    for index in np.ndindex(*sizes.shape):
-        data = codec.encode(np.ascontiguousarray(stains[index]))
-        recon[index], sizes[index] = codec.decode(data, stains.dtype), len(data)
-    return recon, sizes
+
+    encode: Callable[[np.ndarray], bytes]
+    decode: Callable[[bytes, np.dtype], np.ndarray]
+
+    def roundtrip(self, stains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N, C, S, S) uint8 or uint16 -> (decoded planes of that shape and dtype, (N, C) int64 sizes in bytes).
+
+        Raises TypeError for another dtype, ValueError for another shape.
+        """
+        depth(stains.dtype)
+        if stains.ndim != 4:
+            raise ValueError(f"a codec takes (N, C, S, S), not {stains.shape}")
+        recon, sizes = np.empty(stains.shape, stains.dtype), np.empty(stains.shape[:2], np.int64)
+        for index in np.ndindex(*sizes.shape):
+            data = self.encode(np.ascontiguousarray(stains[index]))
+            recon[index], sizes[index] = self.decode(data, stains.dtype), len(data)
+        return recon, sizes
 
 
 def depth(dtype: np.dtype) -> int:
@@ -54,8 +54,15 @@ def rescale(plane: np.ndarray, bits_in: int, bits_out: int) -> np.ndarray:
     return values.astype(np.uint8 if bits_out <= 8 else np.uint16)
 
 
+def run(function: str, data: Any, **options: Any) -> Any:
+    """Calls a function of imagecodecs, which is imported when the first plane comes."""
+    import imagecodecs
+
+    return getattr(imagecodecs, function)(data, **options)
+
+
 def require(codec: str, library: str) -> None:
-    """ConfigError where imagecodecs was built without the library."""
+    """Raises ConfigError where imagecodecs was built without the library."""
     import imagecodecs
 
     if not getattr(imagecodecs, library).available:

@@ -6,11 +6,12 @@ compressor does.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from sdvae_ray.codecs import _planes
+from sdvae_ray.codecs._planes import PlaneCodec, choice, require, run, whole
 from sdvae_ray.contracts import Checkpoint
 from sdvae_ray.errors import ConfigError
 
@@ -49,56 +50,40 @@ FORMATS = {
     "jpegxl": Format(
         "JPEGXL", "jpegxl", (1, 7, 10), "effort", {"lossless": True, "usecontainer": False, **_ONE_THREAD}, _ONE_THREAD
     ),
-    "jpeg2000": Format(
-        "JPEG2K",
-        "jpeg2k",
-        None,
-        encoding={"codecformat": "j2k", "reversible": True, **_ONE_THREAD},
-        decoding=_ONE_THREAD,
-    ),  # its level 0 is the lossless one
+    "jpeg2000": Format(  # its level 0 is the lossless one
+        "JPEG2K", "jpeg2k", None, "level", {"codecformat": "j2k", "reversible": True, **_ONE_THREAD}, _ONE_THREAD
+    ),
     "png": Format("PNG", "png", (0, 6, 9)),
     "zstd": Format("ZSTD", "zstd", (1, 3, 22)),
 }
 
 
-class Lossless:
-    """A codec of one of FORMATS."""
-
-    def __init__(self, format: Format, effort: int) -> None:
-        self.format, self.effort = format, effort
-
-    def encode(self, plane: np.ndarray) -> bytes:
-        import imagecodecs
-
-        encode = getattr(imagecodecs, f"{self.format.functions}_encode")
-        pixels = plane.tobytes() if self.format.library == "ZSTD" else plane
-        return bytes(encode(pixels, **{self.format.effort: self.effort}, **self.format.encoding))
-
-    def decode(self, data: bytes, dtype: np.dtype) -> np.ndarray:
-        import imagecodecs
-
-        pixels = getattr(imagecodecs, f"{self.format.functions}_decode")(data, **self.format.decoding)
-        if self.format.library != "ZSTD":
-            return pixels
-        values = np.frombuffer(pixels, dtype)
-        size = round(len(values) ** 0.5)  # zstd keeps no shape; a patch is square
-        return values.reshape(size, size)
-
-    def roundtrip(self, stains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return _planes.roundtrip(self, stains)
-
-
-def load(*, format: str = "jpegxl", effort: int | None = None) -> Lossless:
+def load(*, format: str = "jpegxl", effort: int | None = None) -> PlaneCodec:
     """`format` is jpegxl, jpeg2000, png or zstd.
 
     `effort` has the scale of the format's library: JPEG XL 1 to 10 (default 7), PNG 0 to 9 (6), zstd 1 to 22 (3); JPEG 2000 has no
     effort. Raises ConfigError for an option that is not allowed.
     """
-    chosen = FORMATS[_planes.choice("lossless", "format", format, FORMATS)]
-    _planes.require("lossless", chosen.library)
-    if chosen.efforts is None:
-        if effort is not None:
-            raise ConfigError(f"lossless: {format} has no effort to choose (drop `effort`)")
-        return Lossless(chosen, 0)
-    low, default, high = chosen.efforts
-    return Lossless(chosen, default if effort is None else _planes.whole("lossless", "effort", effort, low, high))
+    chosen = FORMATS[choice("lossless", "format", format, FORMATS)]
+    require("lossless", chosen.library)
+    level = 0
+    if chosen.efforts is not None:
+        low, default, high = chosen.efforts
+        level = default if effort is None else whole("lossless", "effort", effort, low, high)
+    elif effort is not None:
+        raise ConfigError(f"lossless: {format} has no effort to choose (drop `effort`)")
+    return PlaneCodec(partial(_encode, chosen, level), partial(_decode, chosen))
+
+
+def _encode(format: Format, effort: int, plane: np.ndarray) -> bytes:
+    pixels = plane.tobytes() if format.library == "ZSTD" else plane
+    return bytes(run(f"{format.functions}_encode", pixels, **{format.effort: effort}, **format.encoding))
+
+
+def _decode(format: Format, data: bytes, dtype: np.dtype) -> np.ndarray:
+    pixels = run(f"{format.functions}_decode", data, **format.decoding)
+    if format.library != "ZSTD":
+        return pixels
+    values = np.frombuffer(pixels, dtype)
+    size = round(len(values) ** 0.5)  # zstd keeps no shape; a patch is square
+    return values.reshape(size, size)

@@ -1,7 +1,5 @@
 """What the distances between two sets of vectors share: checked float64 matrices, and blocks of rows."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Distances between the image side and another side, by name, from statistics that merge: moments and samples."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TypeVar

@@ -7,8 +7,6 @@ not negative by construction, defined where a covariance is singular (fewer vect
 square root of rounding errors that a matrix square root of the product suffers.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

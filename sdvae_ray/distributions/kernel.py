@@ -10,8 +10,6 @@ The number equals the paper's CMMD only with CLIP ViT-L/14 at 336 pixels as the 
 All sums are float64 and memory is O(block x n).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike
 

@@ -4,8 +4,6 @@ A unit is one channel at one position. Moments are kept about their own means an
 LeVeque (1983) and Pebay (2008), so that no variance drowns in the square of a mean; merging in any order agrees within rounding.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

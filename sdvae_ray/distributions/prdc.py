@@ -6,8 +6,6 @@ them (the code of Naeem et al. leaves the boundary out), so the balls of a set h
 are equal, such as empty patches. Closed and open balls differ only where distances are exactly equal.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ The rows of smallest hash are kept ("bottom-k"; Cohen & Kaplan 2007): a uniform 
 and the set of keys alone, not on order, worker, machine or Python's hash seed.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +31,7 @@ class Sample:
 
 
 def patch_keys(fov_ids: Sequence[str], patches: int) -> list[str]:
-    """Return the n * patches keys of the stored patches of n FOVs, patch fastest."""
+    """Return one key per stored patch of n FOVs: all patches of the first FOV, then of the second, and so on."""
     return [f"{fov_id}{_SEPARATOR}{patch}" for fov_id in fov_ids for patch in range(patches)]
 
 
@@ -88,9 +86,8 @@ def _smallest(
         kept = np.flatnonzero(hashes <= np.partition(hashes, size - 1)[size - 1])
         hashes, values = hashes[kept], values[kept]
     order = np.argsort(hashes, kind="stable")
-    if (
-        np.diff(hashes[order]) == 0
-    ).any():  # equal hashes go by the bytes of the row, so that the order of arrival has no effect
+    if (np.diff(hashes[order]) == 0).any():
+        # equal hashes go by the bytes of the row, so that the order of arrival has no effect
         order = np.array(sorted(order.tolist(), key=lambda row: (hashes[row], values[row].astype(">f4").tobytes())))
     order = order[:size]
     return hashes[order], values[order]

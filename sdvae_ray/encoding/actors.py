@@ -30,12 +30,7 @@ class EncodeActor:
     """
 
     def __init__(
-        self,
-        run: Run,
-        record: Mapping[str, Any],
-        pool: Pool,
-        ledger: Any,
-        wanted: Collection[str] | None = None,
+        self, run: Run, record: Mapping[str, Any], pool: Pool, ledger: Any, wanted: Collection[str] | None = None
     ) -> None:
         import torch
 

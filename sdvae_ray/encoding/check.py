@@ -11,6 +11,7 @@ from rich.console import Console
 
 from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.session import Pool, check_output_is_shared, plan_pools, ray_session
+from sdvae_ray.console import print_line
 from sdvae_ray.encoding.actors import EncodeActor, as_batch
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
 from sdvae_ray.engine.load import Batch, Loader
@@ -54,32 +55,28 @@ def check(run: Run, console: Console, address: str | None = None) -> Checked:
     check_names(run.config)
     keys = checked_manifest(run)
     _check_score(run, [name for name in row_groups(run.config.manifest, run.storage)[1] if name.startswith(METADATA)])
-    console.print(f"manifest  {len(keys)} FOVs", highlight=False)
+    print_line(console, f"manifest  {len(keys)} FOVs")
     resolved = resolve_weights(run.config, run.storage)
     probe(run, keys)
     with ray_session(address):
         check_output_is_shared(run.config)
         pools = plan_pools(run.config)
-        console.print(f"pools     load {pools.load}; encode {pools.encode}", highlight=False)
+        print_line(console, f"pools     load {pools.load}; encode {pools.encode}")
         record = prepare_record(run, len(keys), resolved, pools.encode)
         for name, weights in record["weights"].items():
-            console.print(f"weights   {name}: {_origin(weights)}", highlight=False, soft_wrap=True)
+            print_line(console, f"weights   {name}: {_origin(weights)}")
         task = _one_fov.options(num_cpus=pools.encode.cpus, num_gpus=pools.encode.gpus)
         first = keys.select(FOV_ID, "row_group", "row").head(1)
         with unwrapped_failures():
             checked = ray.get(task.remote(run, record, pools.encode, first, len(keys)))
-    console.print(
-        f"device    {checked.device}; {record['precision']}; {record['micro_batch']} passes per forward",
-        highlight=False,
-    )
+    forward = f"{record['precision']}; {record['micro_batch']} passes per forward"
+    print_line(console, f"device    {checked.device}; {forward}")
     for stage, seconds in checked.seconds.items():
-        console.print(f"{stage:9} {seconds:.2f} s per FOV", highlight=False)
+        print_line(console, f"{stage:9} {seconds:.2f} s per FOV")
     for table, size in checked.stored.items():
-        console.print(f"stored    {table}: {size / 1e3:.1f} kB per FOV", highlight=False)
+        print_line(console, f"stored    {table}: {size / 1e3:.1f} kB per FOV")
     total = sum(checked.stored.values())
-    console.print(
-        f"stored    {total / 1e6:.2f} MB per FOV, {total * len(keys) / 1e9:.2f} GB for the manifest", highlight=False
-    )
+    print_line(console, f"stored    {total / 1e6:.2f} MB per FOV, {total * len(keys) / 1e9:.2f} GB for the manifest")
     return checked
 
 
@@ -91,12 +88,11 @@ def _check_score(run: Run, metadata: list[str]) -> None:
     for key, expression in (("control", settings.control), ("exclude", settings.exclude)):
         if expression and retrieval:
             select(expression, metadata, f"score.{key}")
-    columns = [("perturbation", settings.perturbation), *(("group", name) for name in settings.group)]
-    columns.append(("target", settings.target))
-    columns += [("distributions.by", name) for name in settings.distributions.by]
-    for key, column in columns:
-        if column is not None and column not in metadata:
-            raise ConfigError(f"score.{key}: there is no column {column!r}{did_you_mean(column, metadata)}")
+    named = {"perturbation": [settings.perturbation], "group": settings.group, "target": [settings.target]}
+    for key, columns in {**named, "distributions.by": settings.distributions.by}.items():
+        for column in columns:
+            if column is not None and column not in metadata:
+                raise ConfigError(f"score.{key}: there is no column {column!r}{did_you_mean(column, metadata)}")
 
 
 @ray.remote
@@ -114,11 +110,7 @@ def _one_fov(run: Run, record: Mapping[str, Any], pool: Pool, key: pl.DataFrame,
     return Checked(
         fov_id=str(encoded[FOV_ID][0]),
         fovs=fovs,
-        seconds={
-            "load": float(encoded["seconds_load"][0]),
-            "encode": float(encoded["seconds_encode"][0]),
-            "write": seconds,
-        },
+        seconds={stage: float(encoded[f"seconds_{stage}"][0]) for stage in ("load", "encode")} | {"write": seconds},
         stored=stored,
         columns={name: f"{values.dtype}{values.shape[1:]}" for name, values in encoded.items() if SEPARATOR in name},
         device=str(encoded["device"][0]),
@@ -131,9 +123,8 @@ def _write_and_remove(run: Run, columns: Batch) -> tuple[dict[str, int], float]:
     start = time.perf_counter()
     write_rows(folder, "check", columns, storage)
     seconds = time.perf_counter() - start
-    sizes = {}
-    for name in storage.list(folder):
-        sizes[name.removesuffix("/check.parquet")] = len(storage.read_bytes(join(folder, name)))
+    names = storage.list(folder)
+    sizes = {name.removesuffix("/check.parquet"): len(storage.read_bytes(join(folder, name))) for name in names}
     storage.delete_folder(folder)
     return sizes, seconds
 

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sdvae_ray.console import print_line
+
 _EVERY = {"bar": 0.5, "line": 15.0}  # seconds between two updates
 
 
@@ -30,14 +32,8 @@ def shown(console: Console, label: str, total: int, counts: Callable[[], dict[st
 
 
 def _bar(console: Console, label: str, total: int, counts: Callable[[], dict[str, Any]], stop: threading.Event) -> None:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("FOVs"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    count = (BarColumn(), MofNCompleteColumn(), TextColumn("FOVs"), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), *count)
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(label, total=total)
         while not stop.wait(_EVERY["bar"]):
@@ -55,8 +51,5 @@ def _lines(
         rate = now["encoded"] / seconds
         left = f", about {(total - now['encoded']) / rate:.0f} s left" if rate else ""
         failed = f", {now['errors']} failed" if now["errors"] else ""
-        console.print(
-            f"{label}: {now['encoded']} of {total} FOVs encoded, {now['written']} written{failed}, {rate:.2f} FOV/s{left}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        done = f"{now['encoded']} of {total} FOVs encoded, {now['written']} written"
+        print_line(console, f"{label}: {done}{failed}, {rate:.2f} FOV/s{left}")

@@ -63,9 +63,11 @@ class RunSink(Datasink[Written]):
 
     @property
     def min_rows_per_write(self) -> int:
+        """The rows that Ray Data gathers before it calls `write`: those of one file."""
         return self.rows_per_file
 
     def get_name(self) -> str:
+        """The name of the sink in Ray's own messages."""
         return "write"
 
 

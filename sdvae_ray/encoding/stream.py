@@ -19,6 +19,7 @@ from rich.console import Console
 
 from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.session import IO_CPUS, Pool, check_output_is_shared, plan_pools, quiet_ray_data, ray_session
+from sdvae_ray.console import print_line
 from sdvae_ray.encoding.actors import FILES, EncodeActor, LoadActor
 from sdvae_ray.encoding.pending import Work, lacking, pending
 from sdvae_ray.encoding.progress import shown
@@ -75,14 +76,10 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
             record = prepare_record(run, len(keys), resolved, pools.encode, extend)
             before = len(keys) - total
             if extend and record.get("extensions"):
-                console.print(f"extended by {', '.join(record['extensions'][-1]['added'])}", highlight=False)
-            console.print(
-                f"encode: {total} of {len(keys)} FOVs to do"
-                + (f" ({before} done before)" if before else "")
-                + f"; load {pools.load}, encode {pools.encode}, {record['precision']}, {record['micro_batch']} passes per forward",
-                highlight=False,
-                soft_wrap=True,
-            )
+                print_line(console, f"extended by {', '.join(record['extensions'][-1]['added'])}")
+            to_do = f"{total} of {len(keys)} FOVs to do" + (f" ({before} done before)" if before else "")
+            forward = f"{record['precision']}, {record['micro_batch']} passes per forward"
+            print_line(console, f"encode: {to_do}; load {pools.load}, encode {pools.encode}, {forward}")
             start = time.monotonic()
             if total:
                 session = uuid.uuid4().hex[:8]
@@ -100,50 +97,32 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
     return result
 
 
-def _stream(
-    run: Run,
-    work: Work,
-    load: Pool,
-    encoders: Pool,
-    record: Record,
-    session: str,
-    console: Console,
-) -> None:
+def _stream(run: Run, work: Work, load: Pool, encoders: Pool, record: Record, session: str, console: Console) -> None:
     quiet_ray_data()
     total = work.keys.height
     ledger = ray.remote(Ledger).options(num_cpus=0).remote(_allowed_errors(run, total))
     pieces = _pieces(work.keys, load.least)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray 2.60 has no other way to bound restarts
-        stream = (
-            ray.data.from_items(pieces, override_num_blocks=len(pieces))
-            .map_batches(
-                LoadActor,
-                fn_constructor_args=(run,),
-                batch_size=1,
-                batch_format="numpy",
-                compute=ActorPoolStrategy(min_size=load.least, max_size=load.most),
-                num_cpus=load.cpus,
-                ray_remote_args_fn=_bounded_restarts,
-            )
-            .map_batches(
-                EncodeActor,
-                fn_constructor_args=(run, record, encoders, ledger, work.wanted),
-                batch_size=run.config.encode.batch_fovs,
-                batch_format="numpy",
-                compute=ActorPoolStrategy(min_size=encoders.least, max_size=encoders.most),
-                num_cpus=encoders.cpus,
-                num_gpus=encoders.gpus or None,
-                ray_remote_args_fn=_bounded_restarts,
-            )
-        )
+        stream = ray.data.from_items(pieces, override_num_blocks=len(pieces))
+        stream = stream.map_batches(LoadActor, fn_constructor_args=(run,), batch_size=1, **_actors_of(load))
+        models = (run, record, encoders, ledger, work.wanted)
+        size = run.config.encode.batch_fovs
+        stream = stream.map_batches(EncodeActor, fn_constructor_args=models, batch_size=size, **_actors_of(encoders))
     sink = RunSink(run, session, _rows_per_file(run, total), ledger)
     with unwrapped_failures(), shown(console, "encode", total, lambda: ray.get(ledger.counts.remote())):
         stream.write_datasink(sink, ray_remote_args={"num_cpus": IO_CPUS})
 
 
-def _bounded_restarts() -> dict[str, int]:
-    return {"max_restarts": _RESTARTS, "max_task_retries": _RESTARTS}
+def _actors_of(pool: Pool) -> dict[str, Any]:
+    """The arguments of map_batches that describe a pool of actors with bounded restarts."""
+    return {
+        "batch_format": "numpy",
+        "compute": ActorPoolStrategy(min_size=pool.least, max_size=pool.most),
+        "num_cpus": pool.cpus,
+        "num_gpus": pool.gpus or None,
+        "ray_remote_args_fn": lambda: {"max_restarts": _RESTARTS, "max_task_retries": _RESTARTS},
+    }
 
 
 def _pieces(pending: pl.DataFrame, loaders: int) -> list[dict[str, Any]]:

@@ -1,13 +1,48 @@
 """Shared by the extractors of one file of weights: the state dict is found and fills every tensor; random weights."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from sdvae_ray.contracts import Takes
 from sdvae_ray.errors import WeightsError, one_line
 from sdvae_ray.state_dicts import DAMAGE, read_state_dict
 
 _PATTERNS = ("*.safetensors", "*.pth", "*.pt", "*.bin")
+
+
+class PassFeatures:
+    """An extractor of RGB passes. model: images -> (M, D). prepare: (M, 3, S, S) in [0, 1] -> the images that the model takes."""
+
+    takes: Takes = "rgb"
+
+    def __init__(self, model: nn.Module, prepare: Callable[[Tensor], Tensor]) -> None:
+        self.model, self.prepare = model, prepare
+
+    def to(self, device: torch.device) -> "PassFeatures":
+        self.model = self.model.to(device)
+        return self
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """(N, T, 3, S, S) in [0, 1] -> (N, T, D) float32."""
+        return self.model(self.prepare(batch.flatten(0, 1))).float().unflatten(0, batch.shape[:2])
+
+
+def load_network(
+    build: Callable[[], nn.Module], weights: Path | None, weights_seed: int, name: str, network: str, wanted: str
+) -> nn.Module:
+    """Builds a network and fills it as `fill` does, or with random weights where `weights` is None; its classifier is removed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(weights_seed)
+        model = build()
+        if weights is None:
+            keep_the_signal(model)
+    if weights is not None:
+        fill(model, weights, name, network, wanted)
+    model.fc = nn.Identity()
+    return model.eval().requires_grad_(False)
 
 
 def fill(model: nn.Module, weights: Path, name: str, network: str, wanted: str = "") -> None:

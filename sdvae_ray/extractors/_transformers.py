@@ -6,11 +6,11 @@ published preprocessors round to 8 bits after each axis; no border is cropped aw
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,19 +20,18 @@ from sdvae_ray.contracts import Takes
 from sdvae_ray.errors import ConfigError, WeightsError, did_you_mean, one_line
 from sdvae_ray.state_dicts import DAMAGE
 
+T = TypeVar("T")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 POOLINGS = ("cls", "mean", "pooler", "projection")
 INTERPOLATIONS = ("bicubic", "bilinear")
+# settings of a small random network for tests; a narrow network's signal needs larger weights
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.2}
 TAKES: dict[str, Takes] = {"pass": "rgb", "stain": "stains"}
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}  # Pillow's codes, as preprocessor_config.json has them
 # models of an image and a text, by model_type: the class of the image's half
-_TOWERS = {
-    "clip": "CLIPVisionModelWithProjection",
-    "clip_vision_model": "CLIPVisionModelWithProjection",
-    "siglip": "SiglipVisionModel",
-    "siglip_vision_model": "SiglipVisionModel",
-}
+_TOWERS = dict.fromkeys(("clip", "clip_vision_model"), "CLIPVisionModelWithProjection")
+_TOWERS |= dict.fromkeys(("siglip", "siglip_vision_model"), "SiglipVisionModel")
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,8 @@ class Vision:
         images = batch.flatten(0, 1).float()
         if self.takes == "stains":
             images = images.unsqueeze(1).expand(-1, 3, -1, -1)
-        return (
-            self._pool(self.model(pixel_values=self.prepare(images), **self.more))
-            .float()
-            .unflatten(0, (batch.shape[0], batch.shape[1]))
-        )
+        output = self.model(pixel_values=self.prepare(images), **self.more)
+        return self._pool(output).float().unflatten(0, batch.shape[:2])
 
     def prepare(self, images: Tensor) -> Tensor:
         """(M, 3, S, S) in [0, 1] -> (M, 3, size, size), normalised."""
@@ -131,18 +127,23 @@ class Vision:
             ) from error
 
 
-def pick(name: str, architecture: str, architectures: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def pick(name: str, architecture: str, architectures: Mapping[str, T]) -> T:
     """Returns the settings of an architecture; raises ConfigError, with the nearest match, for an unknown one."""
     if architecture not in architectures:
         raise ConfigError(f"{name}: no architecture {architecture!r}{did_you_mean(architecture, architectures)}")
     return architectures[architecture]
 
 
-def random_model(build: Callable[[], nn.Module], weights_seed: int) -> nn.Module:
-    """Returns `build()` with weights drawn from the seed; the random state of the process does not change."""
+def random_model(kind: str, settings: Mapping[str, Any], weights_seed: int, model: str = "Model") -> nn.Module:
+    """Returns transformers' <kind><model> by the settings of <kind>Config, with weights drawn from the seed.
+
+    The random state of the process does not change.
+    """
+    import transformers
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights_seed)
-        return build()
+        return getattr(transformers, f"{kind}{model}")(getattr(transformers, f"{kind}Config")(**settings))
 
 
 def load_model(name: str, weights: Path, pooling: str, families: Sequence[str] = ()) -> nn.Module:

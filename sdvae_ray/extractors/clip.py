@@ -10,6 +10,7 @@ from sdvae_ray.contracts import Checkpoint
 from sdvae_ray.extractors._transformers import (
     CLIP_MEAN,
     CLIP_STD,
+    TINY,
     Preparation,
     Vision,
     load_model,
@@ -26,20 +27,13 @@ CHECKPOINTS = (
 )
 _BASE = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 _LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+_TINY = {**TINY, "intermediate_size": 64, "initializer_range": 0.02, "initializer_factor": 8.0}
 # of the public checkpoints, for random weights without a download
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "b32": {**_BASE, "patch_size": 32, "projection_dim": 512},
     "b16": {**_BASE, "patch_size": 16, "projection_dim": 512},
     "l14": {**_LARGE, "patch_size": 14, "projection_dim": 768},
-    "tiny": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "patch_size": 32,
-        "projection_dim": 16,
-        "initializer_factor": 8.0,  # a narrow network's signal needs larger weights
-    },
+    "tiny": {**_TINY, "patch_size": 32, "projection_dim": 16},
 }
 
 
@@ -52,10 +46,8 @@ def load(
     size  pixels, a multiple of the patch
     """
     if weights is None:
-        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
         settings = pick("clip", architecture, ARCHITECTURES)
-        model = random_model(lambda: CLIPVisionModelWithProjection(CLIPVisionConfig(**settings)), weights_seed)
+        model = random_model("CLIPVision", settings, weights_seed, "ModelWithProjection")
     else:
         model = load_model("clip", weights, "projection", ("clip", "clip_vision_model"))
     return Vision("clip", model, Preparation(size, CLIP_MEAN, CLIP_STD), "projection", per)

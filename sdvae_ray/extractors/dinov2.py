@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdvae_ray.contracts import Checkpoint
-from sdvae_ray.extractors._transformers import Preparation, Vision, load_model, pick, random_model
+from sdvae_ray.extractors._transformers import TINY, Preparation, Vision, load_model, pick, random_model
 
 SOURCE = "facebook/dinov2-base"
 _INPUT = "RGB pass or stain, 224 x 224"
@@ -22,13 +22,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "image_size": 518},
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 518},
     "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 518},
-    "tiny": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 56,
-        "initializer_range": 0.2,  # a narrow network's signal needs larger weights
-    },
+    "tiny": {**TINY, "image_size": 56},
 }
 
 
@@ -41,10 +35,8 @@ def load(
     size  pixels, a multiple of 14
     """
     if weights is None:
-        from transformers import Dinov2Config, Dinov2Model
-
         settings = {"patch_size": 14, **pick("dinov2", architecture, ARCHITECTURES)}
-        model = random_model(lambda: Dinov2Model(Dinov2Config(**settings)), weights_seed)
+        model = random_model("Dinov2", settings, weights_seed)
     else:
         model = load_model("dinov2", weights, "cls", ("dinov2", "dinov2_with_registers"))
     return Vision("dinov2", model, Preparation(size), "cls", per)

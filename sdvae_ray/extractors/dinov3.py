@@ -8,30 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from sdvae_ray.contracts import Checkpoint
-from sdvae_ray.extractors._transformers import Preparation, Vision, load_model, pick, random_model
+from sdvae_ray.extractors._transformers import TINY, Preparation, Vision, load_model, pick, random_model
 
 SOURCE = "facebook/dinov3-vits16-pretrain-lvd1689m"
 _LICENCE, _INPUT, _NOTE = "DINOv3 License", "RGB pass or stain, 224 x 224", "gated: accept the licence on the hub"
-CHECKPOINTS = (
-    Checkpoint(SOURCE, _LICENCE, _INPUT, "384 per pass or stain", 21_596_544, note=_NOTE),
-    Checkpoint(
-        "facebook/dinov3-vitb16-pretrain-lvd1689m", _LICENCE, _INPUT, "768 per pass or stain", 85_660_416, note=_NOTE
-    ),
-    Checkpoint(
-        "facebook/dinov3-vitl16-pretrain-lvd1689m", _LICENCE, _INPUT, "1024 per pass or stain", 303_129_600, note=_NOTE
-    ),
+CHECKPOINTS = tuple(
+    Checkpoint(source, _LICENCE, _INPUT, f"{width} per pass or stain", parameters, note=_NOTE)
+    for source, width, parameters in (
+        (SOURCE, 384, 21_596_544),
+        ("facebook/dinov3-vitb16-pretrain-lvd1689m", 768, 85_660_416),
+        ("facebook/dinov3-vitl16-pretrain-lvd1689m", 1024, 303_129_600),
+    )
 )
 # of the public checkpoints, for random weights without a download
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "small": {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6},
     "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
     "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
-    "tiny": {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "initializer_range": 0.2,  # a narrow network's signal needs larger weights
-    },
+    "tiny": TINY,
 }
 
 
@@ -44,11 +38,9 @@ def load(
     size  pixels, a multiple of 16
     """
     if weights is None:
-        from transformers import DINOv3ViTConfig, DINOv3ViTModel
-
         settings = pick("dinov3", architecture, ARCHITECTURES)
         config = {"intermediate_size": 4 * settings["hidden_size"], "num_register_tokens": 4, **settings}
-        model = random_model(lambda: DINOv3ViTModel(DINOv3ViTConfig(**config)), weights_seed)
+        model = random_model("DINOv3ViT", config, weights_seed)
     else:
         model = load_model("dinov3", weights, "cls", ("dinov3_vit",))
     return Vision("dinov3", model, Preparation(size, interpolation="bilinear"), "cls", per)

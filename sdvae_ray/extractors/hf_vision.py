@@ -12,6 +12,7 @@ from typing import Any
 
 from sdvae_ray.contracts import Checkpoint
 from sdvae_ray.extractors._transformers import (
+    TINY,
     Preparation,
     Vision,
     load_model,
@@ -38,16 +39,7 @@ CHECKPOINTS = (
         note="pooling: mean",
     ),
 )
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": 64,
-        "initializer_range": 0.2,  # a narrow network's signal needs larger weights
-    },
-}
+ARCHITECTURES: dict[str, dict[str, Any]] = {"tiny": {**TINY, "intermediate_size": 64, "image_size": 64}}
 
 
 def load(
@@ -71,16 +63,12 @@ def load(
     interpolation  bicubic or bilinear, antialias
     """
     if weights is None:
-        from transformers import ViTConfig, ViTModel
-
         settings = pick("hf_vision", architecture, ARCHITECTURES)
-        model = random_model(lambda: ViTModel(ViTConfig(**settings)), weights_seed)
+        model = random_model("ViT", settings, weights_seed)
         preparation = Preparation(size or settings["image_size"], interpolation=interpolation or "bicubic")
     else:
         model = load_model("hf_vision", weights, pooling)
         preparation = published_preparation("hf_vision", weights, model, size, interpolation)
-    if mean is not None:
-        preparation = replace(preparation, mean=mean)
-    if std is not None:
-        preparation = replace(preparation, std=std)
+    given: dict[str, Any] = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
+    preparation = replace(preparation, **given)
     return Vision("hf_vision", model, preparation, pooling, per)

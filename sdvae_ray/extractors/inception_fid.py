@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sdvae_ray.contracts import Checkpoint, Takes
-from sdvae_ray.extractors._state import fill, keep_the_signal
+from sdvae_ray.contracts import Checkpoint
+from sdvae_ray.extractors._state import PassFeatures, load_network
 
 SIZE = 299  # pixels
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -35,22 +35,9 @@ CHECKPOINTS = (
 )
 
 
-class InceptionFID:
-    takes: Takes = "rgb"
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def to(self, device: torch.device) -> "InceptionFID":
-        self.model = self.model.to(device)
-        return self
-
-    def __call__(self, batch: Tensor) -> Tensor:
-        """(N, T, 3, S, S) in [0, 1] -> (N, T, 2048) float32."""
-        count, passes = batch.shape[:2]
-        levels = (batch.flatten(0, 1).float().clamp(0, 1) * 255).round()
-        features = self.model((resize(levels, SIZE) - 128) / 128)
-        return features.float().view(count, passes, -1)
+def prepare(rgb: Tensor) -> Tensor:
+    """(M, 3, S, S) in [0, 1] -> (M, 3, 299, 299), 8-bit levels resized, on about [-1, 1]."""
+    return (resize((rgb.float().clamp(0, 1) * 255).round(), SIZE) - 128) / 128
 
 
 def resize(images: Tensor, size: int) -> Tensor:
@@ -120,15 +107,8 @@ def build() -> nn.Module:
     return model
 
 
-def load(weights: Path | None, *, weights_seed: int = 0) -> InceptionFID:
+def load(weights: Path | None, *, weights_seed: int = 0) -> PassFeatures:
     """From the published state dict (.pth read with weights_only, or .safetensors), a file or a folder with one; None is random
     weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(weights_seed)
-        model = build()
-        if weights is None:
-            keep_the_signal(model)
-    if weights is not None:
-        fill(model, weights, "inception_fid", "the InceptionV3 of TF-FID", WANTED)
-    model.fc = nn.Identity()
-    return InceptionFID(model.eval().requires_grad_(False))
+    model = load_network(build, weights, weights_seed, "inception_fid", "the InceptionV3 of TF-FID", WANTED)
+    return PassFeatures(model, prepare)

@@ -4,14 +4,16 @@ It is not the network of TF-FID: distances on these features carry this file's n
 mean and standard deviation, transform_input off, the classifier removed.
 """
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from sdvae_ray.contracts import Checkpoint, Takes
-from sdvae_ray.extractors._state import fill, keep_the_signal
+from sdvae_ray.contracts import Checkpoint
+from sdvae_ray.extractors._state import PassFeatures, load_network
 
 SOURCE = "torchvision:Inception_V3_Weights.IMAGENET1K_V1"
 CHECKPOINTS = (
@@ -28,39 +30,19 @@ SIZE = 299  # pixels
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's ImageNet transforms
 
 
-class InceptionV3:
-    takes: Takes = "rgb"
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.mean = torch.tensor(_MEAN).view(1, 3, 1, 1)
-        self.std = torch.tensor(_STD).view(1, 3, 1, 1)
-
-    def to(self, device: torch.device) -> "InceptionV3":
-        self.model = self.model.to(device)
-        self.mean, self.std = self.mean.to(device), self.std.to(device)
-        return self
-
-    def __call__(self, batch: Tensor) -> Tensor:
-        """(N, T, 3, S, S) in [0, 1] -> (N, T, 2048) float32."""
-        count, passes = batch.shape[:2]
-        rgb = functional.interpolate(batch.flatten(0, 1), (SIZE, SIZE), mode="bilinear", antialias=True)
-        features = self.model((rgb - self.mean) / self.std)
-        return features.float().view(count, passes, -1)
+def prepare(rgb: Tensor) -> Tensor:
+    """(M, 3, S, S) in [0, 1] -> (M, 3, 299, 299), normalised."""
+    mean, std = (torch.tensor(numbers, device=rgb.device).view(1, 3, 1, 1) for numbers in (_MEAN, _STD))
+    return (functional.interpolate(rgb, (SIZE, SIZE), mode="bilinear", antialias=True) - mean) / std
 
 
-def load(weights: Path | None, *, weights_seed: int = 0) -> InceptionV3:
+def load(weights: Path | None, *, weights_seed: int = 0) -> PassFeatures:
     """From a state dict (.pth read with weights_only, or .safetensors), a file or a folder with one; None is random weights."""
     from torchvision.models import inception_v3
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(weights_seed)
-        # torchvision's own initialisation takes a minute
-        model = inception_v3(weights=None, transform_input=False, init_weights=False)
-        if weights is None:
-            keep_the_signal(model)
-    if weights is not None:
-        fill(model, weights, "inception_v3", "torchvision's InceptionV3", "inception_v3_google-0cc3c7bd.pth")
-    model.fc = nn.Identity()
+    # torchvision's own initialisation takes a minute
+    build = partial(inception_v3, weights=None, transform_input=False, init_weights=False)
+    names = ("inception_v3", "torchvision's InceptionV3", "inception_v3_google-0cc3c7bd.pth")
+    model: Any = load_network(build, weights, weights_seed, *names)
     model.AuxLogits = None
-    return InceptionV3(model.eval().requires_grad_(False))
+    return PassFeatures(model, prepare)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from sdvae_ray.contracts import Checkpoint, Takes
 
-CHECKPOINTS = (Checkpoint(source=None, licence="Apache-2.0", input="stain", output="12 + stains, per stain"),)
+CHECKPOINTS = (Checkpoint(None, "Apache-2.0", "stain", "12 + stains, per stain"),)
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 BANDS = 5
 _KERNEL = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # binomial, the pyramid of Burt and Adelson (1983)
@@ -53,4 +53,5 @@ def _bands(images: Tensor) -> Tensor:
 
 
 def load(weights: Path | None) -> Intensity:
+    """There are no weights: `weights` is None."""
     return Intensity()

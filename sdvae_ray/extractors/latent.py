@@ -11,11 +11,7 @@ from torch import Tensor
 from sdvae_ray.contracts import Checkpoint, Takes
 
 TAKES_POSTERIOR = True
-CHECKPOINTS = (
-    Checkpoint(
-        source=None, licence="Apache-2.0", input="posterior mean of a pass", output="14 per pass for four channels"
-    ),
-)
+CHECKPOINTS = (Checkpoint(None, "Apache-2.0", "posterior mean of a pass", "14 per pass for four channels"),)
 
 
 class Latent:
@@ -36,4 +32,5 @@ class Latent:
 
 
 def load(weights: Path | None) -> Latent:
+    """There are no weights: `weights` is None."""
     return Latent()

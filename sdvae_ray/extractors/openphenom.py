@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sdvae_ray.contracts import Checkpoint, Takes
-from sdvae_ray.errors import ConfigError, WeightsError, did_you_mean, one_line
+from sdvae_ray.errors import ConfigError, WeightsError, one_line
+from sdvae_ray.extractors._transformers import pick
 from sdvae_ray.state_dicts import DAMAGE
 
 SOURCE = "recursionpharma/OpenPhenom"
@@ -122,13 +123,10 @@ def load(
     Raises ConfigError for an option, and where the code may not run; WeightsError for a folder that holds no such model.
     """
     if weights is None:
-        if architecture not in ARCHITECTURES:
-            raise ConfigError(
-                f"openphenom: no architecture {architecture!r}{did_you_mean(architecture, ARCHITECTURES)}"
-            )
+        shape = pick("openphenom", architecture, ARCHITECTURES)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(weights_seed)
-            model: Any = ChannelAgnosticViT(*ARCHITECTURES[architecture])
+            model: Any = ChannelAgnosticViT(*shape)
     elif remote_code is not True:
         raise ConfigError(
             "openphenom: the model is Python code of its own repository: set remote_code: true to let it run, or random: true"

@@ -21,15 +21,8 @@ _DAMAGE = (tifffile.TiffFileError, struct.error, ValueError, TypeError, IndexErr
 
 # no other format: for some of them Pillow would run programs such as Ghostscript
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-# errors that Pillow raises on damaged data
-_PHOTOGRAPH_DAMAGE = (
-    OSError,
-    SyntaxError,  # a PNG whose chunks do not fit
-    OverflowError,
-    zlib.error,
-    Image.DecompressionBombError,
-    *_DAMAGE,
-)
+# errors that Pillow raises on damaged data; SyntaxError is of a PNG whose chunks do not fit
+_PHOTOGRAPH_DAMAGE = (OSError, SyntaxError, OverflowError, zlib.error, Image.DecompressionBombError, *_DAMAGE)
 
 
 def decode_planes(data: bytes, channels: Sequence[int], where: str) -> list[np.ndarray]:
@@ -41,34 +34,25 @@ def decode_planes(data: bytes, channels: Sequence[int], where: str) -> list[np.n
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             series = tiff.series[0]
             colour = "S" in series.axes
-            planes = 1
-            decoded: dict[int, np.ndarray] = {}
-            if series.ndim == 2:
-                if 0 in channels:
-                    decoded[0] = series.asarray(maxworkers=1)
-            else:
-                image = series.asarray(maxworkers=1)
-                image = image.reshape(-1, *image.shape[-2:])
-                planes = len(image)
-                decoded = {channel: image[channel] for channel in channels if channel < planes}
+            image = series.asarray(maxworkers=1)
+            planes = image.reshape(-1, *image.shape[-2:])
     except _DAMAGE as error:
         raise _damaged(data, where, error) from error
     if colour:
-        raise DecodeError(
-            f"{where} is a colour image ({' x '.join(map(str, series.shape))}); one plane per stain is wanted"
-        )
-    return [_checked(decoded, channel, planes, where) for channel in channels]
+        shape = " x ".join(map(str, series.shape))
+        raise DecodeError(f"{where} is a colour image ({shape}); one plane per stain is wanted")
+    return [_checked(planes, channel, where) for channel in channels]
 
 
-def _checked(decoded: dict[int, np.ndarray], channel: int, planes: int, where: str) -> np.ndarray:
-    if channel not in decoded:
-        raise DecodeError(f"{where} has {planes} planes, plane {channel} is wanted")
-    plane = decoded[channel]
+def _checked(planes: np.ndarray, channel: int, where: str) -> np.ndarray:
+    if channel >= len(planes):
+        raise DecodeError(f"{where} has {len(planes)} planes, plane {channel} is wanted")
+    plane = planes[channel]
     if plane.dtype.kind not in "uf":
         raise DecodeError(f"{where} holds {plane.dtype} pixels; unsigned integers or floats are wanted")
     if plane.dtype.kind == "f" and not np.isfinite(plane).all():
         raise DecodeError(f"{where} holds pixels that are not finite")
-    return np.asarray(plane)
+    return plane
 
 
 def decode_colours(data: bytes, channels: Sequence[int], where: str) -> list[np.ndarray]:

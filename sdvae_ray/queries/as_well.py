@@ -57,10 +57,8 @@ def on_plate(run: Run, plate: str, extractor: str | None, side: str | None) -> O
     indices = chosen_indices(run, None, extractor, side)
     wells = _plate_wells(run, indices.names, plate)
     if not wells:
-        plates = dict.fromkeys(
-            name for index in indices.names for name in known_names(open_table(run, index), PLATE_COLUMN)
-        )
-        tail = nearest_or_first(plate, list(plates))
+        plates = [name for index in indices.names for name in known_names(open_table(run, index), PLATE_COLUMN)]
+        tail = nearest_or_first(plate, list(dict.fromkeys(plates)))
         raise DataError(f"no plate {plate!r} in the {indices.noun} of {indices.extractor} on {indices.side}{tail}")
     return _with_fit(run, plate, wells)
 
@@ -92,8 +90,8 @@ def nearest_wells(run: Run, vector: np.ndarray, place: OnPlate, count: int) -> A
     neighbours = open_index(run, place.name).nearest(x[0], count)
     extractor, side, _ = place.name.split("/", 2)
     how = f"normalised as a well of plate {place.plate}"
-    about = {"extractor": extractor, "side": side, "group": place.group, "as": how}
-    return Answer(neighbours.select(SIMILARITY, f"^{METADATA}.*$"), about)
+    facts = {"extractor": extractor, "side": side, "group": place.group, "as": how}
+    return Answer(neighbours.select(SIMILARITY, f"^{METADATA}.*$"), facts)
 
 
 def _plate_wells(run: Run, names: Sequence[str], plate: str) -> dict[str, pl.DataFrame]:
@@ -121,9 +119,8 @@ def _with_fit(run: Run, plate: str, wells: dict[str, pl.DataFrame]) -> OnPlate:
     try:
         chain = saved_fit.from_bytes(local_copy(f"{run.uri(ROOT, name)}{FIT}", run.storage).read_bytes())
     except FileNotFoundError:
-        raise DataError(
-            f"the index of wells of {name} was saved without the fit of its normalisation: run `sdvae-ray score` again"
-        ) from None
+        lacking = f"the index of wells of {name} was saved without the fit of its normalisation"
+        raise DataError(f"{lacking}: run `sdvae-ray score` again") from None
     except DataError as error:
         raise DataError(f"an image cannot be normalised as the wells of {name} were: {error}") from error
     return OnPlate(name, group, plates[0], _batch(run, rows, plates[0]), chain, notes)

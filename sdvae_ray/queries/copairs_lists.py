@@ -45,6 +45,7 @@ class Settings:
     seed: int = 0
 
     def chance(self, null: Null) -> Chance:
+        """Returns how scores are compared with chance, by a null that applies."""
         return Chance(null, self.null_size, self.seed, self.strict, self.threshold, self.ties, self.distance)
 
 

@@ -67,23 +67,19 @@ def decode_patches(run: Run, fov_id: str, side: str | None) -> tuple[Tensor, Fac
     device = pick_device(1)
     autoencoder = load_autoencoder(run, record, side, device)
     micro_batch, name = _micro_batch(run, record, row, device)
-    shape = (run.config.image.patches, len(run.config.image.stains), run.config.image.patch, run.config.image.patch)
-    packing = Packing(run.config.image.stains, run.config.image.triples)
+    image = run.config.image
+    shape, packing = (image.patches, len(image.stains), image.patch, image.patch), Packing(image.stains, image.triples)
     blank = torch.zeros(shape, device=device)  # by_autoencoder asks a field for its shape; its pixels play no part
     sides = Sides(run.config, packing, Forward(device, record["precision"]))
     field = Field(fov_id, blank, packing.pack(blank))
     latent = torch.from_numpy(np.array(stored[0]))
     try:
-        made = sides.by_autoencoder(side, autoencoder, field, micro_batch, latent)
-        demand(made.checks)
+        decoded = sides.by_autoencoder(side, autoencoder, field, micro_batch, latent)
+        demand(decoded.checks)
     except UnusableOutputError as error:
         raise RunError(f"{fov_id}: {error} on {name} at {record['precision']}") from error
-    facts = _facts(run, record, fov_id, side) | {
-        "precision": record["precision"],
-        "micro_batch": micro_batch,
-        "device": name,
-    }
-    return made.result.recon.cpu(), facts
+    arithmetic = {"precision": record["precision"], "micro_batch": micro_batch, "device": name}
+    return decoded.result.recon.cpu(), _facts(run, record, fov_id, side) | arithmetic
 
 
 def checked_side(run: Run, side: str | None) -> str:
@@ -127,19 +123,12 @@ def ome_tiff(stains: np.ndarray, names: Sequence[str], facts: Facts) -> bytes:
 
     description = json.dumps(facts, indent=1)
     digest = hashlib.sha256(np.ascontiguousarray(stains).tobytes() + description.encode())
-    creator = f"sdvae-ray {VERSION}"
-    metadata = {
-        "axes": "CYX",
-        "Name": str(facts.get("fov_id", "")),
-        "Description": description,
-        "Channel": {"Name": list(names)},
-        "Creator": creator,
-        "UUID": str(uuid.UUID(bytes=digest.digest()[:16], version=4)),  # tifffile's own holds the time
-    }
-    buffer = io.BytesIO()
-    tifffile.imwrite(
-        buffer, stains, ome=True, photometric="minisblack", compression="zlib", metadata=metadata, software=creator
-    )
+    own = str(uuid.UUID(bytes=digest.digest()[:16], version=4))  # tifffile's own holds the time
+    creator, buffer = f"sdvae-ray {VERSION}", io.BytesIO()
+    metadata: dict[str, Any] = {"axes": "CYX", "Name": str(facts.get("fov_id", "")), "Description": description}
+    metadata |= {"Channel": {"Name": list(names)}, "Creator": creator, "UUID": own}
+    options: dict[str, Any] = {"ome": True, "photometric": "minisblack", "compression": "zlib", "software": creator}
+    tifffile.imwrite(buffer, stains, metadata=metadata, **options)
     return buffer.getvalue()
 
 

@@ -75,9 +75,8 @@ def image_query(run: Run, files: Sequence[str]) -> Query:
             raise ConfigError(f"--image: no file of the stain {missing[0]!r} (wanted: {', '.join(stains)})")
         row |= {uri_column(stain): uri for stain, uri in given.items()}
         name = given[stains[0]]
-    return Query(
-        name, _batch(row), ["no illumination function is applied; the row of a manifest can name them (--manifest)"]
-    )
+    note = "no illumination function is applied; the row of a manifest can name them (--manifest)"
+    return Query(name, _batch(row), [note])
 
 
 def manifest_query(run: Run, manifest: str, fov_id: str | None) -> Query:
@@ -89,9 +88,8 @@ def manifest_query(run: Run, manifest: str, fov_id: str | None) -> Query:
         fov_id = str(table[FOV_ID][0])
     row = table.filter(table[FOV_ID] == fov_id)
     if row.height == 0:
-        raise DataError(
-            f"no FOV {fov_id!r} in {manifest}{nearest_or_first(fov_id, table[FOV_ID].head(50_000).to_list())}"
-        )
+        known = table[FOV_ID].head(50_000).to_list()
+        raise DataError(f"no FOV {fov_id!r} in {manifest}{nearest_or_first(fov_id, known)}")
     check_manifest(row, run.config.image.stains, manifest)
     return Query(fov_id, _batch(row.row(0, named=True)), [])
 
@@ -127,17 +125,16 @@ def search_image(
     vector = (embedded if patch is None else embedded[patch]).reshape(-1)
     notes = list(query.notes)
     if isinstance(place, OnPlate):
-        found, about = nearest_wells(run, vector, place, count)
+        neighbours, facts = nearest_wells(run, vector, place, count)
         notes += place.notes
     else:
-        found, about = search_vector(run, vector, space, count)
+        neighbours, facts = search_vector(run, vector, space, count)
         notes += [] if place is None else [f"these are cosines of profiles that are not normalised: {place}"]
-    notes += [
-        f"{name} has random weights" for name in (space.extractor, space.side) if name in run.config.random_weights
-    ]
-    kind = "fov" if FOV_ID in found.columns else "well"
+    random = [name for name in (space.extractor, space.side) if name in run.config.random_weights]
+    notes += [f"{name} has random weights" for name in random]
+    kind = "fov" if FOV_ID in neighbours.columns else "well"
     whose = {kind: f"new image {query.name}", **({} if patch is None else {PATCH: str(patch)})}
-    return Answer(found, {**whose, **about, **({"note": "; ".join(notes)} if notes else {})})
+    return Answer(neighbours, {**whose, **facts, **({"note": "; ".join(notes)} if notes else {})})
 
 
 def embed_field(run: Run, row: Batch, extractor: str, side: str, patches: bool = False) -> np.ndarray:
@@ -171,8 +168,8 @@ def _alone(run: Run, extractor: str, side: str) -> RunConfig:
     """The run with one extractor, that keeps every patch, and one side."""
     settings = run.config.extractors[extractor].model_copy(update={"keep_patches": run.config.image.patches})
     sides = {
-        "autoencoders": {name: model for name, model in run.config.autoencoders.items() if name == side},
-        "codecs": {name: model for name, model in run.config.codecs.items() if name == side},
+        shelf: {name: model for name, model in getattr(run.config, shelf).items() if name == side}
+        for shelf in ("autoencoders", "codecs")
     }
     return run.config.model_copy(update={**sides, "extractors": {extractor: settings}, "metrics": {}})
 
@@ -181,8 +178,7 @@ def _of_photographs(manifest: str, storage: Storage) -> bool:
     """Whether the run's images are photographs, as the first of them says."""
     if COLOUR not in row_groups(manifest, storage)[1]:
         return False
-    first = read_text_column(manifest, COLOUR, storage)[0].as_py()
-    return first is True
+    return read_text_column(manifest, COLOUR, storage)[0].as_py() is True
 
 
 def _stain(text: str) -> str | None:

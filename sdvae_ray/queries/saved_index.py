@@ -128,11 +128,8 @@ def chosen(run: Run, names: Sequence[str], extractor: str | None, side: str | No
     names: <extractor>/<side>/... of everything there is. Raises DataError, with the nearest match, for an extractor or a side that
     no name has.
     """
-    present = {name.split("/")[0] for name in names}
-    extractors = [
-        *(name for name in run.config.extractors if name in present),
-        *sorted(present - run.config.extractors.keys()),
-    ]
+    present, known = {name.split("/")[0] for name in names}, run.config.extractors
+    extractors = [*(name for name in known if name in present), *sorted(present - known.keys())]
     extractor = _one_of(extractors, extractor, extractors[0], f"{noun} of extractor")
     sides = sorted({name.split("/")[1] for name in names if name.startswith(f"{extractor}/")})
     return extractor, _one_of(sides, side, IMAGE_SIDE if IMAGE_SIDE in sides else sides[0], f"{noun} of side")

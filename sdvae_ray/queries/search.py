@@ -12,7 +12,7 @@ import polars as pl
 from sdvae_ray.engine.columns import kept_patches
 from sdvae_ray.errors import ConfigError, DataError, nearest_or_first
 from sdvae_ray.queries.saved_index import ID, LEVELS, SIMILARITY, chosen, chosen_indices, known_names, open_index, saved
-from sdvae_ray.retrieval.index.faiss_index import unit_rows
+from sdvae_ray.retrieval.arrays import unit_rows
 from sdvae_ray.run.run import PROFILES, Run
 from sdvae_ray.run.tables import read_table
 from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PATCHES, PLATE_COLUMN, WELL_COLUMN, embeddings_table
@@ -22,12 +22,12 @@ from sdvae_ray.storage import Storage, join
 class Answer(NamedTuple):
     """The nearest neighbours, and what was searched.
 
-    neighbours: SIMILARITY (cosine) and the keys and Metadata_* of wells, FOVs or patches, nearest first. about: `well`, or `fov`
-    and `patch`, that was asked about; extractor, side, group; perturbation of the well; `as` and `note` of a new image.
+    neighbours: SIMILARITY (cosine) and the keys and Metadata_* of wells, FOVs or patches, nearest first. facts: the query's `well`,
+    or `fov` and `patch`; extractor, side, group; perturbation of the well; `as` and `note` of a new image.
     """
 
     neighbours: pl.DataFrame
-    about: dict[str, str]
+    facts: dict[str, str]
 
 
 def search_well(run: Run, well: str, extractor: str | None, side: str | None, count: int) -> Answer:
@@ -46,28 +46,42 @@ def search_well(run: Run, well: str, extractor: str | None, side: str | None, co
             known += known_names(opened.table, PLATE_COLUMN, WELL_COLUMN)
             continue
         if rows.height > 1:
-            raise DataError(
-                f"{rows.height} wells are {well}: the same plate name stands in several batches of this run"
-            )
+            several = "the same plate name stands in several batches of this run"
+            raise DataError(f"{rows.height} wells are {well}: {several}")
         row = rows.row(0, named=True)
-        about = {"well": well, "extractor": indices.extractor, "side": indices.side, "group": str(row["group"])}
+        facts = {"well": well, "extractor": indices.extractor, "side": indices.side, "group": str(row["group"])}
         perturbation = run.config.score.perturbation
         if perturbation is not None and perturbation in row:
-            about["perturbation"] = str(row[perturbation] or "")
+            facts["perturbation"] = str(row[perturbation] or "")
         neighbours = opened.nearest(opened.index.reconstruct(row[ID]), count, without=row[ID])
-        return Answer(neighbours.select(SIMILARITY, f"^{METADATA}.*$"), about)
+        return Answer(neighbours.select(SIMILARITY, f"^{METADATA}.*$"), facts)
     tail = nearest_or_first(well, known)
     raise DataError(f"no well {well!r} (PLATE/WELL) in the index of {indices.extractor} on {indices.side}{tail}")
 
 
-def search_fov(run: Run, fov_id: str, extractor: str | None, side: str | None, count: int) -> Answer:
-    """Returns the `count` FOVs nearest to a FOV, from the index over FOVs; its settings are those it was measured with."""
-    return _search_row(run, fov_id, None, extractor, side, count)
+def search_row(run: Run, fov_id: str, patch: int | None, extractor: str | None, side: str | None, count: int) -> Answer:
+    """Returns the `count` FOVs nearest to a FOV, from the index over FOVs; with `patch`, the patches nearest to its patch.
 
-
-def search_patch(run: Run, fov_id: str, patch: int, extractor: str | None, side: str | None, count: int) -> Answer:
-    """Returns the `count` patches nearest to a patch of a FOV, counted row by row from 0, from the index over patches."""
-    return _search_row(run, fov_id, patch, extractor, side, count)
+    patch: its number, counted row by row from 0. extractor and side: as `saved_index.chosen` takes them. Raises DataError for a FOV
+    that is not there, ConfigError for a patch that was not kept.
+    """
+    level = "fov" if patch is None else "patch"
+    indices = chosen_indices(run, level, extractor, side)
+    opened = open_index(run, join(indices.extractor, indices.side, LEVELS[level]))
+    row = opened.table.filter(pl.col(FOV_ID) == fov_id).collect()
+    if row.height == 0:
+        tail = nearest_or_first(fov_id, known_names(opened.table, FOV_ID))
+        raise DataError(f"no FOV {fov_id!r} in the {indices.noun}{tail}")
+    facts = {"fov": fov_id, **({} if patch is None else {"patch": str(patch)})}
+    facts |= {"extractor": indices.extractor, "side": indices.side, "group": "all"}
+    table = embeddings_table(indices.extractor, indices.side)
+    if patch is None:
+        vector, number = run.read(table, EMBEDDING, row).values[0], 0
+    else:
+        number = _stored_number(run, indices.extractor, fov_id, patch)
+        vector = run.read(table, PATCHES, row).values[0][number]
+    own = int(row[ID][0]) + number
+    return Answer(opened.nearest(vector.astype(np.float32).reshape(-1), count, without=own), facts)
 
 
 class SearchSpace(NamedTuple):
@@ -96,11 +110,11 @@ def search_vector(run: Run, vector: np.ndarray, space: SearchSpace, count: int) 
     """Returns the nearest neighbours of a new image's embedding (D,): FOVs or patches by their index, or wells by their
     profiles.
     """
-    about = {"extractor": space.extractor, "side": space.side}
+    facts = {"extractor": space.extractor, "side": space.side}
     if space.name is not None:
-        return Answer(open_index(run, space.name).nearest(vector, count), about | {"group": "all"})
+        return Answer(open_index(run, space.name).nearest(vector, count), facts | {"group": "all"})
     neighbours = nearest_profiles(run.uri(PROFILES, space.extractor, space.side), vector, count, run.storage)
-    return Answer(neighbours, about | {"group": "all wells, profiles not normalised"})
+    return Answer(neighbours, facts | {"group": "all wells, profiles not normalised"})
 
 
 def nearest_profiles(folder: str, vector: np.ndarray, count: int, storage: Storage) -> pl.DataFrame:
@@ -115,36 +129,13 @@ def nearest_profiles(folder: str, vector: np.ndarray, count: int, storage: Stora
         table = pl.DataFrame(read_table(join(folder, name), storage))
         features = table.select(pl.exclude(f"^{METADATA}.*$")).to_numpy()
         if features.shape[1] != len(vector):
-            raise DataError(
-                f"{join(folder, name)} has {features.shape[1]} features, the image's embedding {len(vector)}"
-            )
+            stored = f"{join(folder, name)} has {features.shape[1]} features"
+            raise DataError(f"{stored}, the image's embedding {len(vector)}")
         cosine = pl.Series(SIMILARITY, unit_rows(features) @ unit).cast(pl.Float32)
         rows = table.select(cosine, f"^{METADATA}.*$")
         nearest = pl.concat([nearest, rows], how="diagonal") if nearest.height else rows
         nearest = nearest.sort(SIMILARITY, descending=True, maintain_order=True).head(count)
     return nearest
-
-
-def _search_row(
-    run: Run, fov_id: str, patch: int | None, extractor: str | None, side: str | None, count: int
-) -> Answer:
-    level = "fov" if patch is None else "patch"
-    indices = chosen_indices(run, level, extractor, side)
-    opened = open_index(run, join(indices.extractor, indices.side, LEVELS[level]))
-    row = opened.table.filter(pl.col(FOV_ID) == fov_id).collect()
-    if row.height == 0:
-        tail = nearest_or_first(fov_id, known_names(opened.table, FOV_ID))
-        raise DataError(f"no FOV {fov_id!r} in the {indices.noun}{tail}")
-    about = {"fov": fov_id, **({} if patch is None else {"patch": str(patch)})}
-    about |= {"extractor": indices.extractor, "side": indices.side, "group": "all"}
-    table = embeddings_table(indices.extractor, indices.side)
-    if patch is None:
-        vector, number = run.read(table, EMBEDDING, row).values[0], 0
-    else:
-        number = _stored_number(run, indices.extractor, fov_id, patch)
-        vector = run.read(table, PATCHES, row).values[0][number]
-    own = int(row[ID][0]) + number
-    return Answer(opened.nearest(vector.astype(np.float32).reshape(-1), count, without=own), about)
 
 
 def _stored_number(run: Run, extractor: str, fov_id: str, patch: int) -> int:

@@ -10,7 +10,6 @@ import socket
 import threading
 import time
 import uuid
-from types import TracebackType
 from typing import Any, Self
 
 from sdvae_ray.errors import ConfigError, RunError, StorageError
@@ -47,9 +46,7 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop.set()
         self._thread.join()
         if not self._taken_over():
@@ -95,6 +92,6 @@ def _is_dead(held: dict[str, Any]) -> bool:
         os.kill(held["pid"], 0)
     except ProcessLookupError:
         return True
-    except PermissionError:
-        return False
+    except PermissionError:  # it lives, as another user's
+        pass
     return False

@@ -8,24 +8,15 @@ import platform
 import sys
 from typing import Any
 
-from sdvae_ray.config import SHELVED, RunConfig
+from sdvae_ray.config import SHELVES, RunConfig
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.storage import Storage, join
 from sdvae_ray.version import VERSION
 
 FILE = "run.json"
 _LIBRARIES = (
-    "ray",
-    "torch",
-    "torchvision",
-    "diffusers",
-    "transformers",
-    "numpy",
-    "pyarrow",
-    "polars",
-    "faiss-cpu",
-    "tifffile",
-)
+    "ray", "torch", "torchvision", "diffusers", "transformers", "numpy", "pyarrow", "polars", "faiss-cpu", "tifffile",
+)  # fmt: skip
 
 Record = dict[str, Any]
 
@@ -45,9 +36,7 @@ def new_record(
     """
     return {
         "sdvae_ray": VERSION,
-        "digest": config.digest(),
-        "config": config.model_dump(mode="json"),
-        "random_weights": config.random_weights,
+        **_described(config),
         "manifest": manifest,
         "weights": weights,
         "latent_scaling": latent_scaling or {},
@@ -58,6 +47,11 @@ def new_record(
         "libraries": {name: version for name in _LIBRARIES if (version := _version(name))},
         "sessions": [],
     }
+
+
+def _described(config: RunConfig) -> Record:
+    whole = config.model_dump(mode="json")
+    return {"digest": config.digest(), "config": whole, "random_weights": config.random_weights}
 
 
 def read_record(output: str, storage: Storage) -> Record | None:
@@ -85,8 +79,8 @@ def check_same_run(record: Record, config: RunConfig, manifest: dict[str, Any], 
         )
     before = RunConfig.model_validate(record["config"]).identity()
     now = config.identity()
-    added = [f"{shelf}.{name}" for shelf in SHELVED for name in now[shelf] if name not in before[shelf]]
-    gone = [f"{shelf}.{name}" for shelf in SHELVED for name in before[shelf] if name not in now[shelf]]
+    added = [f"{shelf}.{name}" for shelf in SHELVES for name in now[shelf] if name not in before[shelf]]
+    gone = [f"{shelf}.{name}" for shelf in SHELVES for name in before[shelf] if name not in now[shelf]]
     new = tuple(f"{name}." for name in added)
     flat_before = _flat(before)
     for key, value in _flat(now).items():
@@ -115,9 +109,7 @@ def extended(
     extensions = [*record.get("extensions", []), {"added": added, "started": now()}]
     return {
         **record,
-        "digest": config.digest(),
-        "config": config.model_dump(mode="json"),
-        "random_weights": config.random_weights,
+        **_described(config),
         "weights": {**weights, **record["weights"]},
         "latent_scaling": latent_scaling,
         "extensions": extensions,
@@ -126,8 +118,8 @@ def extended(
 
 def describe_manifest(uri: str, fovs: int, storage: Storage) -> dict[str, Any]:
     """The URI of a manifest, its number of FOVs, and the sha256 of its bytes in hex digits."""
+    digest = hashlib.sha256()
     with storage.open(uri) as file:
-        digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return {"uri": uri, "fovs": fovs, "sha256": digest.hexdigest()}

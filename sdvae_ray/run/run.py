@@ -23,7 +23,7 @@ from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.run import record, tables
 from sdvae_ray.run.record import Record
 from sdvae_ray.run.scores import Scores, read_scores
-from sdvae_ray.runfile import load_run, override, parse_run, parse_storage
+from sdvae_ray.runfile import load_run, override, parse_run
 from sdvae_ray.schema import EMBEDDING, EMBEDDINGS, ERROR, LATENT, embeddings_table, latents_table, metrics_table
 from sdvae_ray.storage import Storage, absolute, is_remote, join
 
@@ -55,7 +55,7 @@ class Run:
         if str(place).endswith(_RUN_FILES):
             config = load_run(place, given)
         else:
-            config = _recorded(absolute(str(place)), given, Storage(parse_storage(storage)))
+            config = _recorded(absolute(str(place)), given, Storage.of(storage))
         return cls(_with_absolute_paths(config))
 
     def changed(self, *overrides: str) -> Self:
@@ -72,6 +72,7 @@ class Run:
 
     @property
     def storage(self) -> Storage:
+        """The reader and writer of the run's URIs."""
         return Storage(self.config.storage)
 
     def uri(self, *parts: str) -> str:
@@ -87,11 +88,12 @@ class Run:
     @property
     def record(self) -> Record:
         """run.json. DataError where nothing has been encoded yet."""
-        if (found := self.find_record()) is None:
+        if (stored := self.find_record()) is None:
             raise DataError(f"no run at {self.output}: there is no {record.FILE}; run `sdvae-ray encode` first")
-        return found
+        return stored
 
     def write_record(self, changed: Record) -> None:
+        """Writes run.json in place of the one before."""
         record.write_record(self.output, changed, self.storage)
 
     # --- tables of fields of view ----------------------------------------------------------------------------------------------
@@ -140,12 +142,12 @@ class Run:
     def _of_table(self, table: str, column: str) -> Column:
         """DataError, with the nearest match, where the run has no such table or column."""
         try:
-            found = self.read(table, column)
+            values = self.read(table, column)
         except KeyError as error:
             raise DataError(f"{self.output}: {table} has no column {column!r}") from error
-        if not found.fov_ids and table not in (known := self.tables()):
+        if not values.fov_ids and table not in (known := self.tables()):
             raise DataError(f"{self.output} has no table {table!r}{did_you_mean(table, known)}")
-        return found
+        return values
 
     # --- what `score` writes ---------------------------------------------------------------------------------------------------
 
@@ -174,8 +176,8 @@ class Run:
 def _recorded(output: str, overrides: Sequence[str], storage: Storage) -> RunConfig:
     """The configuration that the record of an output folder holds; the folder's present place is its output."""
     try:
-        found = record.read_record(output, storage)
-        raw = None if found is None else {**found["config"], "output": output}
+        stored = record.read_record(output, storage)
+        raw = None if stored is None else {**stored["config"], "output": output}
         if raw is not None:
             for given in overrides:
                 override(raw, given)

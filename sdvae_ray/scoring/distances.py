@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import ray
 
+from sdvae_ray.cluster.ordered_tasks import TASK_CPUS
 from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.distributions import fid, sample
 from sdvae_ray.distributions.between import DISTANCES, compare
@@ -18,8 +19,6 @@ from sdvae_ray.randomness import generator
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import EMBEDDING, FOV_ID, PATCHES, embeddings_table
 from sdvae_ray.scoring.labels import Label, slice_columns
-
-_TASK_CPUS = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,9 @@ class PatchStatistics:
 
     def merged(self, other: "PatchStatistics") -> "PatchStatistics":
         """Returns the statistics of both sets of patches together."""
-        moments = fid.merge(self.moments, other.moments) if self.moments and other.moments else None
         return PatchStatistics(
-            moments, sample.merge(self.sample, other.sample) if self.sample and other.sample else None
+            fid.merge(self.moments, other.moments) if self.moments and other.moments else None,
+            sample.merge(self.sample, other.sample) if self.sample and other.sample else None,
         )
 
 
@@ -87,9 +86,9 @@ def patch_statistics(run: Run, table: str, plate: pl.DataFrame, shift: np.ndarra
             keys = sample.patch_keys([fov_ids[row] for row in rows], patches.shape[1])
             for part in range(patches.shape[2]):
                 vectors = patches[:, :, part].reshape(-1, patches.shape[3])
-                about = None if shift is None else shift[part]
+                origin = None if shift is None else shift[part]
                 statistics[column, name, part] = PatchStatistics(
-                    fid.moments(vectors, about) if "fid" in wanted else None,
+                    fid.moments(vectors, origin) if "fid" in wanted else None,
                     sample.sample(keys, vectors, settings.samples, run.config.seed) if wanted - {"fid"} else None,
                 )
     return statistics
@@ -107,11 +106,9 @@ def distances(run: Run, extractor: str, side: str, image: Patches, patches: Patc
     Its columns are those of `Scores.distributions`. A distance that cannot be computed is null, and `reason` says why.
     """
     keys = [key for key in sorted(patches) if key in image]
-    compare_slice = _compare_slice.options(num_cpus=_TASK_CPUS)
     settings = run.config.score.distributions
-    rows = ray.get(
-        [compare_slice.remote(image[key], patches[key], settings.metrics, settings.neighbours) for key in keys]
-    )
+    which = settings.metrics, settings.neighbours
+    rows = ray.get([_compare_slice.remote(image[key], patches[key], *which) for key in keys])
     parts = run.config.image.parts(1 + max((part for _, _, part in patches), default=0))
     where = [{"by": column, "slice": name, "part": parts[part]} for column, name, part in keys]
     numbers = [name for distance in settings.metrics for name in DISTANCES[distance]]
@@ -126,7 +123,7 @@ def distances(run: Run, extractor: str, side: str, image: Patches, patches: Patc
     return Label(extractor, side).before(table)
 
 
-@ray.remote
+@ray.remote(num_cpus=TASK_CPUS)
 def _compare_slice(
     image: PatchStatistics, side: PatchStatistics, metrics: tuple[str, ...], neighbours: int
 ) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import ray
 
-from sdvae_ray.cluster.ordered_tasks import weighing
+from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, weighing
 from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.floors.control_floors import floors_in
@@ -19,7 +19,6 @@ from sdvae_ray.scoring.labels import Label
 from sdvae_ray.scoring.normalised import Normaliser
 from sdvae_ray.scoring.roles import chance_of
 
-_TASK_CPUS = 0.5
 _COPIES = 4  # of the normalised profiles: all controls' space, another fit's, one in the order of names, one scored
 
 
@@ -28,8 +27,7 @@ def start_floors(run: Run, label: Label, space: Normaliser, wells: pl.DataFrame,
 
     space: normalises the profiles of all `wells`, which have their roles. held: bytes of the profiles once normalised.
     """
-    options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * held + 2 * space.held)}
-    return _floors.options(**options).remote(run, label, space, wells)
+    return _floors.options(**weighing(_COPIES * held + 2 * space.held)).remote(run, label, space, wells)
 
 
 def floors_of(tasks: list[Any]) -> pl.DataFrame:
@@ -62,7 +60,7 @@ def differences(run: Run, compounds: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(parts, how="diagonal_relaxed")
 
 
-@ray.remote
+@ray.remote(num_cpus=TASK_CPUS)
 def _floors(run: Run, label: Label, space: Normaliser, wells: pl.DataFrame) -> pl.DataFrame | None:
     try:
         table = floors_in(

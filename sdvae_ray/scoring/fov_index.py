@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 import ray
 
-from sdvae_ray.cluster.ordered_tasks import in_order
+from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order
 from sdvae_ray.distributions import sample
 from sdvae_ray.engine.columns import kept_patches
 from sdvae_ray.errors import DataError
@@ -31,7 +31,6 @@ from sdvae_ray.retrieval.index import approximate, faiss_index, tuning
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PATCHES, PLATE_KEY, embeddings_table
 
-_TASK_CPUS = 0.5
 _QUERIES = 500  # vectors held out: half to choose settings, half to measure
 _NEIGHBOURS = 10
 
@@ -139,7 +138,7 @@ def _sample(source: _Source, plates: list[pl.DataFrame]) -> _Sampled:
     """Returns a sample of the vectors by their hashes; DataError for too few of them."""
     vectors = sum(plate.height for plate in plates) * max(1, source.patches)
     size = _QUERIES + max(10_000, 64 * int(np.sqrt(max(1, vectors))))  # the largest index trains on so many
-    tasks = in_order(_sample_plate.options(num_cpus=_TASK_CPUS), ((source, plate, size) for plate in plates))
+    tasks = in_order(_sample_plate, ((source, plate, size) for plate in plates))
     samples = (plate for plate in tasks if plate is not None)
     first = next(samples, None)
     if first is None:
@@ -158,7 +157,7 @@ def _build(
     with faiss_index.threads(1):
         empty, choice = approximate.train(sampled.training[: choice.sample_rows or 1], choice)
         shared = ray.put((source, faiss_index.to_bytes(empty), sampled.limit, sampled.queries))
-        tasks = in_order(_fill_plate.options(num_cpus=_TASK_CPUS), ((shared, plate) for plate in plates))
+        tasks = in_order(_fill_plate, ((shared, plate) for plate in plates))
         filled: list[_PlateShard] = []
         index = approximate.merge(_shards(tasks, filled))
         tuned = tuning.tune(index, sampled.queries, _nearest(filled), _NEIGHBOURS, recall)
@@ -207,14 +206,14 @@ def _read(source: _Source, plate: pl.DataFrame) -> _PlateVectors | None:
     return _PlateVectors(fovs, keys, ids, values.reshape(len(keys), -1).astype(np.float32))
 
 
-@ray.remote
+@ray.remote(num_cpus=TASK_CPUS)
 def _sample_plate(source: _Source, plate: pl.DataFrame, size: int) -> sample.Sample | None:
     """Returns the sample of one plate; None where no FOV has an embedding."""
     read = _read(source, plate)
     return None if read is None else sample.sample(read.keys, read.vectors, size, source.run.config.seed)
 
 
-@ray.remote
+@ray.remote(num_cpus=TASK_CPUS)
 def _fill_plate(shared: tuple[_Source, bytes, int, np.ndarray], plate: pl.DataFrame) -> _PlateShard | None:
     """Returns one plate's shard; None where no FOV has an embedding. shared: source, empty index, limit of hashes, queries."""
     source, empty, limit, queries = shared

@@ -6,14 +6,13 @@ import numpy as np
 import polars as pl
 import ray
 
-from sdvae_ray.cluster.ordered_tasks import in_order
+from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order
 from sdvae_ray.distributions.latent import LatentMoments, active_units, describe, effective_rank, latent_moments, merge
 from sdvae_ray.engine.columns import stores_latents
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import FOV_ID, LATENT, PLATE_KEY, latents_table
 from sdvae_ray.scoring.labels import GROUP
 
-_TASK_CPUS = 0.5
 _KEY = {"side": pl.String, "group": pl.String, "passes": pl.Int64}
 _UNITS = {"channels": pl.Int64, "units": pl.Int64, "active_units": pl.Int64, "effective_rank": pl.Float64}
 _CHANNEL = {"channel": pl.Int64, **dict.fromkeys(("mean", "sd", "skewness", "kurtosis", "min", "max"), pl.Float64)}
@@ -28,7 +27,7 @@ def latent_space(run: Run, fovs: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFra
     plates = fovs.select(FOV_ID, "files", GROUP, *PLATE_KEY).partition_by(*PLATE_KEY, maintain_order=True)
     for side in filter(lambda name: stores_latents(run.config, name), run.config.autoencoders):
         merged: dict[str, LatentMoments] = {}
-        tasks = in_order(_plate_moments.options(num_cpus=_TASK_CPUS), ((run, side, plate) for plate in plates))
+        tasks = in_order(_plate_moments, ((run, side, plate) for plate in plates))
         for plate in tasks:
             for group, moments in plate.items():
                 merged[group] = merge(merged[group], moments) if group in merged else moments
@@ -51,7 +50,7 @@ def _units(moments: LatentMoments) -> dict[str, float | int | None]:
     return {**channels, "units": units.units, "active_units": units.active, "effective_rank": effective_rank(moments)}
 
 
-@ray.remote
+@ray.remote(num_cpus=TASK_CPUS)
 def _plate_moments(run: Run, side: str, plate: pl.DataFrame) -> dict[str, LatentMoments]:
     """Returns the moments of the plate's latents by group, over the RGB passes of its patches."""
     fov_ids, latents = run.read(latents_table(side), LATENT, plate)

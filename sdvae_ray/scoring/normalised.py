@@ -8,14 +8,15 @@ import numpy as np
 import polars as pl
 import ray
 
-from sdvae_ray.cluster.ordered_tasks import in_order
+from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.errors import DataError
+from sdvae_ray.retrieval.arrays import Bools, Floats
 from sdvae_ray.retrieval.normalisation.contract import Chain, apply
 from sdvae_ray.retrieval.normalisation.normalise import Normalised, fit_steps, resolve_steps
 from sdvae_ray.retrieval.normalisation.shelf import ResolvedStep
 from sdvae_ray.retrieval.normalisation.source import HeldProfiles, gathered
-from sdvae_ray.retrieval.normalisation.wells import Bools, Floats, Wells, require_finite
+from sdvae_ray.retrieval.normalisation.wells import Wells, require_finite
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_table
 from sdvae_ray.schema import METADATA
@@ -26,7 +27,6 @@ T = TypeVar("T")
 
 HELD_BYTES = 1 << 29  # of float64 profiles of a group, which are then read once and held
 FIT_BYTES = 1 << 27  # of float64 profiles of a fit, where the group is not held; a larger fit is made from moments
-_TASK_CPUS = 0.5
 _PLATES = 16  # read and reduced by one task
 _NUMBER = "_number"  # of a well in its source
 
@@ -60,7 +60,7 @@ class StoredProfiles:
         arguments = (
             (settings, chunk, [self.wells.at(plate[_NUMBER].to_numpy()) for plate in chunk]) for chunk in chunks
         )
-        for results in in_order(_chunk_results.options(num_cpus=_TASK_CPUS), arguments):
+        for results in in_order(_chunk_results, arguments):
             yield from results
 
 
@@ -115,7 +115,7 @@ def normaliser_of(run: Run, sets: Sequence[tuple[Profiles, pl.DataFrame]], held_
     return Normaliser(HeldProfiles(gathered(stored, np.float64), wells), steps)
 
 
-@ray.remote
+@ray.remote(num_cpus=TASK_CPUS)
 def _chunk_results(
     settings: tuple[Any, ...], plates: Sequence[pl.DataFrame], wells: Sequence[Wells]
 ) -> list[Any] | DataError:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import ray
 
-from sdvae_ray.cluster.ordered_tasks import in_order
+from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order
 from sdvae_ray.errors import DataError
 from sdvae_ray.run.run import PROFILES, Run
 from sdvae_ray.run.tables import write_wide_table
@@ -24,7 +24,6 @@ from sdvae_ray.scoring.labels import GROUP, slice_columns
 from sdvae_ray.storage import join
 
 FILE, ROW = "_file", "_at"  # columns: the number of the file that has a well's profile, and the row in it
-_TASK_CPUS = 0.5
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def build_profiles(run: Run, fovs: pl.DataFrame, extractor: str, side: str, shif
     uris = [f"{join(root, *map(_path_part, plate))}.parquet" for plate in plates]
     settings = ray.put((run, extractor, side, shift))
     arguments = ((settings, uri, plates[plate], wells[plate]) for plate, uri in zip(plates, uris, strict=True))
-    results = in_order(_profile_plate.options(num_cpus=_TASK_CPUS), arguments)
+    results = in_order(_profile_plate, arguments)
     files, tables, patches, width = list[str](), list[pl.DataFrame](), Patches(), 0
     for uri, result in zip(uris, results, strict=True):
         if result is None:
@@ -84,7 +83,7 @@ def well_table(fovs: pl.DataFrame) -> pl.DataFrame:
     return fovs.select(*WELL_KEY, GROUP, *constant).unique(WELL_KEY, keep="first", maintain_order=True).sort(WELL_KEY)
 
 
-@ray.remote
+@ray.remote(num_cpus=TASK_CPUS)
 def _profile_plate(
     settings: tuple[Run, str, str, np.ndarray | None], uri: str, plate: pl.DataFrame, wells: pl.DataFrame
 ) -> tuple[pl.DataFrame, int, Patches] | None:

@@ -18,6 +18,7 @@ from rich.console import Console
 from sdvae_ray import shelves
 from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.config import IMAGE_SIDE
+from sdvae_ray.console import print_line
 from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
 from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
@@ -32,16 +33,9 @@ from sdvae_ray.scoring.latent_space import latent_space
 from sdvae_ray.scoring.metric_distributions import metric_distributions
 from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
 from sdvae_ray.scoring.profiles import Profiles, build_profiles
-from sdvae_ray.scoring.roles import (
-    chance_of,
-    fit_and_negatives,
-    fittable,
-    known_columns,
-    well_roles,
-    with_roles,
-)
+from sdvae_ray.scoring.roles import chance_of, fit_and_negatives, fittable, known_columns, well_roles, with_roles
 from sdvae_ray.scoring.tasks import start_tasks, tasks_of
-from sdvae_ray.scoring.transfer import start_transfers, transfers_of
+from sdvae_ray.scoring.transfer import start_transfers
 from sdvae_ray.scoring.well_index import (
     delete_well_indices,
     in_the_originals_space,
@@ -62,7 +56,7 @@ def score(run: Run, console: Console, address: str | None = None) -> Scores:
     pairs = run.embedded()
     settings = run.config.score
     plates = f" of plates {', '.join(settings.plates)} alone" if settings.plates else ""
-    _say(console, f"score: {fovs.height} FOVs{plates}, {len(pairs)} pairs of extractor and side")
+    print_line(console, f"score: {fovs.height} FOVs{plates}, {len(pairs)} pairs of extractor and side")
     results = _Results()
     originals: dict[str, Profiles] = {}
     with ray_session(address):
@@ -80,7 +74,7 @@ def score(run: Run, console: Console, address: str | None = None) -> Scores:
             _score_side(run, profiles, originals.get(extractor) if side != IMAGE_SIDE else None, results)
         latents, channels = latent_space(run, fovs)
         floors = floors_of(results.floors)
-        tasks = tasks_of(results.tasks, transfers_of(results.transfers))
+        tasks = tasks_of(results.tasks, results.transfers)
     compounds = _stacked(results.compounds)
     tables = {
         "summary": _stacked(results.summary),
@@ -96,8 +90,7 @@ def score(run: Run, console: Console, address: str | None = None) -> Scores:
     }
     scores = Scores(**{name: _with_random_weights(run, table) for name, table in tables.items()})
     scores.write(run.output, run.storage)
-    record = run.find_record()
-    if record is not None:  # the settings of this score: `score` may run again with other settings
+    if record := run.find_record():  # the settings of this score: `score` may run again with other settings
         record["config"]["score"] = run.config.model_dump(mode="json")["score"]
         run.write_record(record)
     return scores
@@ -115,8 +108,7 @@ def _fovs_to_score(run: Run) -> pl.DataFrame:
     """Returns the usable rows of fovs of score.plates, with their groups, slices and roles; checks the score section's names."""
     settings = run.config.score
     resolve_steps(settings.normalise)
-    fovs = run.fovs()
-    fovs = fovs.filter(pl.col(ERROR).is_null())
+    fovs = run.fovs().filter(pl.col(ERROR).is_null())
     if fovs.height == 0:
         raise DataError(f"{run.output} has no usable FOVs to score: run `sdvae-ray encode` first")
     if settings.plates is not None:
@@ -146,7 +138,7 @@ def _index_fovs(run: Run, fovs: pl.DataFrame, extractor: str, side: str, console
     else:
         size, recall = record["bytes_per_vector"], record["recall"]
         outcome = f"{record['kind']}, {record['vectors']} {vectors}, {size:.0f} bytes each, recall@10 {recall:.3f}"
-    _say(console, f"index: {extractor} {side}: {outcome}")
+    print_line(console, f"index: {extractor} {side}: {outcome}")
 
 
 @dataclass(frozen=True)
@@ -241,7 +233,3 @@ def _with_random_weights(run: Run, table: pl.DataFrame) -> pl.DataFrame:
     """Adds random_weights: True where the row's extractor or side was built without weights."""
     names = [pl.col(name).is_in(run.config.random_weights) for name in ("extractor", "side") if name in table.columns]
     return table.with_columns(pl.any_horizontal(names).alias("random_weights"))
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, soft_wrap=True)

@@ -8,7 +8,7 @@ Beside each stands its floor, profiles permuted within each plate (consistency: 
 p-values are of copairs' null: the null by exchange needs negatives that a compound's wells could change places with.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import ray
 
-from sdvae_ray.cluster.ordered_tasks import weighing
+from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, weighing
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.floors.permuted import NUMBERS, permuted_floor
 from sdvae_ray.retrieval.ranking.pair_rules import PairRules
@@ -26,24 +26,14 @@ from sdvae_ray.schema import WELL_KEY
 from sdvae_ray.scoring.labels import Label
 from sdvae_ray.scoring.roles import task_chance
 
-_TASK_CPUS = 0.5
 _COPIES = 3  # of the profiles: as they come, the treated ones, and made ready to be ranked
 _OWN, _SIDE = "_well", "_side"
-FLOOR = {  # a number of permuted_floor: its column
-    "mean_map": "floor_map",
-    "mean_normalised_map": "floor_normalised_map",
-    "fraction_retrieved": "floor_fraction_retrieved",
-    "status": "floor_status",
-}
+FLOOR = {name: f"floor_{name.removeprefix('mean_')}" for name in (*NUMBERS, "status")}  # of permuted_floor: its column
 Row = dict[str, Any]
 
 
 def start_tasks(
-    run: Run,
-    label: Label,
-    features: np.ndarray,
-    wells: pl.DataFrame,
-    both: tuple[np.ndarray, np.ndarray] | None,
+    run: Run, label: Label, features: np.ndarray, wells: pl.DataFrame, both: tuple[np.ndarray, np.ndarray] | None
 ) -> Any:
     """Return the Ray task that gives the rows of one extractor, side and group.
 
@@ -51,32 +41,27 @@ def start_tasks(
     originals' space.
     """
     held = features.nbytes + sum(profiles.nbytes for profiles in both or ())
-    options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * held)}
-    return _tasks.options(**options).remote(run, label, features, wells, both)
+    return _tasks.options(**weighing(_COPIES * held)).remote(run, label, features, wells, both)
 
 
-def tasks_of(started: list[Any], transfers: Sequence[pl.DataFrame] = ()) -> pl.DataFrame:
-    """Return the table of tasks: extractor, side, group, task, queries, groups, mean_map,
-    mean_normalised_map, fraction_retrieved, status, and the numbers and status of the floor (FLOOR).
+def tasks_of(started: list[Any], transfers: list[Any]) -> pl.DataFrame:
+    """Return the table of tasks: extractor, side, group, task, queries, groups, mean_map, mean_normalised_map,
+    fraction_retrieved, status, and the numbers and status of the floor (FLOOR).
 
-    transfers: the rows of scoring.transfer, which have columns of their own beside these; their group is the group that is
-    queried.
+    transfers: the tasks of scoring.transfer, whose rows have columns of their own beside these; their group is the group
+    that is queried.
     """
     rows = [row for rows_of_group in ray.get(started) for row in rows_of_group]
     text = ("extractor", "side", "group", "task", "status", FLOOR["status"])
     numbers = (*NUMBERS, *(FLOOR[name] for name in NUMBERS))
     schema: dict[str, Any] = dict.fromkeys(text, pl.String)
     schema |= {**dict.fromkeys(("queries", "groups"), pl.Int64), **dict.fromkeys(numbers, pl.Float64)}
-    return pl.concat([pl.DataFrame(rows, schema=schema), *transfers], how="diagonal")
+    return pl.concat([pl.DataFrame(rows, schema=schema), *ray.get(transfers)], how="diagonal")
 
 
-@ray.remote
+@ray.remote(num_cpus=TASK_CPUS)
 def _tasks(
-    run: Run,
-    label: Label,
-    features: np.ndarray,
-    wells: pl.DataFrame,
-    both: tuple[np.ndarray, np.ndarray] | None,
+    run: Run, label: Label, features: np.ndarray, wells: pl.DataFrame, both: tuple[np.ndarray, np.ndarray] | None
 ) -> list[Row]:
     treated = wells.filter(pl.col("is_treated"))
     profiles = features[wells["is_treated"].to_numpy()]
@@ -99,6 +84,7 @@ def _tasks(
 
 
 def distinctiveness(run: Run, features: np.ndarray, treated: pl.DataFrame) -> Row:
+    """Return the score of compounds. features: (W, D) of the treated wells."""
     rules = PairRules(["compound"], neg_diffby=["compound"])
     return _scored(run, "distinctiveness", features, treated.select("compound"), rules, treated["plate"])
 
@@ -135,17 +121,10 @@ def cross_side(run: Run, both: tuple[np.ndarray, np.ndarray], wells: pl.DataFram
     answering = named.filter(pl.Series(treated | control)).with_columns(
         pl.lit("image").alias(_SIDE), compound=own_compound
     )
-    table = pl.concat([asking.select(sorted(asking.columns)), answering.select(sorted(asking.columns))])
+    table = pl.concat([asking, answering.select(asking.columns)])
     rules = PairRules(["compound"], [_SIDE, _OWN], ["plate"], [_SIDE, "role"])
-    return _scored(
-        run,
-        "cross_side",
-        reconstructions[treated],
-        table,
-        rules,
-        asking["plate"],
-        answering=originals[treated | control],
-    )
+    answers = originals[treated | control]
+    return _scored(run, "cross_side", reconstructions[treated], table, rules, asking["plate"], answers)
 
 
 def _scored(

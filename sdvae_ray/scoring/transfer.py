@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import ray
 
-from sdvae_ray.cluster.ordered_tasks import weighing
+from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, weighing
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.tasks.transfer import Posing, transfer
 from sdvae_ray.retrieval.tasks.transfer_pairs import Pair, pairs_of, unscored
@@ -20,13 +20,12 @@ from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
 from sdvae_ray.scoring.profiles import Profiles
 from sdvae_ray.scoring.roles import CONTROL, fit_and_negatives, fittable, halved, task_chance
 
-_TASK_CPUS = 0.5
 _COPIES = 6  # of the normalised profiles of both groups: two spaces, and what is made ready to be ranked
 _COMPONENTS = 512  # a guess at how many features are left, for Ray's plan alone
 
 
 def start_transfers(run: Run, label: Label, profiles: Profiles, wells: pl.DataFrame) -> list[Any]:
-    """Return one Ray task per pair of groups, for `transfers_of`.
+    """Return one Ray task per pair of groups, for `tasks_of`.
 
     label: extractor and side. wells: all wells of the profiles, with roles.
     """
@@ -42,16 +41,12 @@ def start_transfers(run: Run, label: Label, profiles: Profiles, wells: pl.DataFr
             started.append(ray.put(_rows(label, unscored(pair, _said(error)))))
         else:
             held = members.height * min(profiles.width, _COMPONENTS) * 4
-            options = {"num_cpus": _TASK_CPUS, **weighing(_COPIES * held + 2 * space.held)}
-            started.append(_transfer.options(**options).remote(run, label, pair, space, members))
+            memory = weighing(_COPIES * held + 2 * space.held)
+            started.append(_transfer.options(**memory).remote(run, label, pair, space, members))
     return started
 
 
-def transfers_of(started: list[Any]) -> list[pl.DataFrame]:
-    return list(ray.get(started))
-
-
-@ray.remote
+@ray.remote(num_cpus=TASK_CPUS)
 def _transfer(run: Run, label: Label, pair: Pair, space: Normaliser, wells: pl.DataFrame) -> pl.DataFrame:
     settings = run.config.score
     try:
@@ -62,16 +57,9 @@ def _transfer(run: Run, label: Label, pair: Pair, space: Normaliser, wells: pl.D
             half = halved(run, wells)
             rest = wells[CONTROL].to_numpy() & ~half
             posing = Posing(space(half, ~rest).features, rest)
-        scores = transfer(
-            features,
-            scored,
-            pair,
-            task_chance(run),
-            posing=posing,
-            position=WELL_COLUMN,
-            key=WELL_KEY,
-            repeats=settings.floor_repeats,
-        )
+        columns: dict[str, Any] = {"position": WELL_COLUMN, "key": WELL_KEY}
+        repeats = settings.floor_repeats
+        scores = transfer(features, scored, pair, task_chance(run), posing=posing, repeats=repeats, **columns)
     except DataError as error:
         scores = unscored(pair, _said(error))
     return _rows(label, scores)

@@ -1,6 +1,6 @@
 """Section `score` of a run file: the second stage, from embeddings to profiles, tasks, distances and indices."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -14,12 +14,8 @@ class DistributionConfig(Section):
     """Section `distributions`: distances between the originals and a side, per extractor and part (RGB pass or stain)."""
 
     metrics: tuple[Literal["fid", "kid", "cmmd", "prdc"], ...] = ("fid", "kid", "cmmd", "prdc")
-    by: tuple[
-        str, ...
-    ] = ()  # columns whose values are further slices, such as Metadata_Plate, beside the groups of score.group
-    samples: int = Field(
-        2000, ge=10
-    )  # patches per slice and side, chosen by hash, for the distances that need more than moments
+    by: tuple[str, ...] = ()  # columns whose values are slices beside the groups of score.group, such as Metadata_Plate
+    samples: int = Field(2000, ge=10)  # patches per slice and side, by hash, for distances that need more than moments
     neighbours: Count = 5  # of precision, recall, density and coverage
 
 
@@ -59,15 +55,8 @@ class ScoreConfig(Section):
     ties: Literal["average", "copairs"] = "average"
     floor_repeats: Count = 3  # splits of the controls, or permutations of the labels, for every floor beside a score
     recall_at: tuple[Count, ...] = Field((1, 5, 10), min_length=1)
-    tasks: tuple[Task, ...] = (
-        "distinctiveness",
-        "consistency",
-        "cross_side",
-        "transfer",
-    )  # beside activity; (): activity alone
-    transfer: tuple[str, ...] | None = (
-        None  # columns of group along which transfer is scored; None: all columns of group
-    )
+    tasks: tuple[Task, ...] = get_args(Task)  # beside activity; (): activity alone
+    transfer: tuple[str, ...] | None = None  # columns of group along which transfer is scored; None: all of group
     # for `tasks` alone: phenotypic activity and its null by exchange are of cosines
     task_distance: Literal["cosine", "abs_cosine", "correlation", "euclidean"] = "cosine"
     distributions: DistributionConfig = DistributionConfig()

@@ -41,16 +41,11 @@ PLATE_MAP = "Metadata_Plate_Map_Name"
 WHERE = (*KEYS, PLATE_MAP)
 WHAT = ("Metadata_broad_sample", "Metadata_JCP2022", "Metadata_pert_iname")
 IDENTIFIERS = {name.removeprefix(METADATA).lower(): name for name in (*WHERE, *WHAT)}
-IDENTIFIERS |= {
-    "assay_plate_barcode": PLATE_COLUMN,
-    "well_position": WELL_COLUMN,
-}  # what platemaps and experiment metadata call them
+# the names in platemaps and in experiment metadata
+IDENTIFIERS |= {"assay_plate_barcode": PLATE_COLUMN, "well_position": WELL_COLUMN}
 
 # <project>/<source>/images/<batch>/ where the project is a cpgNNNN, or the batch holds the gallery's own folders.
-_LAYOUTS = (
-    r"(?:^|/)cpg\d{4}[^/]*/([^/]+)/images/([^/]+)/",
-    r"(?:^|/)[^/]+/([^/]+)/images/([^/]+)/(?:images|illum)/",
-)
+_LAYOUTS = (r"(?:^|/)cpg\d{4}[^/]*/([^/]+)/images/([^/]+)/", r"(?:^|/)[^/]+/([^/]+)/images/([^/]+)/(?:images|illum)/")
 _OPTIONS = {SOURCE_COLUMN: "--source", BATCH_COLUMN: "--batch"}
 
 
@@ -197,18 +192,15 @@ def _location(columns: Sequence[str], kind: str, stain: str, header: str) -> pl.
     if name in columns:
         if path not in columns:
             raise DataError(f"{header}: {name} without {path}")
-        joined = pl.concat_str(
-            pl.col(path).str.strip_chars_end("/"), pl.lit("/"), pl.col(name).str.strip_chars_start("/")
-        )
+        joined = pl.col(path).str.strip_chars_end("/") + "/" + pl.col(name).str.strip_chars_start("/")
         locations.append(pl.when(~is_empty(name) & ~is_empty(path)).then(joined))
     return pl.coalesce(locations) if locations else pl.lit(None, pl.String)
 
 
 def _key_from_path(table: pl.DataFrame, key: str, location: str) -> pl.DataFrame:
     group = 1 if key == SOURCE_COLUMN else 2
-    table = table.with_columns(
-        pl.coalesce(pl.col(location).str.extract(layout, group) for layout in _LAYOUTS).alias(key)
-    )
+    values = pl.coalesce(pl.col(location).str.extract(layout, group) for layout in _LAYOUTS)
+    table = table.with_columns(values.alias(key))
     if row := first_row(table, pl.col(key).is_null() & pl.col(location).is_not_null()):
         raise DataError(
             f"{place(row)}: no column {key}, and {row[location]} has no <project>/<source>/images/<batch>/ to read it "

@@ -195,25 +195,19 @@ def write_manifest(manifest_table: pl.DataFrame, uri: str, storage: Storage) -> 
     storage.write_bytes(uri, buffer.getvalue())
 
 
-def read_manifest(uri: str, storage: Storage, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """Reads a whole manifest, checked for all stains that it locates; or, with `columns`, these columns without a check.
+def read_manifest(uri: str, storage: Storage) -> pl.DataFrame:
+    """Reads a whole manifest, checked for all stains that it locates.
 
-    Raises DataError where the file is missing, is no Parquet file, lacks a column or is not sound.
+    Raises DataError where the file is missing, is no Parquet file or is not sound.
     """
     try:
-        table = pl.read_parquet(io.BytesIO(storage.read_bytes(uri)), columns=None if columns is None else list(columns))
+        table = pl.read_parquet(io.BytesIO(storage.read_bytes(uri)))
     except FileNotFoundError as error:
         raise DataError(f"the manifest {uri} does not exist; `sdvae-ray manifest` makes one") from error
-    except pl.exceptions.ColumnNotFoundError as error:
-        names = pl.read_parquet_schema(io.BytesIO(storage.read_bytes(uri)))
-        absent = next(name for name in columns or () if name not in names)
-        raise DataError(f"{uri} has no column {absent!r}{did_you_mean(absent, names)}") from error
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{uri} is not a manifest: it is not a whole Parquet file") from error
-    if columns is None:
-        stains = stains_of(table)
-        if not stains:
-            raise DataError(f"{uri} is not a manifest: no column such as {uri_column(STAINS[0])}")
-        check_manifest(table, stains, uri)
-        return table
-    return table.select(columns)
+    stains = stains_of(table)
+    if not stains:
+        raise DataError(f"{uri} is not a manifest: no column such as {uri_column(STAINS[0])}")
+    check_manifest(table, stains, uri)
+    return table

@@ -80,18 +80,15 @@ def _places(source: str, storage: Storage, losses: Losses) -> list[Place]:
         return [Place(source) if _is_shard(source) else Place(folder, (name,))]
     images, shards = [name for name in names if _is_image(name)], [name for name in names if _is_shard(name)]
     if images and shards:
-        raise DataError(
-            f"{source} holds {len(images)} image files ({images[0]}) and {len(shards)} shards ({shards[0]}); "
-            f"name the folders or files of one kind"
-        )
+        both = f"{len(images)} image files ({images[0]}) and {len(shards)} shards ({shards[0]})"
+        raise DataError(f"{source} holds {both}; name the folders or files of one kind")
     if shards:
         return [Place(join(source, name)) for name in shards]
     if not images:
-        raise DataError(
-            f"{source} holds no photographs: {len(names)} other files, such as {names[0]} (allowed: {ALLOWED})"
-        )
-    others = sorted(set(names) - set(images))
-    losses.setdefault("no photograph by its name", []).extend(join(source, name) for name in others)
+        others = f"{len(names)} other files, such as {names[0]}"
+        raise DataError(f"{source} holds no photographs: {others} (allowed: {ALLOWED})")
+    left_out = sorted(set(names) - set(images))
+    losses.setdefault("no photograph by its name", []).extend(join(source, name) for name in left_out)
     return [Place(source, tuple(images))]
 
 
@@ -131,9 +128,8 @@ def _read_files(place: Place, storage: Storage, losses: Losses) -> Iterator[Phot
 def _read_shard(uri: str, storage: Storage) -> Iterator[Photograph]:
     try:
         with storage.open(uri) as file, tarfile.open(fileobj=file, mode="r|") as shard:
-            members = (
-                member for member in shard if member.isfile() and not posixpath.basename(member.name).startswith(".")
-            )
+            files = (member for member in shard if member.isfile())
+            members = (member for member in files if not posixpath.basename(member.name).startswith("."))
             for _, sample in itertools.groupby(members, _sample_key):
                 images, label = [], None
                 for member in sample:  # a shard is a stream: a member is read when its turn comes

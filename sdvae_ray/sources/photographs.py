@@ -17,6 +17,7 @@ import hashlib
 import heapq
 import mmap
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,13 +58,7 @@ class Photographs:
     carried: frozenset[str] = field(repr=False)
 
 
-def build_photographs(
-    sources: Sequence[str],
-    *,
-    name: str,
-    storage: Storage,
-    limit: int | None = None,
-) -> Photographs:
+def build_photographs(sources: Sequence[str], *, name: str, storage: Storage, limit: int | None = None) -> Photographs:
     """Folders of images and WebDataset shards -> the rows of one set, without the pixels.
 
     name   of the set, Metadata_Batch
@@ -100,9 +95,8 @@ def build_photographs(
     if empty:
         notes.append(f"{empty} photographs are empty files")
     if len(kept) < len(best):
-        notes.append(
-            f"{len(kept)} of {len(best)} photographs are kept: at most {limit} per class, by the hash of their bytes"
-        )
+        rule = f"at most {limit} per class, by the hash of their bytes"
+        notes.append(f"{len(kept)} of {len(best)} photographs are kept: {rule}")
     return Photographs(table, notes, [place for place in places if place.is_shard], carried)
 
 
@@ -122,12 +116,8 @@ def _plate(photograph: Photograph) -> str:
     return (photograph.label or "").strip().replace("/", "_") or "-"
 
 
-def _keys(name: str, plate: str, digest: str) -> dict[str, str]:
-    return dict(zip(KEYS, (SOURCE, name, plate, "-", digest), strict=True))
-
-
 def _row(name: str, digest: str, plate: str, uri: str) -> tuple[str | int | bool, ...]:
-    keys = _keys(name, plate, digest)
+    keys = dict(zip(KEYS, (SOURCE, name, plate, "-", digest), strict=True))
     return fov_id(keys), *keys.values(), uri, uri, uri, 0, 1, 2, True
 
 
@@ -135,9 +125,9 @@ def _limited(plates: dict[str, str], limit: int | None) -> list[str]:
     """Digests, the `limit` lowest of each class."""
     if limit is None:
         return list(plates)
-    classes: dict[str, list[str]] = {}
+    classes = defaultdict[str, list[str]](list)
     for digest, plate in plates.items():
-        classes.setdefault(plate, []).append(digest)
+        classes[plate].append(digest)
     return [digest for digests in classes.values() for digest in heapq.nsmallest(limit, digests)]
 
 
@@ -167,7 +157,8 @@ def write_photographs(photographs: Photographs, uri: str, storage: Storage) -> N
 
 
 def _write(photographs: Photographs, path: Path, storage: Storage) -> None:
-    table = photographs.table.to_arrow().cast(_arrow_schema())
+    kinds = {pl.String: pa.string(), pl.Int32: pa.int32(), pl.Boolean: pa.bool_()}
+    table = photographs.table.to_arrow().cast(pa.schema([(name, kinds[kind]) for name, kind in _SCHEMA.items()]))
     texts = [name for name in table.column_names if name != COLOUR]
     schema = table.schema.append(pa.field(PIXELS, pa.binary()))
     written = 0
@@ -186,11 +177,6 @@ def _write(photographs: Photographs, path: Path, storage: Storage) -> None:
         raise DataError(
             f"{len(table) - written} photographs were not there when they were read again; nothing is written"
         )
-
-
-def _arrow_schema() -> pa.Schema:
-    kinds = {pl.String: pa.string(), pl.Int32: pa.int32(), pl.Boolean: pa.bool_()}
-    return pa.schema([(name, kinds[kind]) for name, kind in _SCHEMA.items()])
 
 
 def _row_groups(photographs: Photographs, storage: Storage) -> Iterator[tuple[list[int], list[bytes | None]]]:

@@ -41,12 +41,8 @@ def join_platemaps(
     files = chosen.select(_BARCODES, PLATE_MAP, PLATE_COLUMN).unique([_BARCODES, PLATE_MAP]).sort(_BARCODES, PLATE_MAP)
     wells = pl.concat([_platemap(uri, name, plate, storage) for uri, name, plate in files.iter_rows()], how="diagonal")
     chosen = chosen.with_columns(pl.col(_BARCODES).alias(FILE))
-    table = (
-        _attach(table, chosen, [BATCH_COLUMN, PLATE_COLUMN])
-        .drop(_OTHER_FILE, _OTHER_ROW)
-        .with_columns(_well(WELL_COLUMN))
-    )
-    table = _attach(table, wells, [_BARCODES, PLATE_MAP, _WELL])
+    table = _attach(table, chosen, [BATCH_COLUMN, PLATE_COLUMN]).drop(_OTHER_FILE, _OTHER_ROW)
+    table = _attach(table.with_columns(_well(WELL_COLUMN)), wells, [_BARCODES, PLATE_MAP, _WELL])
     unmapped = pl.col(_OTHER_ROW).is_null()
     row, notes = first_row(table, unmapped), []
     if row and not drop_unmapped_wells:
@@ -56,9 +52,7 @@ def join_platemaps(
         )
     if row:
         gone = table.filter(unmapped)
-        names = (
-            gone.select(pl.concat_str(PLATE_COLUMN, WELL_COLUMN, separator="/").unique().sort()).to_series().to_list()
-        )
+        names = gone.select(pl.concat_str(PLATE_COLUMN, WELL_COLUMN, separator="/").unique().sort()).to_series()
         notes.append(f"{gone.height} FOVs of wells that are on no platemap are dropped: {listed(names)}")
     return table.filter(~unmapped).drop(_BARCODES, _WELL, _OTHER_FILE, _OTHER_ROW), notes
 
@@ -84,11 +78,7 @@ def _maps_of_plates(table: pl.DataFrame, barcodes: pl.DataFrame) -> pl.DataFrame
         problem = "has no plate map" if row[_BARCODES] else "is not listed"
         raise DataError(f"{row[_BARCODES] or maps}: the plate {row[PLATE_COLUMN]!r} of {row[FILE]} {problem}")
     for row in chosen.filter(pl.struct(BATCH_COLUMN, PLATE_COLUMN).is_duplicated()).head(1).iter_rows(named=True):
-        maps = listed(
-            chosen.filter((pl.col(BATCH_COLUMN) == row[BATCH_COLUMN]) & (pl.col(PLATE_COLUMN) == row[PLATE_COLUMN]))[
-                _BARCODES
-            ]
-        )
+        maps = listed(chosen.filter(**{key: row[key] for key in (BATCH_COLUMN, PLATE_COLUMN)})[_BARCODES])
         raise DataError(
             f"{maps}: the plate {row[PLATE_COLUMN]!r} stands in each, and no folder is named for its batch {row[BATCH_COLUMN]!r}"
         )
@@ -135,17 +125,12 @@ def join_metadata(table: pl.DataFrame, uri: str, storage: Storage) -> tuple[pl.D
         sample, plate = pl.col(what[0]), PLATE_KEY
         named = sample != ""
         foreign = ~named & named.any().over(plate) & ~(named & sample.is_in(other[what[0]].implode())).any().over(plate)
-        table, other = (
-            table.with_columns(pl.when(~foreign).then(sample).alias(_SAMPLE)),
-            other.rename({what[0]: _SAMPLE}),
-        )
-        key = [_SAMPLE]
+        table = table.with_columns(pl.when(~foreign).then(sample).alias(_SAMPLE))
+        other, key = other.rename({what[0]: _SAMPLE}), [_SAMPLE]
     joined = _attach(table, other, key)
     if lost := joined[_OTHER_ROW].null_count():
-        few = "none" if lost == joined.height else f"{joined.height - lost}"
-        notes.append(
-            f"{uri}: {few} of {joined.height} FOVs have a row in it (by {said}); its columns are null for the others"
-        )
+        few = f"{'none' if lost == joined.height else joined.height - lost} of {joined.height} FOVs"
+        notes.append(f"{uri}: {few} have a row in it (by {said}); its columns are null for the others")
     return joined.drop(_WELL, _SAMPLE, _OTHER_FILE, _OTHER_ROW, strict=False), notes
 
 

@@ -216,7 +216,7 @@ def test_the_command_prints_it_and_gives_all_of_it_as_json(local_ray, run, capsy
     assert "illumination" in answer["note"]
     assert answer["neighbours"][0][WELL_COLUMN] == fields[WELL_COLUMN][ASKED]
     for wrong in (Asked(well="P1/A01", plate="P1"), Asked(fov="f", plate="P1"), asked._replace(patch=1)):
-        with pytest.raises(ConfigError, match="--plate is of a new image"):
+        with pytest.raises(ConfigError, match="--plate names the plate of a whole new image"):
             search(Run(config), wrong, None, None, 3, SILENT)
 
 

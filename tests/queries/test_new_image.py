@@ -20,7 +20,7 @@ from sdvae_ray.engine.load import Loader
 from sdvae_ray.engine.models import load_models, resolve_weights
 from sdvae_ray.errors import ConfigError, DataError, SdvaeRayError
 from sdvae_ray.queries.new_image import embed_field, image_query, manifest_query, search_image
-from sdvae_ray.queries.search import nearest_profiles, search_patch
+from sdvae_ray.queries.search import nearest_profiles, search_row
 from sdvae_ray.run import record as provenance
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_column, read_fovs, write_rows, write_wide_table
@@ -205,7 +205,7 @@ def test_a_patch_finds_what_brute_force_over_all_patches_finds_by_key(indexed):
     asked = 9
     cosine = flat @ flat[asked]
     order = [at for at in np.argsort(-cosine) if at != asked][:5]
-    found, about = search_patch(Run(config), *keys[asked], None, None, 5)
+    found, about = search_row(Run(config), *keys[asked], None, None, 5)
     assert list(zip(found[FOV_ID], found["patch"], strict=True)) == [keys[at] for at in order]
     np.testing.assert_allclose(found["similarity"], cosine[order], atol=1e-5)
     assert (about["fov"], about["patch"]) == (keys[asked][0], str(keys[asked][1]))
@@ -253,7 +253,7 @@ def test_what_cannot_be_searched_is_said_in_one_line(indexed, tmp_path, write_ti
         (lambda: manifest_query(Run(config), config.manifest, "source_1/batch 1/P1/A01/2"), "did you mean"),
         (lambda: manifest_query(Run(config), str(tmp_path / "m.parquet"), None), "does not exist"),
         (
-            lambda: search_patch(Run(config), fields[FOV_ID][0], lost, None, None, 3),
+            lambda: search_row(Run(config), fields[FOV_ID][0], lost, None, None, 3),
             "was not kept by intensity",
         ),
         (

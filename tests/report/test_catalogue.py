@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from sdvae_ray import shelves
+from sdvae_ray.config import SHELVES
 from sdvae_ray.metrics import radial_power
 from sdvae_ray.report.facts.catalogue import catalogue
 from sdvae_ray.report.terminal.catalogue import NO_WEIGHTS, parameters_text, print_catalogue
@@ -29,7 +30,7 @@ def squeezed(text: str) -> str:
 
 
 def test_every_module_of_every_shelf_is_there_once():
-    on_shelves = [(shelf, name) for shelf in shelves.SHELVES for name in shelves.names(shelf)]
+    on_shelves = [(shelf, name) for shelf in SHELVES for name in shelves.names(shelf)]
     assert [(entry["shelf"], entry["name"]) for entry in ENTRIES] == on_shelves
     assert all(entry["summary"] == shelves.summary(entry["shelf"], entry["name"]) for entry in ENTRIES)
 

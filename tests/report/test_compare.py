@@ -16,7 +16,7 @@ from sdvae_ray.config import RunConfig, StorageConfig
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.report.facts import published
 from sdvae_ray.report.facts.compare import comparison
-from sdvae_ray.report.terminal.comparison import print_comparison
+from sdvae_ray.report.terminal.summary import print_comparison
 from sdvae_ray.run import record as provenance
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores, read_scores

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.page import write
-from sdvae_ray.report.sections import tasks, transfer
+from sdvae_ray.report.sections import tasks
 from sdvae_ray.report.sections.order import Entry
-from sdvae_ray.report.sections.transfer import COLUMNS, route
+from sdvae_ray.report.sections.tasks import TRANSFER_COLUMNS, route
 from sdvae_ray.report.terminal.tables import print_section
 from sdvae_ray.retrieval.tasks.transfer_pairs import SCHEMA, TASKS, Pair, unscored
 from sdvae_ray.run.run import Run
@@ -23,7 +23,7 @@ from sdvae_ray.schema import ERROR, FOV_ID
 WHERE = {"extractor": pl.String, "side": pl.String, "group": pl.String}
 OLD = {**WHERE, "task": pl.String, "queries": pl.Int64, "groups": pl.Int64, "mean_map": pl.Float64}
 OLD |= {"mean_normalised_map": pl.Float64, "fraction_retrieved": pl.Float64, "status": pl.String}
-NUMBERS = [column.key for column in COLUMNS]
+NUMBERS = [column.key for column in TRANSFER_COLUMNS]
 FLOORS = "Floors. Permuted: compounds permuted among the treated wells of each plate of the group that is queried."
 EVIL = "<b>tiny</b>"
 
@@ -55,14 +55,14 @@ def scored(config, scores):
 
 
 def sections_of(config, scores):
-    sections = [make(scored(config, scores)) for make in (tasks.section, transfer.section)]
+    sections = [make(scored(config, scores)) for make in (tasks.within, tasks.transfer)]
     return [section for section in sections if section is not None]
 
 
 @pytest.fixture
 def html_of(monkeypatch):
     """html_of(config, scores): the page with the two sections alone."""
-    monkeypatch.setattr("sdvae_ray.report.sections.order.SECTIONS", [Entry(tasks.section), Entry(transfer.section)])
+    monkeypatch.setattr("sdvae_ray.report.sections.order.SECTIONS", [Entry(tasks.within), Entry(tasks.transfer)])
     return lambda config, scores: write.render(scored(config, scores)).partition("</style>")[2]
 
 
@@ -137,7 +137,7 @@ def test_transfer_stands_beside_the_tasks_within_a_group_and_not_among_them(conf
     row = {"extractor": "latent", "side": "image", "group": "A549 / 24", "task": "distinctiveness", "status": "ok"}
     row |= {"mean_map": 0.777, "mean_normalised_map": 0.666, "fraction_retrieved": 0.555}
     scores = scores_of([row, *rows_of()])
-    (table,) = tasks.section(scored(config, scores)).tables
+    (table,) = tasks.within(scored(config, scores)).tables
     (shown,) = table.rows
     texts = [column.text(shown.get(column.key)) for column in tasks.COLUMNS]
     assert texts == ["0.777", "–", "0.666", "0.555", "–"]
@@ -183,7 +183,7 @@ def test_a_run_scored_before_there_was_transfer_is_shown_as_it_was(config, text_
     row = {"extractor": "latent", "side": "image", "group": "A549 / 24", "task": "distinctiveness", "status": "ok"}
     row |= {"mean_map": 0.777, "mean_normalised_map": 0.666, "fraction_retrieved": 0.555}
     old = scores_of([row], OLD)
-    assert transfer.section(scored(config, old)) is None
+    assert tasks.transfer(scored(config, old)) is None
     assert reasons(config, old) == []
     page = text_of(config, old)
     assert "0.777" in page

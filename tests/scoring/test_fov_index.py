@@ -8,7 +8,7 @@ import pytest
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import DataError
-from sdvae_ray.queries.search import search_fov
+from sdvae_ray.queries.search import search_row
 from sdvae_ray.retrieval.index import approximate, faiss_index
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_fovs, write_rows
@@ -71,14 +71,14 @@ def test_a_kind_that_does_not_reach_the_recall_gives_way_to_the_next_and_the_bes
     offer(monkeypatch, ("ivf_pq_refined", 4), ("flat", 8), ("ivf_sq8", 8))
     record = built(config)
     assert (record["kind"], record["recall_reached"]) == ("flat", True)
-    assert search_fov(Run(config), names[5], None, None, 10)[0].height == 10
+    assert search_row(Run(config), names[5], None, None, None, 10)[0].height == 10
 
 
 def test_the_exact_index_of_few_fovs_finds_the_nearest(local_ray, run):
     config, unit, names = run
     record = built(config)
     assert (record["kind"], record["recall"], record["vectors"]) == ("flat", 1.0, FOVS - FOVS // 10)
-    found, about = search_fov(Run(config), names[5], None, None, 10)
+    found, about = search_row(Run(config), names[5], None, None, None, 10)
     assert about["side"] == "image"
     similarity = unit @ unit[5]
     expected = [names[at] for at in np.argsort(-similarity) if at != 5][:10]
@@ -112,7 +112,7 @@ def test_what_cannot_be_indexed_or_searched_is_said_in_one_line(local_ray, run):
     with pytest.raises(DataError, match="too few"):
         build_fov_index(Run(config), read_fovs(config.output, STORAGE).head(8), "made", "image")
     with pytest.raises(DataError, match="set score.fov_index"):
-        search_fov(Run(config), names[0], None, None, 5)
+        search_row(Run(config), names[0], None, None, None, 5)
     built(config)
     with pytest.raises(DataError, match="did you mean 's/b/P0/A0"):
-        search_fov(Run(config), "s/b/P0/A00/0", None, None, 5)
+        search_row(Run(config), "s/b/P0/A00/0", None, None, None, 5)

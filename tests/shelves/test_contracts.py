@@ -13,10 +13,10 @@ from torch import Tensor
 
 from sdvae_ray import shelves
 from sdvae_ray.autoencoders.identity import Identity
-from sdvae_ray.config import AutoencoderConfig
+from sdvae_ray.config import SHELVES, AutoencoderConfig
 from sdvae_ray.contracts import Autoencoder, Checkpoint, Codec, Extractor, Posterior, Reconstruction
 from sdvae_ray.errors import ConfigError, WeightsError
-from sdvae_ray.shelves import SHELVES, check_name, check_options, find, names, summary
+from sdvae_ray.shelves import check_name, check_options, find, names, summary
 from sdvae_ray.storage import Storage
 from sdvae_ray.weights import resolve
 

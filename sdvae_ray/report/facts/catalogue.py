@@ -4,11 +4,10 @@ Nothing is built and nothing is fetched: the modules are imported and read.
 """
 
 from dataclasses import asdict
-from types import ModuleType
 from typing import Any
 
 from sdvae_ray import shelves, weights
-from sdvae_ray.shelves import SHELVES, Shelf
+from sdvae_ray.config import SHELVES, Shelf
 
 Entry = dict[str, Any]
 
@@ -25,22 +24,12 @@ def catalogue() -> list[Entry]:
 
 def _entry(shelf: Shelf, name: str) -> Entry:
     module = shelves.find(shelf, name)
-    entry: Entry = {"shelf": shelf, "name": name, "summary": shelves.summary(shelf, name)}
-    entry["checkpoints"] = [
-        asdict(checkpoint) | {"at_hand": _at_hand(checkpoint.source, checkpoint.subfolder)}
-        for checkpoint in getattr(module, "CHECKPOINTS", ())
+    checkpoints = [
+        asdict(known) | {"at_hand": None if known.source is None else weights.at_hand(known.source, known.subfolder)}
+        for known in getattr(module, "CHECKPOINTS", ())
     ]
-    return entry | _metric(module) if shelf == "metrics" else entry
-
-
-def _metric(module: ModuleType) -> Entry:
-    return {
-        "unit": getattr(module, "UNIT", ""),
-        "higher_is_better": getattr(module, "HIGHER_IS_BETTER", None),
-        "bands": list(getattr(module, "BANDS", ())),
-        "takes_weights": hasattr(module, "load"),
-    }
-
-
-def _at_hand(source: str | None, subfolder: str | None) -> bool | None:
-    return None if source is None else weights.at_hand(source, subfolder)
+    entry: Entry = {"shelf": shelf, "name": name, "summary": shelves.summary(shelf, name), "checkpoints": checkpoints}
+    if shelf == "metrics":
+        entry |= {"unit": getattr(module, "UNIT", ""), "higher_is_better": getattr(module, "HIGHER_IS_BETTER", None)}
+        entry |= {"bands": list(getattr(module, "BANDS", ())), "takes_weights": hasattr(module, "load")}
+    return entry

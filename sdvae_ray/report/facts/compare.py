@@ -38,8 +38,7 @@ def comparison(a: Run, b: Run) -> dict[str, Any]:
     A row of these has a None where that run has no such row, and a `difference`, b - a. Raises DataError where one is no run
     or has no scores.
     """
-    recorded = [(run, run.record) for run in (a, b)]
-    runs = [ScoredRun.read(run) for run, _ in recorded]
+    runs = [ScoredRun.read(run) for run in (a, b) if run.record]
     papers = [published.papers(scored) for scored in runs]
     placed = ("extractor", "group", "side")
     fractions = [_retrieval(scored, paper.fractions) for scored, paper in zip(runs, papers, strict=True)]
@@ -50,8 +49,8 @@ def comparison(a: Run, b: Run) -> dict[str, Any]:
         "distances": _matched(placed, [_distances(scored) for scored in runs], tuple(outcome.DISTANCES)),
     }
     return {
-        "a": _about(runs[0], papers[0]) | {"only": _only("a", "b", tables)},
-        "b": _about(runs[1], papers[1]) | {"only": _only("b", "a", tables)},
+        "a": _facts(runs[0], papers[0]) | {"only": _only("a", "b", tables)},
+        "b": _facts(runs[1], papers[1]) | {"only": _only("b", "a", tables)},
         "settings": list(_differences(_settings(runs[0]), _settings(runs[1]))),
         **tables,
     }
@@ -80,7 +79,7 @@ def _differences(a: Any, b: Any, key: str = "") -> Iterator[Values]:
         yield {"key": key, "a": a, "b": b, "only": None}
 
 
-def _about(scored: ScoredRun, papers: published.Papers) -> Values:
+def _facts(scored: ScoredRun, papers: published.Papers) -> Values:
     record = scored.record or {}
     return {
         "uri": scored.run.output,

@@ -9,22 +9,18 @@ from sdvae_ray.queries.saved_index import PATCH, SIMILARITY
 from sdvae_ray.report.facts.table import Column, Table, text_column
 from sdvae_ray.schema import PLATE_COLUMN, SITE_COLUMN, WELL_COLUMN
 
-_KNOWN = (
-    "Metadata_control_type",
-    "Metadata_pert_iname",
-    "Metadata_phenotype",
-    "Metadata_target",
-)  # if the run has them
+# columns that are shown where the run has them
+_KNOWN = ("Metadata_control_type", "Metadata_pert_iname", "Metadata_phenotype", "Metadata_target")
 
 
-def neighbours_table(config: RunConfig, neighbours: pl.DataFrame, about: Mapping[str, str]) -> Table:
-    """neighbours, about: as sdvae_ray.queries.search gives them."""
-    perturbation = f" ({about['perturbation']})" if about.get("perturbation") else ""
-    kind = "wells" if "well" in about else "patches" if PATCH in about else "FOVs"
-    query = about.get("well") or f"{about['fov']}{f', patch {about[PATCH]}' if PATCH in about else ''}"
-    where = ", ".join(about[key] for key in ("extractor", "side", "group", "as") if key in about)
+def neighbours_table(config: RunConfig, neighbours: pl.DataFrame, facts: Mapping[str, str]) -> Table:
+    """neighbours, facts: as sdvae_ray.queries.search gives them."""
+    perturbation = f" ({facts['perturbation']})" if facts.get("perturbation") else ""
+    kind = "wells" if "well" in facts else "patches" if PATCH in facts else "FOVs"
+    query = facts.get("well") or f"{facts['fov']}{f', patch {facts[PATCH]}' if PATCH in facts else ''}"
+    where = ", ".join(facts[key] for key in ("extractor", "side", "group", "as") if key in facts)
     known = dict.fromkeys(name for name in (config.score.perturbation, *_KNOWN) if name in neighbours.columns)
-    place = [name for name in (SITE_COLUMN, PATCH) if name in neighbours.columns and "fov" in about]
+    place = [name for name in (SITE_COLUMN, PATCH) if name in neighbours.columns and "fov" in facts]
     names = [PLATE_COLUMN, WELL_COLUMN, *place, *known]
     columns = [Column(SIMILARITY, "cosine", 4), *(text_column(name, name.removeprefix("Metadata_")) for name in names)]
     rows = [

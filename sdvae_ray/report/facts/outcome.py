@@ -36,7 +36,7 @@ def retrieval_rows(scored: ScoredRun) -> list[Values]:
 
 
 def mean_distances(scored: ScoredRun, name: str) -> list[tuple[str, str, str, float]]:
-    """(extractor, side, group, mean over parts) of one of the distances between the originals and a side."""
+    """(extractor, side, group, value) of a distance, a column of scores/distributions: its mean over stains or RGB passes."""
     table = scored.scores.distributions
     if name not in table.columns:
         return []

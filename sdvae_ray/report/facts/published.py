@@ -61,9 +61,10 @@ _HOURS = re.compile(r"(\d+)(?:\.0+)?\s*(?:h|hr|hrs|hour|hours)?")
 
 
 def printed(extractor: str, is_image_side: bool, group: str, aggregate: str) -> float | None:
-    """FR in [0, 1] as printed, of an extractor's shelf name and a group such as "A549 / 24"; None where there is none.
+    """The fraction retrieved, in [0, 1], that the authors print; None where they print none.
 
-    The group's two values may come in either order, in any case, the time with or without its unit.
+    extractor: its name on the shelf. group: cell line and hours, such as "A549 / 24", in either order and any case, the time with
+    or without its unit. aggregate: mean or median, of the fields of a well.
     """
     row = FRACTIONS.get(aggregate, {}).get(_cell_and_hours(group) or ("", 0))
     if row is None or extractor not in EXTRACTORS:

@@ -34,13 +34,8 @@ def retrieved_section(retrieved: Retrieved) -> Section:
         return Section("retrieved", "", lines=lines, reasons=notes, brief=brief)
     rows = []
     for row in floors.rows(named=True):
-        meaning = _MEANINGS.get(row["quantity"], "the score")
-        reason = (
-            {}
-            if row["status"] == OK
-            else {FRACTION: None, "mean_map": None, "compounds_scored": None, REASON: row["status"]}
-        )
-        rows.append({**row, "meaning": meaning, **reason})
-    return Section(
-        "retrieved", "", lines=lines, reasons=notes, tables=[Table("Floors: what the same code gives", _COLUMNS, rows)]
-    )
+        if row["status"] != OK:
+            row |= {FRACTION: None, "mean_map": None, "compounds_scored": None, REASON: row["status"]}
+        rows.append({**row, "meaning": _MEANINGS.get(row["quantity"], "the score")})
+    table = Table("Floors: what the same code gives", _COLUMNS, rows)
+    return Section("retrieved", "", lines=lines, reasons=notes, tables=[table])

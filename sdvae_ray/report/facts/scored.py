@@ -39,7 +39,7 @@ class ScoredRun:
 
     @classmethod
     def read(cls, run: Run, scores: Scores | None = None, say: Callable[[str], None] = lambda _: None) -> Self:
-        """DataError where the run has not been scored; `scores`: the run's, where they are in memory."""
+        """Reads a scored run; DataError where it has not been scored. scores: of the run, where they are in memory."""
         score = run.config.score
         words = re.findall(r"\w+", score.control)  # the columns of the expression are among its words
         asked = [*KEYS, score.perturbation or FOV_ID, PHENOTYPE, STRENGTH, TRUTH, *words]
@@ -47,6 +47,7 @@ class ScoredRun:
 
     @property
     def config(self) -> RunConfig:
+        """The configuration of the run."""
         return self.run.config
 
     @property
@@ -61,6 +62,7 @@ class ScoredRun:
 
     @property
     def is_synthetic(self) -> bool:
+        """Whether the images are drawn."""
         return self.config.synthetic is not None
 
     # --- names ---------------------------------------------------------------------------------------------------------------
@@ -85,6 +87,7 @@ class ScoredRun:
         return in_order_of(names, [IMAGE_SIDE, *self.config.sides])
 
     def extractors(self, names: Iterable[str]) -> list[str]:
+        """Distinct names, as the run file has them, then extractors that it does not know."""
         return in_order_of(names, list(self.config.extractors))
 
     def by(self, extractor: str, group: str) -> str:

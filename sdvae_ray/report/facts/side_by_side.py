@@ -15,14 +15,13 @@ from sdvae_ray.report.facts.table import (
     BLOCK,
     NONE,
     SIDE,
-    Beside,
     Column,
     Row,
     Section,
     Table,
-    interval,
     number,
     text_column,
+    with_interval,
 )
 
 RUNS = ("a", "b")
@@ -33,16 +32,16 @@ Comparison = Mapping[str, Any]
 
 def sections(comparison: Comparison) -> list[Section]:
     """What `comparison` gives, as tables and lines."""
-    return [_data(comparison), _settings(comparison["settings"]), *_scores(comparison), _only(comparison)]
+    return [make(comparison) for make in (_data, _settings, _retrieval, _floors, _metrics, _distances, _only)]
 
 
 def headings(comparison: Comparison) -> list[str]:
     """A line per run: where it is and how many fields of view it has."""
     lines = []
     for run in RUNS:
-        about = comparison[run]
-        kind = "synthetic plates, " if about["synthetic"] else ""
-        lines.append(f"{run.upper()}  {about['uri']}: {kind}{about['manifest'].get('fovs', NONE)} FOVs")
+        facts = comparison[run]
+        kind = "synthetic plates, " if facts["synthetic"] else ""
+        lines.append(f"{run.upper()}  {facts['uri']}: {kind}{facts['manifest'].get('fovs', NONE)} FOVs")
     return lines
 
 
@@ -56,7 +55,7 @@ def _lines(comparison: Comparison, lines_of: Callable[[Values], list[str]]) -> I
 def _data(comparison: Comparison) -> Section:
     lines = [
         f"{run}: random weights: {names}. Their numbers test the machinery and say nothing about images."
-        for run, names in _lines(comparison, lambda about: [", ".join(about["random_weights"])])
+        for run, names in _lines(comparison, lambda facts: [", ".join(facts["random_weights"])])
     ]
     if len({comparison[run]["manifest"].get("sha256") for run in RUNS}) > 1:
         lines.append(
@@ -65,13 +64,13 @@ def _data(comparison: Comparison) -> Section:
     return Section("data", "", reasons=lines)
 
 
-def _settings(settings: Sequence[Values]) -> Section:
-    if not settings:
-        return Section("settings", "", lines=["The settings, versions and weights are the same."])
+def _settings(comparison: Comparison) -> Section:
     rows = [
         {"key": row["key"], **{run: NONE if row["only"] == other else _words(row[run]) for run, other in ("ab", "ba")}}
-        for row in settings
+        for row in comparison["settings"]
     ]
+    if not rows:
+        return Section("settings", "", lines=["The settings, versions and weights are the same."])
     columns = [text_column("key", "key", keeps=44), text_column("a", "A"), text_column("b", "B")]
     brief = "As run.json has them, – not given; a score section changed after `encode` is not in it."
     return Section("settings", "", tables=[Table("What differs", columns, rows)], brief=brief)
@@ -86,10 +85,6 @@ def _words(value: Any) -> str:
     return re.sub(r"\b[0-9a-f]{64}\b", lambda match: match[0][:12], text)
 
 
-def _scores(comparison: Comparison) -> list[Section]:
-    return [_retrieval(comparison), _floors(comparison), _metrics(comparison), _distances(comparison)]
-
-
 def _retrieval(comparison: Comparison) -> Section:
     columns = [
         GROUP,
@@ -99,35 +94,28 @@ def _retrieval(comparison: Comparison) -> Section:
         *_three(Column("mean_map", "mAP", 3, "higher")),
         *(Column(f"compounds_scored {run}", "scored", 0, unit=run.upper()) for run in RUNS),
     ]
-    tables = []
-    for extractor, rows in _by_extractor(comparison["retrieval"]):
-        shown = [
-            {
-                **_place(comparison, row),
-                **_values(row, FRACTION),
-                "paper": _paper(row),
-                **_values(row, "mean_map"),
-                **{f"compounds_scored {run}": (row[run] or {}).get("compounds_scored") for run in RUNS},
-            }
-            for row in rows
-        ]
-        tables.append(Table(f"Retrieval by {_label(comparison, extractor)}", columns, shown))
-    reasons = [f"{run}: {line}" for run, line in _lines(comparison, lambda about: about["reasons"])]
-    for run, line in _lines(comparison, lambda about: ["; ".join(about["departures"])]):
+
+    def shown(row: Values) -> Values:
+        scored = {f"compounds_scored {run}": _of(row, run, "compounds_scored") for run in RUNS}
+        return {**_values(row, FRACTION), "paper": _paper(row), **_values(row, "mean_map"), **scored}
+
+    tables = _tables(comparison, "retrieval", "Retrieval", columns, lambda row: [shown(row)])
+    reasons = [f"{run}: {line}" for run, line in _lines(comparison, lambda facts: facts["reasons"])]
+    for run, line in _lines(comparison, lambda facts: ["; ".join(facts["departures"])]):
         reasons.append(f"{run} is not the published protocol: {line}.")
     notes = ["FR: share of compounds told from controls. scored: compounds. – not scored, or not in that run."]
     if not tables:
         notes = ["No retrieval: nothing was scored."]
-    if any((row[run] or {}).get("paper") is not None for row in comparison["retrieval"] for run in RUNS):
+    if any(_of(row, run, "paper") is not None for row in comparison["retrieval"] for run in RUNS):
         printed = f"FR as printed ({published.CITATION}), {published.DATA}, {published.COMPOUNDS} compounds a group"
         notes.append(f"paper: {printed}, aggregated as the run is; of reconstructions the mean of 3 runs.")
-    notes += [f"{run}: {line}." for run, line in _lines(comparison, lambda about: about["no_paper"])]
+    notes += [f"{run}: {line}." for run, line in _lines(comparison, lambda facts: facts["no_paper"])]
     return Section("retrieval", "", tables=tables, reasons=reasons, brief="\n".join(notes))
 
 
 def _paper(row: Values) -> float | str | None:
-    """The printed FR of both runs, or of each where they differ."""
-    a, b = ((row[run] or {}).get("paper") for run in RUNS)
+    """The printed FR of both runs, or of A and of B where they differ."""
+    a, b = (_of(row, run, "paper") for run in RUNS)
     if a == b:
         return a
     return "\n".join(f"{run} {number(value, 4)}" for run, value in (("A", a), ("B", b)) if value is not None)
@@ -142,88 +130,87 @@ def _floors(comparison: Comparison) -> Section:
         Column("difference", "−\u00a0image", 3, unit="interval", signed=True),
         *FLOORS.values(),
     ]
-    tables = []
-    for extractor, rows in _by_extractor(comparison["floors"]):
-        shown = [
-            {
-                **_place(comparison, row),
-                "run": run.upper(),
-                **(values := row[run] or {}),
-                FRACTION: _with_interval(values, FRACTION, ""),
-                "difference": _with_interval(values, "difference", "difference_"),
-            }
-            for row in rows
-            for run in RUNS
-        ]
-        tables.append(Table(f"FR and its floors by {_label(comparison, extractor)}", columns, shown))
+
+    def shown(row: Values, run: str) -> Values:
+        values = row[run] or {}
+        fraction, apart = with_interval(values, FRACTION), with_interval(values, "difference", "difference_")
+        return {"run": run.upper(), **values, FRACTION: fraction, "difference": apart}
+
+    tables = _tables(comparison, "floors", "FR and its floors", columns, lambda row: [shown(row, run) for run in RUNS])
     return Section("floors", "", tables=tables)
 
 
-def _with_interval(values: Values, name: str, ends: str) -> Beside | None:
-    if values.get(name) is None:
-        return None
-    low, high = (values.get(f"{ends}{end}") for end in ("low", "high"))
-    return Beside(values[name], "" if low is None else interval(low, high))
-
-
 def _metrics(comparison: Comparison) -> Section:
-    columns = [
-        SIDE,
-        text_column("metric", "metric"),
-        text_column("unit", "unit"),
-        *_three(Column("mean", "mean")),
-        text_column("beside", ""),
-    ]
+    metric, unit, beside = text_column("metric", "metric"), text_column("unit", "unit"), text_column("beside", "")
     rows = []
     for row in comparison["metrics"]:
         known = row["a"] or row["b"]
-        metric = Column("", row["metric"], better=known["better"]).head
-        head = {"side": _label(comparison, row["side"]), "metric": metric, "unit": known["unit"]}
+        name = Column("", row["metric"], better=known["better"]).head
+        head = {"side": _label(comparison, row["side"]), "metric": name, "unit": known["unit"]}
         rows.append(head | _values(row, "mean") | {"beside": _beside_mean(row)})
     if not rows:
         return Section("metrics", "")
+    table = Table(
+        "Metrics, mean over patches and stains", [SIDE, metric, unit, *_three(Column("mean", "mean")), beside], rows
+    )
     brief = "ssim is SSIM; 1 - SSIM is what the authors plot under that name."
-    return Section("metrics", "", tables=[Table("Metrics, mean over patches and stains", columns, rows)], brief=brief)
+    return Section("metrics", "", tables=[table], brief=brief)
 
 
 def _beside_mean(row: Values) -> str:
     """1 - SSIM of both runs, or their medians where a mean is infinite."""
-    runs = [row[run] or {} for run in RUNS]
-    if any("one_minus" in values for values in runs):
-        return "1 - SSIM: " + " | ".join(number(_float(values.get("one_minus"))) for values in runs)
-    if any(values.get("mean") in ("inf", "-inf") for values in runs):
-        return "median: " + " | ".join(number(_float(values.get("median"))) for values in runs)
-    return ""
+    if any(_of(row, run, "one_minus") is not None for run in RUNS):
+        key, words = "one_minus", "1 - SSIM"
+    elif any(_of(row, run, "mean") in ("inf", "-inf") for run in RUNS):
+        key, words = "median", "median"
+    else:
+        return ""
+    return f"{words}: " + " | ".join(number(_float(_of(row, run, key))) for run in RUNS)
 
 
 def _distances(comparison: Comparison) -> Section:
     """Every distance that a run has; rows A, B and the difference."""
     tables, reasons = [], []
     for extractor, rows in _by_extractor(comparison["distances"]):
-        columns = [
-            column
-            for name, column in DISTANCES.items()
-            if any(name in (row[run] or {}) for row in rows for run in RUNS)
-        ]
+        columns = [c for c in DISTANCES.values() if any(c.key in (row[run] or {}) for row in rows for run in RUNS)]
         shown: list[Row] = []
         for row in rows:
-            values = [_values(row, column.key) for column in columns]
-            for index, name in enumerate(("A", "B", "B - A")):
-                numbers = {
-                    column.key: list(three.values())[index] for column, three in zip(columns, values, strict=True)
-                }
-                shown.append({**_place(comparison, row), "run": name, **numbers})
+            head, numbers = _place(comparison, row), {column.key: _values(row, column.key) for column in columns}
+            for name, end in (("A", "a"), ("B", "b"), ("B - A", "b-a")):
+                shown.append({**head, "run": name, **{key: values[f"{key} {end}"] for key, values in numbers.items()}})
         title = f"Distances from the originals' patches by {_label(comparison, extractor)}, mean over parts"
         tables.append(Table(title, [*_PLACE, _RUN, *columns], shown))
         for run in RUNS:
-            whys = dict.fromkeys(row[run].get("reason") for row in rows if row[run])
+            whys = dict.fromkeys(_of(row, run, "reason") for row in rows)
             reasons += [f"{run.upper()}, {extractor}: {why}" for why in whys if why]
     return Section("distances", "", tables=tables, reasons=reasons)
 
 
 def _only(comparison: Comparison) -> Section:
-    lines = _lines(comparison, lambda about: [f"{kind}: {', '.join(v)}" for kind, v in about["only"].items() if v])
+    lines = _lines(comparison, lambda facts: [f"{kind}: {', '.join(v)}" for kind, v in facts["only"].items() if v])
     return Section("only", "", reasons=[f"only in {run}: {names} (matched by name)" for run, names in lines])
+
+
+def _tables(
+    comparison: Comparison,
+    part: str,
+    title: str,
+    columns: Sequence[Column],
+    shown: Callable[[Values], list[Values]],
+) -> list[Table]:
+    """A table per extractor; `shown`: the rows of the table that a row of the comparison gives, without their place."""
+    return [
+        Table(
+            f"{title} by {_label(comparison, extractor)}",
+            columns,
+            [{**_place(comparison, row), **values} for row in rows for values in shown(row)],
+        )
+        for extractor, rows in _by_extractor(comparison[part])
+    ]
+
+
+def _by_extractor(rows: Sequence[Values]) -> list[tuple[str, list[Values]]]:
+    return [(name, list(here)) for name, here in itertools.groupby(rows, key=lambda row: str(row["extractor"]))]
 
 
 def _three(column: Column) -> list[Column]:
@@ -234,16 +221,17 @@ def _three(column: Column) -> list[Column]:
 
 def _values(row: Values, name: str) -> Values:
     """A, B and the difference, under the keys of `_three`."""
-    a, b = (_float((row[run] or {}).get(name)) for run in RUNS)
+    a, b = (_float(_of(row, run, name)) for run in RUNS)
     return {f"{name} a": a, f"{name} b": b, f"{name} b-a": _float(row["difference"][name])}
+
+
+def _of(row: Values, run: str, name: str) -> Any:
+    """A value of a run in a row; None where the run has no such row, or the row no such value."""
+    return (row[run] or {}).get(name)
 
 
 def _place(comparison: Comparison, row: Values) -> Values:
     return {BLOCK: (row["group"], row["side"]), "group": row["group"], "side": _label(comparison, row["side"])}
-
-
-def _by_extractor(rows: Sequence[Values]) -> list[tuple[str, list[Values]]]:
-    return [(name, list(here)) for name, here in itertools.groupby(rows, key=lambda row: str(row["extractor"]))]
 
 
 def _label(comparison: Comparison, name: str) -> str:

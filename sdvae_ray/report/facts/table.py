@@ -168,6 +168,9 @@ def number(value: float | None, digits: int | None = None) -> str:
     return f"{value:,.{0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 2 else 4}f}"
 
 
-def interval(low: float | None, high: float | None) -> str:
-    """`0.20 to 0.50`, or NONE."""
-    return NONE if low is None or high is None else f"{number(low, 2)} to {number(high, 2)}"
+def with_interval(values: Mapping[str, Any], name: str, ends: str = "") -> Beside | None:
+    """A number beside its interval, `0.20 to 0.50`, which has the keys `<ends>low` and `<ends>high`; None without the number."""
+    if values.get(name) is None:
+        return None
+    low, high = values.get(f"{ends}low"), values.get(f"{ends}high")
+    return Beside(values[name], "" if low is None else f"{number(low, 2)} to {number(high, 2)}")

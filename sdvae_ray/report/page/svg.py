@@ -39,6 +39,7 @@ def titled(words: str) -> str:
 
 
 def line(kind: str, x1: float, x2: float, y1: float, y2: float) -> str:
+    """A line from (x1, y1) to (x2, y2), in pixels; `kind` is its class in the style sheet."""
     return f'<line class="{kind}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
 
 
@@ -76,6 +77,7 @@ def ticks_around(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def tick_text(value: float) -> str:
+    """A number beside a tick: five significant digits at most, thousands as k."""
     if math.isinf(value):
         return "∞"
     size = abs(value)

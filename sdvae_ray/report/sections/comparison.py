@@ -35,15 +35,12 @@ def fraction_chart(scored: ScoredRun) -> Dumbbells:
     for row in rows:
         key = row["extractor"], row["group"]
         image, names, side = originals.get(key), (scored.label(key[0]), key[1]), scored.side(row["side"])
-        if row["side"] == IMAGE_SIDE:
-            if key not in compared:
-                dumbbells.append(Dumbbell(*names, side, row[FRACTION], None, _counts(row)))
-        elif image is None:
-            counts = f"{_counts(row)} (originals not scored)"
-            dumbbells.append(Dumbbell(*names, side, None, row[FRACTION], counts))
-        else:
-            counts = f"{_counts(image)} → {_counts(row)}"
-            dumbbells.append(Dumbbell(*names, side, image[FRACTION], row[FRACTION], counts))
+        if row["side"] != IMAGE_SIDE:
+            counts = f"{_counts(image)} → {_counts(row)}" if image else f"{_counts(row)} (originals not scored)"
+            fraction = None if image is None else image[FRACTION]
+            dumbbells.append(Dumbbell(*names, side, fraction, row[FRACTION], counts))
+        elif key not in compared:
+            dumbbells.append(Dumbbell(*names, side, row[FRACTION], None, _counts(row)))
     axis = "fraction of compounds retrieved (FR, higher is better →)"
     return Dumbbells("Fraction of compounds retrieved", "", axis, dumbbells)
 
@@ -79,13 +76,8 @@ def _points(config: RunConfig, pairs: pl.DataFrame) -> list[Point]:
         chosen = np.sort(generator(config.seed, "points").permutation(pairs.height)[:POINTS])
         pairs = pairs.sort("group", "compound")[chosen.tolist()]
     many = pairs["group"].n_unique() > 1
+    columns = ("compound", "group", "map", "map_recon", "retrieved", "retrieved_recon")
     return [
-        Point(
-            f"{row['compound']} [{row['group']}]" if many else row["compound"],
-            row["map"],
-            row["map_recon"],
-            bool(row["retrieved"]),
-            bool(row["retrieved_recon"]),
-        )
-        for row in pairs.to_dicts()
+        Point(f"{compound} [{group}]" if many else compound, x, y, bool(on_image), bool(on_recon))
+        for compound, group, x, y, on_image, on_recon in pairs.select(columns).rows()
     ]

@@ -17,6 +17,7 @@ _LEAD = (
 
 
 def section(scored: ScoredRun) -> Section | None:
+    """A table per extractor: the distances of every side, group and part; None where none was computed."""
     distances = scored.scores.distributions
     columns = [column for name, column in DISTANCES.items() if name in distances.columns]
     if distances.height == 0 or not columns:

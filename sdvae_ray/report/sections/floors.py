@@ -4,8 +4,8 @@ import polars as pl
 
 from sdvae_ray.report.facts.floors import FLOORS, MEANINGS
 from sdvae_ray.report.facts.outcome import FRACTION, OK
-from sdvae_ray.report.facts.scored import ScoredRun, Values
-from sdvae_ray.report.facts.table import Beside, Column, Section, interval
+from sdvae_ray.report.facts.scored import ScoredRun
+from sdvae_ray.report.facts.table import Column, Section, with_interval
 
 COLUMNS = (
     Column(FRACTION, "FR", 3, unit="95 %"),
@@ -34,15 +34,11 @@ def section(scored: ScoredRun) -> Section | None:
     rows = []
     for row in differences.filter(pl.col("quantity") == FRACTION).rows(named=True):
         key = {name: row[name] for name in ("extractor", "side", "group")}
-        apart = row.get("difference")
-        rows.append(
-            {
-                **key,
-                FRACTION: Beside(row["estimate"], _interval(row, "")),
-                "difference": None if apart is None else Beside(apart, _interval(row, "difference_")),
-                **fractions.get(tuple(key.values()), {}),
-            }
-        )
+        scores = {
+            FRACTION: with_interval(row, "estimate"),
+            "difference": with_interval(row, "difference", "difference_"),
+        }
+        rows.append({**key, **scores, **fractions.get(tuple(key.values()), {})})
     return Section(
         "floors",
         "Floors",
@@ -53,10 +49,6 @@ def section(scored: ScoredRun) -> Section | None:
         terms={column.heading: MEANINGS[name] for name, column in FLOORS.items()},
         brief=_BRIEF,
     )
-
-
-def _interval(row: Values, of: str) -> str:
-    return interval(row[f"{of}low"], row[f"{of}high"])
 
 
 def _reasons(floors: pl.DataFrame) -> list[str]:

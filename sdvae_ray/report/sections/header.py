@@ -22,6 +22,7 @@ class Header:
 
 
 def header(scored: ScoredRun) -> Header:
+    """The subject, the counts and the warnings of the page's head."""
     config = scored.config
     shelves = ((config.autoencoders, "autoencoder"), (config.codecs, "codec"))
     kinds = {kind if len(shelf) == 1 else f"{kind}s": len(shelf) for shelf, kind in shelves if shelf}

@@ -28,13 +28,10 @@ def sizes(scored: ScoredRun) -> Section | None:
     if scored.usable.height == 0:
         return None
     image = scored.config.image
+    stains = f"{len(image.stains)} stains, {image.scaling.bits} bit"
     columns = [
         SIDE,
-        Column(
-            "raw",
-            "pixels, bits",
-            unit=f"{image.crop} × {image.crop}, {len(image.stains)} stains, {image.scaling.bits} bit",
-        ),
+        Column("raw", "pixels, bits", unit=f"{image.crop} × {image.crop}, {stains}"),
         Column("shape", "latent per pass", unit="channels × height × width"),
         Column("fewer", "fewer numbers", unit="per RGB pass"),
         Column("bits", "latents, bits", unit="float16, uncompressed"),

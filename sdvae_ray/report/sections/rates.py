@@ -19,6 +19,7 @@ _NOTE = (
 
 
 def section(scored: ScoredRun) -> Section | None:
+    """A row per side with its rate, and a chart per extractor; None for a run of fewer than two sides."""
     rows, names = rates(scored), extractors(scored)
     if len(rows) < 2:
         return None

@@ -14,10 +14,7 @@ COLUMNS = (  # key: a column of scores/summary
     Column("mean_map", "mAP", 3, "higher"),
     Column("fraction_retrieved", "FR", 3, "higher"),
 )
-LAST = (
-    Column("reconstruction_recall", "own well", 3, "higher"),
-    Column("fid", "FID", better="lower"),
-)
+LAST = (Column("reconstruction_recall", "own well", 3, "higher"), Column("fid", "FID", better="lower"))
 _HEAD = ("retrieval", "Retrieval", "Retrieval")
 _BRIEF = (
     "FR: share of compounds told from controls. R@k: share of a well's replicates among its k nearest wells (at most "
@@ -27,6 +24,7 @@ _BRIEF = (
 
 
 def section(scored: ScoredRun) -> Section:
+    """A table of scores per extractor, or the reason why there is none."""
     rows = outcome.retrieval_rows(scored)
     if scored.config.score.perturbation is None:
         return Section(

@@ -17,6 +17,7 @@ _EFFECTS: dict[str, Callable[[TruthRow], bool]] = {
 
 
 def section(scored: ScoredRun) -> Section:
+    """A sentence per reconstruction, and a table of counts."""
     rows = [row for row in outcome.retrieval_rows(scored) if row.get(FRACTION) is not None]
     lines = _sentences(scored) if rows else ["No compound was scored."]
     if rows and not any(row["side"] == IMAGE_SIDE for row in rows):

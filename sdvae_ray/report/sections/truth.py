@@ -24,6 +24,7 @@ class TruthCell:
 
     @property
     def verdict(self) -> str:
+        """yes or no for one compound, `retrieved/scored` for several, NONE where none was scored."""
         if self.scored == 0:
             return NONE
         if self.compounds == 1:
@@ -51,6 +52,7 @@ class TruthRow:
 
 
 def section(scored: ScoredRun) -> Section | None:
+    """A table per extractor by phenotype and strength; None where the metadata knows no truth."""
     rows = truth_rows(scored)
     if not rows:
         return None
@@ -59,13 +61,9 @@ def section(scored: ScoredRun) -> Section | None:
     tables = []
     for extractor in scored.extractors(row.extractor for row in rows):
         here = [row for row in rows if row.extractor == extractor]
-        columns = [
-            text_column("phenotype", "phenotype", keeps=20),
-            *([GROUP] if many else []),
-            Column("strength", "strength"),
-        ]
-        for side in scored.sides(side for row in here for side in row.cells):
-            columns.append(scored.side_column(side, 2))
+        columns = [text_column("phenotype", "phenotype", keeps=20), *([GROUP] if many else [])]
+        columns.append(Column("strength", "strength"))
+        columns += [scored.side_column(side, 2) for side in scored.sides(side for row in here for side in row.cells)]
         shown: list[Row] = [
             {
                 BLOCK: f"{row.group} {row.phenotype}",
@@ -95,11 +93,11 @@ def truth_rows(scored: ScoredRun) -> list[TruthRow]:
     known = known.drop_nulls().unique()
     known = known.filter(~pl.col("compound").is_duplicated())  # the same compound with two truths has none
     retrieved = pl.col("retrieved").cast(pl.Boolean)
-    cells = compounds.join(known, on="compound", how="inner").group_by(
-        "extractor", "group", "phenotype", "strength", "side", maintain_order=True
-    )
-    counts = cells.agg(
-        pl.col("normalised_map").mean(), retrieved.sum(), scored=retrieved.is_not_null().sum(), compounds=pl.len()
+    key = ("extractor", "group", "phenotype", "strength", "side")
+    counts = (
+        compounds.join(known, on="compound", how="inner")
+        .group_by(key, maintain_order=True)
+        .agg(pl.col("normalised_map").mean(), retrieved.sum(), scored=retrieved.count(), compounds=pl.len())
     )
     by_side: dict[tuple[str, str, str, str], dict[str, TruthCell]] = {}
     for extractor, group, kind, degree, side, *numbers in counts.rows():

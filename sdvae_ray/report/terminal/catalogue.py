@@ -8,9 +8,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sdvae_ray.config import SHELVES
 from sdvae_ray.report.facts.catalogue import Entry, catalogue
 from sdvae_ray.report.facts.table import NONE
-from sdvae_ray.shelves import SHELVES
 
 NO_WEIGHTS = "none needed"
 _STEP = 2  # columns that each level is indented by
@@ -60,12 +60,7 @@ def _input_and_output(checkpoint: Entry) -> str:
 def _cells(checkpoint: Entry) -> tuple[str, str, str, str]:
     place = [part for part in (checkpoint["source"], checkpoint["subfolder"]) if part]
     here = {True: "yes", False: "no", None: NONE}[checkpoint["at_hand"]]
-    return (
-        ", ".join(place) or NO_WEIGHTS,
-        parameters_text(checkpoint["parameters"]),
-        here,
-        checkpoint["licence"],
-    )
+    return (", ".join(place) or NO_WEIGHTS, parameters_text(checkpoint["parameters"]), here, checkpoint["licence"])
 
 
 def _metric_words(entry: Entry) -> str:

@@ -27,6 +27,7 @@ def print_section(section: Section, console: Console) -> None:
 
 
 def say(console: Console, text: str, style: str = "") -> None:
+    """Prints a text without markup, wrapped to the width of the console."""
     console.print(text, style=style, markup=False, highlight=False)
 
 
@@ -36,13 +37,7 @@ def print_table(table: Table, console: Console) -> None:
     texts = {column.key: [_text(shown, index, column) for index in range(len(shown.rows))] for column in table.columns}
     for number, columns in enumerate(_abreast(table.columns, texts, console.width)):
         say(console, f"\n{table.title}" if number == 0 and table.title else "", style="bold")
-        grid = Grid(
-            box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-            show_edge=False,
-            collapse_padding=True,
-            pad_edge=False,
-        )
+        grid = Grid(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, collapse_padding=True, pad_edge=False)
         for column, width in zip(columns, _widths(columns, texts, console.width), strict=True):
             grid.add_column(
                 escape(_heading(column, texts[column.key])),

@@ -96,7 +96,7 @@ def floors_in(
     negatives: Negatives = "plate",
     repeats: int = 3,
 ) -> pl.DataFrame:
-    """Return the table of `floors` for one group whose profiles are elsewhere.
+    """Return the table of `floors` for one group of wells whose profiles another function reads and normalises.
 
     normalised(fit, in_play), both (W,): returns the profiles (W, D') of all `wells`, normalised by a fit on the wells of
     `fit`; a step with `fit: all` is fitted on the wells in play.

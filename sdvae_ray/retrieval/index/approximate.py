@@ -9,8 +9,6 @@ Ids are int64; a table beside the index says what an id stands for. Every kind t
 flat estimate them, so an index is worth little without its measured recall: see `retrieval.index.tuning`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace

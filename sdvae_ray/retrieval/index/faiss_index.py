@@ -5,8 +5,6 @@ filled and measured by `retrieval.index.approximate` and `tuning`. An index live
 read in place. The caller keeps the bytes, and the table that says which well an id stands for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sdvae_ray.errors import DataError
+from sdvae_ray.retrieval.arrays import finite_rows, unit_rows
 
 Index = Any  # faiss has no types
 BLOCK = 65_536  # vectors scaled at a time: float64 copies of all vectors would not fit in memory at once
@@ -113,9 +112,8 @@ def configure(index: Index, settings: Mapping[str, int]) -> None:
         if name == "k_factor":
             _inner(index).k_factor = float(value)
         else:
-            _parts(index)[0].nprobe = min(
-                value, nlist_of(index)
-            )  # fast scan takes time even for lists that do not exist
+            # fast scan takes time even for lists that do not exist
+            _parts(index)[0].nprobe = min(value, nlist_of(index))
 
 
 def nlist_of(index: Index) -> int:
@@ -193,13 +191,6 @@ def _readable(subject: str) -> Iterator[None]:
         raise DataError(f"{subject} no readable FAISS index: cut short, or of another program") from error
 
 
-def unit_rows(vectors: ArrayLike) -> NDArray[np.float64]:
-    """Return the rows of (N, D) finite numbers scaled to length 1, as float64; an all-zero row stays zero."""
-    x = np.asarray(vectors, dtype=np.float64)
-    norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.asarray(x / np.where(norm == 0, 1.0, norm))
-
-
 def unit_float32(vectors: ArrayLike) -> NDArray[np.float32]:
     """Return `unit_rows` of (N, D) as float32, `BLOCK` rows at a time. Raises DataError for rows that are not finite."""
     rows = np.asarray(vectors)
@@ -208,7 +199,7 @@ def unit_float32(vectors: ArrayLike) -> NDArray[np.float32]:
     unit = np.empty(rows.shape, np.float32)
     for start in range(0, len(rows), BLOCK):
         block = rows[start : start + BLOCK]
-        if lost := int((~np.isfinite(block).all(axis=1)).sum()):
+        if lost := int((~finite_rows(block)).sum()):
             raise DataError(f"{lost} profiles have features that are not finite")
         unit[start : start + BLOCK] = unit_rows(block)
     return unit
@@ -243,8 +234,7 @@ def _move_full_lists(into: Index, source: Index) -> None:
         codes = faiss.rev_swig_ptr(others.get_codes(number), blocks * lists.block_size).copy()
         ids = faiss.rev_swig_ptr(others.get_ids(number), more) + into.ntotal
         lists.resize(number, length + more)
-        faiss.rev_swig_ptr(lists.get_codes(number), (full + blocks) * lists.block_size)[full * lists.block_size :] = (
-            codes
-        )
+        all_codes = faiss.rev_swig_ptr(lists.get_codes(number), (full + blocks) * lists.block_size)
+        all_codes[full * lists.block_size :] = codes
         faiss.rev_swig_ptr(lists.get_ids(number), length + more)[length:] = ids
         others.resize(number, 0)

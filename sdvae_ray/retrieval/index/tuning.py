@@ -6,8 +6,6 @@
 Measure with queries that are not in the index: a query that is in it finds itself.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -110,10 +108,7 @@ def record(index: Index, choice: Choice, tuned: Tuned, **more: Any) -> dict[str,
     """Return the record to keep beside the index, ready for JSON: its kind, bytes, settings and recall, and `more`."""
     size = len(faiss_index.to_bytes(index))
     return {
-        "kind": choice.kind,
-        "dimensions": choice.dimensions,
-        "parameters": choice.parameters,
-        "note": choice.note,
+        **asdict(choice),
         "faiss": faiss_index.VERSION,
         "vectors": int(index.ntotal),
         "bytes": size,

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from sdvae_ray.errors import DataError
+from sdvae_ray.retrieval.arrays import Bools, Floats
 from sdvae_ray.retrieval.normalisation.moments import Moments, centre_and_scale, mean_and_variance
-from sdvae_ray.retrieval.normalisation.wells import Bools, Floats
 
 _EPS = float(np.finfo(np.float64).eps)
 

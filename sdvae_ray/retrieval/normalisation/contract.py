@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 
-from sdvae_ray.retrieval.normalisation.wells import Bools, By, Floats, Wells
+from sdvae_ray.retrieval.arrays import Bools, Floats
+from sdvae_ray.retrieval.normalisation.wells import By, Wells
 
 Fit = Literal["controls", "all"]
 Per = Literal["group", "plate"]
@@ -102,6 +103,7 @@ class Corrected:
 
     @property
     def width(self) -> int:
+        """Features of the result."""
         return int(self.profiles.shape[1])
 
     def __call__(self, x: Floats, wells: Wells) -> Floats:

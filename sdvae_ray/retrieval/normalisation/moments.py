@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from sdvae_ray.retrieval.normalisation.wells import Bools, Floats
+from sdvae_ray.retrieval.arrays import Bools, Floats
 
 _EPS = float(np.finfo(np.float64).eps)
 

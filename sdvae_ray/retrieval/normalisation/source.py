@@ -12,10 +12,11 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sdvae_ray.retrieval.arrays import Floats, Ints
 from sdvae_ray.retrieval.normalisation.axes import Axes, axes_of_moments, principal_axes
 from sdvae_ray.retrieval.normalisation.contract import Chain, apply
 from sdvae_ray.retrieval.normalisation.moments import mean_and_variance, merged, moments
-from sdvae_ray.retrieval.normalisation.wells import Floats, Ints, Wells
+from sdvae_ray.retrieval.normalisation.wells import Wells
 
 T = TypeVar("T")
 F = TypeVar("F", bound=np.floating)

@@ -7,10 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdvae_ray.errors import DataError
+from sdvae_ray.retrieval.arrays import Bools, Floats, Ints
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
 Texts = NDArray[np.str_]
 
 By = Literal["group", "plate", "batch"]  # what a step is fitted per
@@ -42,9 +40,11 @@ class Wells:
         return self.batch if by == "batch" else self.plate
 
     def at(self, rows: Ints) -> Self:
+        """Return the wells at `rows` (n,), in that order."""
         return type(self)(*(column[rows] for column in self.columns()))
 
     def columns(self) -> tuple[NDArray[Any], ...]:
+        """Return the five columns in the order of the fields."""
         return self.is_control, self.fittable, self.plate, self.batch, self.row
 
     def where(self) -> str:

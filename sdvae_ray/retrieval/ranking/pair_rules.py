@@ -37,10 +37,7 @@ class PairRules:
     def check(self, wells: pl.DataFrame) -> None:
         """Raise ConfigError for columns that are absent or contradict each other, DataError for one that holds nulls."""
         label = self.multilabel_col
-        for same, diff, what in (
-            (self.pos_sameby, self.pos_diffby, "pos"),
-            (self.neg_sameby, self.neg_diffby, "neg"),
-        ):
+        for same, diff, what in ((self.pos_sameby, self.pos_diffby, "pos"), (self.neg_sameby, self.neg_diffby, "neg")):
             if both := set(same) & set(diff):
                 raise ConfigError(f"{what}_sameby and {what}_diffby both have {sorted(both)[0]!r}")
             if not same and not diff:

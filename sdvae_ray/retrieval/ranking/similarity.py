@@ -47,6 +47,7 @@ class Cosine:
         self.features, self.size = x.shape[1], np.ones(len(x))
 
     def arrange(self, order: Ints) -> None:
+        """Scale the profiles and put them in order: well i is then the order[i]-th profile."""
         self._unit = np.empty(self._x.shape)
         for part in blocks(0, len(order), ROWS):
             rows = self._x[order[part]]
@@ -108,6 +109,7 @@ class Euclidean:
             self.size[part] = np.einsum("nd,nd->n", z, z)
 
     def arrange(self, order: Ints) -> None:
+        """Centre and scale the profiles and put them in order: well i is then the order[i]-th profile."""
         self._order, self.size = order, self.size[order]
         self._right = np.ones((len(order), self.features + 2))
         for part in blocks(0, len(order), ROWS):
@@ -146,9 +148,11 @@ class Euclidean:
         return -np.einsum("nd,nd->n", difference, difference)
 
     def similarity(self, scores: Floats) -> Floats:
+        """Return 1 / (1 + d), as copairs has it, of any scores."""
         return np.asarray(1 / (1 + np.sqrt(-scores) / self._scale))
 
     def level_bounds(self, scores: Floats, ties: Ties) -> tuple[Floats, Floats]:
+        """Return (low, high) as Cosine.level_bounds does; relative to the score for ties="average"."""
         if ties == "average":  # relative: a distance has no scale of its own
             return scores * (1 + SIMILARITY_STEP), scores * (1 - SIMILARITY_STEP)
         similarity = self.similarity(scores)

@@ -96,7 +96,11 @@ def phenotypic_activity(
         normalised_ap=_nulls(normalised_average_precision(ranked.ap, ranked.positives, ranked.total)),
         n_positives=ranked.positives,
         n_negatives=ranked.negatives,
-        status=_well_status(roles.usable, ranked),
+        status=pl.Series(
+            np.select(
+                [~roles.usable, ranked.positives == 0, ranked.negatives == 0], [ZERO_NORM, SINGLE, NO_CONTROLS], OK
+            )
+        ),
         _compound=roles.compound,
         _is_query=roles.is_query,
     ).filter(frame["is_treated"])
@@ -105,9 +109,7 @@ def phenotypic_activity(
     compounds = _with_p(compounds, p_values, chance.threshold)
     groups = _group_table(frame, roles.usable, compounds)
     return Activity(
-        well_scores.drop("_compound", "_is_query"),
-        compounds.drop("_compound").sort("group", "compound"),
-        groups,
+        well_scores.drop("_compound", "_is_query"), compounds.drop("_compound").sort("group", "compound"), groups
     )
 
 
@@ -172,19 +174,6 @@ def _p_values(
     p, draws = np.full(len(compounds), np.nan), np.zeros(len(compounds), dtype=np.int64)
     p[: len(drawn.p)], draws[: len(drawn.p)] = drawn.p, drawn.draws
     return PValues(p, draws)
-
-
-def _well_status(usable: Bools, ranked: AveragePrecision) -> pl.Series:
-    lists = pl.DataFrame({"usable": usable, "positives": ranked.positives, "negatives": ranked.negatives})
-    return lists.select(
-        pl.when(~pl.col("usable"))
-        .then(pl.lit(ZERO_NORM))
-        .when(pl.col("positives") == 0)
-        .then(pl.lit(SINGLE))
-        .when(pl.col("negatives") == 0)
-        .then(pl.lit(NO_CONTROLS))
-        .otherwise(pl.lit(OK))
-    ).to_series()
 
 
 def _compound_table(wells: pl.DataFrame) -> pl.DataFrame:

@@ -4,8 +4,6 @@ Lengths are pixels of 0.6 micrometres; the numbers imitate U2OS cells at 20x (nu
 band-passed noise with which cells and stains are drawn.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

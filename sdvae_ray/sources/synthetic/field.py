@@ -7,8 +7,6 @@ The order of work follows the sample: place cells and grow their outlines until 
 the outlines (`specimen`), then blur, light, count photons and digitise (`microscope.py`).
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage

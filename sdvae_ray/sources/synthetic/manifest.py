@@ -6,6 +6,7 @@ import time
 from rich.console import Console
 
 from sdvae_ray.config import SyntheticConfig
+from sdvae_ray.console import print_line
 from sdvae_ray.sources.manifest import build_manifest, write_manifest
 from sdvae_ray.sources.synthetic.screen import write_screen
 from sdvae_ray.storage import Storage, absolute
@@ -15,14 +16,8 @@ def make_screen(config: SyntheticConfig, manifest: str, console: Console) -> Non
     """Draws the plates into the folder and writes their manifest; the plates are local in every run."""
     start = time.monotonic()
     storage = Storage()
-    files = write_screen(
-        absolute(config.folder),
-        seed=config.seed,
-        plates=config.plates,
-        size=config.size,
-        sites=config.sites,
-        workers=os.cpu_count() or 1,
-    )
+    design = config.model_dump(exclude={"folder"})
+    files = write_screen(absolute(config.folder), **design, workers=os.cpu_count() or 1)
     built = build_manifest(
         [str(path) for path in files.load_data],
         platemaps=[str(files.barcode_platemap)],
@@ -31,9 +26,5 @@ def make_screen(config: SyntheticConfig, manifest: str, console: Console) -> Non
         storage=storage,
     )
     write_manifest(built.table, manifest, storage)
-    console.print(
-        f"synthetic plates: {built.table.height} fields of {config.size} pixels, {config.plates} plates, seed {config.seed}, "
-        f"in {time.monotonic() - start:.0f} s -> {files.root}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    drawn = f"{built.table.height} fields of {config.size} pixels, {config.plates} plates, seed {config.seed}"
+    print_line(console, f"synthetic plates: {drawn}, in {time.monotonic() - start:.0f} s -> {files.root}")

@@ -4,8 +4,6 @@ Numbers imitate a 20x screen at 0.6 micrometres per pixel: a point-spread sigma 
 less light than the centre, and hundreds of photons per pixel where there is a cell.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The phenotypes of synthetic cells: a perturbation changes a cell's look, with a strength."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields, replace
 
 

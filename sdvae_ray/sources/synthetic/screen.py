@@ -14,8 +14,6 @@ Every plate has its own random layout, gains and light, and its own platemap, so
 Equal arguments write equal bytes, in any number of threads.
 """
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io
@@ -52,6 +50,7 @@ class Compound:
 
     @property
     def truth(self) -> str:
+        """active or inactive."""
         return "active" if self.strength else "inactive"
 
 
@@ -76,6 +75,7 @@ class Well:
 
     @property
     def name(self) -> str:
+        """The position on the plate, A01 to P24."""
         return f"{chr(ord('A') + self.row)}{self.column + 1:02d}"
 
 
@@ -140,12 +140,8 @@ def write_screen(
         for plate, wells in screen.items()
         for well, site in product(wells, range(1, sites + 1))
     ]
-    if workers > 1:
-        with ThreadPoolExecutor(workers) as pool:  # numpy, FFT and LZW let go of the interpreter's lock
-            list(pool.map(_write_field, jobs))
-    else:
-        for job in jobs:
-            _write_field(job)
+    with ThreadPoolExecutor(workers) as pool:  # numpy, FFT and LZW let go of the interpreter's lock
+        list(pool.map(_write_field, jobs))
     return _write_tables(root, base, screen, sites)
 
 
@@ -190,15 +186,8 @@ def _write_tables(root: Path, base: Path, screen: dict[str, list[Well]], sites: 
         for well in wells
     ]
     columns = (
-        "Batch",
-        "Plate_Map_Name",
-        "Assay_Plate_Barcode",
-        "Perturbation",
-        "Cell_type",
-        "Time",
-        "Density",
-        "Anomaly",
-    )
+        "Batch", "Plate_Map_Name", "Assay_Plate_Barcode", "Perturbation", "Cell_type", "Time", "Density", "Anomaly",
+    )  # fmt: skip
     return ScreenFiles(
         root=root,
         load_data=tuple(load_data),

@@ -21,6 +21,7 @@ _LEAST_MAJOR = 2  # of harmonypy: before it, Z_corr has wells along its other ax
 
 
 def check(**_: Any) -> None:
+    """Raises ConfigError where harmonypy is not installed, or is too old."""
     if importlib.util.find_spec(PACKAGE) is None:
         raise ConfigError(f"normalisation step harmony: the package {PACKAGE} is not installed (pip install {PACKAGE})")
     version = importlib.metadata.version(PACKAGE)

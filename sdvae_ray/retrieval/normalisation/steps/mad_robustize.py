@@ -8,15 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 
+from sdvae_ray.retrieval.arrays import Bools, Floats
 from sdvae_ray.retrieval.normalisation.contract import Amount, Fit, Fitted, Per
 from sdvae_ray.retrieval.normalisation.source import ProfileSource, by_columns, per_plate
 from sdvae_ray.retrieval.normalisation.steps.standardise import scaled
-from sdvae_ray.retrieval.normalisation.wells import Bools, Floats
 
 MAD_TO_SD = 1.4826  # of a normal distribution; pycytominer's RobustMAD has these digits
 
 
 def fit_to(source: ProfileSource, *, epsilon: Amount = 1e-18, fit: Fit = "controls", per: Per = "group") -> Fitted:
+    """Fits the median and the MAD of every feature. epsilon is added to the scaled MAD of a feature that varies."""
+
     def median_and_mad(profiles: Floats) -> tuple[Floats, Floats, Bools]:
         median = np.median(profiles, axis=0)
         deviation = MAD_TO_SD * np.median(np.abs(profiles - median), axis=0)

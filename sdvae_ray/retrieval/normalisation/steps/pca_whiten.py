@@ -10,6 +10,7 @@ from sdvae_ray.retrieval.normalisation.source import ProfileSource, axes_of
 
 
 def fit_to(source: ProfileSource, *, components: Count = 256, fit: Fit = "controls") -> Fitted:
+    """Fits the principal axes and keeps `components` of them, or as many as the rank of the fit allows."""
     axes = axes_of(source, fit)
     whitening, record = pca_whitening(axes, components)
     return Fitted((Affine("group", {"group": whitening}, axes.keep),), record)

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy as np
 
 from sdvae_ray.errors import ConfigError
+from sdvae_ray.retrieval.arrays import Floats
 from sdvae_ray.retrieval.normalisation.axes import Axes, principal_axes
 from sdvae_ray.retrieval.normalisation.contract import Affine, Amount, Fit, Fitted, Map, Per
 from sdvae_ray.retrieval.normalisation.moments import centre_and_scale, mean_and_variance
 from sdvae_ray.retrieval.normalisation.source import ProfileSource, axes_of, per_plate
-from sdvae_ray.retrieval.normalisation.wells import Floats
 
 Method = Literal["PCA", "ZCA", "PCA-cor", "ZCA-cor"]
 _MOST_SHRINKAGE = 0.999  # of epsilon "auto": at 1 it would be infinite
@@ -21,6 +21,7 @@ _PER_PLATE = ("epsilon", "shrinkage", "rank", "explained_variance")  # of the re
 
 
 def check(*, method: Method, per: Per, **_: Any) -> None:
+    """Raises ConfigError for a method that has no common features for all plates, where `per` is plate."""
     if per == "plate" and method.startswith("PCA"):
         raise ConfigError(
             f"normalisation step sphere: method {method} per plate would give every plate axes of its own; "
@@ -36,6 +37,7 @@ def fit_to(
     fit: Fit = "controls",
     per: Per = "group",
 ) -> Fitted:
+    """Fits the whitening of the group, or of every plate; `sphering` says what `method` and `epsilon` mean."""
     correlation = method.endswith("-cor")
     if per == "group":
         axes = axes_of(source, fit, correlation)

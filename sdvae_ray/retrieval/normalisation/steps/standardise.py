@@ -4,13 +4,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from sdvae_ray.retrieval.arrays import Bools, Floats
 from sdvae_ray.retrieval.normalisation.contract import Affine, Fit, Fitted, Map, Per
 from sdvae_ray.retrieval.normalisation.moments import centre_and_scale, mean_and_variance
 from sdvae_ray.retrieval.normalisation.source import ProfileSource, mean_and_variance_of, per_plate
-from sdvae_ray.retrieval.normalisation.wells import Bools, Floats
 
 
 def fit_to(source: ProfileSource, *, fit: Fit = "controls", per: Per = "group") -> Fitted:
+    """Fits the mean and the sd of every feature on the group, or on every plate."""
     if per == "plate":
         return scaled("plate", per_plate(source, fit, lambda _, x: centre_and_scale(*mean_and_variance(x))))
     return scaled("group", {"group": centre_and_scale(*mean_and_variance_of(source, fit))})

@@ -8,11 +8,12 @@ import functools
 
 import numpy as np
 
+from sdvae_ray.retrieval.arrays import Floats
 from sdvae_ray.retrieval.normalisation.contract import Affine, Amount, Count, Fit, Fitted, Map
 from sdvae_ray.retrieval.normalisation.moments import Moments, merged, moments
 from sdvae_ray.retrieval.normalisation.source import ProfileSource
 from sdvae_ray.retrieval.normalisation.steps import pca_whiten, standardise
-from sdvae_ray.retrieval.normalisation.wells import Floats, Wells
+from sdvae_ray.retrieval.normalisation.wells import Wells
 
 PER = "batch"
 
@@ -20,6 +21,7 @@ PER = "batch"
 def fit_to(
     source: ProfileSource, *, components: Count = 256, regularisation: Amount = 1.0, fit: Fit = "controls"
 ) -> Fitted:
+    """Fits the three parts in turn. components: as pca_whiten takes them. regularisation: r of `coral`."""
     scaling = standardise.fit_to(source, fit=fit)
     source = source.through(scaling.chain)
     whitening = pca_whiten.fit_to(source, components=components, fit=fit)
