@@ -1,4 +1,7 @@
-"""The two stages as Ray actors: LoadActor reads its own rows of the manifest, EncodeActor brings its own weights to its node."""
+"""The two stages as Ray actors: LoadActor reads its own rows of the manifest, EncodeActor brings its own weights to its node.
+
+EncodeActor imports torch when it starts, so that the processes of the load pool never hold torch.
+"""
 
 import functools
 import json
@@ -9,10 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from sdvae_ray.cluster.session import Pool
-from sdvae_ray.engine.encode import Encoder
-from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import Batch, Loader
-from sdvae_ray.engine.models import check_same_weights, load_models, pick_device, resolve_weights
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_file_column
 from sdvae_ray.schema import FOV_ID, LATENT, latents_table
@@ -33,6 +33,10 @@ class EncodeActor:
         self, run: Run, record: Mapping[str, Any], pool: Pool, ledger: Any, wanted: Collection[str] | None = None
     ) -> None:
         import torch
+
+        from sdvae_ray.engine.encode import Encoder
+        from sdvae_ray.engine.forward import Forward
+        from sdvae_ray.engine.models import check_same_weights, load_models, pick_device, resolve_weights
 
         torch.set_num_threads(max(1, round(pool.cpus)))
         self.ledger = ledger

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import tifffile
 import yaml
+from run_files import ONE_EACH
 
 from sdvae_ray.cli.main import main
 from sdvae_ray.run.scores import read_scores
@@ -44,6 +45,7 @@ def run_file(tmp_path) -> Path:
     raw = yaml.safe_load((ROOT / "jobs/configs/photographs.yaml").read_text())
     raw |= {"manifest": str(tmp_path / "m.parquet"), "output": str(tmp_path / "run")}
     raw |= {"autoencoders": {"pca": {"name": "patch_pca"}}, "extractors": {"intensity": {"name": "intensity"}}}
+    raw |= ONE_EACH
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(raw))
     return path

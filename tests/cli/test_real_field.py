@@ -1,8 +1,8 @@
 """A real field of the Cell Painting Gallery, by the road that a user takes: an S3 server, its own load_data, a manifest, a run.
 
-The field stands at its true keys and is read without credentials; the autoencoder has the full size of Stable Diffusion's, with
-random weights. What is stored is compared with an independent computation in a straight line: tifffile, numpy, scipy, scikit-image
-and diffusers, called directly.
+The field stands at its true keys and is read without credentials. The autoencoder has the layers of Stable Diffusion's, with random
+weights: at its full width in the slow tests, at a quarter of it otherwise. What is stored is compared with an independent
+computation in a straight line: tifffile, numpy, scipy, scikit-image and diffusers, called directly.
 """
 
 import io
@@ -23,10 +23,43 @@ from sdvae_ray.storage import Storage
 
 GALLERY = "s3://cellpainting-gallery/"
 CROP = 256
+FULL_WIDTH = (128, 256, 512, 512)  # channels of the blocks
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(tuple(channels // 4 for channels in FULL_WIDTH), id="quarter width"),
+        pytest.param(FULL_WIDTH, id="full width", marks=pytest.mark.slow),
+    ],
+)
+def saved_vae(request, tmp_path_factory) -> Path:
+    """A folder with `vae/`: Stable Diffusion 1.x at random, as diffusers saves it."""
+    from diffusers import AutoencoderKL
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(14)
+        model = AutoencoderKL(  # vae/config.json of CompVis/stable-diffusion-v1-4
+            act_fn="silu",
+            block_out_channels=request.param,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            in_channels=3,
+            latent_channels=4,
+            layers_per_block=2,
+            norm_num_groups=32,
+            out_channels=3,
+            sample_size=512,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        )
+    if request.param == FULL_WIDTH:
+        assert sum(weight.numel() for weight in model.parameters()) == 83_653_863
+    folder = tmp_path_factory.mktemp("stable-diffusion")
+    model.save_pretrained(folder / "vae")
+    return folder
 
 
 @pytest.fixture(scope="module")
-def straight_line(real_field, full_size_vae) -> dict[str, np.ndarray]:
+def straight_line(real_field, saved_vae) -> dict[str, np.ndarray]:
     """stains and recon (5, S, S), latent (2, 4, s, s) float16, mean and logvar, of the centre of the field."""
     from diffusers import AutoencoderKL
 
@@ -34,7 +67,7 @@ def straight_line(real_field, full_size_vae) -> dict[str, np.ndarray]:
     planes = [tifffile.imread(path)[edge : edge + CROP, edge : edge + CROP] for path in real_field.values()]
     stains = np.clip(np.stack(planes).astype(np.float64) / 256, 0, 255).astype(np.uint8) / 255.0
     rgb = torch.from_numpy(np.stack([stains[[0, 1, 2]], stains[[2, 3, 4]]])).float()
-    vae = AutoencoderKL.from_pretrained(full_size_vae, subfolder="vae").eval()
+    vae = AutoencoderKL.from_pretrained(saved_vae, subfolder="vae").eval()
     with torch.inference_mode():
         posterior = vae.encode(2 * rgb - 1).latent_dist
         latent = posterior.mode().half()
@@ -46,7 +79,7 @@ def straight_line(real_field, full_size_vae) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def run_file(s3, shared, real_field, full_size_vae, tmp_path) -> Path:
+def run_file(s3, shared, real_field, saved_vae, tmp_path) -> Path:
     """The field and illumination functions of ones at their keys in the bucket, a manifest from its load_data, a run file."""
     load_data = shared / "data/metadata/nfcore_BR00117035/load_data_with_illum.csv"
     row = pl.read_csv(load_data, infer_schema=False).row(0, named=True)
@@ -75,7 +108,7 @@ def run_file(s3, shared, real_field, full_size_vae, tmp_path) -> Path:
         "output": f"{here}run",
         "storage": {"anonymous": True, "endpoint_url": s3.endpoint, "region": "us-east-1"},
         "image": {"crop": CROP, "patch": CROP},
-        "autoencoders": {"sd": {"name": "diffusers_kl", "source": str(full_size_vae), "subfolder": "vae"}},
+        "autoencoders": {"sd": {"name": "diffusers_kl", "source": str(saved_vae), "subfolder": "vae"}},
         "extractors": {"latent": {"name": "latent"}},
         "encode": {"actors": 1, "cpus": 1, "batch_fovs": 1, "micro_batch": 2},
         "load": {"actors": 1, "cpus": 0.25},

@@ -1,79 +1,71 @@
 """A finished run is extended: what is added is computed once, what was there is not computed again, and nothing else changes."""
 
+from pathlib import Path
+
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 import torch
+from field_files import write_fields
 from rich.console import Console
+from run_files import ONE_EACH, merged
+from straight_line import CPU, engine, expected_values, loaded, stored_values, write_finished_run
 
-from sdvae_ray.config import RunConfig
 from sdvae_ray.contracts import Posterior
 from sdvae_ray.encoding.pending import pending
 from sdvae_ray.encoding.stream import encode
 from sdvae_ray.engine.columns import run_columns
-from sdvae_ray.engine.encode import Encoder
-from sdvae_ray.engine.forward import Forward
-from sdvae_ray.engine.load import IMAGE, Loader
-from sdvae_ray.engine.models import Models, load_models, resolve_weights
+from sdvae_ray.engine.load import IMAGE
+from sdvae_ray.engine.models import load_models, resolve_weights
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.run import record as provenance
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import read_column, read_commits, read_fovs, write_rows
+from sdvae_ray.run.tables import read_commits, write_rows
 from sdvae_ray.schema import ERROR, FOV_ID
 from sdvae_ray.sources.manifest import write_manifest
 from sdvae_ray.storage import Storage
 
-CPU = torch.device("cpu")
 STORAGE = Storage()
 FOVS = 6
+FEW = {"autoencoders": {"tiny": None, "pca": {"name": "patch_pca"}}}
 ADDED = {
-    "autoencoders": {"pca": {"name": "patch_pca"}},
+    "autoencoders": {"tiny": {"name": "diffusers_kl", "random": True, "architecture": "tiny"}},
     "codecs": {"jpeg": {"name": "jpeg", "quality": 50}},
     "extractors": {"pixels": {"name": "intensity", "keep_patches": 1}},
     "metrics": ["kld", "mae", "ssim", "emd", "psnr", "mse"],
 }
+MORE = merged(FEW, ADDED)
 
 
 @pytest.fixture
-def manifest(tmp_path, write_fields):
-    rows = write_fields(FOVS)
+def manifest(tmp_path):
+    rows = write_fields(tmp_path / "images", FOVS)
     write_manifest(
         pl.DataFrame({name: list(values) for name, values in rows.items()}), str(tmp_path / "m.parquet"), STORAGE
     )
     return str(tmp_path / "m.parquet")
 
 
-def values(config: RunConfig) -> dict[str, dict[str, np.ndarray]]:
-    """column -> fov_id -> value, of everything that the run wrote."""
-    fovs, found = read_fovs(config.output, STORAGE), {}
-    for name in run_columns(config):
-        table, _, column = name.rpartition(":")
-        found[name] = dict(zip(*read_column(config.output, table, column, fovs, STORAGE), strict=True))
-    return found
-
-
-def test_an_extended_run_is_byte_for_byte_the_run_that_had_all_from_the_start(
-    local_ray, manifest, small_run_config, tmp_path
-):
-    few = small_run_config(manifest=manifest, output=str(tmp_path / "few"))
-    more = small_run_config(manifest=manifest, output=str(tmp_path / "few"), **ADDED)
-    whole = small_run_config(manifest=manifest, output=str(tmp_path / "whole"), **ADDED)
+def test_an_extended_run_is_byte_for_byte_the_run_that_had_all_from_the_start(local_ray, manifest, small_run_config):
+    few = small_run_config(manifest=manifest, **FEW)
+    more = small_run_config(manifest=manifest, **MORE, **ONE_EACH)
     console = Console(quiet=True)
-    encode(Run(few), console)
-    before, first = values(few), {name: STORAGE.read_bytes(f"{few.output}/{name}") for name in STORAGE.list(few.output)}
+    write_finished_run(few)
+    before, first = (
+        stored_values(few),
+        {name: STORAGE.read_bytes(f"{few.output}/{name}") for name in STORAGE.list(few.output)},
+    )
     with pytest.raises(
-        ConfigError, match=r"without autoencoders.pca, codecs.jpeg, extractors.pixels, metrics.mse; .*--extend"
+        ConfigError, match=r"without autoencoders.tiny, codecs.jpeg, extractors.pixels, metrics.mse; .*--extend"
     ):
         encode(Run(more), console)
     done = encode(Run(more), console, extend=True)
     assert (done.fovs, done.before, done.computed, done.errors) == (FOVS, 0, FOVS, 0)
-    encode(Run(whole), console)
-    after, expected = values(more), values(whole)
+    after, expected = stored_values(more), expected_values(more)
     assert after.keys() == expected.keys() > before.keys()
     for name, by_fov in expected.items():
-        assert after[name].keys() == by_fov.keys(), name
-        for fov, value in by_fov.items():
-            assert after[name][fov].tobytes() == value.tobytes(), (name, fov)
+        assert after[name] == by_fov, name
     for name, data in first.items():  # what was there is as it was
         if name != "run.json":
             assert STORAGE.read_bytes(f"{few.output}/{name}") == data
@@ -84,12 +76,17 @@ def test_an_extended_run_is_byte_for_byte_the_run_that_had_all_from_the_start(
         run_columns(few),
         run_columns(more) - run_columns(few),
     }
+    marked = {
+        model: pq.read_schema(next(Path(more.output, "latents", model).glob("*.parquet"))) for model in ("tiny", "pca")
+    }
+    assert marked["tiny"].metadata == {b"random_weights": b"true"}
+    assert marked["pca"].metadata is None
     again = encode(Run(more), console)
     assert (again.before, again.computed) == (FOVS, 0)
     record = provenance.read_record(more.output, STORAGE)
-    assert record["extensions"][0]["added"] == ["autoencoders.pca", "codecs.jpeg", "extractors.pixels", "metrics.mse"]
-    assert "autoencoders.pca" in record["weights"]
-    with pytest.raises(ConfigError, match="a run that also has autoencoders.pca"):
+    assert record["extensions"][0]["added"] == ["autoencoders.tiny", "codecs.jpeg", "extractors.pixels", "metrics.mse"]
+    assert "autoencoders.tiny" in record["weights"]
+    with pytest.raises(ConfigError, match="a run that also has autoencoders.tiny"):
         encode(Run(few), console, extend=True)
 
 
@@ -97,11 +94,11 @@ def test_an_extended_run_is_byte_for_byte_the_run_that_had_all_from_the_start(
 
 
 def test_fovs_are_sorted_by_what_they_lack(manifest, small_run_config, tmp_path):
-    few = small_run_config(manifest=manifest)
-    more = small_run_config(manifest=manifest, **ADDED)
+    few = small_run_config(manifest=manifest, **FEW)
+    more = small_run_config(manifest=manifest, **MORE)
     keys = pl.read_parquet(manifest).select(FOV_ID).with_columns(row_group=pl.lit(0), row=pl.int_range(pl.len()))
     assert [(work.wanted, work.keys.height) for work in pending(Run(few), keys)] == [(run_columns(few), FOVS)]
-    batch = loaded(few, manifest)
+    batch = loaded(few)
     failed = batch | {ERROR: np.array(["lost", *[""] * (FOVS - 1)], object)}
     write_rows(few.output, "first", engine(few)(failed), STORAGE)
     (work,) = pending(Run(few), keys)
@@ -110,17 +107,6 @@ def test_fovs_are_sorted_by_what_they_lack(manifest, small_run_config, tmp_path)
     assert (whole.wanted, whole.keys["files"].to_list()) == (run_columns(more), [None])
     assert extension.wanted == run_columns(more) - run_columns(few)
     assert extension.keys["files"].to_list() == [["first.parquet"]] * (FOVS - 1)
-
-
-def loaded(config: RunConfig, manifest: str) -> dict[str, np.ndarray]:
-    table = pl.read_parquet(manifest)
-    batch = {name: np.array(table[name].to_list(), object) for name in table.columns}
-    return Loader(config.image, config.storage)(batch)
-
-
-def engine(config: RunConfig, models: Models | None = None, wanted: frozenset[str] | None = None) -> Encoder:
-    models = models or load_models(config, resolve_weights(config, STORAGE), CPU)
-    return Encoder(config, models, Forward(CPU, "float32"), 8, wanted)
 
 
 class Counted:
@@ -155,7 +141,7 @@ def test_a_stored_latent_is_decoded_and_not_encoded_again(
     more = small_run_config(manifest=manifest, **small | {"metrics": metrics})
     if extractor == "latent":
         more = small_run_config(manifest=manifest, **small | {"extractors": {}})
-    batch = loaded(few, manifest)
+    batch = loaded(few)
     first = engine(few)(batch)
     models = load_models(more, resolve_weights(more, STORAGE), CPU)
     counted = Counted(models.autoencoders["tiny"])

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,74 +16,26 @@ import pyarrow.dataset as arrow_dataset
 import pyarrow.parquet as pq
 import pytest
 import ray
+from field_files import write_fields
 from rich.console import Console
+from run_files import ONE_EACH, small_run
+from straight_line import BROKEN, FOVS, expected_values, stored_values, write_manifest
 
-from sdvae_ray.config import RunConfig
+from sdvae_ray.cli.main import main
 from sdvae_ray.encoding.check import check
 from sdvae_ray.encoding.stream import encode
 from sdvae_ray.errors import ConfigError, ResourceError, RunError
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import read_column, read_fovs
+from sdvae_ray.run.tables import read_fovs
 from sdvae_ray.schema import FOV_ID, column_to_numpy
 from sdvae_ray.storage import Storage
 
 SILENT = Console(quiet=True)
-FOVS = 11
-BROKEN = 5  # row whose ER file is cut short
 
 
-def write_manifest(path: Path, fields: dict[str, np.ndarray]) -> Path:
-    """Row groups of four; every third FOV alone has a Metadata_moa."""
-    count = len(fields[FOV_ID])
-    table = pl.DataFrame(
-        {name: values.tolist() for name, values in fields.items()}, schema=dict.fromkeys(fields, pl.String)
-    )
-    moa = pl.Series([None if i % 3 else f"moa {i}" for i in range(count)], dtype=pl.String)
-    table.with_columns(Metadata_moa=moa).write_parquet(path, row_group_size=4)
-    return path
-
-
-@pytest.fixture
-def manifest(tmp_path, write_fields) -> Path:
-    """Eleven FOVs, one of them with a truncated TIFF."""
-    fields = write_fields(count=FOVS)
-    broken = Path(fields["uri_ER"][BROKEN])
-    broken.write_bytes(broken.read_bytes()[:-2000])
-    return write_manifest(tmp_path / "manifest.parquet", fields)
-
-
-@pytest.fixture
-def config(manifest, small_run_config) -> RunConfig:
-    return small_run_config(
-        manifest=str(manifest),
-        max_error_fraction=0.2,
-        write={"rows_per_file": 3},
-        autoencoders={"patch_pca": {"name": "patch_pca"}},
-    )
-
-
-def rows_of(config: RunConfig, table: str, column: str) -> dict[str, bytes]:
-    """fov_id -> the bytes of one column."""
-    storage = Storage()
-    ids, values = read_column(config.output, table, column, read_fovs(config.output, storage), storage)
-    return {fov: np.ascontiguousarray(value).tobytes() for fov, value in zip(ids, values, strict=True)}
-
-
-def everything(config: RunConfig) -> dict[tuple[str, str], dict[str, bytes]]:
-    columns = [
-        ("latents/tiny", "latent"),
-        ("latents/patch_pca", "latent"),
-        ("metrics/tiny", "ssim"),
-        ("metrics/identity", "mae"),
-    ]
-    columns += [(f"embeddings/intensity/{side}", "patches") for side in ("image", "tiny", "patch_pca", "identity")]
-    return {(table, column): rows_of(config, table, column) for table, column in columns}
-
-
-def test_a_run_with_a_failed_fov_is_read_back_by_arrow_polars_and_ray(local_ray, config):
-    result = encode(Run(config), SILENT)
-    assert (result.fovs, result.computed, result.errors) == (FOVS, FOVS, 1)
-    output = Path(config.output)
+def test_a_run_with_a_failed_fov_is_read_back_by_arrow_polars_and_ray(first_encoded, encoded):
+    assert (first_encoded.fovs, first_encoded.computed, first_encoded.errors) == (FOVS, FOVS, 1)
+    output = Path(encoded.output)
 
     fovs = arrow_dataset.dataset(output / "fovs").to_table()
     assert fovs.num_rows == FOVS
@@ -92,21 +45,18 @@ def test_a_run_with_a_failed_fov_is_read_back_by_arrow_polars_and_ray(local_ray,
     assert sum(value is None for value in fovs["Metadata_moa"].to_pylist()) == sum(1 for i in range(FOVS) if i % 3)
     bad = failed[FOV_ID][0].as_py()
 
-    said = {
-        model: pq.read_schema(next((output / "latents" / model).glob("*.parquet"))).metadata
-        for model in ("tiny", "patch_pca")
-    }
-    assert said == {"tiny": {b"random_weights": b"true"}, "patch_pca": None}
-    latents = arrow_dataset.dataset(output / "latents/tiny").to_table()
+    schema = pq.read_schema(next((output / "latents/pca").glob("*.parquet")))
+    assert schema.metadata is None  # no random weights
+    latents = arrow_dataset.dataset(output / "latents/pca").to_table()
     assert latents.schema.field("latent").type == pa.fixed_shape_tensor(pa.float16(), (4, 2, 4, 8, 8))
     assert column_to_numpy(latents["latent"]).shape == (FOVS - 1, 4, 2, 4, 8, 8)
     assert bad not in latents[FOV_ID].to_pylist()
 
-    frame = pl.read_parquet(output / "metrics/tiny/*.parquet")
+    frame = pl.read_parquet(output / "metrics/pca/*.parquet")
     assert frame.height == FOVS - 1
     assert frame.filter(pl.col(FOV_ID) == bad).height == 0
     by_polars = np.array(frame.sort(FOV_ID)["ssim"].to_list()).reshape(FOVS - 1, 4, 5)
-    table = arrow_dataset.dataset(output / "metrics/tiny").to_table().sort_by(FOV_ID)
+    table = arrow_dataset.dataset(output / "metrics/pca").to_table().sort_by(FOV_ID)
     np.testing.assert_array_equal(by_polars.astype(np.float32), column_to_numpy(table["ssim"].combine_chunks()))
 
     rows = ray.data.read_parquet(str(output / "embeddings/intensity/image")).take_all()
@@ -115,51 +65,58 @@ def test_a_run_with_a_failed_fov_is_read_back_by_arrow_polars_and_ray(local_ray,
     assert sorted(row[FOV_ID] for row in rows) == sorted(set(fovs[FOV_ID].to_pylist()) - {bad})
 
 
-def test_a_run_is_the_same_whatever_was_lost_healed_or_batched_otherwise(local_ray, config, manifest, tmp_path):
-    """One run to compare with, then: a lost commit, a healed file, another batch size and other pools, another seed."""
-    encode(Run(config), SILENT)
-    before = everything(config)
-    assert {len(rows) for rows in before.values()} == {FOVS - 1}
+@pytest.fixture
+def healed_file(encoded) -> Iterator[Path]:
+    """The truncated file, made whole until the test ends."""
+    row = pl.read_parquet(encoded.manifest).row(BROKEN, named=True)
+    path = Path(row["uri_ER"])
+    truncated = path.read_bytes()
+    path.write_bytes(Path(row["uri_RNA"]).read_bytes())
+    yield path
+    path.write_bytes(truncated)
 
-    lost = min((Path(config.output) / "fovs").glob("*.parquet"))
-    gone = pl.read_parquet(lost, columns=[FOV_ID, "error"])
-    lost.unlink()
-    again = encode(Run(config), SILENT)
-    assert again.computed == gone.height + int(
-        gone["error"].null_count() == gone.height
-    )  # the failed FOV is tried again
-    assert everything(config) == before
-    for table in ("latents/tiny", "metrics/identity"):  # what lost its commit was swept
-        assert pl.read_parquet(f"{config.output}/{table}/*.parquet", columns=[FOV_ID])[FOV_ID].is_unique().all()
 
-    row = pl.read_parquet(manifest).row(BROKEN, named=True)
-    Path(row["uri_ER"]).write_bytes(Path(row["uri_RNA"]).read_bytes())
-    healed = encode(Run(config), SILENT)
-    assert (healed.computed, healed.errors) == (1, 0)
-    assert read_fovs(config.output, Storage())["error"].null_count() == FOVS
+def test_a_run_is_the_same_whatever_was_lost_healed_or_batched_otherwise(local_ray, encoded, healed_file):
+    """All commits but one are lost, the broken file is healed, and other pools with other batches compute what is missing."""
+    assert {len(rows) for rows in stored_values(encoded).values()} == {FOVS - 1}
+    kept, *lost = sorted((Path(encoded.output) / "fovs").glob("*.parquet"))
+    for path in lost:
+        path.unlink()
+    done = pl.read_parquet(kept)["error"].null_count()
+    assert 0 < done < FOVS - 1
 
-    other = config.model_copy(
-        update={
-            "output": str(tmp_path / "other"),
-            "load": config.load.model_copy(update={"batch_fovs": 1, "actors": 2, "cpus": 0.1}),
-            "encode": config.encode.model_copy(update={"batch_fovs": 3, "actors": 1, "cpus": 0.5}),
-        }
-    )
-    encode(Run(other), SILENT)
-    assert everything(config) == everything(other)
+    pools = {
+        "load": encoded.load.model_copy(update={"batch_fovs": 1, "actors": 2, "cpus": 0.1}),
+        "encode": encoded.encode.model_copy(update={"batch_fovs": 3, "actors": 1, "cpus": 0.5}),
+    }
+    resumed = encode(Run(encoded.model_copy(update=pools)), SILENT)
+    assert (resumed.before, resumed.computed, resumed.errors) == (done, FOVS - done, 0)
+    assert read_fovs(encoded.output, Storage())["error"].null_count() == FOVS
+    for table in ("latents/pca", "metrics/identity"):  # what lost its commit was swept
+        assert pl.read_parquet(f"{encoded.output}/{table}/*.parquet", columns=[FOV_ID])[FOV_ID].is_unique().all()
+    assert stored_values(encoded) == expected_values(encoded)
 
     with pytest.raises(ConfigError, match="seed = 0, this one has 1"):
-        encode(Run(config.model_copy(update={"seed": 1})), SILENT)
+        encode(Run(encoded.model_copy(update={"seed": 1})), SILENT)
 
 
-def test_a_run_that_fails_too_often_is_stopped_and_keeps_what_it_wrote(local_ray, config, manifest):
-    for uri in pl.read_parquet(manifest)["uri_DNA"].to_list()[1:]:
+def test_a_run_that_fails_too_often_is_stopped_and_keeps_what_it_wrote(local_ray, tmp_path):
+    fields = write_fields(tmp_path / "images", count=8)
+    for uri in fields["uri_DNA"][1:]:
         Path(uri).write_bytes(b"not an image")
-    strict = config.model_copy(update={"max_error_fraction": 0.1})
+    manifest = write_manifest(tmp_path / "manifest.parquet", fields)
+    strict = small_run(
+        tmp_path,
+        manifest=str(manifest),
+        max_error_fraction=0.1,
+        write={"rows_per_file": 3},
+        autoencoders={"tiny": None},
+        **ONE_EACH,
+    )
     with pytest.raises(RunError, match="max_error_fraction") as caught:
         encode(Run(strict), SILENT)
     assert "\n" not in str(caught.value)
-    assert read_fovs(config.output, Storage()).height > 0
+    assert read_fovs(strict.output, Storage()).height > 0
 
 
 def test_a_check_takes_one_fov_through_every_stage_and_leaves_nothing(local_ray, config):
@@ -169,8 +126,8 @@ def test_a_check_takes_one_fov_through_every_stage_and_leaves_nothing(local_ray,
     checked = check(Run(config.model_copy(update={"score": scored})), SILENT)
     assert checked.fovs == FOVS
     assert set(checked.seconds) == {"load", "encode", "write"}
-    assert checked.columns["latents/tiny:latent"] == "float16(4, 2, 4, 8, 8)"
-    assert {"fovs", "latents/tiny", "metrics/identity", "embeddings/intensity/image"} <= set(checked.stored)
+    assert checked.columns["latents/pca:latent"] == "float16(4, 2, 4, 8, 8)"
+    assert {"fovs", "latents/pca", "metrics/identity", "embeddings/intensity/image"} <= set(checked.stored)
     assert all(size > 0 for size in checked.stored.values())
     assert not [path for path in Path(config.output).rglob("*") if path.is_file()]
 
@@ -189,20 +146,33 @@ def test_pools_that_starve_reading_and_writing_are_refused(local_ray, config):
         encode(Run(config.model_copy(update={"encode": encode_pool})), SILENT)
 
 
-def test_a_killed_driver_resumes_with_every_fov_exactly_once(write_fields, small_run_config, tmp_path):
-    """SIGKILL once two files are committed; the same command again; the tables equal those of a run that was left alone."""
-    count = 48
-    manifest = write_manifest(tmp_path / "manifest.parquet", write_fields(count=count))
-    one_by_one = {"actors": 1, "cpus": 0.5, "batch_fovs": 1}
-    config = small_run_config(
-        manifest=str(manifest), write={"rows_per_file": 1}, load={**one_by_one, "cpus": 0.1}, encode=one_by_one
+def test_a_killed_driver_resumes_with_every_fov_exactly_once(local_ray, tmp_path, capsys):
+    """SIGKILL once two files are committed; the same command again; the tables are those of a run that was left alone.
+
+    One file is a pipe that nobody writes to, so that the first run waits there and the kill comes neither too early nor too late.
+    """
+    count, stuck = 8, 6
+    fields = write_fields(tmp_path / "images", count=count)
+    manifest = write_manifest(tmp_path / "manifest.parquet", fields)
+    one_by_one = {pool: {**keys, "batch_fovs": 1} for pool, keys in ONE_EACH.items()}
+    config = small_run(
+        tmp_path,
+        manifest=str(manifest),
+        write={"rows_per_file": 1},
+        autoencoders={"tiny": None, "pca": {"name": "patch_pca"}},
+        **one_by_one,
     )
     run_file = tmp_path / "run.yaml"
     run_file.write_text(config.model_dump_json())
-    command = [sys.executable, "-m", "sdvae_ray.cli.main", "encode", str(run_file)]
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    waited_for = Path(fields["uri_DNA"][stuck])
+    pixels = waited_for.read_bytes()
+    waited_for.unlink()
+    os.mkfifo(waited_for)
+
+    cluster = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-m", "sdvae_ray.cli.main", "encode", str(run_file), "--address", cluster]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    first = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
+    first = subprocess.Popen(command, start_new_session=True, **quiet)
     fovs = Path(config.output) / "fovs"
     deadline = time.monotonic() + 120
     while len(list(fovs.glob("[!.]*.parquet"))) < 2 and time.monotonic() < deadline and first.poll() is None:
@@ -210,17 +180,17 @@ def test_a_killed_driver_resumes_with_every_fov_exactly_once(write_fields, small
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     time.sleep(3)  # workers that outlive their driver end, or finish the write that they are in
+    waited_for.unlink()
+    waited_for.write_bytes(pixels)
     done = read_fovs(config.output, Storage()).height
-    assert 0 < done < count, "the kill came too late or too early to show anything"
+    assert 0 < done <= stuck, "the kill came too late or too early to show anything"
 
-    second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert second.returncode == 0, second.stderr
-    assert f"encode: {count - done} of {count} FOVs to do ({done} done before)" in second.stdout
-    for table in ("fovs", "latents/tiny", "embeddings/latent/tiny", "metrics/identity"):
+    with pytest.raises(SystemExit) as ended:
+        main(["encode", str(run_file)])
+    said = capsys.readouterr()
+    assert ended.value.code == 0, said.err
+    assert f"encode: {count - done} of {count} FOVs to do ({done} done before)" in said.out
+    for table in ("fovs", "latents/pca", "embeddings/latent/pca", "metrics/identity"):
         ids = pl.read_parquet(f"{config.output}/{table}/*.parquet", columns=[FOV_ID])[FOV_ID]
         assert (len(ids), ids.n_unique()) == (count, count), table
-
-    alone = config.model_copy(update={"output": str(tmp_path / "alone")})
-    encode(Run(alone), SILENT, "local")
-    columns = [("latents/tiny", "latent"), ("metrics/tiny", "ssim"), ("embeddings/intensity/image", "patches")]
-    assert [rows_of(config, *names) for names in columns] == [rows_of(alone, *names) for names in columns]
+    assert stored_values(config) == expected_values(config)

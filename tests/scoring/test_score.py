@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -10,6 +11,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 from rich.console import Console
+from run_files import small_run
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.distributions.fid import frechet_distance, moments
@@ -23,7 +25,7 @@ from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
 from sdvae_ray.retrieval.tasks.transfer import transfer
 from sdvae_ray.retrieval.tasks.transfer_pairs import Pair
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.scores import read_scores
+from sdvae_ray.run.scores import Scores, read_scores
 from sdvae_ray.run.tables import write_rows
 from sdvae_ray.schema import EMBEDDINGS, ERROR, FOV_ID, KEYS, PLATE_KEY, ROW, WELL_KEY, fov_id
 from sdvae_ray.scoring.roles import fit_and_negatives
@@ -73,19 +75,50 @@ def store(config: RunConfig, sides: dict[str, np.ndarray], rows: list[dict[str, 
         write_rows(config.output, f"part-{part}", columns, Storage(config.storage))
 
 
-@pytest.fixture
-def config(small_run_config) -> RunConfig:
+SCORE = {"normalise": "plate_standardise", "null_size": 2000, "floor_repeats": 1}
+
+
+def run_of(folder: Path, **score: Any) -> RunConfig:
+    """A run of one extractor, `made`; `score` are keys of its section, laid over SCORE."""
     extractors = {"latent": None, "intensity": None, "made": {"name": "intensity"}}
-    return small_run_config(
-        extractors=extractors, metrics=[], score={"normalise": "plate_standardise", "null_size": 2000}
-    )
+    return small_run(folder, autoencoders={"tiny": None}, extractors=extractors, metrics=[], score=SCORE | score)
 
 
-def test_the_strong_compound_is_retrieved_and_the_inactive_ones_are_not(local_ray, config):
+@pytest.fixture
+def config(tmp_path) -> RunConfig:
+    return run_of(tmp_path)
+
+
+class Scored(NamedTuple):
+    """A run that was scored once: its rows, the patch features of its sides, and what `score` returned."""
+
+    config: RunConfig
+    rows: list[dict[str, str | None]]
+    sides: dict[str, np.ndarray]
+    scores: Scores
+
+
+@pytest.fixture(scope="module")
+def scored(local_ray, tmp_path_factory) -> Scored:
+    """Four sides: the originals, the same again, those with a little noise, and noise that hides the strong compound."""
     rows, patches = embeddings(0)
+    for row in rows:
+        row["Metadata_target"] = {"strong": "kinase|gpcr", "null 1": "gpcr", "null 2": "kinase"}.get(
+            str(row["Metadata_broad_sample"])
+        )
     noise = np.random.default_rng(1).normal(0, 3, patches.shape)
-    store(config, {"image": patches, "same": patches, "noise": noise}, rows)
-    scores = score(Run(config), SILENT)
+    other = patches + np.random.default_rng(2).normal(0, 0.3, patches.shape)
+    sides = {"image": patches, "same": patches, "other": other, "noise": noise}
+    by_plate = {"by": ["Metadata_Plate"]}
+    config = run_of(
+        tmp_path_factory.mktemp("scored"), target="Metadata_target", distributions=by_plate, floor_repeats=3
+    )
+    store(config, sides, rows)
+    return Scored(config, rows, sides, score(Run(config), SILENT))
+
+
+def test_the_strong_compound_is_retrieved_and_the_inactive_ones_are_not(scored):
+    scores = scored.scores
     table = scores.compounds.filter(pl.col("side") == "image")
     assert table.filter(pl.col("retrieved"))["compound"].to_list() == ["strong"]
     summary = {row["side"]: row for row in scores.summary.iter_rows(named=True)}
@@ -103,7 +136,7 @@ def test_the_strong_compound_is_retrieved_and_the_inactive_ones_are_not(local_ra
     assert floors["image", "full"]["mean_map"] == pytest.approx(summary["image"]["mean_map"])
     assert floors["image", "half_other"]["fraction_retrieved"] > 0
     assert floors["image", "labels_within_all"]["fraction_retrieved"] < 0.25
-    assert {side for side, _ in floors} == {"image", "same", "noise"}
+    assert {side for side, _ in floors} == {"image", "same", "other", "noise"}
     apart = {row["side"]: row for row in scores.differences.rows(named=True) if row["quantity"] == "fraction_retrieved"}
     assert apart["image"]["difference"] is None
     assert (apart["same"]["difference"], apart["same"]["difference_low"], apart["same"]["difference_high"]) == (0, 0, 0)
@@ -111,17 +144,9 @@ def test_the_strong_compound_is_retrieved_and_the_inactive_ones_are_not(local_ra
     assert apart["image"]["low"] <= 0.25 <= apart["image"]["high"]
 
 
-def test_other_tasks_are_scored_beside_activity(local_ray, config):
+def test_other_tasks_are_scored_beside_activity(scored):
     """Against the naive way: every query's list sorted, precision at each of its positives."""
-    rows, patches = embeddings(0)
-    for row in rows:
-        row["Metadata_target"] = {"strong": "kinase|gpcr", "null 1": "gpcr", "null 2": "kinase"}.get(
-            str(row["Metadata_broad_sample"])
-        )
-    noise = np.random.default_rng(1).normal(0, 3, patches.shape)
-    store(config, {"image": patches, "same": patches, "noise": noise}, rows)
-    asked = config.model_copy(update={"score": config.score.model_copy(update={"target": "Metadata_target"})})
-    found = {(row["side"], row["task"]): row for row in score(Run(asked), SILENT).tasks.rows(named=True)}
+    found = {(row["side"], row["task"]): row for row in scored.scores.tasks.rows(named=True)}
     assert found["image", "distinctiveness"]["status"] == "ok"
     assert ("image", "cross_side") not in found
     assert {task for _, task in found} == {"distinctiveness", "consistency", "cross_side"}
@@ -133,7 +158,7 @@ def test_other_tasks_are_scored_beside_activity(local_ray, config):
         assert found[side, task]["floor_status"] == "ok"
         assert found[side, task]["floor_map"] < found[side, task]["mean_map"] - 0.05
 
-    table = pl.read_parquet(f"{config.output}/profiles/made/image/**/*.parquet")
+    table = pl.read_parquet(f"{scored.config.output}/profiles/made/image/**/*.parquet")
     features, compound = table.select(pl.col("^made_.*$")).to_numpy(), table["Metadata_broad_sample"].to_numpy()
     control = (table["Metadata_control_type"] == "negcon").fill_null(False).to_numpy()
     x = normalise(features, control, table["Metadata_Plate"], "plate_standardise").features
@@ -149,16 +174,11 @@ def test_other_tasks_are_scored_beside_activity(local_ray, config):
     assert found["image", "distinctiveness"]["mean_map"] == pytest.approx(naive, abs=1e-9)
 
 
-def test_profiles_are_means_of_fovs_and_the_scores_are_the_libraries(local_ray, config):
+def test_profiles_are_means_of_fovs_and_the_scores_are_the_libraries(scored):
     """The straight line: mean over FOVs in numpy, then the functions of retrieval and distributions called directly."""
-    rows, patches = embeddings(0)
-    other = patches + np.random.default_rng(2).normal(0, 0.3, patches.shape)
-    store(config, {"image": patches, "other": other}, rows)
-    scores = score(Run(config), SILENT)
-
-    stored = pl.read_parquet(f"{config.output}/profiles/made/other/**/*.parquet")
+    stored = pl.read_parquet(f"{scored.config.output}/profiles/made/other/**/*.parquet")
     of_well: dict[str, list[np.ndarray]] = {}
-    for row, values in zip(rows, other.mean(1).astype(np.float16), strict=True):
+    for row, values in zip(scored.rows, scored.sides["other"].mean(1).astype(np.float16), strict=True):
         of_well.setdefault(f"{row['Metadata_Plate']}/{row['Metadata_Well']}", []).append(values.astype(np.float64))
     expected = {well: np.mean(values, 0).ravel() for well, values in of_well.items()}
     features = stored.select(pl.col("^made_.*$")).to_numpy()
@@ -177,7 +197,7 @@ def test_profiles_are_means_of_fovs_and_the_scores_are_the_libraries(local_ray, 
     )
     normalised = normalise(features, roles["is_control"], roles["plate"], "plate_standardise").features
     direct = phenotypic_activity(normalised, roles, Chance(null_size=2000), key=("Metadata_Plate", "Metadata_Well"))
-    ours = scores.compounds.filter(pl.col("side") == "other").sort("compound")
+    ours = scored.scores.compounds.filter(pl.col("side") == "other").sort("compound")
     assert ours["map"].to_list() == pytest.approx(direct.compounds.sort("compound")["map"].to_list())
 
 
@@ -187,20 +207,17 @@ def second_pass(rows: list[dict[str, str | None]], *sides: np.ndarray, plate: st
     return [values[on].astype(np.float16).astype(np.float64)[:, :, 1].reshape(-1, DEPTH) for values in sides]
 
 
-def test_distances_between_sides_are_those_of_their_patches_in_every_slice(local_ray, config):
+def test_distances_between_sides_are_those_of_their_patches_in_every_slice(scored):
     """From moments and samples merged over plates, against the functions on all patches at once; the sample holds all of them."""
-    rows, patches = embeddings(0)
-    other = patches + np.random.default_rng(2).normal(0, 0.3, patches.shape)
-    store(config, {"image": patches, "same": patches, "other": other}, rows)
-    distributions = config.score.distributions.model_copy(update={"by": ("Metadata_Plate",)})
-    scores = score(
-        Run(config.model_copy(update={"score": config.score.model_copy(update={"distributions": distributions})})),
-        SILENT,
-    )
-    found = {(row["side"], row["slice"]): row for row in scores.distributions.rows(named=True) if "ER" in row["part"]}
-    assert found.keys() == {(side, name) for side in ("same", "other") for name in ("all", *PLATES)}
+    found = {
+        (row["side"], row["slice"]): row for row in scored.scores.distributions.rows(named=True) if "ER" in row["part"]
+    }
+    assert found.keys() == {(side, name) for side in ("same", "other", "noise") for name in ("all", *PLATES)}
     for name, plate in (("all", None), ("P2", "P2")):
-        row, flat = found["other", name], second_pass(rows, patches, other, plate=plate)
+        row, flat = (
+            found["other", name],
+            second_pass(scored.rows, scored.sides["image"], scored.sides["other"], plate=plate),
+        )
         assert (row["part"], row["by"]) == ("RNA+ER+DNA", "slice" if plate else "group")
         assert (row["n_image"], row["sampled"], row["dimensions"]) == (len(flat[0]), len(flat[1]), DEPTH)
         assert row["fid"] == pytest.approx(frechet_distance(*map(moments, flat)), rel=1e-6)
@@ -265,11 +282,8 @@ def test_half_of_the_controls_fit_and_the_other_half_are_the_negatives(config):
         fit_and_negatives(Run(half), table.filter(pl.col("Metadata_Well").is_in(["A01"]) | ~pl.col("is_control")))
 
 
-def test_an_index_is_read_back_by_faiss_with_its_wells(local_ray, config):
-    rows, patches = embeddings(0)
-    store(config, {"image": patches}, rows)
-    score(Run(config), SILENT)
-    stem = Path(config.output) / "index" / "made" / "image" / "all"
+def test_an_index_is_read_back_by_faiss_with_its_wells(scored):
+    stem = Path(scored.config.output) / "index" / "made" / "image" / "all"
     index, names = faiss.read_index(f"{stem}.faiss"), pl.read_parquet(f"{stem}.parquet")
     assert index.ntotal == names.height == len(wells())
     assert names["id"].to_list() == list(range(names.height))
@@ -322,11 +336,9 @@ def test_nothing_to_score_is_said(config):
 # Searching what was saved
 
 
-def test_the_wells_nearest_to_a_well_are_found_with_their_treatment(local_ray, config):
-    rows, patches = embeddings(0)
-    store(config, {"image": patches, "noise": np.random.default_rng(1).normal(0, 3, patches.shape)}, rows)
-    score(Run(config), SILENT)
-    strong = next(row for row in rows if row["Metadata_broad_sample"] == "strong")
+def test_the_wells_nearest_to_a_well_are_found_with_their_treatment(scored):
+    config = scored.config
+    strong = next(row for row in scored.rows if row["Metadata_broad_sample"] == "strong")
     name = f"{strong['Metadata_Plate']}/{strong['Metadata_Well']}"
     found, about = search_well(Run(config), name, None, None, 5)
     assert about == {"well": name, "extractor": "made", "side": "image", "group": "all", "perturbation": "strong"}
@@ -357,8 +369,8 @@ def test_a_run_without_an_index_says_so(config):
         search_well(Run(config), "P1/A01", None, None, 3)
 
 
-def test_a_streamed_score_is_the_held_one(local_ray, config, monkeypatch):
-    config = config.model_copy(update={"score": config.score.model_copy(update={"normalise": "published"})})
+def test_a_streamed_score_is_the_held_one(local_ray, tmp_path, monkeypatch):
+    config = run_of(tmp_path, normalise="published", null_size=200)
     rows, patches = embeddings(0)
     store(config, {"image": patches, "other": patches + np.random.default_rng(1).normal(0, 0.3, patches.shape)}, rows)
     held = score(Run(config), SILENT)
@@ -421,7 +433,8 @@ def test_a_subset_of_plates_is_scored_alone(local_ray, config):
         score(Run(wrong), SILENT)
 
 
-def test_recalls_of_a_large_group_are_of_a_draw_of_its_wells(local_ray, config, monkeypatch):
+def test_recalls_of_a_large_group_are_of_a_draw_of_its_wells(local_ray, tmp_path, monkeypatch):
+    config = run_of(tmp_path, null_size=200, tasks=[])
     rows, patches = embeddings(0)
     store(config, {"image": patches, "same": patches}, rows)
     monkeypatch.setattr("sdvae_ray.scoring.well_index._QUERIES", 5)
