@@ -1,6 +1,7 @@
 """Run files as mappings, for tests that change a key or two, and the small run of most tests."""
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,11 @@ def small_run(folder: Path, **changes: Any) -> RunConfig:
         "extractors": {"latent": {"name": "latent"}, "intensity": {"name": "intensity", "keep_patches": 2}},
     }
     return parse_run(merged(raw, changes))
+
+
+def copied(encoded: tuple[RunConfig, Any], folder: Path) -> tuple[RunConfig, Any]:
+    """A copy of a finished run under `folder`, with what is beside its configuration; manifest and pixels are the first run's."""
+    config, more = encoded
+    output = str(folder / "run")
+    shutil.copytree(config.output, output)
+    return config.model_copy(update={"output": output}), more

@@ -21,9 +21,10 @@ from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.session import IO_CPUS, Pool, check_output_is_shared, plan_pools, quiet_ray_data, ray_session
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.actors import FILES, EncodeActor, LoadActor
+from sdvae_ray.encoding.ledger import Ledger
 from sdvae_ray.encoding.pending import Work, lacking, pending
 from sdvae_ray.encoding.progress import shown
-from sdvae_ray.encoding.sink import Ledger, RunSink
+from sdvae_ray.encoding.sink import RunSink
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
 from sdvae_ray.engine.models import check_names, resolve_weights
 from sdvae_ray.errors import RunError

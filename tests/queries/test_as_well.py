@@ -1,14 +1,15 @@
 """A new image as a well of a plate of the run: it finds itself in the normalised index; what stands in the way is said."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from field_files import STAINS, Batch, write_fields
 from rich.console import Console
+from run_files import copied, small_run
 
 from sdvae_ray.commands import Asked, search
 from sdvae_ray.config import RunConfig
@@ -35,7 +36,6 @@ from sdvae_ray.settings.score import FovIndexConfig
 from sdvae_ray.sources.manifest import write_manifest
 from sdvae_ray.storage import Storage, join
 
-STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
 STORAGE, SILENT = Storage(), Console(quiet=True)
 CPU = torch.device("cpu")
 COUNT, PLATES, CONTROLS = 32, 2, 8  # wells, plates, controls of a plate
@@ -43,17 +43,21 @@ INDEX = "index/intensity/image"
 EACH = COUNT // PLATES
 ASKED = 13  # a treated well of the first plate
 
-Batch = dict[str, np.ndarray]
 Encoded = tuple[RunConfig, Batch]
 
 
-@pytest.fixture
-def run(small_run_config: Callable[..., RunConfig], write_fields: Callable[..., Batch]) -> Encoded:
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Encoded:
     """Two plates of 16 wells of one field through `intensity`, 8 of each controls; `Metadata_lab` is one for a plate."""
-    config = small_run_config(
-        metrics=[], autoencoders={"tiny": None}, extractors={"latent": None}, score={"null_size": 100}
+    folder = tmp_path_factory.mktemp("encoded")
+    config = small_run(
+        folder,
+        metrics=[],
+        autoencoders={"tiny": None},
+        extractors={"latent": None},
+        score={"null_size": 100, "floor_repeats": 1, "tasks": []},
     )
-    fields = write_fields(COUNT)
+    fields = write_fields(folder / "images", COUNT)
     rows = []
     for number in range(COUNT):
         row = {name: values[number] for name, values in fields.items()}
@@ -72,10 +76,24 @@ def run(small_run_config: Callable[..., RunConfig], write_fields: Callable[..., 
     return config, fields
 
 
-def scored(run: Encoded, **changes: object) -> RunConfig:
-    config = run[0].model_copy(update={"score": run[0].score.model_copy(update=changes)})
+@pytest.fixture
+def run(encoded: Encoded, tmp_path: Path) -> Encoded:
+    """A copy of the run whose output the test may change; its pixels are the shared ones."""
+    return copied(encoded, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def published(local_ray: None, encoded: Encoded, tmp_path_factory: pytest.TempPathFactory) -> Encoded:
+    """A copy of the run, scored with the published normalisation."""
+    config, fields = copied(encoded, tmp_path_factory.mktemp("published"))
     score(Run(config), SILENT)
-    return config
+    return config, fields
+
+
+@pytest.fixture
+def scored(published: Encoded, tmp_path: Path) -> Encoded:
+    """A copy of the scored run whose output the test may change."""
+    return copied(published, tmp_path)
 
 
 def files_of(fields: Batch, number: int) -> list[str]:
@@ -96,8 +114,10 @@ TVN = ({"tvn": {"components": 5}},)
     ],
 )
 def test_an_image_of_the_run_finds_its_own_well_in_the_normalised_index(local_ray, run, steps, batch):
-    fields = run[1]
-    config = scored(run, normalise=steps, batch=batch)
+    config, fields = run
+    asked = config.score.model_copy(update={"normalise": steps, "batch": batch})
+    config = config.model_copy(update={"score": asked})
+    score(Run(config), SILENT)
     assert saved(Run(config)) == ["intensity/identity/all", "intensity/image/all"]
     for number, side in ((ASKED, "image"), (COUNT - 1, "identity")):
         query = manifest_query(Run(config), config.manifest, fields[FOV_ID][number])
@@ -119,9 +139,8 @@ def test_an_image_of_the_run_finds_its_own_well_in_the_normalised_index(local_ra
         assert "note" not in about
 
 
-def test_a_plate_is_named_for_an_image_of_files_and_preferred_to_the_index_of_fovs(local_ray, run):
-    fields = run[1]
-    config = scored(run, normalise="published")
+def test_a_plate_is_named_for_an_image_of_files_and_preferred_to_the_index_of_fovs(scored):
+    config, fields = scored
     query = image_query(Run(config), files_of(fields, ASKED))
     for name in ("P1", "source_1/batch 1/P1"):
         found, about = search_image(Run(config), query, None, None, 3, plate=name)
@@ -140,8 +159,8 @@ def test_a_plate_is_named_for_an_image_of_files_and_preferred_to_the_index_of_fo
     assert "well" in about
 
 
-def test_without_a_plate_the_profiles_are_searched_and_the_note_says_what_would_do_better(local_ray, run):
-    config, fields = scored(run), run[1]
+def test_without_a_plate_the_profiles_are_searched_and_the_note_says_what_would_do_better(scored):
+    config, fields = scored
     query = image_query(Run(config), files_of(fields, ASKED))
     found, about = search_image(Run(config), query, None, None, 3)
     assert found["similarity"].min() > 0.9  # alike, all of them
@@ -158,8 +177,8 @@ def test_without_a_plate_the_profiles_are_searched_and_the_note_says_what_would_
         search_image(Run(config), query, None, "imgae", 3, plate="P1")
 
 
-def test_harmony_a_fit_that_is_damaged_and_a_run_scored_before_fits_were_stored_say_so(local_ray, run):
-    config, fields = scored(run), run[1]
+def test_harmony_a_fit_that_is_damaged_and_a_run_scored_before_fits_were_stored_say_so(scored):
+    config, fields = scored
     path = Path(join(config.output, INDEX, "all.fit.npz"))
     query = manifest_query(Run(config), config.manifest, fields[FOV_ID][ASKED])
     cases: list[tuple[bytes | None, str]] = [
@@ -182,8 +201,8 @@ def test_harmony_a_fit_that_is_damaged_and_a_run_scored_before_fits_were_stored_
         path.touch()
 
 
-def test_several_groups_on_a_plate_and_several_plates_of_a_name_are_said(local_ray, run):
-    config, fields = scored(run), run[1]
+def test_several_groups_on_a_plate_and_several_plates_of_a_name_are_said(scored):
+    config, fields = scored
     root = Path(join(config.output, INDEX))
     for end in ("faiss", "parquet", "fit.npz"):
         (root / f"b.{end}").write_bytes((root / f"all.{end}").read_bytes())
@@ -202,8 +221,8 @@ def test_several_groups_on_a_plate_and_several_plates_of_a_name_are_said(local_r
     assert search_image(Run(config), own, None, None, 3)[1]["as"].endswith("source_1/batch 1/P1")
 
 
-def test_the_command_prints_it_and_gives_all_of_it_as_json(local_ray, run, capsys):
-    config, fields = scored(run), run[1]
+def test_the_command_prints_it_and_gives_all_of_it_as_json(scored, capsys):
+    config, fields = scored
     asked = Asked(images=files_of(fields, ASKED), plate="P1")
     search(Run(config), asked, None, None, 3, Console(width=120))
     said = capsys.readouterr().out

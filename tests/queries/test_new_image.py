@@ -10,6 +10,8 @@ import polars as pl
 import pytest
 import tifffile
 import torch
+from field_files import STAINS, Batch, write_fields
+from run_files import copied, small_run
 
 from sdvae_ray.commands import Asked, search
 from sdvae_ray.config import RunConfig
@@ -38,19 +40,19 @@ from sdvae_ray.scoring.fov_index import build_fov_index
 from sdvae_ray.sources.manifest import write_manifest
 from sdvae_ray.storage import Storage, join
 
-STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
 STORAGE = Storage()
 CPU = torch.device("cpu")
 COUNT, KEPT = 24, 2
 
-Batch = dict[str, np.ndarray]
+Encoded = tuple[RunConfig, Batch]
 
 
-@pytest.fixture
-def run(small_run_config: Callable[..., RunConfig], write_fields: Callable[..., Batch]) -> tuple[RunConfig, Batch]:
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Encoded:
     """24 fields through `intensity`, and `latent` of an autoencoder of random weights; their manifest and record written."""
-    config = small_run_config(metrics=["mae"], autoencoders={"identity": None}, score={"fov_index": {}})
-    fields = write_fields(COUNT, illumination=True)
+    folder = tmp_path_factory.mktemp("encoded")
+    config = small_run(folder, metrics=["mae"], autoencoders={"identity": None}, score={"fov_index": {}})
+    fields = write_fields(folder / "images", COUNT, illumination=True)
     fields[COLOUR] = np.array([None] * COUNT, object)
     write_manifest(pl.DataFrame({name: values.tolist() for name, values in fields.items()}), config.manifest, STORAGE)
     resolved = resolve_weights(config, STORAGE)
@@ -63,13 +65,20 @@ def run(small_run_config: Callable[..., RunConfig], write_fields: Callable[..., 
 
 
 @pytest.fixture
-def indexed(local_ray: None, run: tuple[RunConfig, Batch]) -> tuple[RunConfig, Batch]:
-    config, _ = run
+def run(encoded: Encoded, tmp_path: Path) -> Encoded:
+    """A copy of the run whose output the test may change; its pixels are the shared ones."""
+    return copied(encoded, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def indexed(local_ray: None, encoded: Encoded, tmp_path_factory: pytest.TempPathFactory) -> Encoded:
+    """A copy of the run with indices of FOVs and of patches, which no test changes."""
+    config, fields = copied(encoded, tmp_path_factory.mktemp("indexed"))
     fovs = read_fovs(config.output, STORAGE)
     build_fov_index(Run(config), fovs, "intensity", "image")
     build_fov_index(Run(config), fovs, "latent", "tiny")
     build_fov_index(Run(config), fovs, "intensity", "image", level="patch")
-    return run
+    return config, fields
 
 
 def profiles(config: RunConfig) -> str:
