@@ -408,7 +408,8 @@ def test_transfer_between_groups_is_scored_both_ways(local_ray, config):
     control = table["is_control"].to_numpy()
     chance = Chance("copairs", null_size=2000, seed=config.seed)
     made = normalise(features, control, table["plate"], "plate_standardise").features
-    expected = transfer(made, table, Pair("Metadata_Cell_type", "A549", "U2OS"), chance, key=WELL_KEY)
+    pair, repeats = Pair("Metadata_Cell_type", "A549", "U2OS"), config.score.floor_repeats
+    expected = transfer(made, table, pair, chance, key=WELL_KEY, repeats=repeats)
     same = ["column", "source", "target", "task", "queries", "groups", "mean_map", "fraction_retrieved", "floor_map"]
     assert_frame_equal(tasks.select(same), expected.select(same), check_row_order=False)
     assert tasks["mean_map"].null_count() == 0
