@@ -22,15 +22,13 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-from sdvae_ray.autoencoders.diffusers_kl import ARCHITECTURES
+from sdvae_ray.autoencoders.diffusers_kl import ARCHITECTURES, ENGINES
 from sdvae_ray.config import RunConfig
-from sdvae_ray.contracts import Autoencoder, Posterior
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import DTYPES, Forward
 from sdvae_ray.engine.load import IMAGE, Batch
-from sdvae_ray.engine.models import Models, load_models, pick_device, pick_precision, resolve_weights
+from sdvae_ray.engine.models import load_models, pick_device, pick_precision, resolve_weights
 from sdvae_ray.errors import ConfigError, UserError
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, FOV_ID
@@ -40,19 +38,6 @@ from sdvae_ray.storage import Storage
 SIDE, EXTRACTOR = "vae", "inception"
 PARTS = ("copy in", "encode", "decode", "metrics", "extract", "copy out", "other")  # of the seconds of a FOV
 WHOLE_FIELD = 16  # patches of 256 pixels in a field of 1,024 pixels: rates are also given in such fields (FOV16)
-
-
-class LaidOut:
-    """An autoencoder that gets its images in the memory layout `layout`, and not in the layout of the engine."""
-
-    def __init__(self, inner: Autoencoder, layout: torch.memory_format) -> None:
-        self.inner, self.layout = inner, layout
-
-    def encode(self, rgb: Tensor) -> Posterior:
-        return self.inner.encode(rgb.contiguous(memory_format=self.layout))
-
-    def decode(self, latent: Tensor) -> Tensor:
-        return self.inner.decode(latent.contiguous(memory_format=self.layout))
 
 
 class Clocked(Forward):
@@ -72,11 +57,17 @@ class Clocked(Forward):
 
 def run_config(options: argparse.Namespace) -> RunConfig:
     """A run of one VAE and InceptionV3 with random weights. ConfigError for a crop that the patch does not divide."""
+    autoencoder = {
+        "name": "diffusers_kl",
+        "random": True,
+        "architecture": options.architecture,
+        "engine": options.engine,
+    }
     raw = {
         "manifest": "unused",
         "output": "unused",
         "image": {"crop": options.crop, "patch": options.patch},
-        "autoencoders": {SIDE: {"name": "diffusers_kl", "random": True, "architecture": options.architecture}},
+        "autoencoders": {SIDE: autoencoder},
         "extractors": {EXTRACTOR: {"name": "inception_v3", "random": True}},
         "precision": options.precision,
     }
@@ -94,7 +85,7 @@ def random_fields(image: ImageConfig, count: int, seed: int = 0) -> Batch:
 
 
 def flop_per_fov(config: RunConfig) -> dict[str, int]:
-    """Part -> floating-point operations per FOV, without padding: those of one pass, times the passes of a FOV and the sides."""
+    """Part -> nominal operations per FOV, without padding: those of one pass of diffusers' forward, times passes and sides."""
     models = load_models(config, resolve_weights(config, Storage()), torch.device("meta"))
     autoencoder, extractor = models.autoencoders[SIDE], models.extractors[EXTRACTOR]
     rgb = torch.empty(1, 3, config.image.patch, config.image.patch, device="meta")
@@ -106,18 +97,6 @@ def flop_per_fov(config: RunConfig) -> dict[str, int]:
         "decode": passes * harness.count_flop(lambda: autoencoder.decode(latent)),
         "extract": 2 * passes * harness.count_flop(lambda: extractor(rgb[None])),
     }
-
-
-def build(config: RunConfig, device: torch.device, channels_last: bool | None) -> Models:
-    """The models, in the memory layout `channels_last`; None: in the layout that the engine uses on this device."""
-    models = load_models(config, resolve_weights(config, Storage()), device)
-    if channels_last is None:
-        return models
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    loaded: list[Any] = [models.autoencoders[SIDE], models.extractors[EXTRACTOR]]
-    for model in loaded:
-        model.model.to(memory_format=layout)
-    return Models({SIDE: LaidOut(models.autoencoders[SIDE], layout)}, models.extractors, models.metrics)
 
 
 def encode(encoder: Encoder, batch: Batch) -> None:
@@ -180,19 +159,18 @@ def measure(
     }
 
 
-def references(config: RunConfig, device: torch.device, options: argparse.Namespace) -> dict[str, harness.Rate]:
+def references(config: RunConfig, device: torch.device) -> dict[str, harness.Rate]:
     """The rates of one large matrix product, and of 3 x 3 convolutions at three levels of the VAE, all of the same cost."""
     on_gpu, patch = device.type == "cuda", config.image.patch
     product, count = (8192, 8) if on_gpu else (min(2048, 8 * patch), 1)
     convolutions = [(count, 128, patch), (count, 256, patch // 2), (count, 512, patch // 4)]
-    channels_last = on_gpu if options.channels_last is None else options.channels_last
-    return harness.reference_rates(device, DTYPES[config.precision], product, convolutions, channels_last)
+    return harness.reference_rates(device, DTYPES[config.precision], product, convolutions, channels_last=on_gpu)
 
 
 def sweep(config: RunConfig, device: torch.device, options: argparse.Namespace) -> harness.Record:
     """The measurements of every micro-batch that a FOV can fill; on a GPU without and with cuDNN's autotuning."""
     flop, batch = flop_per_fov(config), random_fields(config.image, options.fovs)
-    models = build(config, device, options.channels_last)
+    models = load_models(config, resolve_weights(config, Storage()), device)
     passes = config.image.patches * len(config.image.triples)
     sizes = options.micro_batch or [2**i for i in range(6 if device.type == "cuda" else 2)]
     left_out = [f"micro-batch {size}: a FOV has {passes} passes" for size in sizes if size > passes]
@@ -200,7 +178,7 @@ def sweep(config: RunConfig, device: torch.device, options: argparse.Namespace) 
     for autotune in (False, True) if device.type == "cuda" else (False,):
         name, measured = "cudnn_benchmark" if autotune else "plain", []
         with harness.cudnn_benchmark(autotune):
-            before = references(config, device, options)
+            before = references(config, device)
             for size in (size for size in sizes if size <= passes):
                 print(f"micro-batch {size}, {name} ...", file=sys.stderr, flush=True)
                 clocked = Clocked(device, config.precision)
@@ -210,7 +188,7 @@ def sweep(config: RunConfig, device: torch.device, options: argparse.Namespace) 
                 except torch.OutOfMemoryError as error:
                     left_out.append(str(error))
                     break
-            rates = harness.faster(before, references(config, device, options))
+            rates = harness.faster(before, references(config, device))
         reference[name] = {what: vars(rate) for what, rate in rates.items()}
         for result in measured:
             spent = harness.Sample(result["seconds_per_fov"], result["core_seconds_per_fov"])
@@ -223,9 +201,8 @@ def sweep(config: RunConfig, device: torch.device, options: argparse.Namespace) 
 def show(record: harness.Record, console: Console) -> None:
     """Prints the settings, the machine, the reference rates and a table of the results."""
     machine, settings = record["machine"], record["settings"]
-    layout = {None: "the engine's", True: "channels_last", False: "contiguous"}[settings["channels_last"]]
-    said = ", ".join(f"{key} {settings[key]}" for key in ("architecture", "precision", "crop", "threads"))
-    console.print(f"{said}, layout {layout}", end="; ")
+    said = ", ".join(f"{key} {settings[key]}" for key in ("architecture", "engine", "precision", "crop", "threads"))
+    console.print(said, end="; ")
     console.print("inception_v3 on both sides; random weights, random pixels")
     console.print(f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, device {machine['device']}")
     gflop = ", ".join(f"{name} {value:,.1f}" for name, value in record["gflop_per_fov"].items())
@@ -247,21 +224,26 @@ def show(record: harness.Record, console: Console) -> None:
     console.print(table)
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
     """The options of the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--crop", type=int, help="pixels; default 256 on a CPU, 1024 on a GPU")
-    parser.add_argument("--patch", type=int, default=256, help="pixels")
-    parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="sd1")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--precision", choices=("auto", *DTYPES), default="auto")
-    parser.add_argument("--micro-batch", type=harness.positive_numbers, help="RGB passes of a forward: 1,2,4")
-    parser.add_argument("--fovs", type=int, default=1, help="fields of view in a timed call")
-    parser.add_argument("--repeats", type=int, default=3, help="timed calls of every setting")
-    parser.add_argument("--warmup", type=int, default=1, help="untimed calls of every setting")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="default: as the engine has it")
-    return parser.parse_args(arguments)
+    options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    options.add_argument("--crop", type=int, help="pixels; default 256 on a CPU, 1024 on a GPU")
+    options.add_argument("--patch", type=int, default=256, help="pixels")
+    options.add_argument("--architecture", choices=sorted(ARCHITECTURES), default="sd1")
+    options.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    options.add_argument("--precision", choices=("auto", *DTYPES), default="auto")
+    options.add_argument("--micro-batch", type=harness.positive_numbers, help="RGB passes of a forward: 1,2,4")
+    options.add_argument("--fovs", type=int, default=1, help="fields of view in a timed call")
+    options.add_argument("--repeats", type=int, default=3, help="timed calls of every setting")
+    options.add_argument("--warmup", type=int, default=1, help="untimed calls of every setting")
+    options.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options.add_argument("--engine", choices=ENGINES, default="fast", help="of the autoencoder")
+    return options
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options given, or their defaults."""
+    return parser().parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

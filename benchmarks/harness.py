@@ -236,6 +236,11 @@ def print_json(record: Record) -> None:
     print(json.dumps(_rounded(record)), flush=True)
 
 
+def write_json(record: Record, file: Path) -> None:
+    """Writes the JSON of a record to a file."""
+    file.write_text(json.dumps(_rounded(record)))
+
+
 def _rounded(value: Any) -> Any:
     """Every float with five significant digits, which are more than a timing holds."""
     if isinstance(value, float):
