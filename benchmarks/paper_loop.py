@@ -1,6 +1,6 @@
-"""Benchmark of whole fields through three programs with the same models, batch and card: what a user would run instead of this one.
+"""Benchmark of whole fields through three programs, same models, batch and card: what one would run instead of this project.
 
-published   a plain loop in the form of the published one: diffusers under autocast, one field after another, results fetched at once
+published   a plain loop in the form of the published one: diffusers under autocast, a field after a field, results fetched at once
 competent   what a good engineer would write in a day: a DataLoader with pinned memory, weights in the type, NHWC, torch.compile of
             both networks, results to Parquet
 engine      this project's engine, without Ray

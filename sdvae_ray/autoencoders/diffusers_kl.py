@@ -16,6 +16,7 @@ from sdvae_ray.autoencoders._kl.inference import KLInference, unsupported
 from sdvae_ray.autoencoders._kl.plan import Plan
 from sdvae_ray.contracts import Checkpoint, Posterior
 from sdvae_ray.errors import ConfigError
+from sdvae_ray.precision import own_precision
 
 _FULL: dict[str, Any] = {
     "block_out_channels": (128, 256, 512, 512),
@@ -130,11 +131,11 @@ class DiffusersKL(_diffusers.DiffusersAutoencoder):
 
     def _in_form(self, step: Callable[[KLInference, Tensor], Any], values: Tensor) -> Any:
         """Runs a step of the inference form of the device and of the precision that autocast names around the call."""
-        kind = values.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-        if (values.device, dtype) not in self._forms:
-            self._forms[values.device, dtype] = KLInference(self.model, Plan.of(values.device, dtype), values.device)
-        with torch.autocast(kind, enabled=False):
+        with own_precision(values.device) as dtype:
+            if (values.device, dtype) not in self._forms:
+                self._forms[values.device, dtype] = KLInference(
+                    self.model, Plan.of(values.device, dtype), values.device
+                )
             return step(self._forms[values.device, dtype], values)
 
 

@@ -4,7 +4,7 @@ It is not the network of TF-FID: distances on these features carry this file's n
 mean and standard deviation, transform_input off, the classifier removed.
 """
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,15 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's Imag
 
 def prepare(rgb: Tensor) -> Tensor:
     """(M, 3, S, S) in [0, 1] -> (M, 3, 299, 299), normalised."""
-    mean, std = (torch.tensor(numbers, device=rgb.device).view(1, 3, 1, 1) for numbers in (_MEAN, _STD))
+    mean, std = _statistics(rgb.device)
     return (functional.interpolate(rgb, (SIZE, SIZE), mode="bilinear", antialias=True) - mean) / std
+
+
+@cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """The mean and the standard deviation (1, 3, 1, 1) on the device: a copy on every call would wait for the device."""
+    mean, std = (torch.tensor(numbers, device=device).view(1, 3, 1, 1) for numbers in (_MEAN, _STD))
+    return mean, std
 
 
 def load(weights: Path | None, *, weights_seed: int = 0) -> PassFeatures:

@@ -4,6 +4,7 @@ Per stain: mean, standard deviation, five percentiles of the pixels, the standar
 pyramid's differences: 1, 2, 4, 8 and 16 pixels), and the correlation with every stain.
 """
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -42,14 +43,20 @@ def _bands(images: Tensor) -> Tensor:
     """(N, C, S, S) -> (N, C, BANDS): standard deviation of each level of the Laplacian pyramid."""
     count, stains, size, _ = images.shape
     level = images.reshape(count * stains, 1, size, size)
-    kernel = torch.tensor(_KERNEL, device=images.device)
-    kernel = (kernel[:, None] * kernel[None, :])[None, None]
+    kernel = _kernel(images.device)
     energies = []
     for _ in range(BANDS):
         smooth = functional.conv2d(functional.pad(level, (2, 2, 2, 2), mode="reflect"), kernel)
         energies.append((level - smooth).flatten(1).std(1, unbiased=False))
         level = smooth[:, :, ::2, ::2]
     return torch.stack(energies, 1).view(count, stains, BANDS)
+
+
+@cache
+def _kernel(device: torch.device) -> Tensor:
+    """(1, 1, 5, 5) on the device, copied once: a copy on every call would wait for the device."""
+    kernel = torch.tensor(_KERNEL, device=device)
+    return (kernel[:, None] * kernel[None, :])[None, None]
 
 
 def load(weights: Path | None) -> Intensity:

@@ -15,10 +15,10 @@ from torch.nn import functional
 from sdvae_ray.autoencoders._kl import kernels
 from sdvae_ray.autoencoders._kl.operations import Activation, Convolution, Moments, Norm
 
-_TILE = 8192  # values of one tile in registers
-_TILES = 8  # tiles of one piece of an image, at least
+_TILE = 4096  # values of one tile in registers
+_TILES = 16  # tiles of one piece of an image, at least
 _PIECES = 256  # pieces of one image, at most
-_WARPS = 8
+_WARPS = 4
 
 
 class Fused:
