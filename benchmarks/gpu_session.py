@@ -63,10 +63,10 @@ class Session:
                 records += fast_path.errors(architecture, self.device, dtype)
         torch.backends.cudnn.allow_tf32 = tf32
         for row in records:
-            sizes = f"encode {row['encode_error']:.2e} of {row['mean_size']:.2g}, decode {row['decode_error']:.2e} of {row['image_size']:.2g}"
-            print(
-                f"{row['architecture']:5} {row['precision']:8} {row['field']:6} {row['step']:9} largest error {sizes}"
-            )
+            encode = f"encode {row['encode_error']:.2e} of {row['mean_size']:.2g}"
+            decode = f"decode {row['decode_error']:.2e} of {row['image_size']:.2g}"
+            said = f"{row['architecture']:5} {row['precision']:8} {row['field']:6} {row['step']:9}"
+            print(f"{said} largest error: {encode}, {decode}")
         return records
 
     def equal_bytes(self) -> dict[str, bool]:
