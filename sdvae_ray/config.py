@@ -25,6 +25,9 @@ SHELVES: tuple[Shelf, ...] = (
 )  # keys to which `encode --extend` may add
 
 
+CODEC_UNIT = "stain of a field"  # what a codec writes as one file; a run of another unit is another run
+
+
 class StorageConfig(Section):
     """Section `storage`: how buckets are reached."""
 
@@ -108,6 +111,13 @@ class LoadConfig(Section):
     batch_fovs: int = Field(4, ge=1, le=10)  # a block of more than 10 raw FOVs would be cut in two
 
 
+class CompressConfig(Section):
+    """Section `compress`: the pool of actors that run the codecs. A run without codecs has none."""
+
+    actors: Actors = "auto"
+    cpus: Share | Literal["auto"] = "auto"
+
+
 class EncodeConfig(Section):
     """Section `encode`: the pool of actors that hold the models."""
 
@@ -148,6 +158,7 @@ class RunConfig(Section):
         default=["kld", "mae", "ssim", "emd", "psnr"], validate_default=True
     )
     load: LoadConfig = LoadConfig()
+    compress: CompressConfig = CompressConfig()
     encode: EncodeConfig = EncodeConfig()
     write: WriteConfig = WriteConfig()
     cluster: ClusterConfig = ClusterConfig()
@@ -179,6 +190,8 @@ class RunConfig(Section):
         """The settings on which the rows of the tables depend: two runs may share an output only where they are equal."""
         whole = self.model_dump(mode="json")
         whole["image"]["packing"] = self.image.triples
+        for codec in whole["codecs"].values():
+            codec["unit"] = CODEC_UNIT
         return {key: whole[key] for key in (*SETTINGS, *SHELVES)}
 
     def digest(self) -> str:

@@ -4,7 +4,8 @@ Where the config says `force_upcast: true`, as SDXL's does, the model runs in fl
 has no such key, as with Stable Diffusion 1.x, the model runs in float16, although the class's default is true.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -157,14 +158,26 @@ def load(
 
     if force_upcast not in (None, True, False):
         raise ConfigError(f"diffusers_kl: force_upcast is {force_upcast!r} (allowed: true, false)")
-    if engine not in (None, *ENGINES):
-        raise ConfigError(f"diffusers_kl: engine is {engine!r} (allowed: {', '.join(ENGINES)})")
     model = _diffusers.build("diffusers_kl", AutoencoderKL, ARCHITECTURES, weights, architecture, weights_seed)
-    problem = unsupported(model)
-    if engine == "fast" and problem:
-        raise ConfigError(f"diffusers_kl: there is no fast engine for this model: {problem} (use engine: diffusers)")
+    chosen = _engine(model.config, engine)
     config = model.config
     said = bool(config["force_upcast"]) and "force_upcast" not in config.get("_use_default_values", ())
     vae_scale_factor = 2 ** (len(config["block_out_channels"]) - 1)
     upcast = said if force_upcast is None else bool(force_upcast)
-    return DiffusersKL(model, vae_scale_factor, upcast, engine or ("diffusers" if problem else "fast"))
+    return DiffusersKL(model, vae_scale_factor, upcast, chosen)
+
+
+def engine_of(weights: Path | None, *, architecture: str = "sd1", engine: str | None = None, **_others: Any) -> str:
+    """The engine that `load` chooses for the same arguments; no weights are read. ConfigError for an engine that cannot be."""
+    file = None if weights is None else weights / "config.json"
+    known = ARCHITECTURES.get(architecture, {})
+    return _engine(known if file is None or not file.is_file() else json.loads(file.read_text()), engine)
+
+
+def _engine(config: Mapping[str, Any], asked: str | None) -> str:
+    if asked not in (None, *ENGINES):
+        raise ConfigError(f"diffusers_kl: engine is {asked!r} (allowed: {', '.join(ENGINES)})")
+    problem = unsupported(config)
+    if asked == "fast" and problem:
+        raise ConfigError(f"diffusers_kl: there is no fast engine for this model: {problem} (use engine: diffusers)")
+    return asked or ("diffusers" if problem else "fast")

@@ -43,10 +43,20 @@ class Pool:
 
 @dataclass(frozen=True)
 class Pools:
-    """The two pools of the encode stream."""
+    """The pools of the encode stream, in the order of the stages; compress: None in a run without codecs."""
 
     load: Pool
+    compress: Pool | None
     encode: Pool
+
+    @property
+    def stages(self) -> dict[str, Pool]:
+        """Section of the run file -> the pool of its stage."""
+        stages = {"load": self.load, "compress": self.compress, "encode": self.encode}
+        return {name: pool for name, pool in stages.items() if pool is not None}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {pool}" for name, pool in self.stages.items())
 
 
 @contextmanager
@@ -96,10 +106,11 @@ def plan_pools(config: RunConfig) -> Pools:
     resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     encode = _encode_pool(config, cpus, gpus)
-    load = _load_pool(config, cpus - encode.least * encode.cpus)
+    left = cpus - encode.least * encode.cpus
+    pools = Pools(_load_pool(config, left), _compress_pool(config, left), encode)
     if not config.cluster.autoscaling:
-        _check_fits(load, encode, cpus, gpus)
-    return Pools(load, encode)
+        _check_fits(pools, cpus, gpus)
+    return pools
 
 
 def check_output_is_shared(config: RunConfig) -> None:
@@ -130,8 +141,10 @@ def _stderr_of_libraries_closed() -> Iterator[None]:
 
 def _check_explicit(config: RunConfig) -> None:
     """ConfigError for `auto` on an autoscaling cluster, which may be empty now: `auto` then has no node to measure."""
-    load, encode = config.load, config.encode
-    for key, value in {"load.actors": load.actors, "encode.actors": encode.actors, "encode.gpus": encode.gpus}.items():
+    keys = {"load.actors": config.load.actors, "encode.actors": config.encode.actors, "encode.gpus": config.encode.gpus}
+    if config.codecs:
+        keys["compress.actors"] = config.compress.actors
+    for key, value in keys.items():
         if value == "auto":
             raise ConfigError(
                 f"{key}: auto measures nodes, and a cluster with cluster.autoscaling starts without any; write a number"
@@ -151,13 +164,28 @@ def _encode_pool(config: RunConfig, cpus: float, gpus: float) -> Pool:
 
 
 def _load_pool(config: RunConfig, cpus_left: float) -> Pool:
-    wanted = config.load
+    """The load pool. A codec costs many times the CPU of loading, so with codecs `auto` is a quarter of the CPUs that are left."""
     small = cpus_left < 2
-    actor_cpus = (0.25 if small else 1.0) if wanted.cpus == "auto" else wanted.cpus
-    if wanted.actors == "auto":
-        least = most = max(1, math.floor((cpus_left - (SPARE_CPUS if small else 1)) / actor_cpus)) if actor_cpus else 1
+    share = (0.15 if small else 1.0) if config.codecs else 0.25 if small else 1.0
+    actor_cpus = share if config.load.cpus == "auto" else config.load.cpus
+    usable = (cpus_left - (SPARE_CPUS if small else 1)) / (4 if config.codecs else 1)
+    return _pool(config.load.actors, actor_cpus, usable)
+
+
+def _compress_pool(config: RunConfig, cpus_left: float) -> Pool | None:
+    """The pool of the codecs: `auto` is three quarters of the CPUs that encoding leaves."""
+    if not config.codecs:
+        return None
+    small = cpus_left < 2
+    actor_cpus = (0.1 if small else 1.0) if config.compress.cpus == "auto" else config.compress.cpus
+    return _pool(config.compress.actors, actor_cpus, 0.75 * (cpus_left - (SPARE_CPUS if small else 1)))
+
+
+def _pool(actors: int | tuple[int, int] | str, actor_cpus: float, usable: float) -> Pool:
+    if actors == "auto":
+        least = most = max(1, math.floor(usable / actor_cpus)) if actor_cpus else 1
     else:
-        least, most = _range(wanted.actors)
+        least, most = _range(actors)  # type: ignore[arg-type]
     return Pool(least, most, actor_cpus)
 
 
@@ -165,13 +193,19 @@ def _range(actors: int | tuple[int, int]) -> tuple[int, int]:
     return actors if isinstance(actors, tuple) else (actors, actors)
 
 
-def _check_fits(load: Pool, encode: Pool, cpus: float, gpus: float) -> None:
-    asked = load.least * load.cpus + encode.least * encode.cpus
+def _check_fits(pools: Pools, cpus: float, gpus: float) -> None:
+    asked = sum(pool.least * pool.cpus for pool in pools.stages.values())
     if asked > cpus - SPARE_CPUS:
-        raise ResourceError(
-            f"too few CPUs: load ({load}) and encode ({encode}) hold {asked:g} of {cpus:g} and must leave {SPARE_CPUS:g} "
-            f"for reading and writing; lower load.actors or encode.actors, or their cpus"
+        names = list(pools.stages)
+        told = " and ".join(
+            [", ".join(f"{name} ({pools.stages[name]})" for name in names[:-1]), f"encode ({pools.encode})"]
         )
+        keys = " or ".join([", ".join(f"{name}.actors" for name in names[:-1]), "encode.actors"])
+        raise ResourceError(
+            f"too few CPUs: {told} hold {asked:g} of {cpus:g} and must leave {SPARE_CPUS:g} for reading and writing; "
+            f"lower {keys}, or their cpus"
+        )
+    encode = pools.encode
     if encode.least * encode.gpus > gpus:
         raise ResourceError(
             f"too few GPUs: encode ({encode}) asks for {encode.least * encode.gpus:g} of {gpus:g}; lower encode.actors"

@@ -1,4 +1,4 @@
-"""The two stages as Ray actors: LoadActor reads its own rows of the manifest, EncodeActor brings its own weights to its node.
+"""The stages as Ray actors: LoadActor reads its own rows of the manifest, CompressActor runs codecs, EncodeActor holds the models.
 
 EncodeActor imports torch when it starts, so that the processes of the load pool never hold torch.
 """
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from sdvae_ray.cluster.session import Pool
+from sdvae_ray.engine.compress import Compressor, load_codecs
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_file_column
@@ -36,14 +37,20 @@ class EncodeActor:
 
         from sdvae_ray.engine.encode import Encoder
         from sdvae_ray.engine.forward import Forward
-        from sdvae_ray.engine.models import check_same_weights, load_models, pick_device, resolve_weights
+        from sdvae_ray.engine.models import (
+            autoencoder_engines,
+            check_same_weights,
+            load_models,
+            pick_device,
+            resolve_weights,
+        )
 
         torch.set_num_threads(max(1, round(pool.cpus)))
         self.ledger = ledger
         device = pick_device(pool.gpus)
         resolved = resolve_weights(run.config, run.storage)
         check_same_weights(resolved, record["weights"])
-        models = load_models(run.config, resolved, device)
+        models = load_models(run.config, resolved, device, autoencoder_engines(run.config, resolved, record))
         self.encoder = Encoder(run.config, models, Forward(device, record["precision"]), record["micro_batch"], wanted)
         self.latents = functools.lru_cache(maxsize=2 * max(1, len(run.config.autoencoders)))(
             lambda side, file: latents_of_file(run, side, file)
@@ -66,6 +73,17 @@ class EncodeActor:
                     if fov in latents:
                         stored.setdefault(fov, {})[side] = latents[fov]
         return stored
+
+
+class CompressActor:
+    """A Compressor in a Ray actor. wanted: the columns of the tables to compute; None: all columns of the run."""
+
+    def __init__(self, run: Run, wanted: Collection[str] | None = None) -> None:
+        self.compressor = Compressor(run.config, load_codecs(run.config), wanted)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch of the loader, with the columns that `Compressor` adds."""
+        return self.compressor(batch)
 
 
 class LoadActor:

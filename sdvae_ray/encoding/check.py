@@ -12,7 +12,7 @@ from rich.console import Console
 from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.session import Pool, check_output_is_shared, plan_pools, ray_session
 from sdvae_ray.console import print_line
-from sdvae_ray.encoding.actors import EncodeActor, as_batch
+from sdvae_ray.encoding.actors import CompressActor, EncodeActor, as_batch
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import check_names, resolve_weights
@@ -61,7 +61,7 @@ def check(run: Run, console: Console, address: str | None = None) -> Checked:
     with ray_session(address):
         check_output_is_shared(run.config)
         pools = plan_pools(run.config)
-        print_line(console, f"pools     load {pools.load}; encode {pools.encode}")
+        print_line(console, f"pools     {pools}")
         record = prepare_record(run, len(keys), resolved, pools.encode)
         for name, weights in record["weights"].items():
             print_line(console, f"weights   {name}: {_origin(weights)}")
@@ -103,14 +103,19 @@ def _one_fov(run: Run, record: Mapping[str, Any], pool: Pool, key: pl.DataFrame,
     loaded = Loader(run.config.image, run.config.storage)(batch)
     if loaded[ERROR][0]:
         raise RunError(f"the first FOV of the manifest cannot be read: {loaded[ERROR][0]}")
-    encoded = actor.encoder(loaded)
+    compressed = CompressActor(run)(loaded) if run.config.codecs else loaded
+    encoded = actor.encoder(compressed)
     if encoded[ERROR][0]:
         raise RunError(f"the first FOV of the manifest cannot be encoded: {encoded[ERROR][0]}")
     stored, seconds = _write_and_remove(run, encoded)
     return Checked(
         fov_id=str(encoded[FOV_ID][0]),
         fovs=fovs,
-        seconds={stage: float(encoded[f"seconds_{stage}"][0]) for stage in ("load", "encode")} | {"write": seconds},
+        seconds={
+            stage: float(encoded[f"seconds_{stage}"][0])
+            for stage in ("load", *(["compress"] if run.config.codecs else []), "encode")
+        }
+        | {"write": seconds},
         stored=stored,
         columns={name: f"{values.dtype}{values.shape[1:]}" for name, values in encoded.items() if SEPARATOR in name},
         device=str(encoded["device"][0]),

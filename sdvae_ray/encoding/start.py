@@ -10,7 +10,7 @@ from sdvae_ray.cluster.session import Pool
 from sdvae_ray.encoding.actors import as_batch
 from sdvae_ray.engine.encode import auto_micro_batch
 from sdvae_ray.engine.load import Loader
-from sdvae_ray.engine.models import check_same_weights, latent_scaling, pick_device, pick_precision
+from sdvae_ray.engine.models import autoencoder_engines, check_same_weights, latent_scaling, pick_device, pick_precision
 from sdvae_ray.errors import ConfigError, DataError, StorageError
 from sdvae_ray.images.prepare import CropError
 from sdvae_ray.run.record import Record, check_same_run, describe_manifest, extended, new_record
@@ -30,16 +30,17 @@ def prepare_record(run: Run, fovs: int, resolved: Mapping[str, Weights], pool: P
     manifest = describe_manifest(run.config.manifest, fovs, run.storage)
     weights = {name: model_weights.record() for name, model_weights in resolved.items()}
     record = run.find_record()
+    engines = autoencoder_engines(run.config, resolved, record)
     if record is not None:
         added = check_same_run(record, run.config, manifest, extend)
         check_same_weights(resolved, record["weights"])
         if added:
-            return extended(record, run.config, weights, added, latent_scaling(run.config, resolved))
+            return extended(record, run.config, weights, added, latent_scaling(run.config, resolved), engines)
         return record
     micro_batch = run.config.encode.micro_batch
     size = auto_micro_batch(run.config, on_gpu=pool.gpus > 0) if micro_batch == "auto" else micro_batch
     precision = _precision_on_node(run, pool)
-    return new_record(run.config, manifest, weights, size, precision, latent_scaling(run.config, resolved))
+    return new_record(run.config, manifest, weights, size, precision, latent_scaling(run.config, resolved), engines)
 
 
 def _precision_on_node(run: Run, pool: Pool) -> str:

@@ -1,4 +1,4 @@
-"""The main job: a manifest streams through the load pool and the encode pool into the tables of the run.
+"""The main job: a manifest streams through the pools of the stages into the tables of the run.
 
 The driver reads one column of the manifest, subtracts the committed FOVs, and hands out row numbers. Pixels never pass through it.
 """
@@ -18,14 +18,23 @@ from ray.util.annotations import RayDeprecationWarning
 from rich.console import Console
 
 from sdvae_ray.cluster.failures import unwrapped_failures
-from sdvae_ray.cluster.session import IO_CPUS, Pool, check_output_is_shared, plan_pools, quiet_ray_data, ray_session
+from sdvae_ray.cluster.session import (
+    IO_CPUS,
+    Pool,
+    Pools,
+    check_output_is_shared,
+    plan_pools,
+    quiet_ray_data,
+    ray_session,
+)
 from sdvae_ray.console import print_line
-from sdvae_ray.encoding.actors import FILES, EncodeActor, LoadActor
+from sdvae_ray.encoding.actors import FILES, CompressActor, EncodeActor, LoadActor
 from sdvae_ray.encoding.ledger import Ledger
 from sdvae_ray.encoding.pending import Work, lacking, pending
 from sdvae_ray.encoding.progress import shown
 from sdvae_ray.encoding.sink import RunSink
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
+from sdvae_ray.engine.compress import wanted_codecs
 from sdvae_ray.engine.models import check_names, resolve_weights
 from sdvae_ray.errors import RunError
 from sdvae_ray.run.lease import Lease
@@ -80,14 +89,14 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
                 print_line(console, f"extended by {', '.join(record['extensions'][-1]['added'])}")
             to_do = f"{total} of {len(keys)} FOVs to do" + (f" ({before} done before)" if before else "")
             forward = f"{record['precision']}, {record['micro_batch']} passes per forward"
-            print_line(console, f"encode: {to_do}; load {pools.load}, encode {pools.encode}, {forward}")
+            print_line(console, f"encode: {to_do}; {pools}, {forward}")
             start = time.monotonic()
             if total:
                 session = uuid.uuid4().hex[:8]
                 record["sessions"].append({"session": session, "started": now(), "fovs": total})
                 run.write_record(record)
                 for number, work in enumerate(works):
-                    _stream(run, work, pools.load, pools.encode, record, f"{session}{number or ''}", console)
+                    _stream(run, work, pools, record, f"{session}{number or ''}", console)
                     lease.check()
         sweep(run.output, run.storage)
         seconds = time.monotonic() - start
@@ -98,18 +107,25 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
     return result
 
 
-def _stream(run: Run, work: Work, load: Pool, encoders: Pool, record: Record, session: str, console: Console) -> None:
+def _stream(run: Run, work: Work, pools: Pools, record: Record, session: str, console: Console) -> None:
     quiet_ray_data()
     total = work.keys.height
     ledger = ray.remote(Ledger).options(num_cpus=0).remote(_allowed_errors(run, total))
-    pieces = _pieces(work.keys, load.least)
+    pieces = _pieces(work.keys, pools.load.least)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray 2.60 has no other way to bound restarts
         stream = ray.data.from_items(pieces, override_num_blocks=len(pieces))
-        stream = stream.map_batches(LoadActor, fn_constructor_args=(run,), batch_size=1, **_actors_of(load))
-        models = (run, record, encoders, ledger, work.wanted)
+        stream = stream.map_batches(LoadActor, fn_constructor_args=(run,), batch_size=1, **_actors_of(pools.load))
+        if pools.compress is not None and wanted_codecs(run.config, work.wanted):
+            codecs, size = (run, work.wanted), run.config.load.batch_fovs
+            stream = stream.map_batches(
+                CompressActor, fn_constructor_args=codecs, batch_size=size, **_actors_of(pools.compress)
+            )
+        models = (run, record, pools.encode, ledger, work.wanted)
         size = run.config.encode.batch_fovs
-        stream = stream.map_batches(EncodeActor, fn_constructor_args=models, batch_size=size, **_actors_of(encoders))
+        stream = stream.map_batches(
+            EncodeActor, fn_constructor_args=models, batch_size=size, **_actors_of(pools.encode)
+        )
     sink = RunSink(run, session, _rows_per_file(run, total), ledger)
     with unwrapped_failures(), shown(console, "encode", total, lambda: ray.get(ledger.counts.remote())):
         stream.write_datasink(sink, ray_remote_args={"num_cpus": IO_CPUS})

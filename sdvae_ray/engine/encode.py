@@ -1,14 +1,12 @@
 """Stage two, the engine: takes patches, gives latents, metrics and embeddings of every side. It knows nothing of Ray.
 
 One FOV at a time goes to the device and stays there until its numbers come back. All forward passes have one shape (the last
-pass of a FOV is padded), and a pass never mixes FOVs. No result therefore depends on the batch, the worker or the order. Codecs
-run at the same time on threads of the process.
+pass of a FOV is padded), and a pass never mixes FOVs. No result therefore depends on the batch, the worker or the order.
 """
 
 import socket
 import time
 from collections.abc import Collection, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +17,11 @@ from torch import Tensor
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.contracts import Extractor, Reconstruction
 from sdvae_ray.engine.columns import kept_patches, needs_posterior, run_columns, side_columns
+from sdvae_ray.engine.compress import SECONDS, Compressed, taken, wanted_codecs, without_pixels
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import IMAGE, Batch
 from sdvae_ray.engine.models import Models
-from sdvae_ray.engine.sides import CodecOutput, Field, Side, Sides
+from sdvae_ray.engine.sides import Field, Side, Sides
 from sdvae_ray.engine.transfer import Check, Download, UnusableOutputError, upload, uploads
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.images.packing import Packing
@@ -49,7 +48,9 @@ def auto_micro_batch(config: RunConfig, on_gpu: bool) -> int:
 
 
 class Encoder:
-    """Callable on a batch of the loader: adds the columns `<table>:<column>` of every table except fovs, and these columns:
+    """Callable on a batch of the loader, or of the Compressor where the run has codecs.
+
+    It adds the columns `<table>:<column>` of every table except fovs, and these columns:
 
     seconds_encode  (n,) float32, device synchronised
     device          text
@@ -80,7 +81,7 @@ class Encoder:
         self.decodes_only = [
             side for side in config.autoencoders if self._of[side] and not needs_posterior(config, side, self.wanted)
         ]
-        self._codec_threads = ThreadPoolExecutor(max(1, torch.get_num_threads()))
+        self.codecs = wanted_codecs(config, self.wanted)
         self._template: Row | None = None
         for name, autoencoder in models.autoencoders.items():
             factor = getattr(autoencoder, "vae_scale_factor", 1)
@@ -92,16 +93,15 @@ class Encoder:
     def __call__(self, batch: Mapping[str, np.ndarray], latents: Mapping[str, Latents] | None = None) -> Batch:
         """latents: fov_id -> side -> stored latent, for the sides in `decodes_only`; a FOV without one is encoded again."""
         count = len(batch[FOV_ID])
-        out: Batch = {key: np.asarray(values) for key, values in batch.items() if key != IMAGE}
+        out = without_pixels({key: np.asarray(values) for key, values in batch.items()})
         errors = np.array(batch[ERROR], object)
         seconds, micro_batches = np.zeros(count, np.float32), np.full(count, self.micro_batch, np.int32)
         rows: list[Row | None] = [None] * count
         usable = [row for row in range(count) if not errors[row]]
-        codecs = {row: self._start_codecs(batch[IMAGE][row]) for row in usable}
         launched: dict[int, _Launched] = {}
         for row, image in zip(usable, uploads([batch[IMAGE][row] for row in usable], self.device), strict=True):
             fov_id = str(batch[FOV_ID][row])
-            fov = _Fov(fov_id, image, batch[IMAGE][row], (latents or {}).get(fov_id, {}), codecs[row])
+            fov = _Fov(fov_id, image, (latents or {}).get(fov_id, {}), taken(dict(batch), self.codecs, row))
             launched[row], micro_batches[row] = self._with_less_memory(fov)
         for row, fov_on_device in launched.items():
             try:
@@ -113,6 +113,8 @@ class Encoder:
         for name in blank:
             out[name] = np.stack([blank[name] if row is None else row[name] for row in rows])
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        if self.config.codecs:  # also where no codec is wanted now: files of one run have equal columns
+            out.setdefault(SECONDS, np.zeros(count, np.float32))
         return {
             **out,
             ERROR: errors,
@@ -120,13 +122,6 @@ class Encoder:
             "device": np.full(count, device, object),
             "encode_node": np.full(count, socket.gethostname(), object),
             "micro_batch": micro_batches,
-        }
-
-    def _start_codecs(self, image: np.ndarray) -> dict[str, Future[CodecOutput]]:
-        return {
-            side: self._codec_threads.submit(codec.roundtrip, np.array(image))
-            for side, codec in self.models.codecs.items()
-            if self._of[side]
         }
 
     def _with_less_memory(self, fov: "_Fov") -> "tuple[_Launched, int]":
@@ -161,10 +156,10 @@ class Encoder:
                 latent = None if stored is None else upload(stored, self.device)
                 output = self.sides.by_autoencoder(side, autoencoder, field, micro_batch, latent)
                 checks += self._measure(tensors, side, output, fov.fov_id, micro_batch)
-        for side, codec in self.models.codecs.items():
-            if self._of[side]:
-                output = self.sides.by_codec(codec, field, fov.integers, fov.codecs[side].result())
-                checks += self._measure(tensors, side, output, fov.fov_id, micro_batch)
+        for side in self.codecs:
+            checks += self._measure(
+                tensors, side, self.sides.by_codec(field, fov.compressed[side]), fov.fov_id, micro_batch
+            )
         return tensors, checks
 
     def _add(self, tensors: dict[str, Tensor], name: str, values: Tensor) -> None:
@@ -224,7 +219,8 @@ class Encoder:
                 image = self.config.image
                 dtype = np.uint8 if image.scaling.bits == 8 else np.uint16
                 black = np.zeros((image.patches, len(image.stains), image.patch, image.patch), dtype)
-                fov = _Fov("", upload(black, self.device), black, {}, self._start_codecs(black))
+                nothing = Compressed(black, np.zeros(len(image.stains), np.int64))
+                fov = _Fov("", upload(black, self.device), {}, dict.fromkeys(self.codecs, nothing))
                 row = Download(*self._compute(fov, self.micro_batch)).wait(strict=False)
             self._template = {name: np.zeros_like(values) for name, values in row.items()}
         return self._template
@@ -232,13 +228,12 @@ class Encoder:
 
 @dataclass(frozen=True)
 class _Fov:
-    """A FOV to compute: image (P, C, S, S) integers on the device and, as integers, on the host; stored latents; codecs at work."""
+    """A FOV to compute: image (P, C, S, S) integers on the device; its stored latents; itself after every codec."""
 
     fov_id: str
     image: Tensor
-    integers: np.ndarray
     latents: Latents
-    codecs: Mapping[str, Future[CodecOutput]]
+    compressed: Mapping[str, Compressed]
 
 
 class _Clock:

@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sdvae_ray import shelves, weights
-from sdvae_ray.config import CodecConfig, RunConfig, ShelfConfig
-from sdvae_ray.contracts import Autoencoder, Codec, Extractor, Metric
+from sdvae_ray.config import RunConfig, ShelfConfig
+from sdvae_ray.contracts import Autoencoder, Extractor, Metric
+from sdvae_ray.engine.compress import load_codecs
 from sdvae_ray.errors import ConfigError, WeightsError
 from sdvae_ray.shelves import Shelf
 from sdvae_ray.storage import Storage
@@ -23,7 +24,6 @@ class Models:
     autoencoders: dict[str, Autoencoder]
     extractors: dict[str, Extractor]
     metrics: dict[str, Metric]
-    codecs: dict[str, Codec] = field(default_factory=dict)
 
 
 def check_names(config: RunConfig) -> None:
@@ -50,7 +50,7 @@ def check_names(config: RunConfig) -> None:
     for name, codec in config.codecs.items():
         shelves.check_name("codecs", codec.name)
         shelves.check_options("codecs", codec.name, codec.options)
-        _load_codec(name, codec)
+    load_codecs(config)
 
 
 def resolve_weights(config: RunConfig, storage: Storage) -> dict[str, weights.Weights]:
@@ -79,8 +79,35 @@ def latent_scaling(config: RunConfig, resolved: Mapping[str, weights.Weights]) -
     return factors
 
 
-def load_models(config: RunConfig, resolved: Mapping[str, weights.Weights], device: torch.device) -> Models:
-    """Builds every model on `device`, in eval mode, without gradients. resolved: the result of `resolve_weights`.
+def autoencoder_engines(
+    config: RunConfig, resolved: Mapping[str, weights.Weights], record: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """Autoencoder -> the engine that computes it, for autoencoders with a choice of engines.
+
+    record: run.json of a run that was started before; its engines stay. A run without a record of them had diffusers' forward.
+    """
+    engines = {}
+    for name, model in config.autoencoders.items():
+        if "engine" in shelves.options("autoencoders", model.name):
+            if record is not None and name in record["config"]["autoencoders"]:
+                engines[name] = record.get("engines", {}).get(name, "diffusers")
+            else:
+                path = resolved[f"autoencoders.{name}"].path
+                module = shelves.find("autoencoders", model.name)
+                engines[name] = module.engine_of(Path(path) if path else None, **model.options)
+    return engines
+
+
+def load_models(
+    config: RunConfig,
+    resolved: Mapping[str, weights.Weights],
+    device: torch.device,
+    engines: Mapping[str, str] | None = None,
+) -> Models:
+    """Builds every model on `device`, in eval mode, without gradients.
+
+    resolved: the result of `resolve_weights`. engines: autoencoder -> its engine, as `autoencoder_engines` gives them; None: as
+    the run file says.
 
     Raises WeightsError where a model has neither a source nor `random: true`.
     """
@@ -99,16 +126,11 @@ def load_models(config: RunConfig, resolved: Mapping[str, weights.Weights], devi
                 raise WeightsError(
                     f"{shelf}.{name}: {model.name} needs a source (a folder, s3://..., a hub id), or random: true{known}"
                 )
-            loaded[shelf][name] = module.load(path, **model.options).to(device)
-    codecs = {name: _load_codec(name, codec) for name, codec in config.codecs.items()}
-    return Models(loaded["autoencoders"], loaded["extractors"], loaded["metrics"], codecs)
-
-
-def _load_codec(name: str, codec: CodecConfig) -> Codec:
-    try:
-        return shelves.find("codecs", codec.name).load(**codec.options)
-    except ConfigError as error:
-        raise ConfigError(f"codecs.{name}: {error}") from error
+            engine = (engines or {}).get(name) if shelf == "autoencoders" else None
+            loaded[shelf][name] = module.load(
+                path, **model.options | ({} if engine is None else {"engine": engine})
+            ).to(device)
+    return Models(loaded["autoencoders"], loaded["extractors"], loaded["metrics"])
 
 
 def check_same_weights(resolved: Mapping[str, weights.Weights], recorded: Mapping[str, dict[str, Any]]) -> None:

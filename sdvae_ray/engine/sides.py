@@ -7,16 +7,15 @@ import torch
 from torch import Tensor
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.contracts import Autoencoder, Codec, Posterior, Reconstruction
+from sdvae_ray.contracts import Autoencoder, Posterior, Reconstruction
 from sdvae_ray.engine import rate
 from sdvae_ray.engine.columns import compresses, stores_latents
+from sdvae_ray.engine.compress import Compressed
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.transfer import Check, upload
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.randomness import generator
-
-CodecOutput = tuple[np.ndarray, np.ndarray]  # the result of Codec.roundtrip
 
 
 @dataclass(frozen=True)
@@ -53,12 +52,12 @@ class Sides:
         self._stored = {side: stores_latents(config, side) for side in config.autoencoders}
         self._compresses = {side: compresses(config, side) for side in config.autoencoders}
 
-    def by_codec(self, codec: Codec, field: Field, image: np.ndarray, done: CodecOutput | None) -> Side:
-        """The side of a codec. image: (P, C, S, S) integers of the FOV; done: the output of the codec, or None to run it now."""
-        recon, sizes = done if done is not None else codec.roundtrip(image)
-        stains = upload(recon, field.stains.device).float() / self.top
+    def by_codec(self, field: Field, compressed: Compressed) -> Side:
+        """The side of a codec. The patches of a field share the bits of a stain equally."""
+        stains = upload(compressed.pixels, field.stains.device).float() / self.top
+        bits = upload(compressed.sizes * 8 / len(stains), field.stains.device).float().expand(len(stains), -1)
         result = Reconstruction(field.stains, stains, field.rgb, self.packing.pack(stains), None)
-        return Side(result, None, rate.stored_alone(upload(sizes * 8, field.stains.device).float()))
+        return Side(result, None, rate.stored_alone(bits))
 
     def by_autoencoder(
         self, side: str, autoencoder: Autoencoder, field: Field, micro_batch: int, stored: Tensor | None = None

@@ -20,7 +20,7 @@ from sdvae_ray.contracts import Autoencoder
 from sdvae_ray.engine.columns import compresses, stores_latents
 from sdvae_ray.engine.encode import auto_micro_batch
 from sdvae_ray.engine.forward import Forward
-from sdvae_ray.engine.models import check_same_weights, load_models, pick_device, resolve_weights
+from sdvae_ray.engine.models import autoencoder_engines, check_same_weights, load_models, pick_device, resolve_weights
 from sdvae_ray.engine.sides import Field, Sides
 from sdvae_ray.engine.transfer import UnusableOutputError, demand
 from sdvae_ray.errors import ConfigError, DataError, RunError, did_you_mean, nearest_or_first
@@ -111,7 +111,7 @@ def load_autoencoder(run: Run, record: Record | None, side: str, device: torch.d
     )
     resolved = resolve_weights(alone, run.storage)
     check_same_weights(resolved, record["weights"] if record else {})
-    return load_models(alone, resolved, device).autoencoders[side]
+    return load_models(alone, resolved, device, autoencoder_engines(alone, resolved, record)).autoencoders[side]
 
 
 def ome_tiff(stains: np.ndarray, names: Sequence[str], facts: Facts) -> bytes:

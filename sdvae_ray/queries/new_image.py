@@ -14,7 +14,7 @@ from sdvae_ray.engine.columns import takes_posterior
 from sdvae_ray.engine.encode import Encoder, auto_micro_batch
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import Batch, Loader
-from sdvae_ray.engine.models import check_same_weights, load_models, pick_device, resolve_weights
+from sdvae_ray.engine.models import autoencoder_engines, check_same_weights, load_models, pick_device, resolve_weights
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean, nearest_or_first
 from sdvae_ray.queries.as_well import OnPlate, nearest_wells, on_plate, own_plate
 from sdvae_ray.queries.recorded import recorded
@@ -157,7 +157,7 @@ def embed_field(run: Run, row: Batch, extractor: str, side: str, patches: bool =
     if device.type != "cuda":  # as the run chose for a CPU, where what a GPU held might not fit
         micro_batch = min(micro_batch, auto_micro_batch(run.config, on_gpu=False))
     wanted = column(embeddings_table(extractor, side), PATCHES if patches else EMBEDDING)
-    models = load_models(alone, resolved, device)
+    models = load_models(alone, resolved, device, autoencoder_engines(alone, resolved, record))
     done = Encoder(alone, models, Forward(device, record["precision"]), micro_batch, {wanted})(loaded)
     if done[ERROR][0]:
         raise DataError(str(done[ERROR][0]))

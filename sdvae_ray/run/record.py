@@ -28,11 +28,12 @@ def new_record(
     micro_batch: int,
     precision: str,
     latent_scaling: dict[str, dict[str, float]] | None = None,
+    engines: dict[str, str] | None = None,
 ) -> Record:
     """The record of a new run, without sessions.
 
     manifest: from `describe_manifest`. weights: `<shelf>.<name>` -> record of its weights. micro_batch: RGB passes per forward
-    pass. latent_scaling: autoencoder -> scaling_factor and shift_factor.
+    pass. latent_scaling: autoencoder -> scaling_factor and shift_factor. engines: autoencoder -> the engine that computes it.
     """
     return {
         "sdvae_ray": VERSION,
@@ -40,6 +41,7 @@ def new_record(
         "manifest": manifest,
         "weights": weights,
         "latent_scaling": latent_scaling or {},
+        "engines": engines or {},
         "micro_batch": micro_batch,
         "precision": precision,
         "python": sys.version.split()[0],
@@ -104,6 +106,7 @@ def extended(
     weights: dict[str, Record],
     added: list[str],
     latent_scaling: dict[str, dict[str, float]],
+    engines: dict[str, str],
 ) -> Record:
     """The record with new configuration and weights, and with the names and the time of the addition in `extensions`."""
     extensions = [*record.get("extensions", []), {"added": added, "started": now()}]
@@ -112,6 +115,7 @@ def extended(
         **_described(config),
         "weights": {**weights, **record["weights"]},
         "latent_scaling": latent_scaling,
+        "engines": engines,
         "extensions": extensions,
     }
 

@@ -12,16 +12,18 @@ from sdvae_ray.codecs import jpeg
 from sdvae_ray.config import RunConfig
 from sdvae_ray.contracts import Posterior
 from sdvae_ray.distributions.fid import frechet_distance, moments
+from sdvae_ray.engine.compress import Compressor, compress, load_codecs
 from sdvae_ray.engine.encode import Encoder, auto_micro_batch
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import IMAGE, Batch
 from sdvae_ray.engine.models import Models, check_names, load_models, resolve_weights
 from sdvae_ray.errors import ConfigError
+from sdvae_ray.images.prepare import tile, untile
 from sdvae_ray.schema import ERROR, FOV_ID, column, embeddings_table, latents_table, metrics_table
 from sdvae_ray.storage import Storage
 
 CPU = torch.device("cpu")
-NOT_RESULTS = ("seconds_encode", "micro_batch")
+NOT_RESULTS = ("seconds_encode", "seconds_compress", "micro_batch")
 
 
 def models_of(config: RunConfig) -> Models:
@@ -33,7 +35,7 @@ def encoder(config: RunConfig, models: Models | None = None, micro_batch: int = 
 
 
 def fovs(config: RunConfig, count: int, bad: tuple[int, ...] = ()) -> Batch:
-    """What the loader gives for `count` FOVs: images with edges and texture; those of `bad` have an error and zeros."""
+    """What the loader, and the codecs of a run, give for `count` FOVs: images with edges and texture; an error and zeros in those of `bad`."""
     image = config.image
     kind, top = (np.uint8, 256) if image.scaling.bits == 8 else (np.uint16, 65536)
     shape = (image.patches, len(image.stains), image.patch, image.patch)
@@ -41,7 +43,9 @@ def fovs(config: RunConfig, count: int, bad: tuple[int, ...] = ()) -> Batch:
     pixels[..., : image.patch // 2, :] //= 4
     errors = np.array(["no such object: x.tiff" if row in bad else "" for row in range(count)], object)
     pixels[list(bad)] = 0
-    return {FOV_ID: np.array([f"s/b/P1/A{row:02d}/1" for row in range(count)], object), IMAGE: pixels, ERROR: errors}
+    names = np.array([f"s/b/P1/A{row:02d}/1" for row in range(count)], object)
+    batch = {FOV_ID: names, IMAGE: pixels, ERROR: errors}
+    return Compressor(config, load_codecs(config))(batch) if config.codecs else batch
 
 
 def rows(batch: Batch, chosen: list[int]) -> Batch:
@@ -433,12 +437,58 @@ def test_a_codecs_numbers_are_those_of_its_bytes(small_run_config):
     )
     batch = fovs(config, 2)
     out = encoder(config)(batch)
-    recon, sizes = jpeg.load(quality=20).roundtrip(batch[IMAGE][1])
-    np.testing.assert_array_equal(out["metrics/j:bits"][1], sizes * 8)
+    field = untile(batch[IMAGE][1])
+    recon, sizes = jpeg.load(quality=20).roundtrip(field[None])
+    recon = tile(recon[0], config.image.patch)
+    np.testing.assert_allclose(out["metrics/j:bits"][1], np.broadcast_to(sizes[0] * 8 / len(recon), (len(recon), 5)))
     error = np.abs(recon.astype(np.float64) - batch[IMAGE][1]).mean((2, 3)) / 255
     np.testing.assert_allclose(out["metrics/j:mae"][1], error, atol=1e-6)
     assert np.isnan(out["metrics/j:bits_entropy"]).all()
     assert np.isnan(out["metrics/j:kld"]).all()
+
+
+class Refusing:
+    """A codec that cannot take a bright field."""
+
+    def roundtrip(self, stains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if stains.max() > 200:
+            raise RuntimeError("too bright")
+        return stains, np.full(stains.shape[:2], 10)
+
+
+def test_a_field_that_a_codec_refuses_keeps_its_row_with_the_reason(small_run_config):
+    config = small_run_config(autoencoders={"tiny": None, "identity": None}, codecs={"j": {"name": "jpeg"}})
+    batch = {name: values for name, values in fovs(config, 2).items() if name in (FOV_ID, IMAGE, ERROR)}
+    batch[IMAGE][1] //= 2
+    out = encoder(config)(Compressor(config, {"j": Refusing()})(batch))
+    assert out[ERROR].tolist() == ["codecs.j: too bright", ""]
+    assert (out["metrics/j:bits"][1] == 10 * 8 / 4).all()
+    assert not out["metrics/j:bits"][0].any()
+
+
+def test_a_codec_sees_the_field_as_it_was_photographed(small_run_config):
+    """Also where the run exchanges the rows and columns of every patch."""
+
+    class Seen:
+        def roundtrip(self, stains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            self.field = stains[0].copy()
+            return stains, np.zeros(stains.shape[:2], np.int64)
+
+    field = np.random.default_rng(0).integers(0, 256, (5, 128, 128), np.uint8)
+    for transpose in (False, True):
+        patches = tile(field, 64)
+        image = patches.swapaxes(2, 3) if transpose else patches
+        codec = Seen()
+        np.testing.assert_array_equal(compress(codec, image, transpose).pixels, image)
+        np.testing.assert_array_equal(codec.field, field)
+
+
+def test_the_encoder_runs_no_codec(small_run_config, monkeypatch):
+    """Whole batches with a codec pass through it while every codec of the package is out of order."""
+    config = small_run_config(autoencoders={"tiny": None, "identity": None}, codecs={"j": {"name": "jpeg"}})
+    batch, ready = fovs(config, 2), encoder(config)
+    monkeypatch.setattr("sdvae_ray.codecs._planes.PlaneCodec.roundtrip", None)
+    assert ready(batch)[ERROR].tolist() == ["", ""]
 
 
 def test_bits_of_a_latent_are_those_that_are_stored_and_shared_by_planes(small_run_config):

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from sdvae_ray.config import RunConfig
+from sdvae_ray.engine.compress import Compressor, load_codecs
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import Loader
@@ -76,10 +77,10 @@ def write_run(folder: Path, config: RunConfig) -> None:
     cpu = torch.device("cpu")
     encoder = Encoder(config, load_models(config, resolved, cpu), Forward(cpu, "float32"), 8)
     batch = {name: np.array([row[name] for row in rows], object) for name in rows[0]}
-    loader = Loader(config.image, config.storage)
+    loader, compressor = Loader(config.image, config.storage), Compressor(config, load_codecs(config))
     for start in (0, 4):
         part = {name: values[start : start + 4] for name, values in batch.items()}
-        write_rows(config.output, f"part-{start}", encoder(loader(part)), STORAGE)
+        write_rows(config.output, f"part-{start}", encoder(compressor(loader(part))), STORAGE)
     manifest = provenance.describe_manifest(config.manifest, len(rows), STORAGE)
     weights = {name: found.record() for name, found in resolved.items()}
     provenance.write_record(config.output, provenance.new_record(config, manifest, weights, 8, "float32"), STORAGE)

@@ -5,7 +5,7 @@ What differs from diffusers' own forward, and only in the order of sums: weights
 upsampling and the convolution behind it are one map (`Plan.fold`); group normalisation, SiLU and residual sums may be fused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,19 +19,16 @@ from sdvae_ray.autoencoders._kl.plan import Plan
 _LOGVAR = (-30.0, 20.0)  # the range of diffusers' DiagonalGaussianDistribution
 
 
-def unsupported(model: Any) -> str | None:
-    """Why the inference form cannot stand for a model of diffusers; None where it can.
+def unsupported(config: Mapping[str, Any]) -> str | None:
+    """Why the inference form cannot stand for an AutoencoderKL of diffusers with this config; None where it can.
 
     Every public AutoencoderKL (SD 1.x, SDXL, SD3, FLUX.1) is supported: blocks DownEncoderBlock2D and UpDecoderBlock2D, with SiLU.
     """
-    config = model.config
-    if type(model).__name__ != "AutoencoderKL":
-        return f"the model is a {type(model).__name__}"
-    kinds = {*config["down_block_types"], *config["up_block_types"]} - {"DownEncoderBlock2D", "UpDecoderBlock2D"}
-    if kinds:
-        return f"it has blocks of type {sorted(kinds)[0]}"
-    if config["act_fn"] not in ("silu", "swish"):
-        return f"its activation is {config['act_fn']}"
+    kinds = {*config.get("down_block_types", ()), *config.get("up_block_types", ())}
+    if others := kinds - {"DownEncoderBlock2D", "UpDecoderBlock2D"}:
+        return f"it has blocks of type {sorted(others)[0]}"
+    if (activation := config.get("act_fn", "silu")) not in ("silu", "swish"):
+        return f"its activation is {activation}"
     return None
 
 
@@ -65,7 +62,7 @@ class KLInference:
     """
 
     def __init__(self, model: Any, plan: Plan, device: torch.device) -> None:
-        if problem := unsupported(model):
+        if problem := unsupported(model.config):
             raise ValueError(f"no inference form: {problem}")
         self.plan, self.device = plan, device
         self.wide = (

@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 import torch
 
 from sdvae_ray.contracts import Autoencoder, Codec
+from sdvae_ray.engine.compress import Compressed, compress, load_codecs
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import IMAGE, Batch, Loader
-from sdvae_ray.engine.models import load_models, pick_device
+from sdvae_ray.engine.models import pick_device
 from sdvae_ray.engine.sides import Field, Sides
 from sdvae_ray.engine.transfer import UnusableOutputError, demand
 from sdvae_ray.errors import SdvaeRayError
@@ -94,11 +95,17 @@ def load_examples(scored: ScoredRun, choices: Sequence[Choice]) -> Examples:
 
 
 class _Patch:
-    """One patch of a FOV: `fov`, its row with fov_id and files; integers (C, S, S), and image, the same on [0, 1]."""
+    """One patch of a FOV.
+
+    fov     the row of the FOV, with fov_id and files
+    number  of the patch
+    pixels  (P, C, S, S) integers of the whole FOV
+    image   (C, S, S), the patch on [0, 1]
+    """
 
     def __init__(self, run: Run, fov: pl.DataFrame, number: int, pixels: np.ndarray) -> None:
-        self.run, self.fov, self.number, self.integers = run, fov, number, pixels[number]
-        self.image: Pixels = self.integers.astype(np.float32) / np.float32(2**run.config.image.scaling.bits - 1)
+        self.run, self.fov, self.number, self.pixels = run, fov, number, pixels
+        self.image: Pixels = pixels[number].astype(np.float32) / np.float32(2**run.config.image.scaling.bits - 1)
 
     def stored(self, table: str, column: str) -> np.ndarray | None:
         """A column's row of the patch; None where the run has not stored it."""
@@ -132,8 +139,7 @@ def _load_pixels(run: Run, ids: Sequence[str]) -> tuple[dict[str, np.ndarray], l
 
 def _models(scored: ScoredRun, device: torch.device) -> tuple[dict[str, Autoencoder | Codec], dict[str, str]]:
     """The run's sides, and the reason for each that cannot be loaded now or has other weights than the run had."""
-    codecs = scored.config.model_copy(update={"autoencoders": {}, "extractors": {}, "metrics": {}})
-    models: dict[str, Autoencoder | Codec] = dict(load_models(codecs, {}, device).codecs)
+    models: dict[str, Autoencoder | Codec] = dict(load_codecs(scored.config))
     reasons = {}
     for side in scored.config.autoencoders:
         try:
@@ -157,7 +163,8 @@ def _side(sides: Sides, side: str, model: Autoencoder | Codec, patch: _Patch, cr
     field = Field(str(patch.fov[FOV_ID][0]), stains, sides.packing.pack(stains))
     try:
         if side in sides.config.codecs:
-            result = sides.by_codec(cast(Codec, model), field, patch.integers[None], None).result
+            whole = compress(cast(Codec, model), patch.pixels, sides.config.image.transpose)
+            result = sides.by_codec(field, Compressed(whole.pixels[patch.number][None], whole.sizes)).result
             how = "compressed and decompressed again: its files are not stored"
         else:
             latent = None if stored is None else torch.from_numpy(np.array(stored)[None])
