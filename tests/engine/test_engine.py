@@ -35,7 +35,7 @@ def encoder(config: RunConfig, models: Models | None = None, micro_batch: int = 
 
 
 def fovs(config: RunConfig, count: int, bad: tuple[int, ...] = ()) -> Batch:
-    """What the loader, and the codecs of a run, give for `count` FOVs: images with edges and texture; an error and zeros in those of `bad`."""
+    """What the loader and the codecs give for `count` FOVs: edges and texture; an error and zeros in those of `bad`."""
     image = config.image
     kind, top = (np.uint8, 256) if image.scaling.bits == 8 else (np.uint16, 65536)
     shape = (image.patches, len(image.stains), image.patch, image.patch)

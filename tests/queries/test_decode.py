@@ -19,7 +19,7 @@ from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import IMAGE, Loader
-from sdvae_ray.engine.models import load_models, resolve_weights
+from sdvae_ray.engine.models import autoencoder_engines, load_models, resolve_weights
 from sdvae_ray.engine.sides import Field
 from sdvae_ray.errors import ConfigError, DataError, RunError, SdvaeRayError, WeightsError
 from sdvae_ray.images.prepare import centre_crop, scale, untile
@@ -49,7 +49,9 @@ def encoded(config: RunConfig, batch: Batch, precision: str = "float32") -> Batc
     write_rows(config.output, "all", out, STORAGE)
     weights = {name: found.record() for name, found in resolved.items()}
     manifest = {"uri": config.manifest, "fovs": len(batch[FOV_ID]), "sha256": "0" * 64}
-    record = provenance.new_record(config, manifest, weights, MICRO_BATCH, precision)
+    record = provenance.new_record(
+        config, manifest, weights, MICRO_BATCH, precision, engines=autoencoder_engines(config, resolved, None)
+    )
     provenance.write_record(config.output, record, STORAGE)
     return out | {IMAGE: loaded[IMAGE]}
 

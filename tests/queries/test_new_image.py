@@ -19,7 +19,7 @@ from sdvae_ray.engine.columns import kept_patches
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import Loader
-from sdvae_ray.engine.models import load_models, resolve_weights
+from sdvae_ray.engine.models import autoencoder_engines, load_models, resolve_weights
 from sdvae_ray.errors import ConfigError, DataError, SdvaeRayError
 from sdvae_ray.queries.new_image import embed_field, image_query, manifest_query, search_image
 from sdvae_ray.queries.search import nearest_profiles, search_row
@@ -60,7 +60,13 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Encoded:
     write_rows(config.output, "all", encoder(Loader(config.image, config.storage)(fields)), STORAGE)
     weights = {name: found.record() for name, found in resolved.items()}
     manifest = {"uri": config.manifest, "fovs": COUNT, "sha256": "0" * 64}
-    provenance.write_record(config.output, provenance.new_record(config, manifest, weights, 8, "float32"), STORAGE)
+    provenance.write_record(
+        config.output,
+        provenance.new_record(
+            config, manifest, weights, 8, "float32", engines=autoencoder_engines(config, resolved, None)
+        ),
+        STORAGE,
+    )
     return config, fields
 
 

@@ -15,7 +15,7 @@ from sdvae_ray.engine.compress import Compressor, load_codecs
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import Loader
-from sdvae_ray.engine.models import load_models, resolve_weights
+from sdvae_ray.engine.models import autoencoder_engines, load_models, resolve_weights
 from sdvae_ray.metrics import radial_power
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.page.write import write_report
@@ -83,7 +83,13 @@ def write_run(folder: Path, config: RunConfig) -> None:
         write_rows(config.output, f"part-{start}", encoder(compressor(loader(part))), STORAGE)
     manifest = provenance.describe_manifest(config.manifest, len(rows), STORAGE)
     weights = {name: found.record() for name, found in resolved.items()}
-    provenance.write_record(config.output, provenance.new_record(config, manifest, weights, 8, "float32"), STORAGE)
+    provenance.write_record(
+        config.output,
+        provenance.new_record(
+            config, manifest, weights, 8, "float32", engines=autoencoder_engines(config, resolved, None)
+        ),
+        STORAGE,
+    )
 
 
 def scores_of(config: RunConfig, sides: tuple[str, ...] = ("image", "pca", "tiny", "identity")) -> Scores:

@@ -14,7 +14,9 @@ from torch import Tensor
 from sdvae_ray.autoencoders import _diffusers, diffusers_kl
 from sdvae_ray.autoencoders._kl.inference import KLInference
 from sdvae_ray.autoencoders._kl.plan import Plan
+from sdvae_ray.engine.models import autoencoder_engines, load_models, resolve_weights
 from sdvae_ray.errors import ConfigError
+from sdvae_ray.storage import Storage
 
 CPU = torch.device("cpu")
 FORMS = {  # small models of every kind: with and without attention and quant_conv, and with three levels
@@ -175,3 +177,18 @@ def test_the_kernels_equal_plain_torch_in_the_interpreter_of_triton():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == ["12", "checks"]
+
+
+def test_a_run_that_was_started_before_keeps_the_engine_of_its_record(small_run_config):
+    """A run without a record of engines was computed by diffusers' forward."""
+    config = small_run_config(
+        autoencoders={"tiny": None, "kl": {"name": "diffusers_kl", "random": True, "architecture": "tiny"}}
+    )
+    resolved = resolve_weights(config, Storage())
+    assert autoencoder_engines(config, resolved, None)["kl"] == "fast"
+    record: dict[str, Any] = {"config": {"autoencoders": {"kl": {}}}}
+    assert autoencoder_engines(config, resolved, record)["kl"] == "diffusers"
+    assert autoencoder_engines(config, resolved, record | {"engines": {"kl": "fast"}})["kl"] == "fast"
+    assert autoencoder_engines(config, resolved, {"config": {"autoencoders": {}}})["kl"] == "fast"
+    models = load_models(config, resolved, CPU, {"kl": "diffusers"})
+    assert models.autoencoders["kl"].engine == "diffusers"  # type: ignore[attr-defined]
