@@ -47,7 +47,7 @@ def check_names(config: RunConfig) -> None:
             raise ConfigError(
                 f"autoencoders.{name}: {autoencoder.name} has no posterior to sample from (use latent: mean)"
             )
-    for name, codec in config.codecs.items():
+    for codec in config.codecs.values():
         shelves.check_name("codecs", codec.name)
         shelves.check_options("codecs", codec.name, codec.options)
     load_codecs(config)
