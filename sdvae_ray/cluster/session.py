@@ -11,16 +11,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import ray
 
-from sdvae_ray.config import RunConfig
+from sdvae_ray.config import Actors, RunConfig
 from sdvae_ray.errors import ConfigError, ResourceError, one_line
 from sdvae_ray.storage import is_remote
 
 IO_CPUS = 0.05  # CPUs that a read, filter or write task asks for: such a task mostly waits for storage
 # CPUs that the pools must leave: with none, reads and writes never start and the job hangs without a message
 SPARE_CPUS = 0.1
+_SMALL_CODEC = 0.1  # CPUs of the one codec actor of a small machine
 
 
 @dataclass(frozen=True)
@@ -166,26 +168,30 @@ def _encode_pool(config: RunConfig, cpus: float, gpus: float) -> Pool:
 def _load_pool(config: RunConfig, cpus_left: float) -> Pool:
     """The load pool. A codec costs many times the CPU of loading, so with codecs `auto` is a quarter of the CPUs that are left."""
     small = cpus_left < 2
-    share = (0.15 if small else 1.0) if config.codecs else 0.25 if small else 1.0
-    actor_cpus = share if config.load.cpus == "auto" else config.load.cpus
-    usable = (cpus_left - (SPARE_CPUS if small else 1)) / (4 if config.codecs else 1)
-    return _pool(config.load.actors, actor_cpus, usable)
+    auto_cpus = (0.15 if config.codecs else 0.25) if small else 1.0
+    if small:
+        usable = cpus_left - SPARE_CPUS - (_SMALL_CODEC if config.codecs else 0)
+    else:
+        usable = (cpus_left - 1) / (4 if config.codecs else 1)
+    return _pool(config.load.actors, config.load.cpus, auto_cpus, usable)
 
 
 def _compress_pool(config: RunConfig, cpus_left: float) -> Pool | None:
-    """The pool of the codecs: `auto` is three quarters of the CPUs that encoding leaves."""
+    """The pool of the codecs: `auto` is three quarters of the CPUs that are left, or one actor where they are few."""
     if not config.codecs:
         return None
     small = cpus_left < 2
-    actor_cpus = (0.1 if small else 1.0) if config.compress.cpus == "auto" else config.compress.cpus
-    return _pool(config.compress.actors, actor_cpus, 0.75 * (cpus_left - (SPARE_CPUS if small else 1)))
+    auto_cpus, usable = (_SMALL_CODEC, _SMALL_CODEC) if small else (1.0, 0.75 * (cpus_left - 1))
+    return _pool(config.compress.actors, config.compress.cpus, auto_cpus, usable)
 
 
-def _pool(actors: int | tuple[int, int] | str, actor_cpus: float, usable: float) -> Pool:
+def _pool(actors: Actors, cpus: float | Literal["auto"], auto_cpus: float, usable: float) -> Pool:
+    """The pool of a stage. usable: the CPUs that its `auto` fills with actors."""
+    actor_cpus = auto_cpus if cpus == "auto" else cpus
     if actors == "auto":
         least = most = max(1, math.floor(usable / actor_cpus)) if actor_cpus else 1
     else:
-        least, most = _range(actors)  # type: ignore[arg-type]
+        least, most = _range(actors)
     return Pool(least, most, actor_cpus)
 
 

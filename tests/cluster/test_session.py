@@ -1,0 +1,48 @@
+"""The pools of a run by the CPUs and GPUs of the cluster, which is not there: its resources are told."""
+
+import pytest
+import ray
+
+from sdvae_ray.cluster.session import SPARE_CPUS, plan_pools
+from sdvae_ray.errors import ConfigError, ResourceError
+
+JPEG = {"jpeg": {"name": "jpeg"}}
+
+
+def pools(config, monkeypatch, cpus, gpus=0):
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus), "GPU": float(gpus)})
+    return plan_pools(config)
+
+
+@pytest.mark.parametrize("codecs", [{}, JPEG])
+@pytest.mark.parametrize(("cpus", "gpus"), [(2, 0), (4, 0), (16, 0), (64, 0), (8, 1), (16, 1), (96, 8)])
+def test_auto_fits_every_machine_and_leaves_cpus_for_reading_and_writing(
+    small_run_config, monkeypatch, cpus, gpus, codecs
+):
+    planned = pools(small_run_config(codecs=codecs), monkeypatch, cpus, gpus)
+    assert sum(pool.least * pool.cpus for pool in planned.stages.values()) <= cpus - SPARE_CPUS
+    assert list(planned.stages) == (["load", "compress", "encode"] if codecs else ["load", "encode"])
+    assert all(pool.least >= 1 for pool in planned.stages.values())
+
+
+def test_codecs_get_most_of_the_cpus_beside_gpus(small_run_config, monkeypatch):
+    planned = pools(small_run_config(codecs=JPEG), monkeypatch, 64, 4)
+    assert planned.compress is not None
+    assert planned.compress.least >= 3 * planned.load.least - 3
+    assert planned.encode.least == 4
+    assert str(planned) == "load 14 x 1 CPU, compress 44 x 1 CPU, encode 4 x 1 CPU + 1 GPU"
+
+
+def test_fixed_pools_that_do_not_fit_are_named(small_run_config, monkeypatch):
+    config = small_run_config(codecs=JPEG, load={"actors": 1, "cpus": 1}, compress={"actors": 8, "cpus": 1})
+    with pytest.raises(
+        ResourceError, match=r"compress \(8 x 1 CPU\).*lower load.actors, compress.actors or encode.actors"
+    ):
+        pools(config, monkeypatch, 4)
+
+
+def test_an_autoscaling_cluster_wants_a_number_of_every_pool(small_run_config, monkeypatch):
+    fixed = {"load": {"actors": 1}, "encode": {"actors": 1, "gpus": 0}, "cluster": {"autoscaling": True}}
+    assert pools(small_run_config(**fixed), monkeypatch, 0).compress is None
+    with pytest.raises(ConfigError, match="compress.actors: auto measures nodes"):
+        pools(small_run_config(**fixed, codecs=JPEG), monkeypatch, 0)
