@@ -76,10 +76,10 @@ class EncodeActor:
 
 
 class CompressActor:
-    """A Compressor in a Ray actor. wanted: the columns of the tables to compute; None: all columns of the run."""
+    """A Compressor in a Ray actor. sides: the codecs to run; None: all codecs of the run."""
 
-    def __init__(self, run: Run, wanted: Collection[str] | None = None) -> None:
-        self.compressor = Compressor(run.config, load_codecs(run.config), wanted)
+    def __init__(self, run: Run, sides: Collection[str] | None = None) -> None:
+        self.compressor = Compressor(load_codecs(run.config, sides), run.config.image.transpose)
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch of the loader, with the columns that `Compressor` adds."""

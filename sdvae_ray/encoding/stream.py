@@ -34,7 +34,7 @@ from sdvae_ray.encoding.pending import Work, lacking, pending
 from sdvae_ray.encoding.progress import shown
 from sdvae_ray.encoding.sink import RunSink
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
-from sdvae_ray.engine.compress import wanted_codecs
+from sdvae_ray.engine.columns import wanted_codecs
 from sdvae_ray.engine.models import check_names, resolve_weights
 from sdvae_ray.errors import RunError
 from sdvae_ray.run.lease import Lease
@@ -116,8 +116,8 @@ def _stream(run: Run, work: Work, pools: Pools, record: Record, session: str, co
         warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray 2.60 has no other way to bound restarts
         stream = ray.data.from_items(pieces, override_num_blocks=len(pieces))
         stream = stream.map_batches(LoadActor, fn_constructor_args=(run,), batch_size=1, **_actors_of(pools.load))
-        if pools.compress is not None and wanted_codecs(run.config, work.wanted):
-            codecs, size = (run, work.wanted), run.config.load.batch_fovs
+        if pools.compress is not None and (sides := wanted_codecs(run.config, work.wanted)):
+            codecs, size = (run, sides), run.config.load.batch_fovs
             stream = stream.map_batches(
                 CompressActor, fn_constructor_args=codecs, batch_size=size, **_actors_of(pools.compress)
             )

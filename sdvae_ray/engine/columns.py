@@ -30,6 +30,11 @@ def run_columns(config: RunConfig) -> frozenset[str]:
     return frozenset(columns | embedding_columns(config, IMAGE_SIDE))
 
 
+def wanted_codecs(config: RunConfig, wanted: Iterable[str]) -> list[str]:
+    """The codecs of a run of which some column is wanted."""
+    return [side for side in config.codecs if side_columns(config, side) & frozenset(wanted)]
+
+
 def side_columns(config: RunConfig, side: str) -> frozenset[str]:
     """The columns of one side that is an autoencoder or a codec."""
     columns = {column(metrics_table(side), name) for name in (*config.metrics, *RATES)}

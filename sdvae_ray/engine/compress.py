@@ -13,7 +13,6 @@ import numpy as np
 from sdvae_ray import shelves
 from sdvae_ray.config import RunConfig
 from sdvae_ray.contracts import Codec
-from sdvae_ray.engine.columns import run_columns, side_columns
 from sdvae_ray.engine.load import IMAGE, Batch
 from sdvae_ray.errors import ConfigError, one_line
 from sdvae_ray.images.prepare import tile, untile
@@ -41,14 +40,11 @@ def compress(codec: Codec, image: np.ndarray, transpose: bool = False) -> Compre
 class Compressor:
     """Callable on a batch of the loader: adds two columns per codec, which `taken` reads, and `seconds_compress` (n,) float32.
 
-    wanted: the columns of the tables to compute; None: all columns of the run. A field of view that a codec refuses keeps its row,
-    with an `error`.
+    A field of view that a codec refuses keeps its row, with an `error`. transpose: image.transpose of the run.
     """
 
-    def __init__(self, config: RunConfig, codecs: Mapping[str, Codec], wanted: Collection[str] | None = None) -> None:
-        self.transpose = config.image.transpose
-        sides = wanted_codecs(config, run_columns(config) if wanted is None else wanted)
-        self.codecs = {side: codecs[side] for side in sides}
+    def __init__(self, codecs: Mapping[str, Codec], transpose: bool = False) -> None:
+        self.codecs, self.transpose = codecs, transpose
 
     def __call__(self, batch: Batch) -> Batch:
         images, errors = batch[IMAGE], np.array(batch[ERROR], object)
@@ -70,20 +66,16 @@ class Compressor:
         return {**batch, **columns, ERROR: errors, SECONDS: seconds}
 
 
-def load_codecs(config: RunConfig) -> dict[str, Codec]:
-    """The codecs of a run, by name. Raises ConfigError for an option that a codec refuses."""
+def load_codecs(config: RunConfig, sides: Collection[str] | None = None) -> dict[str, Codec]:
+    """Some codecs of a run, or all, by name. Raises ConfigError for an option that a codec refuses."""
     codecs: dict[str, Codec] = {}
-    for name, settings in config.codecs.items():
+    for name in config.codecs if sides is None else sides:
+        settings = config.codecs[name]
         try:
             codecs[name] = shelves.find("codecs", settings.name).load(**settings.options)
         except ConfigError as error:
             raise ConfigError(f"codecs.{name}: {error}") from error
     return codecs
-
-
-def wanted_codecs(config: RunConfig, wanted: Collection[str]) -> list[str]:
-    """The codecs of a run of which some column is wanted."""
-    return [side for side in config.codecs if side_columns(config, side) & frozenset(wanted)]
 
 
 def taken(batch: Batch, codecs: Collection[str], row: int) -> dict[str, Compressed]:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.contracts import Extractor, Reconstruction
-from sdvae_ray.engine.columns import kept_patches, needs_posterior, run_columns, side_columns
-from sdvae_ray.engine.compress import SECONDS, Compressed, taken, wanted_codecs, without_pixels
+from sdvae_ray.engine.columns import kept_patches, needs_posterior, run_columns, side_columns, wanted_codecs
+from sdvae_ray.engine.compress import SECONDS, Compressed, taken, without_pixels
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import IMAGE, Batch
 from sdvae_ray.engine.models import Models

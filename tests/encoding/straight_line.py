@@ -40,7 +40,7 @@ def loaded(config: RunConfig) -> Batch:
     """Every FOV of the manifest through the loader and the codecs."""
     table = pl.read_parquet(config.manifest)
     batch = {name: np.array(table[name].to_list(), object) for name in table.columns}
-    return Compressor(config, load_codecs(config))(Loader(config.image, config.storage)(batch))
+    return Compressor(load_codecs(config))(Loader(config.image, config.storage)(batch))
 
 
 def engine(config: RunConfig, models: Models | None = None, wanted: Collection[str] | None = None) -> Encoder:

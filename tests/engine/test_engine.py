@@ -45,7 +45,7 @@ def fovs(config: RunConfig, count: int, bad: tuple[int, ...] = ()) -> Batch:
     pixels[list(bad)] = 0
     names = np.array([f"s/b/P1/A{row:02d}/1" for row in range(count)], object)
     batch = {FOV_ID: names, IMAGE: pixels, ERROR: errors}
-    return Compressor(config, load_codecs(config))(batch) if config.codecs else batch
+    return Compressor(load_codecs(config))(batch) if config.codecs else batch
 
 
 def rows(batch: Batch, chosen: list[int]) -> Batch:
@@ -460,7 +460,7 @@ def test_a_field_that_a_codec_refuses_keeps_its_row_with_the_reason(small_run_co
     config = small_run_config(autoencoders={"tiny": None, "identity": None}, codecs={"j": {"name": "jpeg"}})
     batch = {name: values for name, values in fovs(config, 2).items() if name in (FOV_ID, IMAGE, ERROR)}
     batch[IMAGE][1] //= 2
-    out = encoder(config)(Compressor(config, {"j": Refusing()})(batch))
+    out = encoder(config)(Compressor({"j": Refusing()})(batch))
     assert out[ERROR].tolist() == ["codecs.j: too bright", ""]
     assert (out["metrics/j:bits"][1] == 10 * 8 / 4).all()
     assert not out["metrics/j:bits"][0].any()
