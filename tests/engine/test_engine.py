@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sdvae_ray.codecs import jpeg
 from sdvae_ray.config import RunConfig
@@ -445,6 +446,59 @@ def test_a_codecs_numbers_are_those_of_its_bytes(small_run_config):
     np.testing.assert_allclose(out["metrics/j:mae"][1], error, atol=1e-6)
     assert np.isnan(out["metrics/j:bits_entropy"]).all()
     assert np.isnan(out["metrics/j:kld"]).all()
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations whose result the host must know before it goes on: on a GPU it would wait for the whole queue."""
+
+    NAMES = ("_local_scalar_dense", "is_nonzero", "nonzero", "bincount", "masked_select", "unique", "equal", "item")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.__name__.partition(".")[0]
+        by_mask = name in ("index", "index_put_") and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if name in self.NAMES or by_mask:
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def test_nothing_waits_for_the_device_while_a_batch_is_queued(small_run_config):
+    """With every metric that needs no weights, a quantised latent, a sampled one, and extractors of all three kinds."""
+    config = small_run_config(
+        autoencoders={
+            "tiny": {"latent_bits": 4, "latent": "sample"},
+            "kl": {"name": "diffusers_kl", "random": True, "architecture": "tiny"},
+        },
+        codecs={"j": {"name": "jpeg"}},
+        extractors={"pixels": {"name": "intensity"}, "own": {"name": "latent"}},
+        metrics=[
+            "kld",
+            "mae",
+            "mse",
+            "ssim",
+            "ms_ssim",
+            "emd",
+            "psnr",
+            "radial_power",
+            "stain_correlation",
+            "foreground_mae",
+            "foreground_ssim",
+        ],
+    )
+    batch, ready = fovs(config, 3, bad=(1,)), encoder(config)
+    ready(batch)
+    with Waits() as waits:
+        out = ready(batch)
+    assert out[ERROR].tolist() == ["", "no such object: x.tiff", ""]
+    assert waits.seen == []
+    with Waits() as waits:
+        assert torch.ones(3)[torch.ones(3) > 0].sum().item() == 3
+    assert waits.seen
 
 
 class Refusing:
