@@ -25,9 +25,6 @@ SHELVES: tuple[Shelf, ...] = (
 )  # keys to which `encode --extend` may add
 
 
-CODEC_UNIT = "stain of a field"  # what a codec writes as one file; a run of another unit is another run
-
-
 class StorageConfig(Section):
     """Section `storage`: how buckets are reached."""
 
@@ -79,6 +76,7 @@ class AutoencoderConfig(ShelfConfig):
     latent: Literal["mean", "sample"] = "mean"
     latent_bits: int | None = Field(None, ge=1, le=12)  # uniform quantisation of each channel before decoding
     store_latents: bool | None = None  # None: as the model's file says
+    store_logvar: bool = False  # True: the logarithm of the posterior's variance too, for training on stored posteriors
 
 
 class ExtractorConfig(ShelfConfig):
@@ -153,7 +151,7 @@ class RunConfig(Section):
     autoencoders: dict[Name, AutoencoderConfig] = Field({})
     codecs: dict[Name, CodecConfig] = Field({})
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    extractors: dict[Name, ExtractorConfig] = Field(min_length=1)
+    extractors: dict[Name, ExtractorConfig] = Field({})
     metrics: Annotated[dict[Name, MetricConfig], BeforeValidator(_named)] = Field(
         default=["kld", "mae", "ssim", "emd", "psnr"], validate_default=True
     )
@@ -190,8 +188,6 @@ class RunConfig(Section):
         """The settings on which the rows of the tables depend: two runs may share an output only where they are equal."""
         whole = self.model_dump(mode="json")
         whole["image"]["packing"] = self.image.triples
-        for codec in whole["codecs"].values():
-            codec["unit"] = CODEC_UNIT
         return {key: whole[key] for key in (*SETTINGS, *SHELVES)}
 
     def digest(self) -> str:

@@ -31,6 +31,7 @@ RATES = {BITS: "stored", ENTROPY: "entropy"}
 
 FOVS, LATENTS, METRICS, EMBEDDINGS = "fovs", "latents", "metrics", "embeddings"
 LATENT, EMBEDDING = "latent", "embedding"  # columns of these tables
+LOGVAR = "logvar"  # column of a latents table, on request
 PATCHES = "patches"  # column of an embeddings table: the embeddings of the patches that are kept
 
 

@@ -14,6 +14,7 @@ from sdvae_ray.randomness import generator
 from sdvae_ray.schema import (
     EMBEDDING,
     LATENT,
+    LOGVAR,
     PATCHES,
     RATES,
     SEPARATOR,
@@ -40,6 +41,8 @@ def side_columns(config: RunConfig, side: str) -> frozenset[str]:
     columns = {column(metrics_table(side), name) for name in (*config.metrics, *RATES)}
     if side in config.autoencoders and stores_latents(config, side):
         columns.add(column(latents_table(side), LATENT))
+        if config.autoencoders[side].store_logvar:
+            columns.add(column(latents_table(side), LOGVAR))
     return frozenset(columns | embedding_columns(config, side))
 
 
@@ -74,7 +77,7 @@ def takes_posterior(config: RunConfig, extractor: str) -> bool:
 
 def needs_posterior(config: RunConfig, side: str, wanted: Iterable[str]) -> bool:
     """Whether a column in `wanted` needs the posterior of this side, which a stored latent does not give."""
-    posterior = {column(latents_table(side), LATENT)}
+    posterior = {column(latents_table(side), name) for name in (LATENT, LOGVAR)}
     for name, metric in config.metrics.items():
         if getattr(shelves.find("metrics", metric.name), "NEEDS_POSTERIOR", False):
             posterior.add(column(metrics_table(side), name))

@@ -30,6 +30,7 @@ from sdvae_ray.schema import (
     ERROR,
     FOV_ID,
     LATENT,
+    LOGVAR,
     PATCHES,
     column,
     embeddings_table,
@@ -173,6 +174,8 @@ class Encoder:
         result, checks = output.result, list(output.checks)
         if output.latent is not None:
             self._add(tensors, column(latents_table(side), LATENT), output.latent)
+        if output.logvar is not None:
+            self._add(tensors, column(latents_table(side), LOGVAR), output.logvar)
         for name, bits in output.rates.items():
             self._add(tensors, column(metrics_table(side), name), bits)
         with self.forward.clock("metrics"):

@@ -11,6 +11,7 @@ import torch
 from sdvae_ray import shelves, weights
 from sdvae_ray.config import RunConfig, ShelfConfig
 from sdvae_ray.contracts import Autoencoder, Extractor, Metric
+from sdvae_ray.engine.columns import stores_latents
 from sdvae_ray.engine.compress import load_codecs
 from sdvae_ray.errors import ConfigError, WeightsError
 from sdvae_ray.shelves import Shelf
@@ -47,6 +48,9 @@ def check_names(config: RunConfig) -> None:
             raise ConfigError(
                 f"autoencoders.{name}: {autoencoder.name} has no posterior to sample from (use latent: mean)"
             )
+        if autoencoder.store_logvar and not (has_posterior and stores_latents(config, name)):
+            why = "has no posterior" if not has_posterior else "stores no latents"
+            raise ConfigError(f"autoencoders.{name}: {autoencoder.name} {why}, so there is no store_logvar")
     for codec in config.codecs.values():
         shelves.check_name("codecs", codec.name)
         shelves.check_options("codecs", codec.name, codec.options)

@@ -35,12 +35,14 @@ class Side:
     latent   (P, T, Z, s, s) float16; None where no latent is stored
     rates    every rate of schema.RATES, (P, C) float32 bits; NaN, but for `bits`, for a codec and for the identity control
     checks   what must hold for the numbers to be usable
+    logvar   (P, T, Z, s, s) float16, of the posterior; None where it is not stored
     """
 
     result: Reconstruction
     latent: Tensor | None
     rates: dict[str, Tensor]
     checks: tuple[Check, ...] = ()
+    logvar: Tensor | None = None
 
 
 class Sides:
@@ -90,7 +92,11 @@ class Sides:
         result = Reconstruction(field.stains, self.packing.unpack(recon_rgb), field.rgb, recon_rgb, posterior)
         shape = field.rgb.shape[:2]
         stored_latent = half.view(*shape, *half.shape[1:]) if kept else None
-        return Side(result, stored_latent, self._rates(side, latent, field), tuple(checks))
+        logvar = None
+        if config.store_logvar and posterior is not None and posterior.logvar is not None:
+            logvar = posterior.logvar.half().view(*shape, *latent.shape[1:])
+            checks.append(Check(torch.isfinite(logvar).all(), f"the variance of {side} does not fit float16"))
+        return Side(result, stored_latent, self._rates(side, latent, field), tuple(checks), logvar)
 
     def _encode(self, side: str, autoencoder: Autoencoder, field: Field, micro_batch: int) -> Posterior:
         def encode(rgb: Tensor) -> tuple[Tensor, Tensor | None]:

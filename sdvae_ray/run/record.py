@@ -21,6 +21,9 @@ _LIBRARIES = (
 Record = dict[str, Any]
 
 
+_CODEC_UNIT = "stain of a field"  # what a codec writes as one file; rows of another unit have other bits
+
+
 def new_record(
     config: RunConfig,
     manifest: dict[str, Any],
@@ -42,6 +45,7 @@ def new_record(
         "weights": weights,
         "latent_scaling": latent_scaling or {},
         "engines": engines or {},
+        "codec_unit": _CODEC_UNIT,
         "micro_batch": micro_batch,
         "precision": precision,
         "python": sys.version.split()[0],
@@ -78,6 +82,11 @@ def check_same_run(record: Record, config: RunConfig, manifest: dict[str, Any], 
         raise ConfigError(
             f"{config.output} holds a run of another manifest ({record['manifest']['uri']}, {record['manifest']['fovs']} FOVs); "
             f"choose another output"
+        )
+    if record["config"].get("codecs") and (unit := record.get("codec_unit", "patch")) != _CODEC_UNIT:
+        raise ConfigError(
+            f"{config.output} holds codecs that wrote one file per {unit}, and they write one per {_CODEC_UNIT} now; "
+            "choose another output"
         )
     before = RunConfig.model_validate(record["config"]).identity()
     now = config.identity()

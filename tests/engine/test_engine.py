@@ -19,6 +19,7 @@ from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import IMAGE, Batch
 from sdvae_ray.engine.models import Models, check_names, load_models, resolve_weights
 from sdvae_ray.errors import ConfigError
+from sdvae_ray.images.packing import Packing
 from sdvae_ray.images.prepare import tile, untile
 from sdvae_ray.schema import ERROR, FOV_ID, column, embeddings_table, latents_table, metrics_table
 from sdvae_ray.storage import Storage
@@ -446,6 +447,36 @@ def test_a_codecs_numbers_are_those_of_its_bytes(small_run_config):
     np.testing.assert_allclose(out["metrics/j:mae"][1], error, atol=1e-6)
     assert np.isnan(out["metrics/j:bits_entropy"]).all()
     assert np.isnan(out["metrics/j:kld"]).all()
+
+
+def test_the_variance_of_the_posterior_is_stored_on_request(small_run_config):
+    kl = {"name": "diffusers_kl", "random": True, "architecture": "tiny", "store_logvar": True}
+    config = small_run_config(autoencoders={"tiny": None, "identity": None, "kl": kl})
+    batch, models = fovs(config, 1), models_of(config)
+    out = encoder(config, models)(batch)
+    stored = out["latents/kl:logvar"][0]
+    assert stored.dtype == np.float16
+    assert stored.shape == out["latents/kl:latent"][0].shape
+    stains = torch.from_numpy(batch[IMAGE][0]).float() / 255
+    rgb = Packing(config.image.stains, config.image.triples).pack(stains)
+    posterior = models.autoencoders["kl"].encode(rgb.flatten(0, 1))
+    assert posterior.logvar is not None
+    np.testing.assert_allclose(stored.reshape(posterior.logvar.shape), posterior.logvar.numpy(), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"name": "patch_pca", "store_logvar": True}, "patch_pca has no posterior, so there is no store_logvar"),
+        (
+            {"name": "diffusers_kl", "random": True, "store_latents": False, "store_logvar": True},
+            "diffusers_kl stores no latents, so there is no store_logvar",
+        ),
+    ],
+)
+def test_a_variance_that_is_not_there_is_refused(small_run_config, settings, why):
+    with pytest.raises(ConfigError, match=why):
+        check_names(small_run_config(autoencoders={"tiny": None, "x": settings}))
 
 
 class Waits(TorchDispatchMode):

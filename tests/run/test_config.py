@@ -15,6 +15,7 @@ from sdvae_ray.engine.models import check_names
 from sdvae_ray.errors import ConfigError, UserError
 from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
 from sdvae_ray.retrieval.ranking.similarity import DISTANCES
+from sdvae_ray.run.record import check_same_run, new_record
 from sdvae_ray.runfile import _with_null_keys, load_run, parse_run
 from sdvae_ray.settings.score import ScoreConfig
 
@@ -84,7 +85,6 @@ def test_a_key_like_no_other_is_answered_with_what_is_allowed():
         ({"manifest": None}, ("manifest is missing",)),
         ({"autoencoders": None}, ("autoencoders: at least one is wanted",)),
         ({"autoencoders": {"sd": None}}, ("autoencoders", "at least one")),
-        ({"extractors": {"latent": None}}, ("extractors", "at least 1")),
         ({"autoencoders": {"x": {"source": "y"}}}, ("autoencoders.x.name is missing",)),
         ({"autoencoders": {"image": {"name": "identity"}}}, ("'image'", "originals")),
         ({"autoencoders": {"a/b": {"name": "identity"}}}, ("a/b",)),
@@ -454,3 +454,25 @@ def test_the_corrected_run_file_mends_what_the_published_one_has():
     assert (config.score.fit, config.score.negatives, config.score.null) == ("half", "plate", "exchange")
     assert config.manifest == published.manifest
     assert config.output != published.output
+
+
+def test_a_run_may_have_no_extractors_and_no_metrics():
+    alone = parse_run({**{key: value for key, value in MINIMAL.items() if key != "extractors"}, "metrics": []})
+    assert (alone.extractors, alone.metrics) == ({}, {})
+
+
+def test_codecs_of_another_unit_are_another_run():
+    config = run(codecs={"j": {"name": "jpeg"}})
+    manifest = {"uri": "m", "fovs": 1, "sha256": "0"}
+    record = new_record(config, manifest, {}, 1, "float32")
+    assert check_same_run(record, config, manifest) == []
+    del record["codec_unit"]  # as before codecs wrote a stain of a field as one file
+    with pytest.raises(
+        ConfigError, match="codecs that wrote one file per patch, and they write one per stain of a field now"
+    ):
+        check_same_run(record, config, manifest)
+    without = run()
+    record = {
+        key: value for key, value in new_record(without, manifest, {}, 1, "float32").items() if key != "codec_unit"
+    }
+    assert check_same_run(record, without, manifest) == []
