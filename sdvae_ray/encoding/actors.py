@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 
 from sdvae_ray.cluster.session import Pool
-from sdvae_ray.engine.compress import Compressor, load_codecs
+from sdvae_ray.engine.compress import SECONDS, Compressor, load_codecs
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_file_column
@@ -55,12 +56,13 @@ class EncodeActor:
         self.latents = functools.lru_cache(maxsize=2 * max(1, len(run.config.autoencoders)))(
             lambda side, file: latents_of_file(run, side, file)
         )
+        _report_start(ledger, "encode")
 
     def __call__(self, batch: Batch) -> Batch:
         """The columns that `Encoder` gives for a batch of the loader."""
         files = batch.pop(FILES, None)
         out = self.encoder(batch, None if files is None else self._stored(batch[FOV_ID], files))
-        self.ledger.add_encoded.remote(len(out[FOV_ID]))
+        self.ledger.add_rows.remote("encode", len(out[FOV_ID]), float(out["seconds_encode"].sum()))
         return out
 
     def _stored(self, fov_ids: np.ndarray, files: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
@@ -76,25 +78,31 @@ class EncodeActor:
 
 
 class CompressActor:
-    """A Compressor in a Ray actor. sides: the codecs to run; None: all codecs of the run."""
+    """A Compressor in a Ray actor. ledger: as of EncodeActor. sides: the codecs to run; None: all codecs of the run."""
 
-    def __init__(self, run: Run, sides: Collection[str] | None = None) -> None:
+    def __init__(self, run: Run, ledger: Any, sides: Collection[str] | None = None) -> None:
         self.compressor = Compressor(load_codecs(run.config, sides), run.config.image.transpose)
+        self.ledger = ledger
+        _report_start(ledger, "compress")
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch of the loader, with the columns that `Compressor` adds."""
-        return self.compressor(batch)
+        out = self.compressor(batch)
+        self.ledger.add_rows.remote("compress", len(out[FOV_ID]), float(out[SECONDS].sum()))
+        return out
 
 
 class LoadActor:
     """A Loader in a Ray actor: it reads its rows of the manifest, so that the driver hands out row numbers only."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, ledger: Any) -> None:
+        self.ledger = ledger
         self.batch_fovs = run.config.load.batch_fovs
         self.loader = Loader(run.config.image, run.config.storage)
         self.row_group = functools.lru_cache(maxsize=2)(
             lambda group: read_row_group(run.config.manifest, group, run.storage)
         )
+        _report_start(ledger, "load")
 
     def __call__(self, work: Batch) -> Iterator[Batch]:
         """Pieces of work (row_group, rows as int32 bytes) -> batches of the loader, each small enough to stay one block."""
@@ -105,7 +113,14 @@ class LoadActor:
                 if FILES in work:
                     names = json.loads(work[FILES][0])[start : start + self.batch_fovs]
                     batch[FILES] = np.array([json.dumps(files) for files in names], object)
+                self.ledger.add_rows.remote("load", len(batch[FOV_ID]), float(batch["seconds_load"].sum()))
                 yield batch
+
+
+def _report_start(ledger: Any, stage: str) -> None:
+    """Tells the ledger that this actor is ready, for the first time or in the place of a dead one; None outside a stream."""
+    if ledger is not None:
+        ledger.started.remote(stage, ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 def latents_of_file(run: Run, side: str, file: str) -> dict[str, np.ndarray]:

@@ -12,8 +12,9 @@ from rich.console import Console
 from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.session import Pool, check_output_is_shared, plan_pools, ray_session
 from sdvae_ray.console import print_line
-from sdvae_ray.encoding.actors import CompressActor, EncodeActor, as_batch
+from sdvae_ray.encoding.actors import EncodeActor, as_batch
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
+from sdvae_ray.engine.compress import Compressor, load_codecs
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import check_names, resolve_weights
 from sdvae_ray.errors import ConfigError, RunError, did_you_mean
@@ -103,7 +104,9 @@ def _one_fov(run: Run, record: Mapping[str, Any], pool: Pool, key: pl.DataFrame,
     loaded = Loader(run.config.image, run.config.storage)(batch)
     if loaded[ERROR][0]:
         raise RunError(f"the first FOV of the manifest cannot be read: {loaded[ERROR][0]}")
-    compressed = CompressActor(run)(loaded) if run.config.codecs else loaded
+    compressed = (
+        Compressor(load_codecs(run.config), run.config.image.transpose)(loaded) if run.config.codecs else loaded
+    )
     encoded = actor.encoder(compressed)
     if encoded[ERROR][0]:
         raise RunError(f"the first FOV of the manifest cannot be encoded: {encoded[ERROR][0]}")

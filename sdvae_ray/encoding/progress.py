@@ -1,28 +1,92 @@
-"""The progress of a run for its user: one bar on a terminal, or a plain line every 15 seconds in a log."""
+"""The progress of a run for its user: one bar on a terminal, or plain lines in a log; which stage holds the others is said."""
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from copy import deepcopy
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sdvae_ray.console import print_line
+from sdvae_ray.encoding.ledger import Counts
 
-_EVERY = {"bar": 0.5, "line": 15.0}  # seconds between two updates
+_BAR = 0.5  # seconds between two updates of the bar
+_LINES = 15.0  # seconds between two lines in the first minute; then a line a minute
+_WINDOW = 60.0  # seconds over which rates and shares are taken
+
+
+class Pace:
+    """Rates of a stream over its last minute.
+
+    total: FOVs of the stream. pools: stage -> number of actors it shall have.
+    """
+
+    def __init__(self, total: int, pools: Mapping[str, int]) -> None:
+        self.total, self.pools = total, pools
+        self._samples: deque[tuple[float, Counts]] = deque()
+
+    def add(self, seconds: float, counts: Counts) -> None:
+        """Takes the counts at a time in seconds, which only grows."""
+        self._samples.append((seconds, deepcopy(counts)))
+        while len(self._samples) > 2 and self._samples[1][0] <= seconds - _WINDOW:
+            self._samples.popleft()
+
+    @property
+    def rate(self) -> float:
+        """FOVs encoded per second; 0 where there is no time to judge by."""
+        (start, before), (end, now) = self._samples[0], self._samples[-1]
+        return (now.encoded - before.encoded) / (end - start) if end > start else 0.0
+
+    def busy(self) -> dict[str, float]:
+        """Stage -> the share of the time that its actors worked, in [0, 1]."""
+        (start, before), (end, now) = self._samples[0], self._samples[-1]
+        shares = {}
+        for name, stage in now.stages.items():
+            available = (end - start) * max(1, stage.actors)
+            shares[name] = min(1.0, (stage.seconds - before.stages[name].seconds) / available) if available else 0.0
+        return shares
+
+    def said(self) -> str:
+        """One line: how far, how fast, how long still, and which stage is busiest; or what is waited for."""
+        now = self._samples[-1][1]
+        failed = f", {now.errors} failed" if now.errors else ""
+        restarts = sum(stage.restarts for stage in now.stages.values())
+        again = f", {restarts} actors restarted" if restarts else ""
+        done = f"{now.encoded} of {self.total} FOVs encoded, {now.written} written{failed}{again}"
+        waiting = [f"{now.stages[name].actors} of {least} of {name}" for name, least in self.pools.items()]
+        if not all(now.stages[name].actors for name in self.pools):
+            return f"{done}; waiting for actors to start: {', '.join(waiting)} are there"
+        rate = self.rate
+        if not rate:
+            return done
+        shares = self.busy()
+        busiest = max(shares, key=lambda name: shares[name])
+        busy = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
+        left = duration((self.total - now.encoded) / rate)
+        return f"{done}, {rate:.2f} FOV/s, about {left} left; busy: {busy}; {busiest} is the bottleneck"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as text: 42 s, 12 min, 3.4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager
-def shown(console: Console, label: str, total: int, counts: Callable[[], dict[str, Any]]) -> Iterator[None]:
+def shown(
+    console: Console, label: str, total: int, pools: Mapping[str, int], counts: Callable[[], Counts]
+) -> Iterator[None]:
     """Shows progress from a thread until the block ends.
 
-    total: number of FOVs. counts: returns the numbers of FOVs `encoded`, `written` and `errors`; polled at every update.
+    total: FOVs of the stream. pools: stage -> number of actors it shall have. counts: returns the counts; polled at every update.
     """
-    stop = threading.Event()
+    stop, pace = threading.Event(), Pace(total, pools)
     show = _bar if console.is_terminal else _lines
-    thread = threading.Thread(target=show, args=(console, label, total, counts, stop), daemon=True, name="progress")
+    thread = threading.Thread(target=show, args=(console, label, pace, counts, stop), daemon=True, name="progress")
     thread.start()
     try:
         yield
@@ -31,25 +95,22 @@ def shown(console: Console, label: str, total: int, counts: Callable[[], dict[st
         thread.join()
 
 
-def _bar(console: Console, label: str, total: int, counts: Callable[[], dict[str, Any]], stop: threading.Event) -> None:
-    count = (BarColumn(), MofNCompleteColumn(), TextColumn("FOVs"), TimeElapsedColumn(), TimeRemainingColumn())
-    columns = (TextColumn("{task.description}"), *count)
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(label, total=total)
-        while not stop.wait(_EVERY["bar"]):
-            now = counts()
-            failed = f" ({now['errors']} failed)" if now["errors"] else ""
-            progress.update(task, completed=now["encoded"], description=label + failed)
-
-
-def _lines(
-    console: Console, label: str, total: int, counts: Callable[[], dict[str, Any]], stop: threading.Event
-) -> None:
+def _bar(console: Console, label: str, pace: Pace, counts: Callable[[], Counts], stop: threading.Event) -> None:
+    count = (BarColumn(), MofNCompleteColumn(), TextColumn("FOVs"), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), *count, TextColumn("{task.fields[said]}"))
     start = time.monotonic()
-    while not stop.wait(_EVERY["line"]):
-        now, seconds = counts(), time.monotonic() - start
-        rate = now["encoded"] / seconds
-        left = f", about {(total - now['encoded']) / rate:.0f} s left" if rate else ""
-        failed = f", {now['errors']} failed" if now["errors"] else ""
-        done = f"{now['encoded']} of {total} FOVs encoded, {now['written']} written"
-        print_line(console, f"{label}: {done}{failed}, {rate:.2f} FOV/s{left}")
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(label, total=pace.total, said="")
+        while not stop.wait(_BAR):
+            now = counts()
+            pace.add(time.monotonic() - start, now)
+            _, _, rest = pace.said().partition(" written")
+            progress.update(task, completed=now.encoded, said=rest.lstrip(",; "))
+
+
+def _lines(console: Console, label: str, pace: Pace, counts: Callable[[], Counts], stop: threading.Event) -> None:
+    start = time.monotonic()
+    pace.add(0.0, counts())
+    while not stop.wait(_LINES if time.monotonic() - start < _WINDOW else _WINDOW):
+        pace.add(time.monotonic() - start, counts())
+        print_line(console, f"{label}: {pace.said()}")

@@ -7,7 +7,7 @@ import json
 import time
 import uuid
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -95,8 +95,10 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
                 session = uuid.uuid4().hex[:8]
                 record["sessions"].append({"session": session, "started": now(), "fovs": total})
                 run.write_record(record)
+                streams = record["sessions"][-1].setdefault("stages", [])
                 for number, work in enumerate(works):
-                    _stream(run, work, pools, record, f"{session}{number or ''}", console)
+                    stages = _stream(run, work, pools, record, f"{session}{number or ''}", console)
+                    streams.append(stages)
                     lease.check()
         sweep(run.output, run.storage)
         seconds = time.monotonic() - start
@@ -107,19 +109,24 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
     return result
 
 
-def _stream(run: Run, work: Work, pools: Pools, record: Record, session: str, console: Console) -> None:
+def _stream(run: Run, work: Work, pools: Pools, record: Record, session: str, console: Console) -> dict[str, Any]:
+    """Streams one piece of work. Returns stage -> actors, restarts, rows, seconds of work, and the share of time it was busy."""
     quiet_ray_data()
     total = work.keys.height
-    ledger = ray.remote(Ledger).options(num_cpus=0).remote(_allowed_errors(run, total))
+    sides = wanted_codecs(run.config, work.wanted)
+    stages = {name: pool for name, pool in pools.stages.items() if name != "compress" or sides}
+    ledger = ray.remote(Ledger).options(num_cpus=0).remote(_allowed_errors(run, total), list(stages))
     pieces = _pieces(work.keys, pools.load.least)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray 2.60 has no other way to bound restarts
         stream = ray.data.from_items(pieces, override_num_blocks=len(pieces))
-        stream = stream.map_batches(LoadActor, fn_constructor_args=(run,), batch_size=1, **_actors_of(pools.load))
-        if pools.compress is not None and (sides := wanted_codecs(run.config, work.wanted)):
-            codecs, size = (run, sides), run.config.load.batch_fovs
+        stream = stream.map_batches(
+            LoadActor, fn_constructor_args=(run, ledger), batch_size=1, **_actors_of(pools.load)
+        )
+        if "compress" in stages:
+            codecs, size = (run, ledger, sides), run.config.load.batch_fovs
             stream = stream.map_batches(
-                CompressActor, fn_constructor_args=codecs, batch_size=size, **_actors_of(pools.compress)
+                CompressActor, fn_constructor_args=codecs, batch_size=size, **_actors_of(stages["compress"])
             )
         models = (run, record, pools.encode, ledger, work.wanted)
         size = run.config.encode.batch_fovs
@@ -127,8 +134,15 @@ def _stream(run: Run, work: Work, pools: Pools, record: Record, session: str, co
             EncodeActor, fn_constructor_args=models, batch_size=size, **_actors_of(pools.encode)
         )
     sink = RunSink(run, session, _rows_per_file(run, total), ledger)
-    with unwrapped_failures(), shown(console, "encode", total, lambda: ray.get(ledger.counts.remote())):
+    actors = {name: pool.least for name, pool in stages.items()}
+    start = time.monotonic()
+    with unwrapped_failures(), shown(console, "encode", total, actors, lambda: ray.get(ledger.counts.remote())):
         stream.write_datasink(sink, ray_remote_args={"num_cpus": IO_CPUS})
+    seconds, counts = time.monotonic() - start, ray.get(ledger.counts.remote())
+    return {
+        name: {**asdict(stage), "busy": round(stage.seconds / seconds / max(1, stage.actors), 3)}
+        for name, stage in counts.stages.items()
+    }
 
 
 def _actors_of(pool: Pool) -> dict[str, Any]:

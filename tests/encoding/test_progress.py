@@ -1,0 +1,58 @@
+"""What a user reads while the stream runs: rates of the last minute, the busy share of every stage, and what is waited for."""
+
+from sdvae_ray.encoding.ledger import Ledger
+from sdvae_ray.encoding.progress import Pace, duration
+
+POOLS = {"load": 1, "compress": 2, "encode": 2}
+
+
+def started(ledger: Ledger) -> Ledger:
+    for stage, count in POOLS.items():
+        for _ in range(count):
+            ledger.started(stage, again=False)
+    return ledger
+
+
+def test_before_the_first_row_the_line_says_what_is_waited_for():
+    ledger, pace = Ledger(0, list(POOLS)), Pace(100, POOLS)
+    ledger.started("load", again=False)
+    ledger.started("encode", again=False)
+    pace.add(0, ledger.counts())
+    pace.add(15, ledger.counts())
+    waited = "waiting for actors to start: 1 of 1 of load, 0 of 2 of compress, 1 of 2 of encode are there"
+    assert pace.said() == f"0 of 100 FOVs encoded, 0 written; {waited}"
+
+
+def test_rates_and_shares_are_of_the_last_minute():
+    ledger, pace = started(Ledger(5, list(POOLS))), Pace(10_000, POOLS)
+    pace.add(0, ledger.counts())
+    for minute in range(1, 4):  # the first minute is slow, the later ones are fast
+        rows = 60 if minute == 1 else 600
+        ledger.add_rows("load", rows, 6)
+        ledger.add_rows("compress", rows, 90)
+        ledger.add_rows("encode", rows, 60)
+        ledger.add_written(rows, minute == 3, "no such object")
+        pace.add(60 * minute, ledger.counts())
+    assert pace.rate == 10
+    assert pace.busy() == {"load": 0.1, "compress": 0.75, "encode": 0.5}
+    line = "1260 of 10000 FOVs encoded, 1260 written, 1 failed, 10.00 FOV/s, about 15 min left"
+    assert pace.said() == f"{line}; busy: load 10 %, compress 75 %, encode 50 %; compress is the bottleneck"
+
+
+def test_a_restarted_actor_is_counted_apart():
+    ledger, pace = started(Ledger(0, list(POOLS))), Pace(10, POOLS)
+    ledger.started("encode", again=True)
+    pace.add(0, ledger.counts())
+    assert "1 actors restarted" in pace.said()
+    assert ledger.counts().stages["encode"].actors == 2
+
+
+def test_durations_are_read_at_a_glance():
+    assert [duration(seconds) for seconds in (5, 89, 91, 3600, 5401, 100_000)] == [
+        "5 s",
+        "89 s",
+        "2 min",
+        "60 min",
+        "1.5 h",
+        "27.8 h",
+    ]
