@@ -108,8 +108,9 @@ class LoadActor:
         """Pieces of work (row_group, rows as int32 bytes) -> batches of the loader, each small enough to stay one block."""
         for group, rows in zip(work["row_group"], work["rows"], strict=True):
             table = self.row_group(int(group)).take(pa.array(np.frombuffer(rows, np.int32)))
-            for start in range(0, len(table), self.batch_fovs):
-                batch = self.loader(as_batch(table.slice(start, self.batch_fovs)))
+            starts = range(0, len(table), self.batch_fovs)
+            batches = (as_batch(table.slice(start, self.batch_fovs)) for start in starts)
+            for start, batch in zip(starts, self.loader.stream(batches), strict=True):
                 if FILES in work:
                     names = json.loads(work[FILES][0])[start : start + self.batch_fovs]
                     batch[FILES] = np.array([json.dumps(files) for files in names], object)

@@ -7,15 +7,18 @@ import functools
 import json
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.errors import StorageError, one_line
 from sdvae_ray.images.decode import decode_colours, decode_illumination, decode_planes
-from sdvae_ray.images.prepare import centre_crop, check_same_size, correct, resize, scale, tile
+from sdvae_ray.images.prepare import centre_crop, check_same_size, resize, tile
+from sdvae_ray.images.scaling import scale_plane
 from sdvae_ray.schema import (
     COLOUR,
     ERROR,
@@ -33,15 +36,44 @@ from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.storage import Storage
 
 IMAGE = "image"
+
+
+def _mean(field: np.ndarray) -> np.ndarray:
+    rows = field.sum(2, np.uint32)  # a third of the time of uint64; a row of uint16 fits
+    return rows.sum(1, np.uint64) / field[0].size / np.iinfo(field.dtype).max
+
+
+def _saturated(field: np.ndarray) -> np.ndarray:
+    top = np.iinfo(field.dtype).max
+    return np.array([np.count_nonzero(plane == top) for plane in field]) / field[0].size
+
+
+def _zero(field: np.ndarray) -> np.ndarray:
+    return np.array([plane.size - np.count_nonzero(plane) for plane in field]) / field[0].size
+
+
 QC: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # column of fovs/ -> (C, crop, crop) scaled integers to (C,)
-    "qc_mean": lambda field: field.mean((1, 2)) / np.iinfo(field.dtype).max,
-    "qc_saturated": lambda field: (field == np.iinfo(field.dtype).max).mean((1, 2)),
-    "qc_zero": lambda field: (field == 0).mean((1, 2)),
+    "qc_mean": _mean,
+    "qc_saturated": _saturated,
+    "qc_zero": _zero,
 }
-_READERS = 8  # threads that fetch the objects of one batch
+_READERS = 8  # requests in flight of one process
 _FUNCTIONS_KEPT = 16  # illumination functions held per process: three plates of five stains
 
 Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a row asked for: URI -> bytes of its files, and URI -> its illumination functions, which other rows may share."""
+
+    files: Mapping[str, Future[bytes]]
+    functions: Mapping[str, Future[np.ndarray]]
+
+    def cancel(self) -> None:
+        """Takes back the requests that have not begun."""
+        for file in self.files.values():
+            file.cancel()
 
 
 class Loader:
@@ -60,55 +92,89 @@ class Loader:
     def __init__(self, image: ImageConfig, storage: StorageConfig) -> None:
         self.image = image
         self.storage = Storage(storage)
-        self.illumination = functools.lru_cache(maxsize=_FUNCTIONS_KEPT)(self._illumination)
+        self.readers = ThreadPoolExecutor(_READERS)
+        self.functions: dict[str, Future[np.ndarray]] = {}  # URI -> its illumination function, the last used last
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> Batch:
-        count = len(batch[FOV_ID])
-        stains, patch = self.image.stains, self.image.patch
-        dtype = np.uint8 if self.image.scaling.bits == 8 else np.uint16
-        metadata = [name for name in batch if name.startswith(METADATA)]
-        rows = [json.dumps({name: batch[name][row] for name in metadata}) for row in range(count)]
-        out: Batch = {FOV_ID: np.asarray(batch[FOV_ID], object), ROW: np.array(rows, object)}
-        pixels = np.zeros((count, self.image.patches, len(stains), patch, patch), dtype)
-        qc = {name: np.full((count, len(stains)), np.nan, np.float32) for name in QC}
-        errors = np.full(count, "", object)
-        seconds = np.zeros(count, np.float32)
-        with ThreadPoolExecutor(_READERS) as readers:
-            fetches = [self._fetch(batch, row, readers) for row in range(count)]
-            for row, fetched in enumerate(fetches):
-                start = time.perf_counter()
-                try:
-                    field = self._field(batch, row, fetched)
-                except (OSError, ValueError, StorageError) as error:
-                    errors[row] = one_line(error, None)
-                else:
-                    tiles = tile(field, patch)
-                    pixels[row] = tiles.swapaxes(2, 3) if self.image.transpose else tiles
-                    for name, measure in QC.items():
-                        qc[name][row] = measure(field)
-                seconds[row] = time.perf_counter() - start
-        node = np.full(count, socket.gethostname(), object)
-        return {**out, IMAGE: pixels, ERROR: errors, **qc, "seconds_load": seconds, "load_node": node}
+        """The columns of one batch."""
+        return next(self.stream([batch]))
+
+    def stream(self, batches: Iterable[Mapping[str, np.ndarray]]) -> Iterator[Batch]:
+        """Yields the columns of every batch, in order. The next batch is fetched while one is decoded; no more is held."""
+        waiting: deque[tuple[Mapping[str, np.ndarray], list[Fetched]]] = deque()
+        try:
+            for batch in batches:
+                waiting.append((batch, [self._fetch(batch, row) for row in range(len(batch[FOV_ID]))]))
+                if len(waiting) == 2:
+                    yield self._load(*waiting.popleft())
+            while waiting:
+                yield self._load(*waiting.popleft())
+        finally:
+            for _, rows in waiting:
+                for fetched in rows:
+                    fetched.cancel()
 
     def probe(self, batch: Mapping[str, np.ndarray]) -> None:
         """Loads the first row and raises its error, if any: CropError, StorageError, OSError or ValueError."""
-        with ThreadPoolExecutor(_READERS) as readers:
-            self._field(batch, 0, self._fetch(batch, 0, readers))
+        self._field(batch, 0, self._fetch(batch, 0), self._empty_field())
 
-    def _fetch(
-        self, batch: Mapping[str, np.ndarray], row: int, readers: ThreadPoolExecutor
-    ) -> dict[str, Future[bytes]]:
-        """URI -> bytes, for every URI of a row, read once for all its stains; the bytes in the row where it carries them."""
+    def _load(self, batch: Mapping[str, np.ndarray], fetches: list[Fetched]) -> Batch:
+        """The columns of one batch. The files of a row are let go with the row."""
+        count = len(batch[FOV_ID])
+        stains, patch = self.image.stains, self.image.patch
+        metadata = [name for name in batch if name.startswith(METADATA)]
+        rows = [json.dumps({name: batch[name][row] for name in metadata}) for row in range(count)]
+        out: Batch = {FOV_ID: np.asarray(batch[FOV_ID], object), ROW: np.array(rows, object)}
+        field = self._empty_field()
+        pixels = np.zeros((count, self.image.patches, len(stains), patch, patch), field.dtype)
+        qc = {name: np.full((count, len(stains)), np.nan, np.float32) for name in QC}
+        errors = np.full(count, "", object)
+        seconds = np.zeros(count, np.float32)
+        for row in range(count):
+            start = time.perf_counter()
+            try:
+                self._field(batch, row, fetches[row], field)
+            except (OSError, ValueError, StorageError) as error:
+                errors[row] = one_line(error, None)
+            else:
+                tile(field, patch, pixels[row].swapaxes(2, 3) if self.image.transpose else pixels[row])
+                for name, measure in QC.items():
+                    qc[name][row] = measure(field)
+            fetches[row] = Fetched({}, {})
+            seconds[row] = time.perf_counter() - start
+        node = np.full(count, socket.gethostname(), object)
+        return {**out, IMAGE: pixels, ERROR: errors, **qc, "seconds_load": seconds, "load_node": node}
+
+    def _fetch(self, batch: Mapping[str, np.ndarray], row: int) -> Fetched:
+        """Asks for the files of a row, once for all its stains, and its functions. A row may carry the bytes of its one file."""
         carried = batch[PIXELS][row] if PIXELS in batch else None
         uris = dict.fromkeys(str(batch[uri_column(stain)][row]) for stain in self.image.stains)
         if isinstance(carried, bytes):
-            return {uri: readers.submit(bytes, carried) for uri in uris}
-        return {uri: readers.submit(self.storage.read_bytes, uri) for uri in uris}
+            files = {uri: self.readers.submit(bytes, carried) for uri in uris}
+        else:
+            files = {uri: self.readers.submit(self.storage.read_bytes, uri) for uri in uris}
+        functions = {_function_uri(batch, row, stain) for stain in self.image.stains}
+        return Fetched(files, {uri: self._function(uri) for uri in functions if uri is not None})
 
-    def _field(self, batch: Mapping[str, np.ndarray], row: int, fetched: Mapping[str, Future[bytes]]) -> np.ndarray:
-        """The scaled pixels of one FOV: (C, crop, crop) uint8 or uint16."""
-        decoded = functools.cache(lambda uri: self._decoded(batch, row, uri, fetched[uri].result()))
-        return np.stack([self._plane(batch, row, stain, decoded) for stain in self.image.stains])
+    def _function(self, uri: str) -> Future[np.ndarray]:
+        """An illumination function: the one that this process holds, else asked for. One that failed is asked for again."""
+        function = self.functions.pop(uri, None)
+        if function is None or (function.done() and function.exception() is not None):
+            function = self.readers.submit(self._illumination, uri)
+        self.functions[uri] = function
+        if len(self.functions) > _FUNCTIONS_KEPT:
+            del self.functions[next(iter(self.functions))]
+        return function
+
+    def _empty_field(self) -> np.ndarray:
+        dtype = np.uint8 if self.image.scaling.bits == 8 else np.uint16
+        return np.empty((len(self.image.stains), self.image.crop, self.image.crop), dtype)
+
+    def _field(self, batch: Mapping[str, np.ndarray], row: int, fetched: Fetched, field: np.ndarray) -> None:
+        """Writes the scaled pixels of one FOV into `field`: (C, crop, crop) uint8 or uint16."""
+        decoded = functools.cache(lambda uri: self._decoded(batch, row, uri, fetched.files[uri].result()))
+        for stain, out in zip(self.image.stains, field, strict=True):
+            self._plane(batch, row, stain, decoded, fetched.functions, out)
 
     def _decoded(self, batch: Mapping[str, np.ndarray], row: int, uri: str, data: bytes) -> dict[int, np.ndarray]:
         """Channel -> resized plane, for the channels of one file that the stains of the row use."""
@@ -126,18 +192,20 @@ class Loader:
         row: int,
         stain: str,
         decoded: Callable[[str], Mapping[int, np.ndarray]],
-    ) -> np.ndarray:
-        """The pixels of one stain of one FOV, cropped, corrected and scaled: (crop, crop)."""
+        functions: Mapping[str, Future[np.ndarray]],
+        out: np.ndarray,
+    ) -> None:
+        """Writes the pixels of one stain of one FOV, cropped, corrected and scaled, into `out`: (crop, crop)."""
         where = str(batch[uri_column(stain)][row])
         plane = decoded(where)[_channel(batch, row, stain)]
-        uri = batch[illum_column(stain)][row] if illum_column(stain) in batch else None
-        illumination = self.illumination(str(uri)) if isinstance(uri, str) and uri else None
-        if illumination is not None:
-            check_same_size(plane, illumination, where, str(uri))
-            illumination = centre_crop(illumination, self.image.crop, where)
-        corrected = correct(centre_crop(plane, self.image.crop, where), illumination)
-        offset, divisor = self._scaling(batch, row, stain)
-        return scale(corrected, offset, divisor, self.image.scaling.bits)
+        uri = _function_uri(batch, row, stain)
+        illumination = None
+        if uri is not None:
+            function = functions[uri].result()
+            check_same_size(plane, function, where, uri)
+            illumination = centre_crop(function, self.image.crop, where)
+        cropped = centre_crop(plane, self.image.crop, where)
+        scale_plane(cropped, illumination, *self._scaling(batch, row, stain), self.image.scaling.bits, out)
 
     def _scaling(self, batch: Mapping[str, np.ndarray], row: int, stain: str) -> tuple[float, float]:
         if self.image.scaling.method == "divide":
@@ -156,3 +224,9 @@ class Loader:
 def _channel(batch: Mapping[str, np.ndarray], row: int, stain: str) -> int:
     channels = batch.get(channel_column(stain))
     return 0 if channels is None or channels[row] is None else int(channels[row])
+
+
+def _function_uri(batch: Mapping[str, np.ndarray], row: int, stain: str) -> str | None:
+    """Where the illumination function of a stain is; None where it is ones: null, NaN or empty."""
+    uri = batch[illum_column(stain)][row] if illum_column(stain) in batch else None
+    return uri if isinstance(uri, str) and uri else None

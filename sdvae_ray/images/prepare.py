@@ -44,12 +44,15 @@ def centre_crop(plane: np.ndarray, crop: int, where: str) -> np.ndarray:
     return plane[top : top + crop, left : left + crop]
 
 
-def tile(stains: np.ndarray, patch: int) -> np.ndarray:
-    """(C, crop, crop) -> (P, C, patch, patch), row by row."""
+def tile(stains: np.ndarray, patch: int, out: np.ndarray | None = None) -> np.ndarray:
+    """(C, crop, crop) -> (P, C, patch, patch), row by row; written to `out` of that shape where it is given."""
     count, crop, _ = stains.shape
     grid = crop // patch
+    if out is None:
+        out = np.empty((grid * grid, count, patch, patch), stains.dtype)
     tiles = stains.reshape(count, grid, patch, grid, patch).transpose(1, 3, 0, 2, 4)
-    return np.ascontiguousarray(tiles.reshape(grid * grid, count, patch, patch))
+    out.reshape(grid, grid, count, patch, patch)[...] = tiles  # a view: one axis becomes two
+    return out
 
 
 def untile(patches: np.ndarray) -> np.ndarray:

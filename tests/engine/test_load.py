@@ -1,8 +1,11 @@
 """The load stage: rows of a manifest in, patches out; whatever is wrong with a FOV stays its own affair."""
 
+import gc
 import io
 import json
 import shutil
+import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -407,6 +410,127 @@ def test_a_scaling_constant_that_is_null_or_zero_costs_its_own_row_only(write_fi
         warnings.simplefilter("ignore", RuntimeWarning)
         loaded = load(batch)
     assert_only_this_row_failed(loaded, sound, 1, "ER")
+
+
+# A stream of batches: the next one is fetched while one is decoded
+
+
+class Reads:
+    """Every read of the loader's storage, and the count of bytes objects that are still held."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lock = threading.Lock()
+        self.events: list[tuple[str, str]] = []  # ("read" or "decode", name of the file)
+        self.in_flight = self.most_in_flight = self.held = self.most_held = 0
+        read_bytes, decode = Storage.read_bytes, load_stage.decode_planes
+
+        def read(storage: Storage, uri: str) -> bytes:
+            with self.lock:
+                self.events.append(("read", Path(uri).name))
+                self.in_flight += 1
+                self.most_in_flight = max(self.most_in_flight, self.in_flight)
+            time.sleep(0.002)
+            data = Held(read_bytes(storage, uri))
+            data.let_go = self.let_go
+            with self.lock:
+                self.in_flight -= 1
+                self.held += 1
+                self.most_held = max(self.most_held, self.held)
+            return data
+
+        def decode_planes(data: bytes, channels: list[int], where: str) -> list[np.ndarray]:
+            self.decoding(Path(where).name)
+            with self.lock:
+                self.events.append(("decode", Path(where).name))
+            return decode(data, channels, where)
+
+        self.decoding: Callable[[str], None] = lambda name: None
+        monkeypatch.setattr(Storage, "read_bytes", read)
+        monkeypatch.setattr(load_stage, "decode_planes", decode_planes)
+
+    def let_go(self) -> None:
+        with self.lock:
+            self.held -= 1
+
+    def names(self, event: str) -> set[str]:
+        with self.lock:
+            return {name for kind, name in self.events if kind == event}
+
+    def wait_for(self, event: str, names: set[str]) -> None:
+        end = time.monotonic() + 20
+        while not names <= self.names(event):
+            assert time.monotonic() < end, f"never {event}: {sorted(names - self.names(event))}"
+            time.sleep(0.001)
+
+
+class Held(bytes):
+    """Bytes that say when they are let go."""
+
+    let_go: Callable[[], None]
+
+    def __del__(self) -> None:
+        self.let_go()
+
+
+def part(batch: Batch, rows: slice) -> Batch:
+    return {name: values[rows] for name, values in batch.items()}
+
+
+def names_of(batch: Batch) -> set[str]:
+    """The names of the images of a batch."""
+    return {Path(uri).name for stain in STAINS for uri in batch[uri_column(stain)]}
+
+
+def test_a_stream_gives_every_batch_in_order_as_if_it_came_alone(write_fields):
+    batch = write_fields(7, illumination=True)
+    Path(batch[uri_column("RNA")][2]).unlink()
+    batch[illum_column("ER")][5] = "/no/such/function.npy"
+    pieces = [part(batch, slice(start, start + 2)) for start in range(0, 7, 2)]
+    streamed = list(loader().stream(iter(pieces)))
+    assert len(streamed) == 4
+    for loaded, piece in zip(streamed, pieces, strict=True):
+        same_rows(loaded, loader()(piece))
+    assert [bool(error) for loaded in streamed for error in loaded[ERROR]] == [row in (2, 5) for row in range(7)]
+    assert list(loader().stream([])) == []
+
+
+def test_the_next_batch_is_fetched_with_its_functions_while_one_is_decoded_and_no_batch_after_it(
+    tmp_path, write_fields, write_illumination, monkeypatch
+):
+    batch = write_fields(6, illumination=True)
+    other = write_illumination(tmp_path / "illum" / "P2_IllumDNA.npy", np.ones((136, 136)))
+    batch[illum_column("DNA")][2:4] = other
+    pieces = [part(batch, slice(start, start + 2)) for start in range(0, 6, 2)]
+    reads = Reads(monkeypatch)
+    reads.decoding = lambda name: reads.wait_for("read", names_of(pieces[1]) | {"P2_IllumDNA.npy"})
+    stream = loader().stream(pieces)
+    next(stream)
+    assert not reads.names("read") & names_of(pieces[2])
+    assert not reads.names("decode") & names_of(pieces[1])
+    reads.decoding = lambda name: None
+    list(stream)
+    assert sum(event == "read" for event, _ in reads.events) == 6 * 5 + 6  # a function is read once
+
+
+def test_a_stream_holds_the_files_of_two_batches_at_most_and_eight_requests(write_fields, monkeypatch):
+    batch = write_fields(12)
+    reads = Reads(monkeypatch)
+    list(loader().stream(part(batch, slice(start, start + 2)) for start in range(0, 12, 2)))
+    assert 10 <= reads.most_held <= 20
+    assert reads.most_in_flight <= 8
+    gc.collect()
+    assert reads.held == 0
+
+
+def test_a_stream_that_is_not_read_to_its_end_takes_its_requests_back(write_fields, monkeypatch):
+    batch = write_fields(9)
+    reads = Reads(monkeypatch)
+    load = loader()
+    stream = load.stream(part(batch, slice(start, start + 3)) for start in range(0, 9, 3))
+    next(stream)
+    stream.close()
+    load.readers.shutdown()
+    assert not reads.names("read") & names_of(part(batch, slice(6, 9)))
 
 
 # Files that several stains share, and photographs
