@@ -153,11 +153,11 @@ def pack(
         print_line(console, f"note: {packed.errors} FOVs have an error and no pixels; the first: {packed.first_error}")
     if packed.transient:
         print_line(console, f"note: storage failed for {packed.transient} FOVs: the same command tries them again")
-    size = f"{packed.stored_bytes / 1e9:.3f} GB"
+    size = f"{packed.stored_bytes / 1e9:.3f} GB of images"
     if chosen.crop is not None:
         share = 100 * (1 - packed.stored_bytes / max(1, packed.source_bytes))
         size += f" in place of {packed.source_bytes / 1e9:.3f} GB ({share:.1f} % less)"
-    print_line(console, f"pack: {packed.fovs} FOVs, {packed.shards} shards, {size} of images -> {packed.place}")
+    print_line(console, f"pack: {packed.fovs} FOVs, {packed.shards} shards, {size} -> {packed.place}")
 
 
 def _say_made(notes: Sequence[str], what: str, console: Console) -> None:

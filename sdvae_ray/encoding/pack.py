@@ -25,7 +25,7 @@ from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order, weighing
 from sdvae_ray.cluster.session import check_folder_is_shared, ray_session
 from sdvae_ray.console import print_line
-from sdvae_ray.encoding.pack_plan import SHARD_SIZE, SHARDS, PackOptions, Plan, plan_shards
+from sdvae_ray.encoding.pack_plan import SHARDS, PackOptions, Plan, plan_shards
 from sdvae_ray.engine.pack import PackedFov, pack_fov
 from sdvae_ray.engine.shard_files import parquet_shard, tar_shard
 from sdvae_ray.errors import RunError
@@ -115,7 +115,7 @@ def pack(
 
 def _write_shards(plan: Plan, output: str, storage: Storage, console: Console) -> list[dict[str, Any]]:
     """The records of all shards, in order; a line of progress now and then."""
-    needed = 3 * SHARD_SIZE  # the files of a row group, the shard, and the upload
+    needed = 3 * plan.fovs_per_shard * plan.fov_bytes  # the shard, the files of a row group, and the upload
     task = ray.remote(_pack_shard).options(num_cpus=TASK_CPUS, **weighing(needed))
     shared = ray.put((plan, output, storage))
     arguments = ((shared, number, rows) for number, rows in enumerate(_shard_rows(plan, storage)))

@@ -14,7 +14,7 @@ from sdvae_ray.sources.manifest_reader import iterate_row_groups, row_groups
 from sdvae_ray.storage import Storage, join
 
 SHARDS = "shards"  # folder of the output
-SHARD_SIZE = 384 << 20  # bytes of a shard, wanted: between 0.25 and 0.5 GB
+_SHARD_SIZE = 384 << 20  # bytes of a shard, wanted: between 0.25 and 0.5 GB
 _PLAN = "pack.json"
 _FOVS = (32, 64)  # of a shard, at least and at most
 _ROW_GROUP_SIZE = 80 << 20  # bytes, at most for 16 FOVs; a reader holds three row groups
@@ -47,6 +47,7 @@ class Plan:
     stains          of the manifest, in its order
     crop, compression, format  as in PackOptions
     fovs_per_shard, fovs_per_group  the last shard, and the last row group of a shard, may have fewer
+    fov_bytes       of one FOV as it is stored, about
     """
 
     manifest: dict[str, Any]
@@ -56,6 +57,7 @@ class Plan:
     format: Format
     fovs_per_shard: int
     fovs_per_group: int
+    fov_bytes: int
 
     def shard(self, number: int) -> str:
         """The name of a shard, relative to the output."""
@@ -95,8 +97,8 @@ def plan_shards(manifest: str, output: str, storage: Storage, options: PackOptio
     fov_size = _fov_size(manifest, stains, storage, options.crop, compression)
     group = 16 if 16 * fov_size <= _ROW_GROUP_SIZE else 8
     least, most = _FOVS
-    fovs = options.fovs_per_shard or min(max(SHARD_SIZE // max(fov_size, 1), least), most) // group * group
-    plan = Plan(described, stains, **chosen, fovs_per_shard=fovs, fovs_per_group=min(group, fovs))
+    fovs = options.fovs_per_shard or min(max(_SHARD_SIZE // max(fov_size, 1), least), most) // group * group
+    plan = Plan(described, stains, **chosen, fovs_per_shard=fovs, fovs_per_group=min(group, fovs), fov_bytes=fov_size)
     storage.write_bytes(join(output, _PLAN), json.dumps(asdict(plan), indent=1).encode())
     return plan
 

@@ -22,9 +22,8 @@ from sdvae_ray.storage import Storage, absolute, is_remote, join
 
 _FOOTER = 64 << 10  # bytes from the end of a shard that are read first; the footers of most shards are smaller
 _SHARDS_KEPT = 16  # footers held by a reader
-_ROW_GROUPS_KEPT = (
-    3  # held by a reader: a batch may end in one row group and begin in another, and the next is on its way
-)
+# held by a reader: a batch may end in one row group and begin in another, and the next is on its way
+_ROW_GROUPS_KEPT = 3
 
 
 class ShardError(ValueError):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
@@ -16,16 +17,21 @@ from rich.console import Console
 from straight_line import BROKEN, FOVS, stored_values, write_manifest
 
 from sdvae_ray.cli.main import main
-from sdvae_ray.config import RunConfig
+from sdvae_ray.config import RunConfig, StorageConfig
+from sdvae_ray.encoding.actors import as_batch
+from sdvae_ray.encoding.check import check
 from sdvae_ray.encoding.pending import READ
 from sdvae_ray.encoding.start import checked_manifest
 from sdvae_ray.encoding.stream import _pieces, encode
+from sdvae_ray.engine.load import IMAGE, Loader
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import (
     COLOUR,
+    ERROR,
     FOV_ID,
     PACK_ERROR,
+    PIXELS,
     SHARD,
     SHARD_BYTES,
     SHARD_CROP,
@@ -33,7 +39,11 @@ from sdvae_ray.schema import (
     SHARD_ROW_GROUP,
     SHARD_SHA256,
 )
+from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.sources.manifest import read_manifest
+from sdvae_ray.sources.manifest_reader import read_row_group
+from sdvae_ray.sources.photographs import build_photographs, write_photographs
+from sdvae_ray.storage import Storage
 
 Pack = Callable[..., str]
 
@@ -76,6 +86,8 @@ def test_a_run_of_shards_is_the_run_of_the_files(pack, encoded: RunConfig, tmp_p
     packed = tmp_path / "shards/manifest.parquet"
     elsewhere(packed)
     config = encoded.model_copy(update={"manifest": str(packed), "output": str(tmp_path / "again")})
+    unscored = config.model_copy(update={"score": config.score.model_copy(update={"perturbation": None})})
+    assert check(Run(unscored), Console(quiet=True)).fovs == FOVS
     done = encode(Run(config), Console(quiet=True))
     assert (done.fovs, done.computed, done.errors) == (FOVS, FOVS, 1)
     assert stored_values(config) == stored_values(encoded)
@@ -101,6 +113,30 @@ def test_the_manifest_of_shards_says_where_every_fov_lies(pack, manifest, tmp_pa
         shard = pl.read_parquet(path, columns=[FOV_ID])
         assert shard[FOV_ID][row[SHARD_ROW] + 4 * row[SHARD_ROW_GROUP]] == row[FOV_ID]
     assert pq.ParquetFile(tmp_path / "shards/manifest.parquet").metadata.num_row_groups == 1
+
+
+def test_photographs_that_travel_in_their_manifest_travel_in_shards(pack, tmp_path):
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        for number in range(6):
+            pixels = np.random.default_rng(number).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            (tmp_path / f"{number}.png").write_bytes(imagecodecs.png_encode(pixels))
+            tar.add(tmp_path / f"{number}.png", f"{number}.png")
+    photographs = build_photographs([str(tmp_path / "set.tar")], name="set", storage=Storage())
+    manifest = tmp_path / "photographs.parquet"
+    write_photographs(photographs, str(manifest), Storage())
+    pack(manifest)
+    (tmp_path / "set.tar").unlink()
+    packed = tmp_path / "shards/manifest.parquet"
+    assert PIXELS in pl.read_parquet_schema(manifest)
+    assert PIXELS not in pl.read_parquet_schema(packed)
+    stains = ("R", "G", "B")
+    image = ImageConfig(stains=stains, packing=(stains,), crop=64, patch=64, scaling={"divisor": 1})
+    from_shards, from_manifest = (
+        Loader(image, StorageConfig())(as_batch(read_row_group(str(uri), 0, Storage()))) for uri in (packed, manifest)
+    )
+    assert from_manifest[ERROR].tolist() == [""] * 6
+    for name in (FOV_ID, ERROR, IMAGE):
+        np.testing.assert_array_equal(from_shards[name], from_manifest[name])
 
 
 def test_lost_and_truncated_shards_are_packed_again_and_the_others_stay(pack, manifest, tmp_path):
@@ -185,7 +221,7 @@ def test_crops_that_do_not_fit_are_refused_before_anything_is_packed(pack, manif
 
 def test_a_cropped_manifest_says_what_was_saved_and_refuses_a_larger_crop(pack, manifest, small_run_config, tmp_path):
     said = pack(manifest, "--crop", "128")
-    assert re.search(r"GB in place of \d+\.\d+ GB \(\d+\.\d % less\)", said)
+    assert re.search(r"GB of images in place of \d+\.\d+ GB \(\d+\.\d % less\)", said)
     packed = tmp_path / "shards/manifest.parquet"
     assert pl.read_parquet(packed)[SHARD_CROP].to_list() == [128] * 10
     assert checked_manifest(Run(small_run_config(manifest=str(packed)))).height == 10
