@@ -135,6 +135,31 @@ def make_photographs(
     _say_made(built.notes, f"{built.table.height} photographs, {classes} classes -> {absolute(output)}", console)
 
 
+def pack(
+    manifest: str, output: str, address: str | None, *, storage: Mapping[str, Any], console: Console, **options: Any
+) -> None:
+    """Packs a manifest's fields of view into shards and prints what came of it.
+
+    storage: keys of `storage:`. options: those of encoding.pack_plan.PackOptions.
+    """
+    from sdvae_ray.encoding.pack import pack as pack_manifest
+    from sdvae_ray.encoding.pack_plan import PackOptions
+
+    place, chosen = Storage.of(storage), PackOptions(**options)
+    packed = pack_manifest(absolute(manifest), absolute(output), place, console, chosen, address)
+    if packed.skipped:
+        print_line(console, f"note: {packed.skipped} of {packed.shards} shards were finished before")
+    if packed.errors:
+        print_line(console, f"note: {packed.errors} FOVs have an error and no pixels; the first: {packed.first_error}")
+    if packed.transient:
+        print_line(console, f"note: storage failed for {packed.transient} FOVs: the same command tries them again")
+    size = f"{packed.stored_bytes / 1e9:.3f} GB of images"
+    if chosen.crop is not None:
+        share = 100 * (1 - packed.stored_bytes / max(1, packed.source_bytes))
+        size += f" in place of {packed.source_bytes / 1e9:.3f} GB ({share:.1f} % less)"
+    print_line(console, f"pack: {packed.fovs} FOVs, {packed.shards} shards, {size} -> {packed.place}")
+
+
 def _say_made(notes: Sequence[str], what: str, console: Console) -> None:
     for line in [*(f"note: {note}" for note in notes), f"manifest: {what}"]:
         print_line(console, line)

@@ -23,6 +23,15 @@ NODE_COLUMNS = ("load_node", "encode_node", "device")
 PIXELS = "pixels"  # manifest: the bytes of one encoded file with the planes of all stains, where the manifest has them; else null
 COLOUR = "colour"  # manifest: true where the file is a photograph, whose channels 0, 1 and 2 are red, green and blue
 
+# a manifest of shards: the columns of a manifest, and where the bytes of a FOV's files lie
+SHARD = "shard"  # the Parquet file that holds them: a path beside the manifest, or a URI
+SHARD_ROW_GROUP, SHARD_ROW = "shard_row_group", "shard_row"  # the row group in the shard, and the row in that row group
+SHARD_BYTES, SHARD_SHA256 = "shard_bytes", "shard_sha256"  # of the whole shard
+SHARD_CROP = (
+    "shard_crop"  # pixels: the shard holds the central square of every plane; absent where it holds whole files
+)
+PACK_ERROR = "pack_error"  # why the FOV's files could not be packed; null where the shard holds them
+
 SEPARATOR = ":"  # between table and column
 
 BITS, ENTROPY = "bits", "bits_entropy"
@@ -48,6 +57,21 @@ def channel_column(stain: str) -> str:
 def illum_column(stain: str) -> str:
     """Manifest: where the stain's illumination function is; null means ones."""
     return f"illum_{stain}"
+
+
+def pixels_column(stain: str) -> str:
+    """Shard: the bytes of the stain's file; null where an earlier stain of the FOV has the same file, which is stored once."""
+    return f"{PIXELS}_{stain}"
+
+
+def height_column(stain: str) -> str:
+    """Manifest of cropped shards: the height in pixels that the stain's plane had before the crop."""
+    return f"height_{stain}"
+
+
+def width_column(stain: str) -> str:
+    """Manifest of cropped shards: the width in pixels that the stain's plane had before the crop."""
+    return f"width_{stain}"
 
 
 def offset_column(stain: str) -> str:

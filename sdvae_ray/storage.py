@@ -39,8 +39,8 @@ def absolute(uri: str) -> str:
 class Storage:
     """Reads and writes URIs. It holds only its options, so that it travels to any process.
 
-    Every method raises StorageError where the user must mend something; `read_bytes` and `open` raise FileNotFoundError where there
-    is no such object.
+    Every method raises StorageError where the user must mend something; `read_bytes`, `read_range`, `size` and `open` raise
+    FileNotFoundError where there is no such object.
     """
 
     def __init__(self, config: StorageConfig | None = None) -> None:
@@ -86,6 +86,14 @@ class Storage:
     def read_bytes(self, uri: str) -> bytes:
         """Returns a whole object."""
         return self._call(uri, "read", lambda fs, path: bytes(fs.cat_file(path)))
+
+    def read_range(self, uri: str, start: int, stop: int) -> bytes:
+        """Returns the bytes from `start` up to `stop` of an object, by one request."""
+        return self._call(uri, "read", lambda fs, path: bytes(fs.cat_file(path, start=start, end=stop)))
+
+    def size(self, uri: str) -> int:
+        """Returns the number of bytes of an object."""
+        return int(self._call(uri, "look for", lambda fs, path: fs.info(path)["size"]))
 
     @contextmanager
     def open(self, uri: str) -> Iterator[IO[bytes]]:

@@ -1,14 +1,30 @@
 """Commands about what goes into a run, or needs none: manifests, tables of profiles, the shelves."""
 
+import enum
 from typing import Annotated, Any
 
 import typer
 
 import sdvae_ray
 from sdvae_ray import commands
-from sdvae_ray.cli.options import AsJson, Output, opens_storage
+from sdvae_ray.cli.options import Address, AsJson, Output, opens_storage
 from sdvae_ray.cli.runs import console
 from sdvae_ray.errors import ConfigError
+
+
+class Format(enum.StrEnum):
+    """What `pack` writes."""
+
+    parquet = "parquet"
+    webdataset = "webdataset"
+
+
+class Compression(enum.StrEnum):
+    """Of the planes that `pack --crop` writes."""
+
+    zstd = "zstd"
+    none = "none"
+
 
 Many = list[str] | None
 Text = str | None
@@ -55,6 +71,25 @@ def photographs(
 ) -> None:
     """Photographs -> a manifest of a contrast set, for a run file like jobs/configs/photographs.yaml."""
     commands.make_photographs(sources, output, name=name, limit=limit, storage=storage, console=console)
+
+
+@opens_storage
+def pack(
+    manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="From `sdvae-ray manifest` or `photographs`.")],
+    output: Annotated[str, typer.Option("--output", "-o", metavar="DIR", help="Folder of the shards, or s3://...")],
+    storage: dict[str, Any],
+    crop: Annotated[int | None, typer.Option(min=1, help="Keep the central pixels alone, without loss.")] = None,
+    compression: Annotated[
+        Compression | None, typer.Option(help="Of cropped planes; none: larger, and decoded at once. Default: zstd.")
+    ] = None,
+    fovs: Annotated[int | None, typer.Option(min=1, help="FOVs per shard; default: 32 to 64, by their size.")] = None,
+    format: Annotated[Format, typer.Option(help="Parquet for runs; WebDataset tars for other tools.")] = Format.parquet,
+    address: Address = None,
+) -> None:
+    """A manifest's images -> shards and a manifest of them, which every command takes. Resumes: finished shards stay."""
+    options: dict[str, Any] = {"crop": crop, "compression": compression and compression.value}
+    options |= {"fovs_per_shard": fovs, "format": format.value}
+    commands.pack(manifest, output, address, storage=storage, console=console, **options)
 
 
 @opens_storage

@@ -60,6 +60,7 @@ for _command in (
     runs.demo,
     data.manifest,
     data.photographs,
+    data.pack,
     runs.check,
     runs.encode,
     runs.score,

@@ -117,14 +117,17 @@ def plan_pools(config: RunConfig) -> Pools:
 
 def check_output_is_shared(config: RunConfig) -> None:
     """ConfigError for a local output folder, where the cluster has several nodes and no shared file system."""
+    if not config.cluster.shared_filesystem:
+        remedy = ", or cluster.shared_filesystem: true where it is the same folder on all nodes"
+        check_folder_is_shared("output", config.output, config.cluster.autoscaling, remedy)
+
+
+def check_folder_is_shared(name: str, folder: str, autoscaling: bool = False, remedy: str = "") -> None:
+    """ConfigError for a local folder, where the cluster has several nodes. name: of the setting; remedy: added to the error."""
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     several = f"the cluster has {nodes} nodes" if nodes > 1 else "cluster.autoscaling brings more nodes"
-    is_shared = is_remote(config.output) or config.cluster.shared_filesystem
-    if (nodes > 1 or config.cluster.autoscaling) and not is_shared:
-        raise ConfigError(
-            f"output: {config.output} is a local folder, and {several}; write s3://..., "
-            f"or cluster.shared_filesystem: true where it is the same folder on all nodes"
-        )
+    if (nodes > 1 or autoscaling) and not is_remote(folder):
+        raise ConfigError(f"{name}: {folder} is a local folder, and {several}; write s3://...{remedy}")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from sdvae_ray.engine.compress import SECONDS, Compressor, load_codecs
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_file_column
-from sdvae_ray.schema import FOV_ID, LATENT, latents_table
+from sdvae_ray.schema import FOV_ID, LATENT, SHARD, latents_table
 from sdvae_ray.sources.manifest_reader import read_row_group
 
 FILES = "files_json"  # column between the stages, where a run is extended: the files that already commit a FOV, as JSON
@@ -108,6 +108,8 @@ class LoadActor:
         """Pieces of work (row_group, rows as int32 bytes) -> batches of the loader, each small enough to stay one block."""
         for group, rows in zip(work["row_group"], work["rows"], strict=True):
             table = self.row_group(int(group)).take(pa.array(np.frombuffer(rows, np.int32)))
+            if SHARD in table.column_names:
+                self.loader.shards.expect(as_batch(table))
             starts = range(0, len(table), self.batch_fovs)
             batches = (as_batch(table.slice(start, self.batch_fovs)) for start in starts)
             for start, batch in zip(starts, self.loader.stream(batches), strict=True):

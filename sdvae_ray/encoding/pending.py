@@ -9,13 +9,16 @@ from sdvae_ray.engine.columns import run_columns
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import ERROR, FOV_ID
 
+READ = "read"  # column of the keys of a manifest of shards: rows of one number lie in one row group of a shard
+
 
 @dataclass(frozen=True)
 class Work:
     """FOVs that lack the same columns.
 
     wanted  the missing columns, `<table>:<column>`
-    keys    one row per FOV: fov_id, row_group, row, and `files`, the names of the files that commit it (null: no file commits it)
+    keys    one row per FOV: fov_id, row_group, row, and `files`, the names of the files that commit it (null: no file commits it);
+            `read`, where the manifest is of shards
     """
 
     wanted: frozenset[str]

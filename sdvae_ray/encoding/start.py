@@ -8,15 +8,17 @@ import ray
 
 from sdvae_ray.cluster.session import Pool
 from sdvae_ray.encoding.actors import as_batch
+from sdvae_ray.encoding.pending import READ
 from sdvae_ray.engine.encode import auto_micro_batch
 from sdvae_ray.engine.load import Loader
 from sdvae_ray.engine.models import autoencoder_engines, check_same_weights, latent_scaling, pick_device, pick_precision
+from sdvae_ray.engine.pack import check_stored_crop
 from sdvae_ray.errors import ConfigError, DataError, StorageError
 from sdvae_ray.images.prepare import CropError
 from sdvae_ray.run.record import Record, check_same_run, describe_manifest, extended, new_record
 from sdvae_ray.run.run import Run
-from sdvae_ray.schema import FOV_ID, divisor_column, offset_column, uri_column
-from sdvae_ray.sources.manifest_reader import read_row_group, read_text_column, row_groups
+from sdvae_ray.schema import FOV_ID, SHARD, SHARD_CROP, SHARD_ROW_GROUP, divisor_column, offset_column, uri_column
+from sdvae_ray.sources.manifest_reader import read_manifest_column, read_row_group, row_groups
 from sdvae_ray.weights import Weights
 
 
@@ -70,7 +72,10 @@ def probe(run: Run, keys: pl.DataFrame) -> None:
 
 
 def checked_manifest(run: Run) -> pl.DataFrame:
-    """fov_id, row_group, row of every FOV. Raises DataError where a needed column is missing or a FOV is there twice."""
+    """fov_id, row_group, row of every FOV, and `read` in a manifest of shards: one number for the FOVs that one read brings.
+
+    Raises DataError where a needed column is missing or a FOV is there twice, ConfigError where shards hold less than the crop.
+    """
     columns = [uri_column(stain) for stain in run.config.image.stains]
     if run.config.image.scaling.method == "manifest":
         columns += [f(stain) for stain in run.config.image.stains for f in (offset_column, divisor_column)]
@@ -79,10 +84,22 @@ def checked_manifest(run: Run) -> pl.DataFrame:
         raise DataError(
             f"{run.config.manifest} has no column {missing[0]}: it was made for other stains, or without scaling constants"
         )
-    ids = pl.DataFrame({FOV_ID: pl.Series(read_text_column(run.config.manifest, FOV_ID, run.storage))})
+    ids = pl.DataFrame({FOV_ID: _column(run, FOV_ID)})
     if (twice := ids.filter(pl.col(FOV_ID).is_duplicated())).height:
         raise DataError(f"{run.config.manifest} lists {twice[FOV_ID][0]} twice")
+    if SHARD_CROP in present and (stored := _column(run, SHARD_CROP).drop_nulls().min()) is not None:
+        try:
+            check_stored_crop(int(str(stored)), run.config.image)
+        except CropError as error:
+            raise ConfigError(f"image.crop: {error}") from error
+    if SHARD in present:
+        places = pl.DataFrame({name: _column(run, name) for name in (SHARD, SHARD_ROW_GROUP)})
+        ids = ids.with_columns(places.to_struct().rle_id().alias(READ))
     return ids.with_columns(
         row_group=pl.Series(np.repeat(np.arange(len(sizes)), sizes)),
         row=pl.Series(np.concatenate([np.arange(size) for size in sizes])),
     )
+
+
+def _column(run: Run, name: str) -> pl.Series:
+    return pl.Series(read_manifest_column(run.config.manifest, name, run.storage))

@@ -30,7 +30,7 @@ from sdvae_ray.cluster.session import (
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.actors import FILES, CompressActor, EncodeActor, LoadActor
 from sdvae_ray.encoding.ledger import Ledger
-from sdvae_ray.encoding.pending import Work, lacking, pending
+from sdvae_ray.encoding.pending import READ, Work, lacking, pending
 from sdvae_ray.encoding.progress import shown
 from sdvae_ray.encoding.sink import RunSink
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
@@ -158,16 +158,19 @@ def _actors_of(pool: Pool) -> dict[str, Any]:
 
 def _pieces(pending: pl.DataFrame, loaders: int) -> list[dict[str, Any]]:
     """Pieces of work for the load pool. A piece has rows of one row group. The pieces are few enough for the driver, and enough for
-    every actor to get some.
+    every actor to get some. Rows that one read of a shard brings stay in one piece.
     """
     size = min(_FOVS_PER_PIECE, max(1, pending.height // (loaders * 8)))
+    numbered = pending.with_columns(piece=pl.int_range(pl.len()).over("row_group"))
+    if READ in pending.columns:
+        numbered = numbered.with_columns(pl.col("piece").first().over("row_group", READ))
+    numbered = numbered.with_columns(pl.col("piece") // size)
     pieces = []
-    for (group,), rows in pending.group_by("row_group", maintain_order=True):
-        for part in rows.iter_slices(size):
-            piece = {"row_group": group, "rows": part["row"].to_numpy().astype(np.int32).tobytes()}
-            if part["files"].null_count() < part.height:
-                piece[FILES] = json.dumps([files or [] for files in part["files"].to_list()])
-            pieces.append(piece)
+    for (group, _), part in numbered.group_by("row_group", "piece", maintain_order=True):
+        piece = {"row_group": group, "rows": part["row"].to_numpy().astype(np.int32).tobytes()}
+        if part["files"].null_count() < part.height:
+            piece[FILES] = json.dumps([files or [] for files in part["files"].to_list()])
+        pieces.append(piece)
     return pieces
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdvae_ray.config import StorageConfig
+from sdvae_ray.engine.pack import whole_planes
 from sdvae_ray.errors import StorageError, one_line
 from sdvae_ray.images.decode import decode_colours, decode_illumination, decode_planes
 from sdvae_ray.images.prepare import centre_crop, check_same_size, resize, tile
@@ -26,6 +27,7 @@ from sdvae_ray.schema import (
     METADATA,
     PIXELS,
     ROW,
+    SHARD,
     channel_column,
     divisor_column,
     illum_column,
@@ -33,6 +35,7 @@ from sdvae_ray.schema import (
     uri_column,
 )
 from sdvae_ray.settings.image import ImageConfig
+from sdvae_ray.sources.shards import ShardReader
 from sdvae_ray.storage import Storage
 
 IMAGE = "image"
@@ -92,6 +95,7 @@ class Loader:
     def __init__(self, image: ImageConfig, storage: StorageConfig) -> None:
         self.image = image
         self.storage = Storage(storage)
+        self.shards = ShardReader(self.storage, image.stains)
         self.readers = ThreadPoolExecutor(_READERS)
         self.functions: dict[str, Future[np.ndarray]] = {}  # URI -> its illumination function, the last used last
 
@@ -149,7 +153,10 @@ class Loader:
         """Asks for the files of a row, once for all its stains, and its functions. A row may carry the bytes of its one file."""
         carried = batch[PIXELS][row] if PIXELS in batch else None
         uris = dict.fromkeys(str(batch[uri_column(stain)][row]) for stain in self.image.stains)
-        if isinstance(carried, bytes):
+        if SHARD in batch:
+            packed = self.readers.submit(self.shards.files, batch, row)
+            files = {uri: self.readers.submit(_file, packed, uri) for uri in uris}
+        elif isinstance(carried, bytes):
             files = {uri: self.readers.submit(bytes, carried) for uri in uris}
         else:
             files = {uri: self.readers.submit(self.storage.read_bytes, uri) for uri in uris}
@@ -182,6 +189,7 @@ class Loader:
         channels = list(dict.fromkeys(_channel(batch, row, stain) for stain in sharing))
         colour = COLOUR in batch and batch[COLOUR][row] in (True,)  # null and NaN are not
         planes = (decode_colours if colour else decode_planes)(data, channels, uri)
+        planes = whole_planes(planes, batch, row, sharing[0], self.image)
         if (size := self.image.resize) is not None:
             planes = [resize(plane, size) for plane in planes]
         return dict(zip(channels, planes, strict=True))
@@ -219,6 +227,10 @@ class Loader:
 
     def _illumination(self, uri: str) -> np.ndarray:
         return decode_illumination(self.storage.read_bytes(uri), uri)
+
+
+def _file(packed: Future[dict[str, bytes]], uri: str) -> bytes:
+    return packed.result()[uri]  # its thread has begun before this one
 
 
 def _channel(batch: Mapping[str, np.ndarray], row: int, stain: str) -> int:

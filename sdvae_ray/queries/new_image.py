@@ -33,7 +33,7 @@ from sdvae_ray.schema import (
     uri_column,
 )
 from sdvae_ray.sources.manifest import check_manifest, read_manifest
-from sdvae_ray.sources.manifest_reader import read_text_column, row_groups
+from sdvae_ray.sources.manifest_reader import read_manifest_column, row_groups
 from sdvae_ray.storage import Storage
 
 
@@ -178,7 +178,7 @@ def _of_photographs(manifest: str, storage: Storage) -> bool:
     """Whether the run's images are photographs, as the first of them says."""
     if COLOUR not in row_groups(manifest, storage)[1]:
         return False
-    return read_text_column(manifest, COLOUR, storage)[0].as_py() is True
+    return read_manifest_column(manifest, COLOUR, storage)[0].as_py() is True
 
 
 def _stain(text: str) -> str | None:

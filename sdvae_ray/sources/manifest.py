@@ -18,10 +18,11 @@ from dataclasses import dataclass
 import polars as pl
 
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean
-from sdvae_ray.schema import FOV_ID, KEYS, METADATA, PLATE_COLUMN, channel_column, illum_column, uri_column
+from sdvae_ray.schema import FOV_ID, KEYS, METADATA, PLATE_COLUMN, SHARD, channel_column, illum_column, uri_column
 from sdvae_ray.sources import gallery
 from sdvae_ray.sources.gallery import FILE, ROW, first_row, is_empty, listed, place
 from sdvae_ray.sources.platemaps import join_metadata, join_platemaps
+from sdvae_ray.sources.shards import shard_uri
 from sdvae_ray.storage import Storage
 
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
@@ -206,6 +207,8 @@ def read_manifest(uri: str, storage: Storage) -> pl.DataFrame:
         raise DataError(f"the manifest {uri} does not exist; `sdvae-ray manifest` makes one") from error
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{uri} is not a manifest: it is not a whole Parquet file") from error
+    if SHARD in table.columns:
+        table = table.with_columns(pl.Series(SHARD, [shard_uri(name, uri) for name in table[SHARD]], pl.String))
     stains = stains_of(table)
     if not stains:
         raise DataError(f"{uri} is not a manifest: no column such as {uri_column(STAINS[0])}")

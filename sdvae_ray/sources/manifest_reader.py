@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sdvae_ray.errors import DataError
+from sdvae_ray.schema import SHARD
+from sdvae_ray.sources.shards import shard_uri
 from sdvae_ray.storage import Storage
 
 
@@ -21,9 +23,23 @@ def row_groups(uri: str, storage: Storage) -> tuple[list[int], list[str]]:
 
 
 def read_row_group(uri: str, group: int, storage: Storage) -> pa.Table:
-    """Reads one row group of a manifest; raises DataError where there is no manifest."""
+    """Reads one row group of a manifest, the places of its shards as URIs; raises DataError where there is no manifest."""
     with _opened(uri, storage) as reader:
-        return reader.read_row_group(group)
+        return _with_located_shards(reader.read_row_group(group), uri)
+
+
+def iterate_row_groups(uri: str, storage: Storage) -> Iterator[pa.Table]:
+    """Reads the row groups of a manifest one after another; raises DataError where there is no manifest."""
+    with _opened(uri, storage) as reader:
+        for group in range(reader.num_row_groups):
+            yield reader.read_row_group(group)
+
+
+def _with_located_shards(table: pa.Table, uri: str) -> pa.Table:
+    if SHARD not in table.column_names:
+        return table
+    located = pa.array([shard_uri(name, uri) for name in table[SHARD].to_pylist()], pa.string())
+    return table.set_column(table.column_names.index(SHARD), SHARD, located)
 
 
 @contextmanager
@@ -37,7 +53,7 @@ def _opened(uri: str, storage: Storage) -> Iterator[pq.ParquetFile]:
         raise DataError(f"{uri} is not a manifest: a Parquet file from `sdvae-ray manifest` is wanted") from error
 
 
-def read_text_column(uri: str, name: str, storage: Storage) -> pa.ChunkedArray:
-    """Reads one column of all rows, in the manifest's order; raises DataError where there is no manifest."""
+def read_manifest_column(uri: str, name: str, storage: Storage) -> pa.ChunkedArray:
+    """Reads one column of all rows as it is stored, in the manifest's order; raises DataError where there is no manifest."""
     with _opened(uri, storage) as reader:
         return reader.read(columns=[name])[name]

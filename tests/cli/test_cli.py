@@ -143,7 +143,7 @@ def test_alone_the_command_says_what_to_do_next(capsys):
 
 
 OF_A_RUN = ("check", "encode", "score", "report", "run", "search", "decode")
-OTHERS = ("demo", "manifest", "photographs", "retrieve", "compare", "models")
+OTHERS = ("demo", "manifest", "photographs", "pack", "retrieve", "compare", "models")
 
 
 @pytest.mark.parametrize("command", OF_A_RUN + OTHERS)

@@ -58,6 +58,12 @@ def test_what_was_written_is_read_back_whatever_its_name(room, name):
     assert storage.exists(uri)
     storage.write_bytes(uri, b"two")
     assert storage.read_bytes(uri) == b"two"
+    assert storage.read_range(uri, 1, 3) == b"wo"
+    assert storage.read_range(uri, 2, 9) == b"o"
+    assert storage.size(uri) == 3
+    for action in (storage.size, lambda place: storage.read_range(place, 0, 1)):
+        with pytest.raises(FileNotFoundError, match="no such object"):
+            action(f"{uri}.not")
     assert storage.list(place) == [name]
     storage.delete(uri)
     assert not storage.exists(uri)

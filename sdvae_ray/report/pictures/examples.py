@@ -31,7 +31,7 @@ from sdvae_ray.report.pictures.choice import Choice
 from sdvae_ray.report.pictures.draw import Pictures, Pixels, crop_of, draw
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import ERROR, FOV_ID, LATENT, latents_table, metrics_table
-from sdvae_ray.sources.manifest_reader import read_row_group, read_text_column, row_groups
+from sdvae_ray.sources.manifest_reader import read_manifest_column, read_row_group, row_groups
 
 SECONDS = 60.0  # after which no further patch is decoded
 CAPTIONS = ("ssim", "psnr")  # metrics of the patch under each reconstruction
@@ -118,7 +118,7 @@ def _load_pixels(run: Run, ids: Sequence[str]) -> tuple[dict[str, np.ndarray], l
     if not ids:
         return {}, []
     config, storage = run.config, run.storage
-    keys = read_text_column(config.manifest, FOV_ID, storage)
+    keys = read_manifest_column(config.manifest, FOV_ID, storage)
     sizes, _ = row_groups(config.manifest, storage)
     starts = np.concatenate([[0], np.cumsum(sizes)])
     rows = np.flatnonzero(pc.is_in(keys, pa.array(ids, pa.string())).to_numpy())

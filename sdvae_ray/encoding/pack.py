@@ -1,0 +1,238 @@
+"""Packs a manifest: Ray tasks write shards, and the driver writes the manifest of shards last.
+
+The driver reads the manifest and hands the rows of a shard to a task, which fetches the files and puts the shard whole. A record
+(JSON) beside every finished shard has its size, its checksum and what its FOVs lacked. The same command line again skips a shard
+whose record is there and whose size is right, unless storage did not answer for one of its FOVs.
+"""
+
+import functools
+import hashlib
+import io
+import itertools
+import json
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from rich.console import Console
+
+from sdvae_ray.cluster.failures import unwrapped_failures
+from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order, weighing
+from sdvae_ray.cluster.session import check_folder_is_shared, ray_session
+from sdvae_ray.console import print_line
+from sdvae_ray.encoding.pack_plan import SHARDS, PackOptions, Plan, plan_shards
+from sdvae_ray.engine.pack import PackedFov, pack_fov
+from sdvae_ray.engine.shard_files import parquet_shard, tar_shard
+from sdvae_ray.errors import RunError
+from sdvae_ray.run.lease import Lease
+from sdvae_ray.schema import (
+    PACK_ERROR,
+    PIXELS,
+    SHARD,
+    SHARD_BYTES,
+    SHARD_CROP,
+    SHARD_ROW,
+    SHARD_ROW_GROUP,
+    SHARD_SHA256,
+    height_column,
+    width_column,
+)
+from sdvae_ray.sources.manifest import ROWS_PER_GROUP
+from sdvae_ray.sources.manifest_reader import iterate_row_groups
+from sdvae_ray.storage import Storage, join
+
+MANIFEST = "manifest.parquet"
+_READERS = 8  # threads of a task that fetch FOVs
+_LINE_EVERY = 15.0  # seconds
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The result of `pack`.
+
+    fovs, shards  their numbers
+    place         the manifest of shards, or the folder of the tars
+    skipped       shards that were finished before
+    errors        FOVs whose files could not be packed
+    first_error   the reason of the first of them
+    transient     those of them for which storage failed: the same command tries them again
+    source_bytes  bytes of the files as they were read
+    stored_bytes  bytes of the files as they are stored
+    """
+
+    fovs: int
+    shards: int
+    place: str
+    skipped: int
+    errors: int
+    first_error: str | None
+    transient: int
+    source_bytes: int
+    stored_bytes: int
+
+
+def pack(
+    manifest: str,
+    output: str,
+    storage: Storage,
+    console: Console,
+    options: PackOptions,
+    address: str | None = None,
+) -> Packed:
+    """Writes the FOVs of a manifest as shards into the folder `output`, and the manifest of shards after them.
+
+    address: a Ray cluster; None: the cluster of this job, else this machine. Raises as `plan_shards`, and RunError where not one
+    FOV can be packed.
+    """
+    with Lease(output, storage) as lease:
+        plan = plan_shards(manifest, output, storage, options)
+        with ray_session(address):
+            check_folder_is_shared("--output", output)
+            records = _write_shards(plan, output, storage, console)
+        lease.check()
+        errors = [error for record in records for error in record["errors"] if error is not None]
+        if len(errors) == plan.manifest["fovs"]:
+            raise RunError(f"not one of {len(errors)} FOVs can be packed, the first: {errors[0]}")
+        if plan.format == "parquet":
+            storage.write_bytes(join(output, MANIFEST), _manifest_of_shards(plan, records, storage))
+    return Packed(
+        fovs=plan.manifest["fovs"],
+        shards=len(records),
+        place=join(output, MANIFEST if plan.format == "parquet" else SHARDS),
+        skipped=sum(record["skipped"] for record in records),
+        errors=len(errors),
+        first_error=errors[0] if errors else None,
+        transient=sum(record["transient"] for record in records),
+        source_bytes=sum(record["source_bytes"] for record in records),
+        stored_bytes=sum(record["stored_bytes"] for record in records),
+    )
+
+
+def _write_shards(plan: Plan, output: str, storage: Storage, console: Console) -> list[dict[str, Any]]:
+    """The records of all shards, in order; a line of progress now and then."""
+    needed = 3 * plan.fovs_per_shard * plan.fov_bytes  # the shard, the files of a row group, and the upload
+    task = ray.remote(_pack_shard).options(num_cpus=TASK_CPUS, **weighing(needed))
+    shared = ray.put((plan, output, storage))
+    arguments = ((shared, number, rows) for number, rows in enumerate(_shard_rows(plan, storage)))
+    records: list[dict[str, Any]] = []
+    fovs, last = 0, time.monotonic()
+    with unwrapped_failures():
+        for record in in_order(task, arguments):
+            records.append(record)
+            fovs += len(record["errors"])
+            if time.monotonic() - last > _LINE_EVERY:
+                last = time.monotonic()
+                print_line(console, f"pack: {fovs} of {plan.manifest['fovs']} FOVs in {len(records)} shards")
+    return records
+
+
+def _shard_rows(plan: Plan, storage: Storage) -> Iterator[pa.Table]:
+    """The rows of the manifest, shard by shard."""
+    waiting: list[pa.Table] = []
+    for table in iterate_row_groups(plan.manifest["uri"], storage):
+        waiting.append(table)
+        rows = pa.concat_tables(waiting)
+        whole = len(rows) - len(rows) % plan.fovs_per_shard
+        for start in range(0, whole, plan.fovs_per_shard):
+            yield rows.slice(start, plan.fovs_per_shard).combine_chunks()
+        waiting = [rows.slice(whole)]
+    if waiting and len(waiting[0]):
+        yield waiting[0].combine_chunks()
+
+
+def _pack_shard(shared: tuple[Plan, str, Storage], number: int, rows: pa.Table) -> dict[str, Any]:
+    """Writes one shard and its record, unless they are there; returns the record, with `skipped`."""
+    plan, output, storage = shared
+    if (record := _finished(plan, output, storage, number)) is not None:
+        return {**record, "skipped": True}
+    packed: list[PackedFov] = []
+    options: dict[str, Any] = {
+        "stains": plan.stains,
+        "storage": storage,
+        "crop": plan.crop,
+        "compression": plan.compression,
+    }
+    pack_row = functools.partial(pack_fov, **options)
+
+    def groups() -> Iterator[tuple[pa.Table, list[PackedFov]]]:
+        for start in range(0, len(rows), plan.fovs_per_group):
+            group = rows.slice(start, plan.fovs_per_group)
+            fovs = list(readers.map(pack_row, group.to_pylist()))
+            packed.extend(fov.without_files() for fov in fovs)
+            yield _without_pixels(group), fovs
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        if plan.format == "parquet":
+            data = parquet_shard(groups(), plan.stains)
+        else:
+            data = tar_shard(groups(), plan.stains, number * plan.fovs_per_shard)
+    storage.write_bytes(join(output, plan.shard(number)), data)
+    record = {
+        "shard": plan.shard(number),
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "errors": [fov.error for fov in packed],
+        "transient": sum(fov.is_transient for fov in packed),
+        "source_bytes": sum(fov.source_bytes for fov in packed),
+        "stored_bytes": sum(fov.stored_bytes for fov in packed),
+        "sizes": {stain: [fov.sizes.get(stain) for fov in packed] for stain in plan.stains} if plan.crop else {},
+    }
+    storage.write_bytes(join(output, plan.record(number)), json.dumps(record).encode())
+    return {**record, "skipped": False}
+
+
+def _finished(plan: Plan, output: str, storage: Storage, number: int) -> dict[str, Any] | None:
+    """The record of a shard that needs no more work, else None."""
+    try:
+        record: dict[str, Any] = json.loads(storage.read_bytes(join(output, plan.record(number))))
+        size = storage.size(join(output, plan.shard(number)))
+    except (FileNotFoundError, ValueError):
+        return None
+    return record if size == record["bytes"] and not record["transient"] else None
+
+
+def _manifest_of_shards(plan: Plan, records: Sequence[dict[str, Any]], storage: Storage) -> bytes:
+    """The manifest's rows with the columns that say where the shards hold their files; Parquet, as manifests are written."""
+    buffer = io.BytesIO()
+    writer: pq.ParquetWriter | None = None
+    shards = zip(_shard_rows(plan, storage), records, strict=True)
+    # a row group has whole shards, because a load actor gets rows of one row group
+    while part := list(itertools.islice(shards, max(1, ROWS_PER_GROUP // plan.fovs_per_shard))):
+        table = pa.concat_tables(_with_places(plan, rows, record) for rows, record in part)
+        writer = writer or pq.ParquetWriter(buffer, table.schema, compression="zstd")
+        writer.write_table(table, row_group_size=len(table))
+    if writer is not None:
+        writer.close()
+    return buffer.getvalue()
+
+
+def _without_pixels(rows: pa.Table) -> pa.Table:
+    return rows.drop_columns([PIXELS]) if PIXELS in rows.column_names else rows
+
+
+def _with_places(plan: Plan, rows: pa.Table, record: dict[str, Any]) -> pa.Table:
+    """The rows of one shard with the columns that say where it holds their files."""
+    errors = record["errors"]
+    fovs = range(len(errors))
+    columns = {
+        SHARD: pa.array([record["shard"] for _ in fovs], pa.string()),
+        SHARD_ROW_GROUP: pa.array([fov // plan.fovs_per_group for fov in fovs], pa.int32()),
+        SHARD_ROW: pa.array([fov % plan.fovs_per_group for fov in fovs], pa.int32()),
+        SHARD_BYTES: pa.array([record["bytes"] for _ in fovs], pa.int64()),
+        SHARD_SHA256: pa.array([record["sha256"] for _ in fovs], pa.string()),
+        PACK_ERROR: pa.array(errors, pa.string()),
+    }
+    if plan.crop is not None:
+        columns[SHARD_CROP] = pa.array([plan.crop for _ in fovs], pa.int32())
+        for stain, sizes in record["sizes"].items():
+            for axis, name in enumerate((height_column(stain), width_column(stain))):
+                columns[name] = pa.array([None if size is None else size[axis] for size in sizes], pa.int32())
+    table = _without_pixels(rows)
+    for name, values in columns.items():
+        table = table.append_column(name, values)
+    return table

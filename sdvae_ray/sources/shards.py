@@ -1,0 +1,176 @@
+"""Reads the pixels of a manifest of shards: the rows of a manifest whose files lie, byte for byte, in Parquet shards beside it.
+
+A shard is a Parquet file of one FOV per row: the columns of its manifest, then one column `pixels_<stain>` per stain, without
+compression. A reader fetches the footer of a shard once, and every row group once: one ranged read from the first to the last
+column of the wanted stains.
+"""
+
+import functools
+import io
+import itertools
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sdvae_ray.schema import PACK_ERROR, SHARD, SHARD_BYTES, SHARD_ROW, SHARD_ROW_GROUP, pixels_column, uri_column
+from sdvae_ray.storage import Storage, absolute, is_remote, join
+
+_FOOTER = 64 << 10  # bytes from the end of a shard that are read first; the footers of most shards are smaller
+_SHARDS_KEPT = 16  # footers held by a reader
+# held by a reader: a batch may end in one row group and begin in another, and the next is on its way
+_ROW_GROUPS_KEPT = 3
+
+
+class ShardError(ValueError):
+    """The files of a FOV are not in its shard: they could not be packed, or the shard is damaged."""
+
+
+def shard_uri(name: str, manifest: str) -> str:
+    """The URI of a shard that a manifest names: a URI or an absolute path as it is, else a path beside the manifest."""
+    if is_remote(name) or name.startswith(("/", "file://")):
+        return name
+    return join(absolute(manifest).rpartition("/")[0], name)
+
+
+class _RowGroup(NamedTuple):
+    """What one ranged read brings. size: bytes of the shard."""
+
+    shard: str
+    size: int
+    number: int
+    columns: tuple[str, ...]
+
+
+class ShardReader:
+    """Reads the files of a FOV from its shard. Threads may share a reader.
+
+    stains: the stains of the run; the columns of other stains are not read.
+    """
+
+    def __init__(self, storage: Storage, stains: Sequence[str]) -> None:
+        self.storage, self.stains = storage, tuple(stains)
+        self._footer = functools.lru_cache(_SHARDS_KEPT)(self._read_footer)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="shards")
+        self._lock = threading.Lock()  # of the two below
+        self._reads: dict[_RowGroup, Future[pa.Table]] = {}  # the last that were asked for, in the order of the asking
+        self._next: dict[_RowGroup, _RowGroup] = {}
+
+    def expect(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Announces the rows that come next: while the rows of a row group are in work, the next row group is fetched."""
+        sound = [row for row in range(len(batch[SHARD])) if not batch[PACK_ERROR][row]]
+        groups = dict.fromkeys(self._place(batch, row)[0] for row in sound)
+        with self._lock:
+            self._next = dict(itertools.pairwise(groups))
+
+    def files(self, batch: Mapping[str, np.ndarray], row: int) -> dict[str, bytes]:
+        """URI -> bytes of the file, for every file of the run's stains. `batch` has the columns of a manifest of shards.
+
+        Raises ShardError with the reason where the files could not be packed, or where the shard is damaged; FileNotFoundError
+        where there is no such shard; StorageError.
+        """
+        if batch[PACK_ERROR][row]:
+            raise ShardError(str(batch[PACK_ERROR][row]))
+        group, columns = self._place(batch, row)
+        try:
+            table = self._started(group).result()
+            cells = {uri: table[column][int(batch[SHARD_ROW][row])].as_py() for uri, column in columns.items()}
+        except (pa.ArrowException, KeyError, IndexError, EOFError) as error:
+            raise ShardError(f"the shard {group.shard} is damaged, or is not the shard of this manifest") from error
+        if absent := [uri for uri, data in cells.items() if data is None]:
+            raise ShardError(f"the shard {group.shard} has no bytes of {absent[0]}")
+        if group in self._next:
+            self._started(self._next[group])
+        return cells
+
+    def _started(self, group: _RowGroup) -> Future[pa.Table]:
+        """The read of a row group that is under way or done; a read that failed is begun anew."""
+        with self._lock:
+            read = self._reads.pop(group, None)
+            if read is None or (read.done() and read.exception() is not None):
+                read = self._reader.submit(self._read_row_group, group)
+            self._reads[group] = read
+            for oldest in list(self._reads)[:-_ROW_GROUPS_KEPT]:
+                del self._reads[oldest]
+        return read
+
+    def _place(self, batch: Mapping[str, np.ndarray], row: int) -> tuple[_RowGroup, dict[str, str]]:
+        """The row group of a FOV, and URI -> the column of its bytes."""
+        columns = self._columns(batch, row)
+        size, number = int(batch[SHARD_BYTES][row]), int(batch[SHARD_ROW_GROUP][row])
+        return _RowGroup(str(batch[SHARD][row]), size, number, tuple(columns.values())), columns
+
+    def _columns(self, batch: Mapping[str, np.ndarray], row: int) -> dict[str, str]:
+        """URI -> the column of its bytes. A file that several stains share is in the column of the first of them."""
+        first: dict[str, str] = {}
+        prefix = uri_column("")
+        for name in batch:
+            if name.startswith(prefix):
+                first.setdefault(str(batch[name][row]), pixels_column(name.removeprefix(prefix)))
+        return {uri: first[uri] for uri in (str(batch[uri_column(stain)][row]) for stain in self.stains)}
+
+    def _read_footer(self, uri: str, size: int) -> pq.FileMetaData:
+        tail = self.storage.read_range(uri, max(0, size - _FOOTER), size)
+        length = int.from_bytes(tail[-8:-4], "little") + 8
+        if len(tail) < length <= size:
+            tail = self.storage.read_range(uri, size - length, size)
+        return pq.read_metadata(io.BytesIO(tail))
+
+    def _read_row_group(self, group: _RowGroup) -> pa.Table:
+        uri, size, columns = group.shard, group.size, group.columns
+        footer = self._footer(uri, size)
+        meta = footer.row_group(group.number)
+        chunks = [meta.column(number) for number in range(meta.num_columns)]
+        wanted = [chunk for chunk in chunks if chunk.path_in_schema in columns]
+        if len(wanted) < len(columns):
+            raise KeyError(f"{uri} lacks a column of {', '.join(columns)}")
+        start = min(chunk.data_page_offset for chunk in wanted)  # pixels have no dictionary page
+        stop = max(chunk.data_page_offset + chunk.total_compressed_size for chunk in wanted)
+        data = self.storage.read_range(uri, start, stop)
+        if len(data) < stop - start:
+            raise EOFError(f"{uri} ends before its row group {group.number}")
+        window = pa.PythonFile(_Window(data, start, size), mode="r")
+        return pq.ParquetFile(window, metadata=footer).read_row_group(group.number, columns=list(columns))
+
+
+class _Window:
+    """A file of `size` bytes of which only the bytes from `start` on are at hand; reads give views, not copies."""
+
+    closed = False
+
+    def __init__(self, data: bytes, start: int, size: int) -> None:
+        self.data, self.start, self.size = memoryview(data), start, size
+        self.position = 0
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Moves to an offset from the start (0), the position (1) or the end (2)."""
+        self.position = offset + (0, self.position, self.size)[whence]
+        return self.position
+
+    def tell(self) -> int:
+        """The position."""
+        return self.position
+
+    def read(self, count: int) -> memoryview:
+        """The next `count` bytes; EOFError where they are not at hand."""
+        begin = self.position - self.start
+        if begin < 0 or begin + count > len(self.data):
+            raise EOFError("bytes outside the window")
+        self.position += count
+        return self.data[begin : begin + count]
+
+    def readable(self) -> bool:
+        """True."""
+        return True
+
+    def seekable(self) -> bool:
+        """True."""
+        return True
+
+    def close(self) -> None:
+        """Forgets the bytes."""
+        self.data = memoryview(b"")
