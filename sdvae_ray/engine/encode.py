@@ -5,10 +5,8 @@ pass of a FOV is padded), and a pass never mixes FOVs. No result therefore depen
 """
 
 import socket
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +20,7 @@ from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import IMAGE, Batch
 from sdvae_ray.engine.models import Models
 from sdvae_ray.engine.sides import Field, Side, Sides
-from sdvae_ray.engine.transfer import Check, Download, UnusableOutputError, upload, uploads
+from sdvae_ray.engine.transfer import Check, Clock, Download, UnusableOutputError, upload, uploads
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.schema import (
@@ -129,7 +127,7 @@ class Encoder:
         """A FOV on its way, and its micro-batch, which is halved until the FOV fits the memory of the device."""
         size = self.micro_batch
         while True:
-            clock = _Clock(self.device)
+            clock = Clock(self.device)
             try:
                 tensors, checks = self._compute(fov, size)
                 with self.forward.clock("copy out"):
@@ -239,39 +237,12 @@ class _Fov:
     compressed: Mapping[str, Compressed]
 
 
-class _Clock:
-    """The seconds that the device works between two points of its queue; on a CPU those of the clock."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
-        self._points: list[Any] = [self._point()]
-
-    def _point(self) -> Any:
-        if not self._on_gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def stopped(self) -> "_Clock":
-        self._points.append(self._point())
-        return self
-
-    def seconds(self) -> float:
-        """Waits for the second point."""
-        start, end = self._points
-        if not self._on_gpu:
-            return float(end - start)
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1000
-
-
 @dataclass(frozen=True)
 class _Launched:
     """A FOV on the device whose columns are on their way to the host."""
 
     columns: Download
-    clock: _Clock
+    clock: Clock
 
 
 def _inputs(extractor: Extractor, result: Reconstruction) -> Tensor | None:

@@ -5,8 +5,10 @@ question about a number on the device (`if`, `item`), or an index that lies on t
 empty. On a CPU all of this costs nothing and changes nothing.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,6 +115,33 @@ class Download:
             first = int(np.argmin(usable))
             raise UnusableOutputError(self._problems[first].format(f"{values[first]:g}"))
         return arrays
+
+
+class Clock:
+    """The seconds that the device works between two points of its queue; on a CPU those of the clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._points: list[Any] = [self._point()]
+
+    def _point(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def stopped(self) -> "Clock":
+        self._points.append(self._point())
+        return self
+
+    def seconds(self) -> float:
+        """Waits for the second point."""
+        start, end = self._points
+        if not self._on_gpu:
+            return float(end - start)
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1000
 
 
 _USABLE, _VALUES = "\0usable", "\0values"  # names that no column has
