@@ -13,7 +13,7 @@ import pyarrow as pa
 import ray
 
 from sdvae_ray.cluster.session import Pool
-from sdvae_ray.engine.compress import SECONDS, Compressor, load_codecs
+from sdvae_ray.engine.compress import SECONDS, Compressor
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_file_column
@@ -81,7 +81,7 @@ class CompressActor:
     """A Compressor in a Ray actor. ledger: as of EncodeActor. sides: the codecs to run; None: all codecs of the run."""
 
     def __init__(self, run: Run, ledger: Any, sides: Collection[str] | None = None) -> None:
-        self.compressor = Compressor(load_codecs(run.config, sides), run.config.image.transpose)
+        self.compressor = Compressor.of(run.config, sides)
         self.ledger = ledger
         _report_start(ledger, "compress")
 

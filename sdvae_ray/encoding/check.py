@@ -14,7 +14,7 @@ from sdvae_ray.cluster.session import Pool, check_output_is_shared, plan_pools, 
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.actors import EncodeActor, as_batch
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
-from sdvae_ray.engine.compress import Compressor, load_codecs
+from sdvae_ray.engine.compress import Compressor
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import check_names, resolve_weights
 from sdvae_ray.errors import ConfigError, RunError, did_you_mean
@@ -104,9 +104,7 @@ def _one_fov(run: Run, record: Mapping[str, Any], pool: Pool, key: pl.DataFrame,
     loaded = Loader(run.config.image, run.config.storage)(batch)
     if loaded[ERROR][0]:
         raise RunError(f"the first FOV of the manifest cannot be read: {loaded[ERROR][0]}")
-    compressed = (
-        Compressor(load_codecs(run.config), run.config.image.transpose)(loaded) if run.config.codecs else loaded
-    )
+    compressed = Compressor.of(run.config)(loaded) if run.config.codecs else loaded
     encoded = actor.encoder(compressed)
     if encoded[ERROR][0]:
         raise RunError(f"the first FOV of the manifest cannot be encoded: {encoded[ERROR][0]}")
@@ -115,8 +113,7 @@ def _one_fov(run: Run, record: Mapping[str, Any], pool: Pool, key: pl.DataFrame,
         fov_id=str(encoded[FOV_ID][0]),
         fovs=fovs,
         seconds={
-            stage: float(encoded[f"seconds_{stage}"][0])
-            for stage in ("load", *(["compress"] if run.config.codecs else []), "encode")
+            name.removeprefix("seconds_"): float(encoded[name][0]) for name in encoded if name.startswith("seconds_")
         }
         | {"write": seconds},
         stored=stored,

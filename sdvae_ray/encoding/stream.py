@@ -93,12 +93,11 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
             start = time.monotonic()
             if total:
                 session = uuid.uuid4().hex[:8]
-                record["sessions"].append({"session": session, "started": now(), "fovs": total})
+                record["sessions"].append({"session": session, "started": now(), "fovs": total, "stages": []})
                 run.write_record(record)
-                streams = record["sessions"][-1].setdefault("stages", [])
                 for number, work in enumerate(works):
                     stages = _stream(run, work, pools, record, f"{session}{number or ''}", console)
-                    streams.append(stages)
+                    record["sessions"][-1]["stages"].append(stages)
                     lease.check()
         sweep(run.output, run.storage)
         seconds = time.monotonic() - start

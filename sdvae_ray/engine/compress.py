@@ -7,6 +7,7 @@ wait for a codec: they take its pixels and sizes with the batch. This module kno
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -46,6 +47,11 @@ class Compressor:
     def __init__(self, codecs: Mapping[str, Codec], transpose: bool = False) -> None:
         self.codecs, self.transpose = codecs, transpose
 
+    @classmethod
+    def of(cls, config: RunConfig, sides: Collection[str] | None = None) -> Self:
+        """The stage of a run. sides: the codecs to run; None: all codecs of the run. Raises ConfigError as `load_codecs`."""
+        return cls(load_codecs(config, sides), config.image.transpose)
+
     def __call__(self, batch: Batch) -> Batch:
         images, errors = batch[IMAGE], np.array(batch[ERROR], object)
         seconds = np.zeros(len(images), np.float32)
@@ -78,7 +84,7 @@ def load_codecs(config: RunConfig, sides: Collection[str] | None = None) -> dict
     return codecs
 
 
-def taken(batch: Batch, codecs: Collection[str], row: int) -> dict[str, Compressed]:
+def taken(batch: Mapping[str, np.ndarray], codecs: Collection[str], row: int) -> dict[str, Compressed]:
     """Codec -> the compressed field of one row."""
     return {side: Compressed(batch[_pixels(side)][row], batch[_sizes(side)][row]) for side in codecs}
 

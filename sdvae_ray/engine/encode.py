@@ -100,7 +100,7 @@ class Encoder:
         launched: dict[int, _Launched] = {}
         for row, image in zip(usable, uploads([batch[IMAGE][row] for row in usable], self.device), strict=True):
             fov_id = str(batch[FOV_ID][row])
-            fov = _Fov(fov_id, image, (latents or {}).get(fov_id, {}), taken(dict(batch), self.codecs, row))
+            fov = _Fov(fov_id, image, (latents or {}).get(fov_id, {}), taken(batch, self.codecs, row))
             launched[row], micro_batches[row] = self._with_less_memory(fov)
         for row, fov_on_device in launched.items():
             try:

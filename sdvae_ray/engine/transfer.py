@@ -35,9 +35,7 @@ class Check:
 
 def demand(checks: Sequence[Check]) -> None:
     """Waits for the device. Raises UnusableOutputError with the problem of the first check that fails."""
-    for check in checks:
-        if not check.usable:
-            raise UnusableOutputError(check.problem.format("" if check.value is None else f"{check.value.item():g}"))
+    Download({}, checks).wait()
 
 
 def upload(values: np.ndarray, device: torch.device) -> Tensor:
@@ -81,7 +79,9 @@ class Download:
 
     def __init__(self, tensors: Mapping[str, Tensor], checks: Sequence[Check]) -> None:
         self._problems = [check.problem for check in checks]
-        device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
+        device = next(
+            (tensor.device for tensor in (*tensors.values(), *(check.usable for check in checks))), torch.device("cpu")
+        )
         missing = torch.zeros((), device=device)
         parts = dict(tensors)
         if checks:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +39,8 @@ class PassFeatures:
         """(N, T, 3, S, S) in [0, 1] -> (N, T, D) float32."""
         with own_precision(batch.device) as dtype:
             if dtype not in self._copies:
-                own = _folded(copy.deepcopy(self.model))
-                self._copies[dtype] = own.to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                own: Any = _folded(copy.deepcopy(self.model))  # nn.Module.to has no type for memory_format
+                self._copies[dtype] = own.to(dtype, memory_format=torch.channels_last)
             images = self.prepare(batch.flatten(0, 1).float()).to(dtype, memory_format=torch.channels_last)
             return self._copies[dtype](images).float().unflatten(0, batch.shape[:2])
 

@@ -11,7 +11,7 @@ from sdvae_ray.cluster.session import Pool
 from sdvae_ray.config import RunConfig
 from sdvae_ray.encoding.start import prepare_record
 from sdvae_ray.engine.columns import run_columns
-from sdvae_ray.engine.compress import Compressor, load_codecs
+from sdvae_ray.engine.compress import Compressor
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import Batch, Loader
@@ -40,7 +40,7 @@ def loaded(config: RunConfig) -> Batch:
     """Every FOV of the manifest through the loader and the codecs."""
     table = pl.read_parquet(config.manifest)
     batch = {name: np.array(table[name].to_list(), object) for name in table.columns}
-    return Compressor(load_codecs(config))(Loader(config.image, config.storage)(batch))
+    return Compressor.of(config)(Loader(config.image, config.storage)(batch))
 
 
 def engine(config: RunConfig, models: Models | None = None, wanted: Collection[str] | None = None) -> Encoder:

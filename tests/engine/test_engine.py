@@ -13,7 +13,7 @@ from sdvae_ray.codecs import jpeg
 from sdvae_ray.config import RunConfig
 from sdvae_ray.contracts import Posterior
 from sdvae_ray.distributions.fid import frechet_distance, moments
-from sdvae_ray.engine.compress import Compressor, compress, load_codecs
+from sdvae_ray.engine.compress import Compressor, compress
 from sdvae_ray.engine.encode import Encoder, auto_micro_batch
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import IMAGE, Batch
@@ -47,7 +47,7 @@ def fovs(config: RunConfig, count: int, bad: tuple[int, ...] = ()) -> Batch:
     pixels[list(bad)] = 0
     names = np.array([f"s/b/P1/A{row:02d}/1" for row in range(count)], object)
     batch = {FOV_ID: names, IMAGE: pixels, ERROR: errors}
-    return Compressor(load_codecs(config))(batch) if config.codecs else batch
+    return Compressor.of(config)(batch) if config.codecs else batch
 
 
 def rows(batch: Batch, chosen: list[int]) -> Batch:

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.engine.compress import Compressor, load_codecs
+from sdvae_ray.engine.compress import Compressor
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import Loader
@@ -77,7 +77,7 @@ def write_run(folder: Path, config: RunConfig) -> None:
     cpu = torch.device("cpu")
     encoder = Encoder(config, load_models(config, resolved, cpu), Forward(cpu, "float32"), 8)
     batch = {name: np.array([row[name] for row in rows], object) for name in rows[0]}
-    loader, compressor = Loader(config.image, config.storage), Compressor(load_codecs(config))
+    loader, compressor = Loader(config.image, config.storage), Compressor.of(config)
     for start in (0, 4):
         part = {name: values[start : start + 4] for name, values in batch.items()}
         write_rows(config.output, f"part-{start}", encoder(compressor(loader(part))), STORAGE)
