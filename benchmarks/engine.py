@@ -28,8 +28,7 @@ from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import DTYPES, Forward
 from sdvae_ray.engine.load import IMAGE, Batch
-from sdvae_ray.engine.models import load_models, pick_device, pick_precision, resolve_weights
-from sdvae_ray.errors import ConfigError, UserError
+from sdvae_ray.engine.models import load_models, pick_precision, resolve_weights
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, FOV_ID
 from sdvae_ray.settings.image import ImageConfig
@@ -246,19 +245,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser().parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse(arguments)
-    torch.set_num_threads(options.threads)
-    device = torch.device("cpu") if options.device == "cpu" else pick_device(1)
+def settled(options: argparse.Namespace) -> torch.device:
+    """The device of the options, whose crop and precision are decided for it, in place. ConfigError as `harness.device_of`."""
+    device = harness.device_of(options)
     options.crop = options.crop or (1024 if device.type == "cuda" else 256)
     options.precision = pick_precision(options.precision, device)
-    try:
-        if options.device not in ("auto", device.type):
-            raise ConfigError(f"--device {options.device}: torch sees none here")
-        config = run_config(options)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    return device
+
+
+@harness.refusing_in_one_line
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    device = settled(options)
+    config = run_config(options)
     settings = {**vars(options), "patches_per_fov": config.image.patches}
     record = {**harness.head("engine", device, settings), "weights": "random", **sweep(config, device, options)}
     show(record, Console(width=200))

@@ -26,7 +26,7 @@ from sdvae_ray.autoencoders._kl.inference import KLInference
 from sdvae_ray.autoencoders._kl.plan import Plan
 from sdvae_ray.autoencoders.diffusers_kl import ARCHITECTURES
 from sdvae_ray.engine.forward import DTYPES
-from sdvae_ray.engine.models import pick_device, pick_precision
+from sdvae_ray.engine.models import pick_precision
 
 Coder = Callable[[Tensor], Tensor]
 
@@ -252,11 +252,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@harness.refusing_in_one_line
 @torch.inference_mode()
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
-    torch.set_num_threads(options.threads)
-    device = torch.device("cpu") if options.device == "cpu" else pick_device(1)
+    device = harness.device_of(options)
     dtype = DTYPES[pick_precision(options.precision, device)]
     exactness = errors("tiny", device, dtype)
     records = measure(options, device, dtype)

@@ -28,7 +28,7 @@ from sdvae_ray.autoencoders._kl.inference import KLInference
 from sdvae_ray.autoencoders._kl.plan import Plan
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import DTYPES, Forward
-from sdvae_ray.engine.models import load_models, pick_device, pick_precision, resolve_weights
+from sdvae_ray.engine.models import load_models, resolve_weights
 from sdvae_ray.engine.transfer import upload
 from sdvae_ray.storage import Storage
 
@@ -197,6 +197,7 @@ class Session:
         return records
 
 
+@harness.refusing_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = engine.parser()
     parser.add_argument("--parts", help="names with commas between; default all")
@@ -206,10 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="a file for the JSON")
     parser.set_defaults(fovs=4)
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    device = torch.device("cpu") if options.device == "cpu" else pick_device(1)
-    options.crop = options.crop or (1024 if device.type == "cuda" else 256)
-    options.precision = pick_precision(options.precision, device)
+    device = engine.settled(options)
     options.micro_batch = options.micro_batch[0] if options.micro_batch else None
     session = Session(options, device)
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}

@@ -5,11 +5,13 @@ This file knows no benchmark. A machine is named by its processor, never by a ho
 
 import argparse
 import datetime
+import functools
 import gc
 import json
 import os
 import platform
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +22,9 @@ from typing import Any
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from sdvae_ray.engine.models import pick_device
+from sdvae_ray.errors import ConfigError, UserError
 
 Record = dict[str, Any]
 KINDS = ("product", "convolution")  # of reference rates
@@ -215,6 +220,29 @@ def cudnn_benchmark(enabled: bool) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.benchmark = before
+
+
+def device_of(options: argparse.Namespace) -> torch.device:
+    """Sets --threads and returns the device of --device; ConfigError where torch does not see it."""
+    torch.set_num_threads(options.threads)
+    device = torch.device("cpu") if options.device == "cpu" else pick_device(1)
+    if options.device not in ("auto", device.type):
+        raise ConfigError(f"--device {options.device}: torch sees none here")
+    return device
+
+
+def refusing_in_one_line(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] | None], int]:
+    """A main that prints the line of a UserError and returns its exit code."""
+
+    @functools.wraps(main)
+    def run(arguments: Sequence[str] | None = None) -> int:
+        try:
+            return main(arguments)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
+
+    return run
 
 
 def positive_numbers(text: str) -> list[int]:

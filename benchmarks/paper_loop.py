@@ -33,7 +33,7 @@ from sdvae_ray.contracts import Posterior, Reconstruction
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import DTYPES, Forward
 from sdvae_ray.engine.load import IMAGE, Batch
-from sdvae_ray.engine.models import Models, load_models, pick_device, pick_precision, resolve_weights
+from sdvae_ray.engine.models import Models, load_models, resolve_weights
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.storage import Storage
 
@@ -156,16 +156,14 @@ def measure(config: RunConfig, device: torch.device, options: argparse.Namespace
     return records
 
 
+@harness.refusing_in_one_line
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = engine.parser()
     parser.add_argument(
         "--compile", action=argparse.BooleanOptionalAction, default=False, help="torch.compile: minutes, once"
     )
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    device = torch.device("cpu") if options.device == "cpu" else pick_device(1)
-    options.crop = options.crop or (1024 if device.type == "cuda" else 256)
-    options.precision = pick_precision(options.precision, device)
+    device = engine.settled(options)
     options.micro_batch = options.micro_batch[0] if options.micro_batch else None
     records = measure(engine.run_config(options), device, options)
     show(records)
