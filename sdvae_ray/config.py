@@ -137,6 +137,10 @@ class ClusterConfig(Section):
 
     shared_filesystem: bool = False  # True: a local output folder is the same folder on every node
     autoscaling: bool = False  # True: pools may be larger than the nodes present at the start
+    dollars_per_gpu_hour: float | None = Field(
+        None, ge=0
+    )  # of a GPU with the CPUs and memory beside it; for `check` and `bench`
+    dollars_per_cpu_hour: float | None = Field(None, ge=0)  # of a CPU of a node without a GPU
 
 
 class RunConfig(Section):

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -97,9 +97,10 @@ def quiet_ray_data() -> None:
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")  # appears in a run of few FOVs
 
 
-def plan_pools(config: RunConfig) -> Pools:
+def plan_pools(config: RunConfig, seconds: Mapping[str, float] | None = None) -> Pools:
     """The sizes of the pools for the nodes that are running; `auto` fills them.
 
+    seconds: stage -> measured seconds of one actor per FOV, by which load and compress share the CPUs.
     Raises ResourceError, which names the setting to change, where fixed pools do not fit; ConfigError for `auto` with
     cluster.autoscaling.
     """
@@ -109,7 +110,7 @@ def plan_pools(config: RunConfig) -> Pools:
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     encode = _encode_pool(config, cpus, gpus)
     left = cpus - encode.least * encode.cpus
-    pools = Pools(_load_pool(config, left), _compress_pool(config, left), encode)
+    pools = Pools(*_feeding_pools(config, left, seconds), encode)
     if not config.cluster.autoscaling:
         _check_fits(pools, cpus, gpus)
     return pools
@@ -168,24 +169,31 @@ def _encode_pool(config: RunConfig, cpus: float, gpus: float) -> Pool:
     return Pool(least, most, actor_cpus, actor_gpus)
 
 
-def _load_pool(config: RunConfig, cpus_left: float) -> Pool:
-    """The load pool. A codec costs many times the CPU of loading, so with codecs `auto` is a quarter of the CPUs that are left."""
-    small = cpus_left < 2
-    auto_cpus = (0.15 if config.codecs else 0.25) if small else 1.0
-    if small:
-        usable = cpus_left - SPARE_CPUS - (_SMALL_CODEC if config.codecs else 0)
-    else:
-        usable = (cpus_left - 1) / (4 if config.codecs else 1)
-    return _pool(config.load.actors, config.load.cpus, auto_cpus, usable)
+def _feeding_pools(
+    config: RunConfig, cpus_left: float, seconds: Mapping[str, float] | None
+) -> tuple[Pool, Pool | None]:
+    """The pools of load and, in a run with codecs, of compress, on the CPUs that encode leaves.
 
-
-def _compress_pool(config: RunConfig, cpus_left: float) -> Pool | None:
-    """The pool of the codecs: `auto` is three quarters of the CPUs that are left, or one actor where they are few."""
-    if not config.codecs:
-        return None
-    small = cpus_left < 2
-    auto_cpus, usable = (_SMALL_CODEC, _SMALL_CODEC) if small else (1.0, 0.75 * (cpus_left - 1))
-    return _pool(config.compress.actors, config.compress.cpus, auto_cpus, usable)
+    A codec costs many times the CPU of loading: unless it was measured, `auto` gives compress three quarters of the CPUs.
+    """
+    load, compress, codecs = config.load, config.compress, bool(config.codecs)
+    if cpus_left < 2:
+        usable = cpus_left - SPARE_CPUS - (_SMALL_CODEC if codecs else 0)
+        pool = _pool(load.actors, load.cpus, 0.15 if codecs else 0.25, usable)
+        return pool, _pool(compress.actors, compress.cpus, _SMALL_CODEC, _SMALL_CODEC) if codecs else None
+    usable = cpus_left - 1  # the rest is for reads and writes
+    if not codecs:
+        return _pool(load.actors, load.cpus, 1.0, usable), None
+    if usable < 2:
+        return _pool(load.actors, load.cpus, 0.9, 0.9), _pool(compress.actors, compress.cpus, 0.9, 0.9)
+    share = 0.25
+    if seconds and "compress" in seconds:
+        share = seconds["load"] / (seconds["load"] + seconds["compress"])
+    loaders = min(max(1, round(share * usable)), math.floor(usable) - 1)
+    return (
+        _pool(load.actors, load.cpus, 1.0, loaders),
+        _pool(compress.actors, compress.cpus, 1.0, math.floor(usable) - loaders),
+    )
 
 
 def _pool(actors: Actors, cpus: float | Literal["auto"], auto_cpus: float, usable: float) -> Pool:

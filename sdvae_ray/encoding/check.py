@@ -1,18 +1,23 @@
-"""Before the launch: one FOV passes through every stage on a node of the cluster; its bytes and seconds are measured."""
+"""Before the launch: a few FOVs pass through every stage on a node of the cluster; the costs of a FOV and of the run are told."""
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 import ray
 from rich.console import Console
 
 from sdvae_ray.cluster.failures import unwrapped_failures
-from sdvae_ray.cluster.session import Pool, check_output_is_shared, plan_pools, ray_session
+from sdvae_ray.cluster.session import Pool, Pools, check_output_is_shared, plan_pools, ray_session
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.actors import EncodeActor, as_batch
+from sdvae_ray.encoding.forecast import MEASURED, STAGES, Forecast, forecast
+from sdvae_ray.encoding.progress import duration
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
 from sdvae_ray.engine.compress import Compressor
 from sdvae_ray.engine.load import Batch, Loader
@@ -27,31 +32,39 @@ from sdvae_ray.sources.manifest_reader import read_row_group, row_groups
 from sdvae_ray.storage import join
 
 _FOLDER = "_check"  # under the output; removed at the end
+_FOVS = 8  # that are measured after the first FOV
+_PATIENCE = 20.0  # seconds: where the first FOV takes longer, its own time is the measurement
 
 
 @dataclass(frozen=True)
 class Checked:
     """The cost of one FOV.
 
-    fovs     number of FOVs in the manifest
-    seconds  stage -> seconds, without the loading of the models
-    stored   table -> bytes
-    columns  column of a data table -> its dtype and shape per FOV
+    fovs      number of FOVs in the manifest
+    measured  number of FOVs that the seconds are a mean of
+    warm      True: the seconds are of FOVs after the first, which also waits for caches and compilers
+    seconds   stage -> seconds of one actor per FOV, without the loading of the models
+    stored    table -> bytes of one FOV
+    columns   column of a data table -> its dtype and shape per FOV
+    failed    fov_id -> reason, of the measured FOVs
+    device    name of the processor or GPU of the models
     """
 
-    fov_id: str
     fovs: int
+    measured: int
+    warm: bool
     seconds: dict[str, float]
     stored: dict[str, int]
     columns: dict[str, str]
+    failed: dict[str, str]
     device: str
 
 
 def check(run: Run, console: Console, address: str | None = None) -> Checked:
-    """Validates names, manifest, storage, weights, resources and the section `score`; then runs one FOV through every stage.
+    """Validates names, manifest, storage, weights, resources and the section `score`; then runs some FOVs through every stage.
 
-    Prints the result of every step to `console`. Raises the error that `encode` or `score` would raise, and RunError where the
-    FOV itself fails.
+    Prints the result of every step to `console`, and what the whole manifest will take. Leaves `check.json` in the output, from
+    which `encode` fits its pools. Raises the error that `encode` or `score` would raise, and RunError where the first FOV fails.
     """
     check_names(run.config)
     keys = checked_manifest(run)
@@ -62,23 +75,41 @@ def check(run: Run, console: Console, address: str | None = None) -> Checked:
     with ray_session(address):
         check_output_is_shared(run.config)
         pools = plan_pools(run.config)
-        print_line(console, f"pools     {pools}")
         record = prepare_record(run, len(keys), resolved, pools.encode)
         for name, weights in record["weights"].items():
             print_line(console, f"weights   {name}: {_origin(weights)}")
-        task = _one_fov.options(num_cpus=pools.encode.cpus, num_gpus=pools.encode.gpus)
-        first = keys.select(FOV_ID, "row_group", "row").head(1)
-        with unwrapped_failures():
-            checked = ray.get(task.remote(run, record, pools.encode, first, len(keys)))
-    forward = f"{record['precision']}; {record['micro_batch']} passes per forward"
+        forward = f"{record['precision']}; {record['micro_batch']} passes per forward"
+        checked = _measured(run, record, pools.encode, keys, console)
+        pools = plan_pools(run.config, checked.seconds)
     print_line(console, f"device    {checked.device}; {forward}")
+    for fov, error in checked.failed.items():
+        print_line(console, f"note: {fov} failed: {error}")
+    warmth = "after the first" if checked.warm else "of the first, cold caches included"
+    print_line(
+        console, f"measured  {checked.measured} FOVs {warmth}, spread over the manifest; one actor of each stage"
+    )
     for stage, seconds in checked.seconds.items():
-        print_line(console, f"{stage:9} {seconds:.2f} s per FOV")
+        print_line(console, f"{stage:9} {seconds:.3g} s per FOV")
     for table, size in checked.stored.items():
         print_line(console, f"stored    {table}: {size / 1e3:.1f} kB per FOV")
     total = sum(checked.stored.values())
     print_line(console, f"stored    {total / 1e6:.2f} MB per FOV, {total * len(keys) / 1e9:.2f} GB for the manifest")
+    _print_forecast(forecast(len(keys), checked.seconds, pools, run.config.cluster), pools, console)
     return checked
+
+
+def _print_forecast(told: Forecast, pools: Pools, console: Console) -> None:
+    """The pools, what holds them up, and the hours and dollars of the manifest."""
+    print_line(console, f"pools     {pools}")
+    rates = ", ".join(f"{name} {rate:.3g}" for name, rate in told.rates.items())
+    print_line(console, f"rates     FOV/s of the whole pool: {rates}; {told.bottleneck} is the bottleneck")
+    feeding = " and ".join(f"{count:.2g} {name}" for name, count in told.feeding.items())
+    print_line(console, f"balance   one encode actor is fed by {feeding} actors")
+    hours = f"{told.gpu_hours:.3g} GPU-hours, {told.cpu_hours:.3g} CPU-hours"
+    price = "" if told.dollars is None else f", {told.dollars:,.2f} dollars"
+    print_line(
+        console, f"forecast  {told.fovs} FOVs in about {duration(told.seconds)}: {hours}{price}, without the start"
+    )
 
 
 def _check_score(run: Run, metadata: list[str]) -> None:
@@ -96,30 +127,73 @@ def _check_score(run: Run, metadata: list[str]) -> None:
                 raise ConfigError(f"score.{key}: there is no column {column!r}{did_you_mean(column, metadata)}")
 
 
+def _measured(run: Run, record: Mapping[str, Any], pool: Pool, keys: pl.DataFrame, console: Console) -> Checked:
+    """Runs the measurement on a node of the encode pool, and says what it does meanwhile. Leaves check.json in the output."""
+    spread = np.unique(np.linspace(0, len(keys) - 1, _FOVS + 1).astype(int)).tolist()
+    chosen = keys.select(FOV_ID, "row_group", "row")[spread]
+    task = _some_fovs.options(num_cpus=pool.cpus, num_gpus=pool.gpus, num_returns="streaming")
+    with unwrapped_failures():
+        for answer in task.remote(run, record, pool, chosen, len(keys)):
+            told = ray.get(answer)
+            if isinstance(told, Checked):
+                checked = told
+            else:
+                print_line(console, f"check: {told}")
+    kept = {"digest": run.config.digest(), "device": checked.device, "fovs": checked.measured, "warm": checked.warm}
+    run.storage.write_bytes(run.uri(MEASURED), json.dumps({**kept, "seconds": checked.seconds}, indent=1).encode())
+    return checked
+
+
 @ray.remote
-def _one_fov(run: Run, record: Mapping[str, Any], pool: Pool, key: pl.DataFrame, fovs: int) -> Checked:
-    group, row = key.select("row_group", "row").row(0)
-    batch = as_batch(read_row_group(run.config.manifest, group, run.storage).slice(row, 1))
-    actor = EncodeActor(run, record, pool, None)
-    loaded = Loader(run.config.image, run.config.storage)(batch)
-    if loaded[ERROR][0]:
-        raise RunError(f"the first FOV of the manifest cannot be read: {loaded[ERROR][0]}")
-    compressed = Compressor.of(run.config)(loaded) if run.config.codecs else loaded
-    encoded = actor.encoder(compressed)
-    if encoded[ERROR][0]:
-        raise RunError(f"the first FOV of the manifest cannot be encoded: {encoded[ERROR][0]}")
-    stored, seconds = _write_and_remove(run, encoded)
-    return Checked(
-        fov_id=str(encoded[FOV_ID][0]),
+def _some_fovs(
+    run: Run, record: Mapping[str, Any], pool: Pool, keys: pl.DataFrame, fovs: int
+) -> Iterator[str | Checked]:
+    """Yields lines for the user, then the result. The first FOV must be valid and warms up; the others are one measured batch."""
+    yield "loading the models"
+    actor, loader = EncodeActor(run, record, pool, None), Loader(run.config.image, run.config.storage)
+    compressor = Compressor.of(run.config) if run.config.codecs else None
+
+    def through(part: pl.DataFrame) -> Batch:
+        batch = loader(_rows(run, part))
+        return actor.encoder(compressor(batch) if compressor else batch)
+
+    yield "the first FOV"
+    start = time.perf_counter()
+    first = through(keys.head(1))
+    took = time.perf_counter() - start
+    if first[ERROR][0]:
+        raise RunError(f"the first FOV of the manifest fails: {first[ERROR][0]}")
+    warm = took < _PATIENCE and len(keys) > 1
+    if warm:
+        yield f"{len(keys) - 1} more FOVs"
+    encoded = through(keys.slice(1)) if warm else first
+    usable = encoded[ERROR] == ""
+    failed = dict(zip(encoded[FOV_ID][~usable], encoded[ERROR][~usable], strict=True))
+    if not usable.any():
+        encoded, usable, warm = first, np.array([True]), False
+    stored, write = _write_and_remove(run, first)
+    yield Checked(
         fovs=fovs,
+        measured=int(usable.sum()),
+        warm=warm,
         seconds={
-            name.removeprefix("seconds_"): float(encoded[name][0]) for name in encoded if name.startswith("seconds_")
+            name: float(encoded[f"seconds_{name}"][usable].mean()) for name in STAGES if f"seconds_{name}" in encoded
         }
-        | {"write": seconds},
+        | {"write": write},
         stored=stored,
-        columns={name: f"{values.dtype}{values.shape[1:]}" for name, values in encoded.items() if SEPARATOR in name},
-        device=str(encoded["device"][0]),
+        columns={name: f"{values.dtype}{values.shape[1:]}" for name, values in first.items() if SEPARATOR in name},
+        failed={str(fov): str(error) for fov, error in failed.items()},
+        device=str(first["device"][0]),
     )
+
+
+def _rows(run: Run, keys: pl.DataFrame) -> Batch:
+    """The rows of the manifest that `keys` (row_group, row) names, as a batch for the loader."""
+    tables = [
+        read_row_group(run.config.manifest, group, run.storage).slice(row, 1)
+        for group, row in keys.select("row_group", "row").iter_rows()
+    ]
+    return as_batch(pa.concat_tables(tables))
 
 
 def _write_and_remove(run: Run, columns: Batch) -> tuple[dict[str, int], float]:

@@ -3,60 +3,107 @@
 The module imports nothing large, so that its actor starts at once.
 """
 
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sdvae_ray.cluster.counters import Counters
 
 
 @dataclass
 class Stage:
     """The work of one stage since the start of the stream.
 
-    actors    actors that have started, without restarts
-    restarts  actors that were started again
-    rows      FOVs that passed the stage
-    seconds   of work, summed over the actors
+    actors     actors that have started, without restarts
+    restarts   actors that were started again
+    rows       FOVs that passed the stage
+    seconds    of work, summed over the actors
+    warm_rows  FOVs that had passed when the newest actor was ready and the next FOVs came
+    warm_at    seconds from the start of the stream to that moment; None before it
+    last_at    seconds from the start of the stream to the newest FOVs
     """
 
     actors: int = 0
     restarts: int = 0
     rows: int = 0
     seconds: float = 0.0
+    warm_rows: int = 0
+    warm_at: float | None = None
+    last_at: float = 0.0
+
+    @property
+    def rate(self) -> float | None:
+        """FOVs per second after the start of the newest actor; None where there was too little to judge by."""
+        if self.warm_at is None or self.last_at <= self.warm_at:
+            return None
+        return (self.rows - self.warm_rows) / (self.last_at - self.warm_at)
 
 
 @dataclass
 class Counts:
-    """FOVs encoded, written and failed, the last error, and the stages by name."""
+    """FOVs encoded, written and failed, the last error, and the stages by name.
+
+    first_at  seconds from the start of the stream to the first encoded FOVs; None before that moment
+    """
 
     encoded: int = 0
     written: int = 0
     errors: int = 0
     last_error: str | None = None
+    first_at: float | None = None
     stages: dict[str, Stage] = field(default_factory=dict)
 
 
 class Ledger:
-    """A Ray actor that keeps the Counts of a run. Its answer stops a run with too many failed FOVs."""
+    """A Ray actor that keeps the Counts of a run. Its answer stops a run with too many failed FOVs.
 
-    def __init__(self, allowed_errors: int, stages: list[str]) -> None:
+    counters: makes the counters that the cluster exports; None: no such counters. clock: seconds, which only grow.
+    """
+
+    def __init__(
+        self,
+        allowed_errors: int,
+        stages: list[str],
+        counters: Callable[[], Counters] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.allowed_errors = allowed_errors
         self.state = Counts(stages={stage: Stage() for stage in stages})
+        self.counters = counters() if counters else None
+        self.clock, self.start = clock, clock()
 
     def started(self, stage: str, again: bool) -> None:
         """Counts an actor that is ready. again: it took the place of a dead one."""
         counted = self.state.stages[stage]
         counted.restarts, counted.actors = counted.restarts + again, counted.actors + (not again)
+        counted.warm_at = None
+        if self.counters:
+            self.counters.actor(stage, again)
 
     def add_rows(self, stage: str, rows: int, seconds: float) -> None:
         """Counts rows that an actor of a stage finished, and its seconds of work on them."""
-        counted = self.state.stages[stage]
-        counted.rows, counted.seconds = counted.rows + rows, counted.seconds + seconds
+        counted, now = self.state.stages[stage], self.clock() - self.start
+        counted.rows, counted.seconds, counted.last_at = counted.rows + rows, counted.seconds + seconds, now
+        if counted.warm_at is None:
+            counted.warm_at, counted.warm_rows = now, counted.rows
         if stage == "encode":
             self.state.encoded += rows
+            if self.state.first_at is None:
+                self.state.first_at = now
+        if self.counters:
+            self.counters.rows(stage, rows, seconds)
 
     def add_written(self, rows: int, errors: int, example: str | None) -> bool:
         """Counts one write; False where more rows have failed than `allowed_errors`. example: the error of one failed row."""
         state = self.state
         state.written, state.errors = state.written + rows, state.errors + errors
         state.last_error = example or state.last_error
+        if self.counters:
+            self.counters.written(rows, errors)
         return state.errors <= self.allowed_errors
 
     def counts(self) -> Counts:

@@ -3,11 +3,12 @@
 The driver reads one column of the manifest, subtracts the committed FOVs, and hands out row numbers. Pixels never pass through it.
 """
 
+import functools
 import json
 import time
 import uuid
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ray.data import ActorPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
 from rich.console import Console
 
+from sdvae_ray.cluster.counters import Counters
 from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.session import (
     IO_CPUS,
@@ -29,7 +31,8 @@ from sdvae_ray.cluster.session import (
 )
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.actors import FILES, CompressActor, EncodeActor, LoadActor
-from sdvae_ray.encoding.ledger import Ledger
+from sdvae_ray.encoding.forecast import measured_seconds
+from sdvae_ray.encoding.ledger import Ledger, Stage
 from sdvae_ray.encoding.pending import READ, Work, lacking, pending
 from sdvae_ray.encoding.progress import shown
 from sdvae_ray.encoding.sink import RunSink
@@ -82,7 +85,7 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
             probe(run, works[0].keys)
         with ray_session(address):
             check_output_is_shared(run.config)
-            pools = plan_pools(run.config)
+            pools = plan_pools(run.config, measured_seconds(run))
             record = prepare_record(run, len(keys), resolved, pools.encode, extend)
             before = len(keys) - total
             if extend and record.get("extensions"):
@@ -109,12 +112,13 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
 
 
 def _stream(run: Run, work: Work, pools: Pools, record: Record, session: str, console: Console) -> dict[str, Any]:
-    """Streams one piece of work. Returns stage -> actors, restarts, rows, seconds of work, and the share of time it was busy."""
+    """Streams one piece of work. Returns its record: a stage -> `_told`; first_fov -> seconds to the first encoded FOVs."""
     quiet_ray_data()
     total = work.keys.height
     sides = wanted_codecs(run.config, work.wanted)
     stages = {name: pool for name, pool in pools.stages.items() if name != "compress" or sides}
-    ledger = ray.remote(Ledger).options(num_cpus=0).remote(_allowed_errors(run, total), list(stages))
+    counters = functools.partial(Counters, run.output)
+    ledger = ray.remote(Ledger).options(num_cpus=0).remote(_allowed_errors(run, total), list(stages), counters)
     pieces = _pieces(work.keys, pools.load.least)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray 2.60 has no other way to bound restarts
@@ -138,10 +142,17 @@ def _stream(run: Run, work: Work, pools: Pools, record: Record, session: str, co
     with unwrapped_failures(), shown(console, "encode", total, actors, lambda: ray.get(ledger.counts.remote())):
         stream.write_datasink(sink, ray_remote_args={"num_cpus": IO_CPUS})
     seconds, counts = time.monotonic() - start, ray.get(ledger.counts.remote())
-    return {
-        name: {**asdict(stage), "busy": round(stage.seconds / seconds / max(1, stage.actors), 3)}
-        for name, stage in counts.stages.items()
-    }
+    return {name: _told(stage, seconds) for name, stage in counts.stages.items()} | {"first_fov": counts.first_at}
+
+
+def _told(stage: Stage, seconds: float) -> dict[str, Any]:
+    """The record of a stage in a stream of `seconds`.
+
+    busy: share of the time that its actors worked. rate: FOV/s after the start of its newest actor.
+    """
+    work = {"actors": stage.actors, "restarts": stage.restarts, "rows": stage.rows, "seconds": round(stage.seconds, 3)}
+    busy = round(stage.seconds / seconds / max(1, stage.actors), 3)
+    return {**work, "busy": busy, "rate": None if stage.rate is None else round(stage.rate, 4)}
 
 
 def _actors_of(pool: Pool) -> dict[str, Any]:

@@ -9,17 +9,20 @@ from sdvae_ray.errors import ConfigError, ResourceError
 JPEG = {"jpeg": {"name": "jpeg"}}
 
 
-def pools(config, monkeypatch, cpus, gpus=0):
+def pools(config, monkeypatch, cpus, gpus=0, seconds=None):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": float(cpus), "GPU": float(gpus)})
-    return plan_pools(config)
+    return plan_pools(config, seconds)
 
 
+@pytest.mark.parametrize("seconds", [None, {"load": 0.1, "compress": 3.0}, {"load": 3.0, "compress": 0.1}])
 @pytest.mark.parametrize("codecs", [{}, JPEG])
-@pytest.mark.parametrize(("cpus", "gpus"), [(2, 0), (4, 0), (16, 0), (64, 0), (8, 1), (16, 1), (96, 8)])
+@pytest.mark.parametrize(
+    ("cpus", "gpus"), [(2, 0), (4, 0), (16, 0), (64, 0), (2, 1), (3, 1), (4, 1), (5, 1), (8, 1), (16, 1), (96, 8)]
+)
 def test_auto_fits_every_machine_and_leaves_cpus_for_reading_and_writing(
-    small_run_config, monkeypatch, cpus, gpus, codecs
+    small_run_config, monkeypatch, cpus, gpus, codecs, seconds
 ):
-    planned = pools(small_run_config(codecs=codecs), monkeypatch, cpus, gpus)
+    planned = pools(small_run_config(codecs=codecs), monkeypatch, cpus, gpus, seconds)
     assert sum(pool.least * pool.cpus for pool in planned.stages.values()) <= cpus - SPARE_CPUS
     assert list(planned.stages) == (["load", "compress", "encode"] if codecs else ["load", "encode"])
     assert all(pool.least >= 1 for pool in planned.stages.values())
@@ -30,7 +33,13 @@ def test_codecs_get_most_of_the_cpus_beside_gpus(small_run_config, monkeypatch):
     assert planned.compress is not None
     assert planned.compress.least >= 3 * planned.load.least - 3
     assert planned.encode.least == 4
-    assert str(planned) == "load 14 x 1 CPU, compress 44 x 1 CPU, encode 4 x 1 CPU + 1 GPU"
+    assert str(planned) == "load 15 x 1 CPU, compress 44 x 1 CPU, encode 4 x 1 CPU + 1 GPU"
+
+
+def test_measured_seconds_divide_the_cpus_between_load_and_compress(small_run_config, monkeypatch):
+    measured = {"load": 1.0, "compress": 1.0, "encode": 0.1}
+    planned = pools(small_run_config(codecs=JPEG), monkeypatch, 64, 4, measured)
+    assert str(planned) == "load 30 x 1 CPU, compress 29 x 1 CPU, encode 4 x 1 CPU + 1 GPU"
 
 
 def test_fixed_pools_that_do_not_fit_are_named(small_run_config, monkeypatch):

@@ -56,3 +56,19 @@ def test_durations_are_read_at_a_glance():
         "1.5 h",
         "27.8 h",
     ]
+
+
+def test_the_rate_of_a_stage_begins_when_its_newest_actor_works():
+    """Two actors, ready after 10 and 30 s; then 2 FOV/s until a minute has passed."""
+    now = [0.0]
+    ledger = Ledger(0, ["encode"], clock=lambda: now[0])
+    stage = ledger.counts().stages["encode"]
+    for at, rows in ((10, 0), (12, 4), (30, 0), (34, 8), (44, 20), (60, 32)):
+        now[0] = float(at)
+        if rows:
+            ledger.add_rows("encode", rows, 1.0)
+        else:
+            ledger.started("encode", again=False)
+            assert stage.rate is None
+    assert stage.rate == (20 + 32) / (60 - 34)
+    assert ledger.counts().first_at == 12

@@ -1,6 +1,8 @@
 """The stream through Ray: what is committed, what is not, and that it depends on nothing but the run and the pixels."""
 
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from straight_line import BROKEN, FOVS, expected_values, stored_values, write_ma
 
 from sdvae_ray.cli.main import main
 from sdvae_ray.encoding.check import check
+from sdvae_ray.encoding.forecast import MEASURED, measured_seconds
 from sdvae_ray.encoding.stream import encode
 from sdvae_ray.errors import ConfigError, ResourceError, RunError
 from sdvae_ray.run.run import Run
@@ -119,17 +122,24 @@ def test_a_run_that_fails_too_often_is_stopped_and_keeps_what_it_wrote(local_ray
     assert read_fovs(strict.output, Storage()).height > 0
 
 
-def test_a_check_takes_one_fov_through_every_stage_and_leaves_nothing(local_ray, config):
+def test_a_check_takes_some_fovs_through_every_stage_and_leaves_only_what_it_measured(local_ray, config):
+    console = Console(file=io.StringIO(), width=200)
     with pytest.raises(ConfigError, match="score.control: there is no column 'Metadata_control_type'"):
         check(Run(config), SILENT)
     scored = config.score.model_copy(update={"control": "Metadata_broad_sample == 'BRD-1'"})
-    checked = check(Run(config.model_copy(update={"score": scored})), SILENT)
-    assert checked.fovs == FOVS
+    cluster = config.cluster.model_copy(update={"dollars_per_cpu_hour": 100.0})
+    checked = check(Run(config.model_copy(update={"score": scored, "cluster": cluster})), console)
+    assert (checked.fovs, checked.measured, checked.warm) == (FOVS, 8 - len(checked.failed), True)
     assert set(checked.seconds) == {"load", "encode", "write"}
     assert checked.columns["latents/pca:latent"] == "float16(4, 2, 4, 8, 8)"
     assert {"fovs", "latents/pca", "metrics/identity", "embeddings/intensity/image"} <= set(checked.stored)
     assert all(size > 0 for size in checked.stored.values())
-    assert not [path for path in Path(config.output).rglob("*") if path.is_file()]
+    assert [path.name for path in Path(config.output).rglob("*") if path.is_file()] == [MEASURED]
+    assert measured_seconds(Run(config)) == checked.seconds
+    printed = console.file.getvalue()
+    assert all(f"failed: {error}" in printed for error in checked.failed.values())
+    assert "is the bottleneck" in printed
+    assert re.search(rf"forecast +{FOVS} FOVs in about .*: 0 GPU-hours, .* CPU-hours, .* dollars", printed)
 
 
 def test_a_crop_larger_than_the_image_is_refused_before_the_start(local_ray, config):

@@ -1,0 +1,90 @@
+"""What a run will take: the stages' seconds per FOV and the sizes of the pools give a rate, a bottleneck, hours and dollars.
+
+The module knows neither Ray nor a disk, but for the reading of what `check` or an earlier session has measured.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdvae_ray.cluster.session import Pools
+from sdvae_ray.config import ClusterConfig
+from sdvae_ray.run.run import Run
+
+MEASURED = "check.json"  # in the output of a run: what `check` has measured
+STAGES = ("load", "compress", "encode")
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The cost of `fovs` FOVs.
+
+    rates       stage -> FOVs per second of its whole pool
+    bottleneck  the stage with the lowest rate
+    feeding     stage before encode -> actors that one encode actor needs, a real number
+    seconds     of the stream, without the start of the actors
+    gpu_hours, cpu_hours  that the pools hold while the stream lasts
+    dollars     of the hours, by the prices of the run file; None without prices
+    """
+
+    fovs: int
+    rates: dict[str, float]
+    bottleneck: str
+    feeding: dict[str, float]
+    seconds: float
+    gpu_hours: float
+    cpu_hours: float
+    dollars: float | None
+
+    @property
+    def rate(self) -> float:
+        """FOVs per second of the stream."""
+        return self.rates[self.bottleneck]
+
+
+def forecast(fovs: int, seconds: Mapping[str, float], pools: Pools, prices: ClusterConfig) -> Forecast:
+    """The forecast for `fovs` FOVs. seconds: stage -> seconds of work of one actor per FOV, above 0."""
+    rates = {name: pool.most / seconds[name] for name, pool in pools.stages.items()}
+    bottleneck = min(rates, key=lambda name: rates[name])
+    hours = fovs / rates[bottleneck] / 3600
+    gpu_hours = hours * pools.encode.most * pools.encode.gpus
+    cpu_hours = hours * sum(pool.most * pool.cpus for pool in pools.stages.values())
+    feeding = {name: seconds[name] / seconds["encode"] for name in pools.stages if name != "encode"}
+    spent = dollars(gpu_hours, cpu_hours, prices)
+    return Forecast(fovs, rates, bottleneck, feeding, 3600 * hours, gpu_hours, cpu_hours, spent)
+
+
+def dollars(gpu_hours: float, cpu_hours: float, prices: ClusterConfig) -> float | None:
+    """The price of GPU-hours and CPU-hours. A kind of hour without a price counts nothing; None where neither kind has a price."""
+    if prices.dollars_per_gpu_hour is None and prices.dollars_per_cpu_hour is None:
+        return None
+    return gpu_hours * (prices.dollars_per_gpu_hour or 0) + cpu_hours * (prices.dollars_per_cpu_hour or 0)
+
+
+def measured_seconds(run: Run) -> dict[str, float] | None:
+    """Stage -> seconds of work of one actor per FOV: of the newest session of the run, else of `check`; None without either.
+
+    Numbers of another configuration are not taken.
+    """
+    for session in reversed((run.find_record() or {}).get("sessions", [])):
+        if seconds := session_seconds(session.get("stages", [])):
+            return seconds
+    try:
+        kept = json.loads(run.storage.read_bytes(run.uri(MEASURED)))
+    except (FileNotFoundError, ValueError):
+        return None
+    is_of_this_run = isinstance(kept, dict) and kept.get("digest") == run.config.digest()
+    return kept.get("seconds") if is_of_this_run else None
+
+
+def session_seconds(streams: list[dict[str, Any]]) -> dict[str, float] | None:
+    """Stage -> seconds of work per FOV over the streams of one session, as run.json has them; None where no FOV was encoded."""
+    seconds = {}
+    for name in STAGES:
+        counts = [stages[name] for stages in streams if name in stages]
+        rows = sum(count["rows"] for count in counts)
+        if rows:
+            seconds[name] = math.fsum(count["seconds"] for count in counts) / rows
+    return seconds if seconds.get("encode") and seconds.get("load") else None
