@@ -83,12 +83,35 @@ def run_all(run: Run, console: Console, address: str | None = None) -> None:
 
 
 def check(run: Run, console: Console, address: str | None = None) -> None:
-    """Takes one field of view through every stage; raises the error that `encode` or `score` would meet."""
+    """Takes a few fields of view through every stage; raises the error that `encode` or `score` would meet."""
     from sdvae_ray.encoding.check import check as check_run
 
     prepare(run, console)
     check_run(run, console, address)
     print_line(console, "check: this run can start")
+
+
+def bench(
+    run: Run,
+    console: Console,
+    fovs: int,
+    actors: Sequence[int] | None,
+    address: str | None = None,
+    as_json: bool = False,
+) -> None:
+    """Measures the stream of a run on the cluster at hand, and prints a line per step or one JSON object.
+
+    fovs: of a step, for every encode actor. actors: numbers of encode actors; None: 1, 2, 4, ... as many as fit.
+    """
+    from rich.console import Console
+
+    from sdvae_ray.encoding.bench import bench as bench_run
+
+    lines = Console(stderr=True) if as_json else console
+    prepare(run, lines)
+    measured = bench_run(run, lines, fovs, actors, address)
+    if as_json:
+        console.print_json(json.dumps(measured))
 
 
 def demo_run(output: str, overrides: Sequence[str]) -> Run:

@@ -22,7 +22,7 @@ Cell Painting images in; latents, embeddings and retrieval scores out.
   sdvae-ray demo                     the whole job on this machine: synthetic plates, scores, a report; no downloads
 
   sdvae-ray manifest LOAD_DATA...    your images: one row per field of view
-  sdvae-ray check RUN                one field through every stage, before the launch
+  sdvae-ray check RUN                a few fields through every stage; hours and dollars
   sdvae-ray run RUN                  encode, score and report; the same line again resumes
 
   sdvae-ray retrieve PROFILES...     scores a table of profiles that you have already
@@ -62,6 +62,7 @@ for _command in (
     data.photographs,
     data.pack,
     runs.check,
+    runs.bench,
     runs.encode,
     runs.score,
     runs.report,

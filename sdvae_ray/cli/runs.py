@@ -9,6 +9,7 @@ from rich.console import Console
 
 from sdvae_ray import commands
 from sdvae_ray.cli.options import Address, AsJson, Output, Set, opens_run, opens_storage
+from sdvae_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from sdvae_ray.run.run import Run
@@ -31,8 +32,29 @@ def demo(
 
 @opens_run
 def check(run: "Run", address: Address = None) -> None:
-    """Validate config, storage, models and resources, and take one FOV through every stage."""
+    """Validate config, storage, models and resources; measure a few FOVs; forecast hours, GPU-hours and dollars."""
     commands.check(run, console, address)
+
+
+@opens_run
+def bench(
+    run: "Run",
+    fovs: Annotated[int, typer.Option(min=2, help="Fields of view of a step, for every encode actor.")] = 128,
+    actors: Annotated[
+        str | None, typer.Option(metavar="1,2,4", help="Numbers of encode actors; default: 1, 2, 4, ... as fit.")
+    ] = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the stream: FOV/s per GPU after warm-up, scaling, cold start, busy shares, dollars per 1,000 FOVs."""
+    commands.bench(run, console, fovs, None if actors is None else _numbers(actors), address, as_json)
+
+
+def _numbers(text: str) -> list[int]:
+    numbers = text.split(",")
+    if not all(number.strip().isdecimal() and int(number) > 0 for number in numbers):
+        raise ConfigError(f"--actors {text}: whole numbers above 0, such as 1,2,4, are wanted")
+    return [int(number) for number in numbers]
 
 
 @opens_run
