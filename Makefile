@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 PROCESSES ?= 2  # of make test; one of them holds Ray
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test test-slow check format clean help
+.PHONY: demo test test-slow bench check format clean help
 
 help:
 	@echo "make demo       the whole job on this machine, offline: plates, encode, score, report in demo-run/"
 	@echo "make test       lint, types, layers and the tests"
 	@echo "make test-slow  the tests of minutes: the full-size model, faults, jobs on a local cluster"
+	@echo "make bench      the speed of this machine, in under 20 minutes on two cores; every line ends with JSON"
 	@echo "make check      lint, types and layers alone"
 
 demo: $(VENV)/.demo
@@ -21,6 +22,16 @@ test: check
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
+
+bench: export OMP_NUM_THREADS = 1
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/engine.py --threads 1 --repeats 1
+	$(BIN)/python benchmarks/fast_path.py --device cpu --threads 1 --repeats 1
+	$(BIN)/python benchmarks/paper_loop.py --architecture tiny --crop 128 --patch 64 --threads 1
+	$(BIN)/python benchmarks/ingest.py --repeats 3
+	$(BIN)/python benchmarks/pipeline.py --fovs 32 --repeats 1
+	$(BIN)/python benchmarks/scale.py --rows 1000,10000
+	$(BIN)/python benchmarks/retrieval.py --wells 1000 --tasks activity --threads 2
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -1,134 +1,170 @@
-"""Benchmark of profiles at the size of a screen: embeddings -> stored profiles -> normalised profiles, plate by plate with Ray.
+"""Benchmark of the stream itself, with stub stages: the driver's memory and seconds, and the wait for the first committed row.
 
-    python benchmarks/scale.py                               # 40 plates of 384 wells, 4,096 features
-    python benchmarks/scale.py --plates 2859 --written 40    # JUMP's 1,097,830 wells: 40 plates on disk, read many times
+    python benchmarks/scale.py                                  # 1,000, 10,000 and 100,000 rows
+    python benchmarks/scale.py --rows 1000,1000000              # a quarter of an hour and more on two cores
 
-The embeddings are random, with two FOVs per well and 64 control wells per plate. `--written` plates are written and profiled. The
-normalisation is of `--plates` plates: each has a name of its own and one of the written files, so that the disk need not hold all
-plates. The reads, the computation and the memory are those of `--plates` plates. Profiles smaller than `--held` GB stay in memory
-(the limit of the package is 0.5). Memory is the peak of the resident set of this process and of the largest Ray worker. The last
-line of output is one JSON object.
+The command is `encode` as the user runs it: manifest, pending rows, pieces, Ray Data, the ledger, Parquet tables, commits. Only the
+work of the load and encode actors is replaced: they read their rows of the manifest, and hand on a few bytes per FOV. Every number
+of rows runs in a process of its own. Afterwards the committed rows are counted: every FOV is there once. A second `encode` then
+finds nothing to do, which measures the resume. The last line of output is one JSON object.
 """
 
 import argparse
 import json
-import os
-import shutil
+import resource
+import subprocess
+import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import harness
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.dataset as arrow_dataset
+import tifffile
 import torch
+from rich.console import Console
 
-from sdvae_ray.cluster.session import ray_session
-from sdvae_ray.config import RunConfig
+from sdvae_ray.encoding import stream
+from sdvae_ray.encoding.actors import as_batch
+from sdvae_ray.engine.columns import run_columns
+from sdvae_ray.engine.load import Batch
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import read_fovs, write_rows
 from sdvae_ray.runfile import parse_run
-from sdvae_ray.schema import ERROR, FOV_ID, KEYS, WELL_COLUMN, fov_id
-from sdvae_ray.schema import ROW as ROW_JSON
-from sdvae_ray.scoring.normalised import HELD_BYTES, normaliser_of
-from sdvae_ray.scoring.profiles import FILE, ROW, Profiles, build_profiles
+from sdvae_ray.schema import ERROR, FOV_ID, KEYS, ROW, illum_column, uri_column
+from sdvae_ray.sources.manifest import write_manifest
+from sdvae_ray.sources.manifest_reader import read_row_group
 from sdvae_ray.storage import Storage
 
-WELLS, CONTROLS, SITES, PASSES = 384, 64, 2, 2
+STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
 CPU = torch.device("cpu")
 
 
-def embedded(config: RunConfig, plates: int, depth: int) -> None:
-    """Writes one file of embeddings per plate: noise with an offset per plate."""
-    random = np.random.default_rng(0)
-    for plate in range(plates):
-        wells = [f"{'ABCDEFGHIJKLMNOP'[at // 24]}{at % 24 + 1:02d}" for at in range(WELLS)]
-        rows = [
-            dict(zip(KEYS, ("s", "b", f"P{plate:04d}", well, str(site)), strict=True))
-            | {"Metadata_broad_sample": "" if at < CONTROLS else f"C{at}"}
-            for at, well in enumerate(wells)
-            for site in range(SITES)
-        ]
-        values = random.standard_normal((len(rows), PASSES, depth), np.float32) + random.standard_normal(
-            depth, np.float32
-        )
-        columns = {
-            FOV_ID: np.array([fov_id(row) for row in rows], object),
-            ERROR: np.full(len(rows), "", object),
-            ROW_JSON: np.array([json.dumps(row) for row in rows], object),
-            "embeddings/made/image:embedding": values.astype(np.float16),
+class StubLoad:
+    """In the place of LoadActor: reads its rows of the manifest, and no image."""
+
+    def __init__(self, run: Run, ledger: Any) -> None:
+        self.run, self.ledger = run, ledger
+        ledger.started.remote("load", False)
+
+    def __call__(self, work: Batch) -> Iterator[Batch]:
+        for group, rows in zip(work["row_group"], work["rows"], strict=True):
+            table = read_row_group(self.run.config.manifest, int(group), self.run.storage)
+            batch = as_batch(table.take(pa.array(np.frombuffer(rows, np.int32))))
+            facts = [dict(zip(KEYS, row, strict=True)) for row in zip(*(batch[key] for key in KEYS), strict=True)]
+            count = len(facts)
+            self.ledger.add_rows.remote("load", count, 0.0)
+            yield {
+                FOV_ID: batch[FOV_ID],
+                ROW: np.array([json.dumps(fact) for fact in facts], object),
+                ERROR: np.full(count, "", object),
+            }
+
+
+class StubEncode:
+    """In the place of EncodeActor: one number for every column of the run."""
+
+    def __init__(self, run: Run, record: Any, pool: Any, ledger: Any, wanted: Any) -> None:
+        self.columns, self.ledger = sorted(wanted), ledger
+        ledger.started.remote("encode", False)
+
+    def __call__(self, batch: Batch) -> Batch:
+        count = len(batch[FOV_ID])
+        self.ledger.add_rows.remote("encode", count, 0.0)
+        return {**batch, **{name: np.zeros((count, 1), np.float32) for name in self.columns}}
+
+
+def manifest_of(folder: Path, rows: int) -> str:
+    """Writes one small field, and a manifest of `rows` rows that all name it."""
+    for stain in STAINS:
+        tifffile.imwrite(folder / f"{stain}.tiff", np.full((64, 64), 1000, np.uint16))
+    number = pl.int_range(rows, eager=True)
+    keys = {
+        KEYS[0]: pl.lit("source"),
+        KEYS[1]: pl.lit("batch"),
+        KEYS[2]: pl.format("P{}", number // 3456),
+        KEYS[3]: pl.format("W{}", number // 9 % 384),
+        KEYS[4]: (number % 9).cast(pl.String),
+    }
+    table = pl.select(**keys).with_columns(pl.concat_str(KEYS, separator="/").alias(FOV_ID))
+    images = {uri_column(stain): pl.lit(str(folder / f"{stain}.tiff")) for stain in STAINS}
+    table = table.with_columns(**images, **{illum_column(stain): pl.lit(None, pl.String) for stain in STAINS})
+    write_manifest(table.select(FOV_ID, pl.exclude(FOV_ID)), str(folder / "manifest.parquet"), Storage())
+    return str(folder / "manifest.parquet")
+
+
+def run_config(folder: Path, rows: int) -> Any:
+    """A run with the smallest image and one autoencoder, whose rows hold one number per column."""
+    raw = {"manifest": manifest_of(folder, rows), "output": str(folder / "run"), "metrics": ["mae"]}
+    raw |= {"image": {"crop": 64, "patch": 64}, "autoencoders": {"pca": {"name": "patch_pca"}}, "extractors": {}}
+    raw |= {"load": {"actors": 1, "cpus": 0.15}, "encode": {"actors": 1, "cpus": 0.5, "gpus": 0, "batch_fovs": 64}}
+    return parse_run(raw, where="benchmark")
+
+
+def first_commit(output: Path, start: float, seconds: list[float], ended: threading.Event) -> None:
+    """Adds the seconds until there is a file in fovs/."""
+    while not ended.wait(0.1):
+        if (output / "fovs").is_dir() and any((output / "fovs").glob("*.parquet")):
+            seconds.append(time.monotonic() - start)
+            return
+
+
+def measure(rows: int) -> harness.Record:
+    """One run of stub stages in this process, and the resume after it."""
+    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+        config, console = run_config(Path(folder), rows), Console(stderr=True)
+        output, seconds, ended = Path(config.output), [], threading.Event()
+        watch = threading.Thread(target=first_commit, args=(output, time.monotonic(), seconds, ended))
+        watch.start()
+        with mock.patch.multiple(stream, LoadActor=StubLoad, EncodeActor=StubEncode):
+            whole = harness.timed(lambda: stream.encode(Run(config), console), CPU)
+        ended.set()
+        watch.join()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        fovs = arrow_dataset.dataset(output / "fovs")
+        ids = pl.from_arrow(fovs.to_table(columns=[FOV_ID]))
+        assert ids.height == ids.n_unique() == rows, "a FOV is missing, or there twice"
+        assert run_columns(config), "the run writes no column"
+        again = harness.timed(lambda: stream.encode(Run(config), console), CPU)
+        stages = Run(config).record["sessions"][0]["stages"][0]
+        return {
+            "rows": rows,
+            "files": len(fovs.files),
+            "seconds": whole.wall,
+            "driver_cpu_seconds": whole.cpu,
+            "driver_cpu_seconds_per_1000_rows": 1000 * whole.cpu / rows,
+            "fov_per_s": stages["encode"]["rate"],
+            "first_commit_seconds": seconds[0],
+            "driver_peak_bytes": peak,
+            "resume_seconds": again.wall,
         }
-        write_rows(config.output, f"part-{plate:05d}", columns, Storage())
 
 
-def repeated(profiles: Profiles, plates: int) -> pl.DataFrame:
-    """The wells of `plates` plates, which share the files of `profiles`."""
-    own = profiles.wells.partition_by(FILE, maintain_order=True)
-    return pl.concat(
-        own[number % len(own)].select(FILE, ROW, plate=pl.lit(f"P{number:05d}"), control=pl.col(WELL_COLUMN) < "C17")
-        for number in range(plates)
-    )
-
-
-def largest_worker() -> int:
-    """The largest peak of the resident set of a Ray worker of this user, in bytes."""
-    most = 0
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit() or int(folder.name) == os.getpid():
-            continue
-        try:
-            if b"ray::" not in (folder / "cmdline").read_bytes():
-                continue
-            lines = (folder / "status").read_text().splitlines()
-        except OSError:
-            continue
-        most = max([most, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))])
-    return most
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--plates", type=int, default=40)
-    parser.add_argument("--written", type=int, default=40)
-    parser.add_argument("--features", type=int, default=4096)
-    parser.add_argument("--held", type=float, default=HELD_BYTES / 1e9)
-    parser.add_argument("--normalise", default="published")
-    options = parser.parse_args()
-    folder = tempfile.mkdtemp(prefix="scale-")
-    record = harness.head("scale", CPU, vars(options))
-    record |= {"wells": options.plates * WELLS, "written": min(options.written, options.plates)}
-    try:
-        raw = {"manifest": f"{folder}/none.parquet", "output": folder, "codecs": {"jpeg": {"name": "jpeg"}}}
-        raw |= {"extractors": {"made": {"name": "intensity"}}, "metrics": [], "score": {"normalise": options.normalise}}
-        config = parse_run(raw)
-        embedded(config, record["written"], options.features // PASSES)
-        with ray_session("local"):
-            fovs = read_fovs(folder, Storage()).with_columns(group=pl.lit("all"))
-            start = time.perf_counter()
-            profiles = build_profiles(Run(config), fovs, "made", "image", None)
-            record["profile_seconds_per_plate"] = (time.perf_counter() - start) / record["written"]
-            record["bytes_per_plate"] = sum(Path(uri).stat().st_size for uri in profiles.files) / record["written"]
-            wells = repeated(profiles, options.plates)
-            fit = wells["control"].to_numpy()
-            harness.reset_peak_memory(CPU)
-            before, start = harness.peak_memory(CPU), time.perf_counter()
-            normaliser = normaliser_of(Run(config), [(profiles, wells)], int(options.held * 1e9))
-            normalised = normaliser(fit, np.ones(len(fit), bool))
-            record["normalise_seconds"] = time.perf_counter() - start
-            record["driver_bytes"] = harness.peak_memory(CPU) - before
-            record["driver_bytes_beyond_profiles"] = record["driver_bytes"] - normalised.features.nbytes
-            record["profiles_bytes"] = normalised.features.nbytes
-            record["largest_worker_bytes"] = largest_worker()
-            record["fit_wells"] = int(fit.sum())
-            record["components"] = normalised.features.shape[1]
-            record["in_memory"] = normalised.features.dtype == np.float64
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    for key, value in record.items():
-        if key not in ("machine", "benchmark", "settings"):
-            print(f"{key:32} {value}")
+@harness.refusing_in_one_line
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rows", type=harness.positive_numbers, default=[1000, 10_000, 100_000], help="1000,10000")
+    options = parser.parse_args(arguments)
+    record = harness.head("scale", CPU, vars(options)) | {"stages": "stubs", "results": []}
+    for rows in options.rows:
+        if len(options.rows) == 1:
+            result = measure(rows)
+            print(", ".join(f"{key} {value:.4g}" for key, value in result.items() if value is not None), flush=True)
+        else:
+            alone = subprocess.run([sys.executable, __file__, "--rows", str(rows)], stdout=subprocess.PIPE, check=True)
+            *lines, last = alone.stdout.decode().splitlines()
+            print("\n".join(lines), flush=True)
+            [result] = json.loads(last)["results"]
+        record["results"].append(result)
     harness.print_json(record)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

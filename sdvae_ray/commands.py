@@ -30,8 +30,14 @@ def prepare(run: Run, console: Console) -> None:
     make_screen(run.config.synthetic, run.config.manifest, console)
 
 
+def _begin(command: str, run: Run, console: Console) -> None:
+    """The first line of a command, before the imports of seconds."""
+    print_line(console, f"{command}: {run.output}; starting")
+
+
 def encode(run: Run, console: Console, address: str | None = None, extend: bool = False) -> None:
     """Computes the fields of view that have no usable row yet, and says how many, how fast and how many failed."""
+    _begin("encode", run, console)
     prepare(run, console)
     _encode(run, console, address, extend)
 
@@ -48,6 +54,7 @@ def _encode(run: Run, console: Console, address: str | None, extend: bool = Fals
 
 def score(run: Run, console: Console, address: str | None = None) -> ScoredRun:
     """Scores the run, prints the summary, and returns the scored run for `report`. address: of a Ray cluster."""
+    _begin("score", run, console)
     from sdvae_ray.report.terminal.summary import print_summary
     from sdvae_ray.scoring.score import score as score_run
 
@@ -58,6 +65,7 @@ def score(run: Run, console: Console, address: str | None = None) -> ScoredRun:
 
 def report(run: Run, console: Console, scored: ScoredRun | None = None) -> str:
     """Writes the page and returns its URI. scored: the run as `score` returns it; None: it is read."""
+    _begin("report", run, console)
     from sdvae_ray.report.page.write import write_report
 
     uri = write_report(scored or _read_scored(run, console))
@@ -73,6 +81,7 @@ def _read_scored(run: Run, console: Console, scores: Scores | None = None) -> Sc
 
 def run_all(run: Run, console: Console, address: str | None = None) -> None:
     """encode, score and report in one Ray session."""
+    _begin("run", run, console)
     from sdvae_ray.cluster.session import ray_session
 
     prepare(run, console)
@@ -84,6 +93,7 @@ def run_all(run: Run, console: Console, address: str | None = None) -> None:
 
 def check(run: Run, console: Console, address: str | None = None) -> None:
     """Takes a few fields of view through every stage; raises the error that `encode` or `score` would meet."""
+    _begin("check", run, console)
     from sdvae_ray.encoding.check import check as check_run
 
     prepare(run, console)
@@ -105,9 +115,10 @@ def bench(
     """
     from rich.console import Console
 
+    lines = Console(stderr=True) if as_json else console
+    _begin("bench", run, lines)
     from sdvae_ray.encoding.bench import bench as bench_run
 
-    lines = Console(stderr=True) if as_json else console
     prepare(run, lines)
     measured = bench_run(run, lines, fovs, actors, address)
     if as_json:

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import ray
@@ -19,9 +19,9 @@ from sdvae_ray.config import Actors, RunConfig
 from sdvae_ray.errors import ConfigError, ResourceError, one_line
 from sdvae_ray.storage import is_remote
 
-IO_CPUS = 0.05  # CPUs that a read, filter or write task asks for: such a task mostly waits for storage
 # CPUs that the pools must leave: with none, reads and writes never start and the job hangs without a message
 SPARE_CPUS = 0.1
+_WRITE_CPUS = 0.5  # CPUs of a write task at most: it compresses Parquet, and waits for storage
 _SMALL_CODEC = 0.1  # CPUs of the one codec actor of a small machine
 
 
@@ -45,11 +45,16 @@ class Pool:
 
 @dataclass(frozen=True)
 class Pools:
-    """The pools of the encode stream, in the order of the stages; compress: None in a run without codecs."""
+    """The pools of the encode stream, in the order of the stages; compress: None in a run without codecs.
+
+    write_cpus: CPUs that a write task asks for. The CPUs that the pools leave then run few of them at once, for every one is a
+    process that imports Ray Data.
+    """
 
     load: Pool
     compress: Pool | None
     encode: Pool
+    write_cpus: float = SPARE_CPUS
 
     @property
     def stages(self) -> dict[str, Pool]:
@@ -111,6 +116,8 @@ def plan_pools(config: RunConfig, seconds: Mapping[str, float] | None = None) ->
     encode = _encode_pool(config, cpus, gpus)
     left = cpus - encode.least * encode.cpus
     pools = Pools(*_feeding_pools(config, left, seconds), encode)
+    spare = cpus - sum(pool.least * pool.cpus for pool in pools.stages.values())
+    pools = replace(pools, write_cpus=min(_WRITE_CPUS, max(SPARE_CPUS, round(spare / 2, 2))))
     if not config.cluster.autoscaling:
         _check_fits(pools, cpus, gpus)
     return pools

@@ -140,7 +140,9 @@ def _measured(run: Run, record: Mapping[str, Any], pool: Pool, keys: pl.DataFram
             else:
                 print_line(console, f"check: {told}")
     kept = {"digest": run.config.digest(), "device": checked.device, "fovs": checked.measured, "warm": checked.warm}
-    run.storage.write_bytes(run.uri(MEASURED), json.dumps({**kept, "seconds": checked.seconds}, indent=1).encode())
+    run.storage.write_bytes(
+        run.uri(MEASURED), json.dumps({**kept, "seconds": checked.seconds, "stored": checked.stored}, indent=1).encode()
+    )
     return checked
 
 

@@ -71,12 +71,21 @@ def measured_seconds(run: Run) -> dict[str, float] | None:
     for session in reversed((run.find_record() or {}).get("sessions", [])):
         if seconds := session_seconds(session.get("stages", [])):
             return seconds
+    return _checked(run).get("seconds")
+
+
+def measured_bytes(run: Run) -> int:
+    """The bytes of all tables per FOV that `check` has measured; 0 without a check of this configuration."""
+    return sum(_checked(run).get("stored", {}).values())
+
+
+def _checked(run: Run) -> dict[str, Any]:
+    """What check.json holds; empty where there is none, where it is no whole file, or of another configuration."""
     try:
         kept = json.loads(run.storage.read_bytes(run.uri(MEASURED)))
     except (FileNotFoundError, ValueError):
-        return None
-    is_of_this_run = isinstance(kept, dict) and kept.get("digest") == run.config.digest()
-    return kept.get("seconds") if is_of_this_run else None
+        return {}
+    return kept if isinstance(kept, dict) and kept.get("digest") == run.config.digest() else {}
 
 
 def session_seconds(streams: list[dict[str, Any]]) -> dict[str, float] | None:

@@ -20,8 +20,8 @@ from rich.console import Console
 
 from sdvae_ray.cluster.counters import Counters
 from sdvae_ray.cluster.failures import unwrapped_failures
+from sdvae_ray.cluster.ordered_tasks import weighing
 from sdvae_ray.cluster.session import (
-    IO_CPUS,
     Pool,
     Pools,
     check_output_is_shared,
@@ -31,7 +31,7 @@ from sdvae_ray.cluster.session import (
 )
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.actors import FILES, CompressActor, EncodeActor, LoadActor
-from sdvae_ray.encoding.forecast import measured_seconds
+from sdvae_ray.encoding.forecast import measured_bytes, measured_seconds
 from sdvae_ray.encoding.ledger import Ledger, Stage
 from sdvae_ray.encoding.pending import READ, Work, lacking, pending
 from sdvae_ray.encoding.progress import shown
@@ -47,6 +47,7 @@ from sdvae_ray.run.tables import sweep
 from sdvae_ray.schema import ERROR, FOV_ID
 
 _FOVS_PER_PIECE = 64  # 8.1 M FOVs are then 127 k blocks, and a block takes the driver 10 to 15 ms
+_WRITE_COPIES = 4  # of the bytes of its file that a write task holds: the blocks, numpy, Arrow and the file
 _RESTARTS = 16  # per actor and per task: enough for spot nodes that come and go, and a crash loop still ends
 
 
@@ -137,10 +138,11 @@ def _stream(run: Run, work: Work, pools: Pools, record: Record, session: str, co
             EncodeActor, fn_constructor_args=models, batch_size=size, **_actors_of(pools.encode)
         )
     sink = RunSink(run, session, _rows_per_file(run, total), ledger)
+    memory = weighing(_WRITE_COPIES * sink.rows_per_file * measured_bytes(run))
     actors = {name: pool.least for name, pool in stages.items()}
     start = time.monotonic()
     with unwrapped_failures(), shown(console, "encode", total, actors, lambda: ray.get(ledger.counts.remote())):
-        stream.write_datasink(sink, ray_remote_args={"num_cpus": IO_CPUS})
+        stream.write_datasink(sink, ray_remote_args={"num_cpus": pools.write_cpus, **memory})
     seconds, counts = time.monotonic() - start, ray.get(ledger.counts.remote())
     return {name: _told(stage, seconds) for name, stage in counts.stages.items()} | {"first_fov": counts.first_at}
 

@@ -23,7 +23,9 @@ def test_auto_fits_every_machine_and_leaves_cpus_for_reading_and_writing(
     small_run_config, monkeypatch, cpus, gpus, codecs, seconds
 ):
     planned = pools(small_run_config(codecs=codecs), monkeypatch, cpus, gpus, seconds)
-    assert sum(pool.least * pool.cpus for pool in planned.stages.values()) <= cpus - SPARE_CPUS
+    held = sum(pool.least * pool.cpus for pool in planned.stages.values())
+    assert held <= cpus - SPARE_CPUS
+    assert SPARE_CPUS <= planned.write_cpus <= cpus - held
     assert list(planned.stages) == (["load", "compress", "encode"] if codecs else ["load", "encode"])
     assert all(pool.least >= 1 for pool in planned.stages.values())
 

@@ -6,7 +6,7 @@ import pytest
 
 from sdvae_ray.cluster.session import Pool, Pools
 from sdvae_ray.config import ClusterConfig
-from sdvae_ray.encoding.forecast import MEASURED, dollars, forecast, measured_seconds, session_seconds
+from sdvae_ray.encoding.forecast import MEASURED, dollars, forecast, measured_bytes, measured_seconds, session_seconds
 from sdvae_ray.run.run import Run
 
 POOLS = Pools(Pool(2, 2, 1.0), Pool(12, 12, 1.0), Pool(1, 1, 1.0, 1.0))
@@ -39,6 +39,7 @@ def test_seconds_per_fov_are_of_all_streams_of_a_session():
 def test_the_newest_session_counts_before_what_check_has_left(small_run_config):
     run = Run(small_run_config())
     assert measured_seconds(run) is None
+    assert measured_bytes(run) == 0
     kept = {"digest": run.config.digest(), "seconds": SECONDS}
     run.storage.write_bytes(run.uri(MEASURED), json.dumps(kept).encode())
     assert measured_seconds(run) == SECONDS

@@ -25,7 +25,7 @@ from straight_line import BROKEN, FOVS, expected_values, stored_values, write_ma
 
 from sdvae_ray.cli.main import main
 from sdvae_ray.encoding.check import check
-from sdvae_ray.encoding.forecast import MEASURED, measured_seconds
+from sdvae_ray.encoding.forecast import MEASURED, measured_bytes, measured_seconds
 from sdvae_ray.encoding.stream import encode
 from sdvae_ray.errors import ConfigError, ResourceError, RunError
 from sdvae_ray.run.run import Run
@@ -136,6 +136,7 @@ def test_a_check_takes_some_fovs_through_every_stage_and_leaves_only_what_it_mea
     assert all(size > 0 for size in checked.stored.values())
     assert [path.name for path in Path(config.output).rglob("*") if path.is_file()] == [MEASURED]
     assert measured_seconds(Run(config)) == checked.seconds
+    assert measured_bytes(Run(config)) == sum(checked.stored.values())
     printed = console.file.getvalue()
     assert all(f"failed: {error}" in printed for error in checked.failed.values())
     assert "is the bottleneck" in printed
