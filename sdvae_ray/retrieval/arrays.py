@@ -12,12 +12,15 @@ ROWS = 4096  # profiles that are looked at or scaled at a time
 
 
 def blocks(start: int, stop: int, size: int) -> list[slice]:
-    """Return slices of at most `size` that cover start..stop - 1 in order."""
+    """Return slices of at most `size` numbers that cover start, ..., stop - 1 in order."""
     return [slice(first, min(first + size, stop)) for first in range(start, stop, size)]
 
 
 def as_profiles(features: ArrayLike) -> Profiles:
-    """Return the (W, D) features, not copied where they are floating-point, else as float64; ValueError for no matrix."""
+    """Return the features (W, D) as floating-point numbers: unchanged if they are floating-point, else copied as float64.
+
+    Raises ValueError if the features are not a matrix.
+    """
     x = np.asarray(features)
     if x.ndim != 2:
         raise ValueError(f"profiles must be a matrix of wells x features, not of shape {x.shape}")
@@ -25,7 +28,7 @@ def as_profiles(features: ArrayLike) -> Profiles:
 
 
 def finite_rows(x: Profiles) -> Bools:
-    """Return (W,) whether all numbers of a row of x (W, D) are finite."""
+    """Return a mask (W,): True for a row of x (W, D) whose numbers are all finite."""
     finite = np.empty(len(x), dtype=bool)
     for part in blocks(0, len(x), ROWS):
         finite[part] = np.isfinite(x[part]).all(axis=1)
@@ -33,7 +36,7 @@ def finite_rows(x: Profiles) -> Bools:
 
 
 def zero_rows(x: Profiles) -> Bools:
-    """Return (W,) whether all numbers of a row of x (W, D) are 0: such a profile has no direction."""
+    """Return a mask (W,): True for a row of x (W, D) whose numbers are all 0. Such a profile has no direction."""
     zero = np.empty(len(x), dtype=bool)
     for part in blocks(0, len(x), ROWS):
         zero[part] = ~x[part].any(axis=1)

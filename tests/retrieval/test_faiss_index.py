@@ -57,6 +57,16 @@ def test_an_index_made_in_steps_finds_what_build_finds():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("vectors_and_ids", [(3, 2), (3, 4), (0, 1), (BLOCK, BLOCK + 1)])
+def test_another_number_of_ids_than_vectors_is_a_value_error(vectors_and_ids):
+    rows, ids = np.ones((vectors_and_ids[0], 2)), np.arange(vectors_and_ids[1])
+    index = create("flat", 2, {})
+    for call in (lambda: insert(index, rows, ids), lambda: build(rows, ids)):
+        with pytest.raises(ValueError, match="every vector needs one"):
+            call()
+    assert index.ntotal == 0
+
+
 def test_rows_are_scaled_alike_in_one_block_and_in_several():
     x = vectors(BLOCK + 3, 2)
     scaled = unit_float32(x)

@@ -5,11 +5,12 @@ normalised and scored by `phenotypic_activity`, as in the score. significance/pe
 the rows.
 
 full                   fit on all controls, scored against all controls: the score itself
-half_same              fit on one half of the control positions, scored against the same half; both ways
-half_other             fit on one half, scored against the other; both ways: from half_same it differs by the leak alone
-posing_position        control wells as compounds, one position across all plates each, as compounds are; no fit and
-                       no negative well shares a position with them
-posing_shuffled        the same wells put together from different positions: the difference is the position effect
+half_same              fit on one half of the control positions, scored against the same half; once for each half
+half_other             fit on one half, scored against the other half; once for each half. It differs from half_same by
+                       the leak alone
+posing_position        control wells pose as compounds: the controls at one position, on all plates, are one compound; no
+                       well of the fit and no negative is at a position of a posing well
+posing_shuffled        the same wells, but a compound's wells are at different positions: the difference is the position effect
 labels_within_treated  compounds permuted among the treated wells of each plate
 labels_within_all      compounds and roles permuted among the treated and control wells of each plate, before the fit
 position_matched       scored against the controls at the query's own position on other plates
@@ -62,18 +63,23 @@ def floors(
     negatives: Negatives = "plate",
     repeats: int = 3,
 ) -> pl.DataFrame:
-    """Return every quantity of every group, in the order of QUANTITIES: a pure function of the wells and the seed.
+    """Return the table of floors: one row for every group and every quantity, in the order of QUANTITIES.
 
-    features: (W, D) finite numbers, before normalisation. wells: W rows, see `checked_wells`. position: the column that says
-    where on its plate a well is ("A01"). repeats: splits of the control positions, and permutations of the labels. chance,
-    negatives: as phenotypic_activity takes them, the same for every quantity.
+    The table depends on the wells and the seed alone, not on the order of rows. features: (W, D) finite numbers, before
+    normalisation. wells: W rows, see `checked_wells`. steps: the normalisation, as `normalise` takes it. chance, negatives: see
+    `phenotypic_activity`. position: the column with a well's position on its plate ("A01"). key: the columns that together name
+    a well. repeats: how often the control positions are split and the labels permuted.
 
-    Columns: fraction_retrieved, mean_map and mean_normalised_map are means over the repeats, within a repeat over compounds
-    and for each compound over the ways it was scored (both halves in turn); lowest and highest are of the repeats'
-    fraction_retrieved. compounds_scored (those with a p), retrieved, queries (wells with an AP): means over the repeats.
-    negatives: median over queries. repeats: those that gave a number; 0 where it is null. status: "ok" or the reason.
+    Columns: group and quantity. fraction_retrieved in [0, 1], mean_map and mean_normalised_map: means over the repeats. In a
+    repeat the number is the mean over compounds; a compound that is scored twice in a repeat, once for each half of the
+    controls, counts with the mean of both scores. lowest, highest: the extremes of fraction_retrieved over the repeats.
+    compounds_scored (compounds with a p-value), retrieved (compounds), queries (wells with an AP): means over the repeats.
+    negatives: the median number of negatives of a query. repeats: how many repeats gave a fraction_retrieved. status: "ok", or
+    why fraction_retrieved is null; then repeats is 0.
 
-    Raises what `checked_wells` and phenotypic_activity raise, and ConfigError for unknown steps.
+    Features that are not finite or cannot be normalised give a status, not an error. Raises ConfigError for unknown steps;
+    ValueError for a table that `checked_wells` refuses, another number of rows than wells, repeats < 1, or a distance other
+    than cosine.
     """
     resolve_steps(steps)
     x = np.asarray(features, dtype=np.float64)
@@ -96,10 +102,10 @@ def floors_in(
     negatives: Negatives = "plate",
     repeats: int = 3,
 ) -> pl.DataFrame:
-    """Return the table of `floors` for one group of wells whose profiles another function reads and normalises.
+    """Return the table of `floors` for one group of wells; a function of the caller reads and normalises the profiles.
 
-    normalised(fit, in_play), both (W,): returns the profiles (W, D') of all `wells`, normalised by a fit on the wells of
-    `fit`; a step with `fit: all` is fitted on the wells in play.
+    normalised(fit, in_play) takes two masks (W,) and returns the profiles (W, D') of all `wells`, normalised by a fit on the
+    wells of `fit`; a step with `fit: all` is fitted on the wells of `in_play`. A DataError from it becomes a status.
     """
     members = in_play(checked_wells(wells, key, position))
     rows = members[ROW].to_numpy()
@@ -159,7 +165,9 @@ class _Group:
         return self.wells[POSITION].to_numpy().astype(str)
 
     def profiles(self, fit: Bools) -> Profiles | str:
-        """Return the profiles normalised by a fit on the wells of `fit`, or why they cannot be normalised."""
+        """Return the profiles (W, D') normalised by a fit on the wells of `fit` (W,), or the reason why they cannot be
+        normalised.
+        """
         try:
             return self.normalise(fit)
         except DataError:
@@ -171,7 +179,10 @@ class _Group:
     def activity(
         self, profiles: Profiles | str, negatives: Bools, queries: Bools, labels: Texts | None = None
     ) -> Activity | str:
-        """Return the score of `queries` against `negatives`; labels (W,) stand for the compounds."""
+        """Return the score of `queries` against `negatives`, both (W,); labels (W,), if given, replace the compounds.
+
+        `profiles` may be the reason why there are no profiles; that reason comes back.
+        """
         if isinstance(profiles, str):
             return profiles
         wells = self.wells.with_columns(is_control=pl.Series(negatives), is_treated=pl.Series(queries))
@@ -183,7 +194,7 @@ class _Group:
 
 
 def _runs(group: _Group, repeats: int) -> dict[str, list[Ways]]:
-    """Return the scores of every quantity, repeat by repeat."""
+    """Return the scores of every quantity, one list for every repeat."""
     runs: dict[str, list[Ways]] = {quantity: [] for quantity in QUANTITIES}
     whole = group.profiles(group.control)
     runs["full"] = [[group.activity(whole, group.control, group.treated)]]
@@ -238,8 +249,10 @@ def _permuted_labels(group: _Group, repeat: int, whole: Profiles | str) -> dict[
 
 
 def _matched(group: _Group, whole: Profiles | str) -> Activity | str:
-    """Return the score with positions in place of plates: a query's negatives, and the wells that change places with its
-    compound's under the null, are controls at its own position."""
+    """Return the score in which a control's position takes the part of its plate.
+
+    The negatives of a query are the controls at its own position. Under the null, a compound's wells change places with these.
+    """
     if not group.control.any():
         return NO_CONTROLS
     layouts = {frozenset(group.position[group.control & (group.plate == plate)]) for plate in np.unique(group.plate)}

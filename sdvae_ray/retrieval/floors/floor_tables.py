@@ -16,11 +16,15 @@ SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("lowest", "highest"), pl.Float64),
     "status": pl.String,
 }
-Ways = list[Activity | str]  # the scores of one repeat, such as both halves in turn; text is why there is no score
+Ways = list[Activity | str]  # the scores of one repeat, one for each half in turn; a text says why there is no score
 
 
 def summary(repeats: list[Ways]) -> dict[str, Any]:
-    """Return the numbers of one row of the table, over the repeats whose ways could all be scored."""
+    """Return the numbers of one row of the table, over the repeats in which every way could be scored.
+
+    A way is one scoring within a repeat, such as one half of the controls as the fit. Without a complete repeat: repeats 0 and
+    the status.
+    """
     complete: list[list[Activity]] = []
     for ways in repeats:
         scored = [way for way in ways if not isinstance(way, str)]
@@ -45,7 +49,7 @@ def summary(repeats: list[Ways]) -> dict[str, Any]:
 
 
 def _means_over_compounds(table: pl.DataFrame) -> pl.DataFrame:
-    """Return one row: first the mean of each compound over its ways, then the means over compounds."""
+    """Return one row of means over compounds; a compound counts with the mean of its own rows in `table`."""
     means = table.group_by("compound", maintain_order=True).agg(pl.col("retrieved", "map", "normalised_map").mean())
     return means.select(
         fraction_retrieved=pl.col("retrieved").mean(),

@@ -30,12 +30,12 @@ def permuted_floor(
     seed: int,
     repeats: int,
 ) -> dict[str, Any]:
-    """Return the means of NUMBERS over the repeats, and status: "ok" or why there are no means.
+    """Return the means of NUMBERS over the repeats and the status, "ok"; or a status alone, the reason why there are no means.
 
-    score(rows) takes the profiles rearranged so that well i has the profile of well rows[i], (W,), and returns a mapping with
-    NUMBERS; a DataError of it becomes the status. plate: (W,) text. movable: (W,) the wells whose profiles change places,
-    within their plate. what: keys the draws, with the seed. names: (W,) distinct text in whose order wells are drawn, so that
-    nothing depends on the order of rows; None: the order of rows.
+    score(rows) takes row numbers (W,): well i gets the profile of well rows[i]. It returns a mapping with NUMBERS; a DataError
+    from it becomes the status. plate: (W,) text. movable: (W,) bool, the wells whose profiles change places within their plate.
+    what: a text that keys the draws, with the seed. names: (W,) distinct text in whose order wells are drawn, so that nothing
+    depends on the order of rows; None: wells are drawn in the order of rows.
     """
     plates = np.asarray(plate).astype(str)
     _, counts = np.unique(plates[movable], return_counts=True)

@@ -50,19 +50,19 @@ class Choice:
 
     @property
     def sample_rows(self) -> int:
-        """Vectors to train on: 64 a list, at least 10,000; 0 for a kind without training."""
+        """Return how many vectors to train on: 64 for every list, at least 10,000; 0 for a kind without training."""
         return max(10_000, 64 * self.parameters["nlist"]) if "nlist" in self.parameters else 0
 
 
 def choices(n: int, dimensions: int, memory_bytes: float, recall: float) -> list[Choice]:
-    """Return the kinds for n vectors that fit the memory and can reach `recall` (of 10 neighbours, in (0, 1]), in order.
+    """Return the kinds of index for n vectors that fit into `memory_bytes` and can reach `recall`, the preferred one first.
 
-    The order is by speed and size: flat up to `FEW` vectors; ivf_pq_refined with 4, 6, 8 or 16 bits a dimension to refine by;
-    ivf_sq8; flat. A kind is left out where its codes do not allow the recall (`REACHES`), so that flat alone serves a recall above
-    0.995. The recall that a kind reaches depends on the vectors: where the measured recall is too low, take the next kind.
-
+    recall: the wanted share, in (0, 1], of the 10 nearest neighbours. The order is by speed and size: flat up to `FEW` vectors;
+    ivf_pq_refined with 4, 6, 8 or 16 bits a dimension to refine by; ivf_sq8; flat. A kind is left out if its codes do not allow
+    the recall (`REACHES`), so that flat alone serves a recall above 0.995. The recall that a kind reaches depends on the
+    vectors: if the measured recall is too low, take the next kind.
     The first kind takes no fewer bytes a vector for more recall or more memory, and no more for more vectors. Raises DataError
-    where no kind fits; the error names the memory that would do.
+    if no kind fits; the error names the memory that would do.
     """
     flat = plan("flat", n, dimensions)
     refined = [(plan("ivf_pq_refined", n, dimensions, bits), reach) for bits, reach in REACHES.items()]
@@ -78,10 +78,10 @@ def choices(n: int, dimensions: int, memory_bytes: float, recall: float) -> list
 
 
 def plan(kind: str, n: int, dimensions: int, refine_bits: int = 6) -> Choice:
-    """Return a kind by name, for n vectors: nlist the root of n; 4-bit codes of about 3 dimensions each.
+    """Return the choice of one kind, by its name, for n vectors: sqrt(n) lists; 4-bit codes of about 3 dimensions each.
 
-    A subquantizer takes 3 dimensions, or the first of 4, 2, 5, 6, 8, 1 that divides `dimensions`. refine_bits (4, 6, 8 or 16) is
-    for ivf_pq_refined. Raises ValueError for another kind and for other bits.
+    A subquantizer takes 3 dimensions, or the first of 4, 2, 5, 6, 8, 1 that divides `dimensions`. refine_bits (4, 6, 8 or 16)
+    is for ivf_pq_refined. Raises ValueError for an unknown kind and for other bits.
     """
     if kind not in faiss_index.SETTINGS or refine_bits not in faiss_index.CODES:
         raise ValueError(f"no kind of index {kind!r} with {refine_bits} bits to refine by")
@@ -101,11 +101,11 @@ def plan(kind: str, n: int, dimensions: int, refine_bits: int = 6) -> Choice:
 
 
 def train(sample: ArrayLike, choice: Choice) -> tuple[Index, Choice]:
-    """Return the empty index fitted to `sample`, (N, D), and its choice. For flat, the sample is not read.
+    """Return an empty index trained on `sample`, (N, D), and its choice. An index of kind flat needs no training.
 
-    A sample of fewer than 39 vectors a list gets fewer lists, and `note` of the choice that comes back says so. Where the sample's
-    vectors lie close together (`CLOSE`), the ivf kinds rank by distance, and the parameters say so. Raises DataError for a sample
-    that is too small for any list (`LEAST_SAMPLE`), or not finite.
+    A sample of fewer than 39 vectors a list gets fewer lists; the `note` of the returned choice says so. If the vectors of the
+    sample lie close together (`CLOSE`), the ivf kinds rank by distance, and the parameters say so. Raises DataError for a
+    sample that is too small for any list (`LEAST_SAMPLE`), or not finite.
     """
     if choice.kind not in LEAST_SAMPLE:
         return faiss_index.create(choice.kind, choice.dimensions, choice.parameters), choice
@@ -123,7 +123,10 @@ def train(sample: ArrayLike, choice: Choice) -> tuple[Index, Choice]:
 
 
 def nearest_cosine(sample: ArrayLike, most: int = 2000) -> float:
-    """Return the median, over the first `most` of (N, D) vectors, of the cosine to the nearest other one; 0 for fewer than two."""
+    """Return the median cosine, in [-1, 1], of a vector and its nearest neighbour, among the first `most` of (N, D) vectors.
+
+    0 for fewer than two vectors.
+    """
     x = faiss_index.unit_float32(np.asarray(sample)[:most])
     if len(x) < 2:
         return 0.0
@@ -133,9 +136,10 @@ def nearest_cosine(sample: ArrayLike, most: int = 2000) -> float:
 
 
 def add(empty: Index, vectors: ArrayLike, ids: ArrayLike) -> Index:
-    """Return a copy of a trained, empty index with the vectors of one shard, (N, D), under distinct int64 ids >= 0; N may be 0.
+    """Return a copy of a trained, empty index with the vectors of one shard, (N, D), under their ids; N may be 0.
 
-    Raises DataError for vectors that are not finite, ValueError for ids that do not fit and for an index that is not empty.
+    ids: (N,) int64 >= 0. Ids must be distinct, but only `merge` checks it. Raises DataError for vectors that are not finite,
+    ValueError for another number of ids than vectors and for an index that is not empty.
     """
     if empty.ntotal:
         raise ValueError(f"a shard starts from the empty index, not from one of {empty.ntotal} vectors")
@@ -145,10 +149,11 @@ def add(empty: Index, vectors: ArrayLike, ids: ArrayLike) -> Index:
 
 
 def merge(shards: Iterable[Index]) -> Index:
-    """Return one index of the vectors of all shards of the same trained index, which are used up.
+    """Return one index of the vectors of all shards. The shards must be filled from one trained index; they are used up.
 
-    Its results equal those of one `add` of all the vectors in the same order. Codes are moved, and one shard at a time is in
-    memory. Raises ValueError for shards of different training, for ids in two shards, and for no shards.
+    A search finds the same as in an index that one `add` fills with all the vectors in this order. Codes are moved, and one
+    shard at a time is in memory. Raises ValueError for shards of different training, for an id that repeats in or between
+    shards, and for no shards.
     """
     rest = iter(shards)
     whole = next(rest, None)

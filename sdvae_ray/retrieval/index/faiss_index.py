@@ -29,22 +29,23 @@ SETTINGS: dict[str, tuple[str, ...]] = {"flat": (), "ivf_sq8": ("nprobe",), "ivf
 def build(vectors: ArrayLike, ids: ArrayLike | None = None) -> Index:
     """Return an exact index of `vectors`, (N, D) finite numbers; ids: (N,) distinct int64 >= 0, row numbers if None.
 
-    Rows are scaled to length 1; an all-zero row stays zero, and its similarity to any vector is 0. Raises DataError for rows that
-    are not finite.
+    Rows are scaled to length 1; an all-zero row stays zero, and its similarity to any vector is 0. Raises DataError for rows
+    that are not finite, ValueError for another number of ids than vectors. Repeated ids are not noticed.
     """
     x = unit_float32(vectors)
     index = faiss.IndexIDMap2(faiss.IndexFlatIP(x.shape[1]))
-    index.add_with_ids(x, np.asarray(np.arange(len(x)) if ids is None else ids, np.int64))
+    index.add_with_ids(x, np.arange(len(x)) if ids is None else _one_id_each(ids, len(x)))
     return index
 
 
 def create(kind: str, dimensions: int, parameters: Mapping[str, int]) -> Index:
-    """Return an untrained, empty index of a kind of `SETTINGS`; ValueError for another kind.
+    """Return an untrained, empty index of a kind of `SETTINGS`. Raises ValueError for an unknown kind.
 
-    parameters of ivf_sq8: nlist, and by_distance. Parameters of ivf_pq_refined: nlist, subquantizers (of 4 bits; a divisor of
-    `dimensions`), refine_bits (a key of `CODES`), and by_distance. by_distance: 1 ranks by distance, 0 by inner product. The two
-    agree for exact vectors of length 1, but a code's error counts by the distance of query and vector in the one, and by the
-    query's length in the other. By distance, an all-zero vector has a similarity of 0.5 to every vector.
+    parameters of ivf_sq8: nlist, the number of lists, and by_distance. Parameters of ivf_pq_refined: nlist, subquantizers (of 4
+    bits; a divisor of `dimensions`), refine_bits (a key of `CODES`), and by_distance. by_distance: 1 ranks by distance, 0 by
+    inner product. Both give one order for exact vectors of length 1. But the error of a code counts in proportion to the
+    distance of query and vector if by_distance is 1, and to the query's length if it is 0. By distance, an all-zero vector has
+    a similarity of 0.5 to every vector.
     """
     if kind not in SETTINGS:
         raise ValueError(f"no kind of index {kind!r}")
@@ -64,18 +65,21 @@ def train(index: Index, sample: ArrayLike) -> None:
 
 
 def insert(index: Index, vectors: ArrayLike, ids: ArrayLike) -> None:
-    """Put (N, D) vectors, scaled to length 1, into a trained index, under (N,) distinct ids that it does not have.
+    """Put (N, D) vectors, scaled to length 1, into a trained index, under ids (N,) int64 that are distinct and new to the
+    index.
 
-    Not into an index that `absorb` has filled: FAISS leaves the gaps of its blocks of fast-scan codes unset, and later codes are
-    wrong. Raises DataError for vectors that are not finite, ValueError for ids that repeat or do not fit.
+    The ids are not checked for repeats. Do not insert into an index that `absorb` has filled: FAISS leaves the gaps of its
+    blocks of fast-scan codes unset, and later codes would be wrong. Raises DataError for vectors that are not finite,
+    ValueError for another number of ids than vectors.
     """
-    rows, keys = np.asarray(vectors), np.asarray(ids, np.int64)
+    rows = np.asarray(vectors)
+    keys = _one_id_each(ids, len(rows))
     for start in range(0, len(rows), BLOCK):
         index.add_with_ids(unit_float32(rows[start : start + BLOCK]), keys[start : start + BLOCK])
 
 
 def ids_of(index: Index) -> NDArray[np.int64]:
-    """Return the (N,) ids, in the order in which they were put in."""
+    """Return the (N,) int64 ids of an index, in the order in which they were inserted."""
     return faiss.vector_to_array(index.id_map).copy()
 
 
@@ -102,9 +106,9 @@ def kind_of(index: Index) -> str:
 
 
 def configure(index: Index, settings: Mapping[str, int]) -> None:
-    """Set the settings of a search, by the names of `SETTINGS`, whole numbers of at least 1. The index's bytes keep them.
+    """Set the search settings of an index: whole numbers of at least 1, by the names of `SETTINGS`. `to_bytes` keeps them.
 
-    Raises ValueError for a setting that the index does not have.
+    Raises ValueError for a setting that this kind of index does not have, and for a value below 1.
     """
     for name, value in settings.items():
         if name not in SETTINGS[kind_of(index)] or value < 1:
@@ -123,7 +127,7 @@ def nlist_of(index: Index) -> int:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Within the block, FAISS runs `count` threads, in the whole process."""
+    """Let FAISS run `count` threads, in the whole process, until the block ends."""
     before = thread_count()
     faiss.omp_set_num_threads(count)
     try:
@@ -133,16 +137,17 @@ def threads(count: int) -> Iterator[None]:
 
 
 def thread_count() -> int:
-    """Return the number of threads that FAISS runs at most."""
+    """Return the largest number of threads that FAISS may run."""
     return int(faiss.omp_get_max_threads())
 
 
 def search(index: Index, queries: ArrayLike, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return (similarities float32, ids int64), both (Q, min(k, N)), nearest first, equal similarities by id.
+    """Return (similarities float32, ids int64), both (Q, min(k, N)): nearest first, equal similarities by id.
 
-    queries: (Q, D) finite numbers, scaled to length 1 here. Similarities are cosines in [-1, 1] up to float32, of the vectors as an
-    approximate index stores them. Where it reached fewer than k vectors, the remaining ids are -1. Raises DataError for queries
-    that are not finite or of another D than the index, ValueError for k < 1 and for an empty index.
+    queries: (Q, D) finite numbers, scaled to length 1 here. Similarities are cosines in [-1, 1], up to the rounding of float32;
+    an approximate index takes them from its codes. If an approximate search reached fewer than k vectors, the remaining ids are
+    -1. Raises DataError for queries that are not finite or have another D than the index, ValueError for k < 1 and for an empty
+    index.
     """
     if k < 1 or index.ntotal == 0:
         raise ValueError(f"{k} neighbours of {index.ntotal} vectors")
@@ -163,16 +168,16 @@ def to_bytes(index: Index) -> bytes:
 
 
 def from_bytes(data: bytes) -> Index:
-    """Return the index that `to_bytes` wrote. Raises DataError if the bytes are no FAISS index."""
+    """Return the index that `to_bytes` wrote. Raises DataError if the bytes are not a FAISS index."""
     with _readable(f"{len(data)} bytes are"):
         return faiss.deserialize_index(np.frombuffer(data, dtype=np.uint8))
 
 
 def open_mapped(path: str | Path) -> Index:
-    """Open a local file of `to_bytes` without reading it: codes are paged in as searches touch them. For reading only.
+    """Open a local file that holds the bytes of `to_bytes`, without reading it all: a search reads the codes that it needs.
 
-    Fast-scan codes (ivf_pq_refined) are copied into memory; the codes that refine them are not. Raises DataError if there is no
-    such file, or if it is no FAISS index.
+    The index can be searched, not changed. Fast-scan codes (ivf_pq_refined) are copied into memory; the codes that refine them
+    are not. Raises DataError if there is no such file, or if it is not a FAISS index.
     """
     if not Path(path).is_file():
         raise DataError(f"no index at {path}")
@@ -184,7 +189,7 @@ def open_mapped(path: str | Path) -> Index:
 
 @contextmanager
 def _readable(subject: str) -> Iterator[None]:
-    """Turns FAISS's error about bytes that it cannot read into a DataError."""
+    """Turn FAISS's error about bytes that it cannot read into a DataError."""
     try:
         yield
     except (RuntimeError, AssertionError) as error:
@@ -192,7 +197,10 @@ def _readable(subject: str) -> Iterator[None]:
 
 
 def unit_float32(vectors: ArrayLike) -> NDArray[np.float32]:
-    """Return `unit_rows` of (N, D) as float32, `BLOCK` rows at a time. Raises DataError for rows that are not finite."""
+    """Return rows (N, D) as float32, scaled to length 1, `BLOCK` rows at a time.
+
+    Raises DataError for rows that are not finite, ValueError if `vectors` is not a matrix.
+    """
     rows = np.asarray(vectors)
     if rows.ndim != 2:
         raise ValueError(f"an index takes a matrix of profiles x features, not an array of shape {rows.shape}")
@@ -205,13 +213,21 @@ def unit_float32(vectors: ArrayLike) -> NDArray[np.float32]:
     return unit
 
 
+def _one_id_each(ids: ArrayLike, count: int) -> NDArray[np.int64]:
+    """Return the ids of `count` vectors as int64. Raises ValueError for another number of ids."""
+    keys = np.asarray(ids, np.int64)
+    if keys.shape != (count,):
+        raise ValueError(f"{count} vectors came with ids of shape {keys.shape}; every vector needs one")
+    return keys
+
+
 def _inner(index: Index) -> Index:
     """Return the index under the map of ids."""
     return faiss.downcast_index(index.index)
 
 
 def _parts(index: Index) -> Sequence[Index]:
-    """Return the indices that hold codes: the scanned one, then the one that refines it, where there is one."""
+    """Return the indices that hold codes: the scanned one and, for ivf_pq_refined, the one that refines its results."""
     inner = _inner(index)
     if not isinstance(inner, faiss.IndexRefine):
         return (inner,)
@@ -219,10 +235,10 @@ def _parts(index: Index) -> Sequence[Index]:
 
 
 def _move_full_lists(into: Index, source: Index) -> None:
-    """Moves lists of fast-scan codes that FAISS (up to 1.15) would move past the end of the memory of a list.
+    """Move the lists of fast-scan codes for which FAISS (up to 1.15) would write past the end of a list's memory.
 
-    It appends to a list in blocks where the list's length is a multiple of a block's bytes, and copies as many blocks too many as
-    the list has (BlockInvertedLists::add_entries). Such a list's last block is full, so that blocks of codes can stand behind it.
+    If a list's length is a multiple of a block's bytes, FAISS appends in blocks, and copies as many blocks too many as the list
+    has (BlockInvertedLists::add_entries). The last block of such a list is full, so blocks of codes can be put behind it.
     """
     lists: Any = faiss.downcast_InvertedLists(into.invlists)
     others: Any = faiss.downcast_InvertedLists(source.invlists)

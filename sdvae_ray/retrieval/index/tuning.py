@@ -23,10 +23,10 @@ FACTORS = (1, 2, 4, 8, 16, 32, 64)  # candidates that are refined, over k
 
 @dataclass(frozen=True)
 class Recall:
-    """The recall of an index on some queries.
+    """The measured recall of an index on some queries.
 
-    recall: mean share, in [0, 1], of the k exact neighbours that a search found, by id; equally near vectors do not count as equal.
-    threads: of FAISS, while `queries_per_second` was measured.
+    recall: mean share, in [0, 1], of the k exact neighbours that a search found. Neighbours are compared by id, so an equally
+    near vector with another id does not count. threads: FAISS threads while `queries_per_second` was measured.
     """
 
     recall: float
@@ -38,9 +38,9 @@ class Recall:
 
 @dataclass(frozen=True)
 class Tuned:
-    """Settings of an index, with the recall of the queries that they were chosen on and of the other queries (`measured`).
+    """Search settings that were chosen on one half of the queries, and the recall `measured` on the other half.
 
-    reached: whether recall_chosen_on is at least `wanted`.
+    recall_chosen_on: the recall on the half that chose the settings. reached: whether recall_chosen_on is at least `wanted`.
     """
 
     settings: dict[str, int]
@@ -53,7 +53,8 @@ class Tuned:
 def measure_recall(index: Index, queries: ArrayLike, exact: NDArray[np.int64], k: int = 10) -> Recall:
     """Return recall@k and speed on `queries`, (Q, D), which should not be in the index.
 
-    exact: (Q, at least k) ids of the exact neighbours, nearest first. Raises ValueError for other shapes.
+    exact: ids of the exact neighbours, nearest first, (Q, K) with K >= k. Raises ValueError for other shapes and for no
+    queries.
     """
     x = np.asarray(queries)
     if len(x) == 0 or len(exact) != len(x) or exact.shape[1] < k:
@@ -66,11 +67,12 @@ def measure_recall(index: Index, queries: ArrayLike, exact: NDArray[np.int64], k
 
 
 def tune(index: Index, queries: ArrayLike, exact: NDArray[np.int64], k: int = 10, recall: float = 0.95) -> Tuned:
-    """Give the index the cheapest settings that reach `recall` on every other query, and measure it on the queries between.
+    """Set the cheapest settings that reach `recall` on every second query, measure them on the other queries, and return both.
 
-    Cost is counted, not timed, so that the same index gets the same settings: vectors scanned, and `RERANK_COST` for each candidate
-    that is refined. Settings are skipped where settings at least as wide have failed. Where none reach the recall, the index gets
-    the settings with the highest recall. exact: as `measure_recall` takes them. Raises ValueError for fewer than two queries.
+    Cost is counted, not timed, so that the same index gets the same settings: a vector scanned costs 1, and a candidate that is
+    refined costs `RERANK_COST`. Settings are skipped if wider settings have already failed. If no settings reach the recall,
+    the index gets the settings with the highest recall. exact: see `measure_recall`. Raises ValueError for fewer than two
+    queries.
     """
     x = np.asarray(queries)
     if len(x) < 2:
@@ -105,7 +107,7 @@ def _by_cost(index: Index, k: int) -> list[dict[str, int]]:
 
 
 def record(index: Index, choice: Choice, tuned: Tuned, **more: Any) -> dict[str, Any]:
-    """Return the record to keep beside the index, ready for JSON: its kind, bytes, settings and recall, and `more`."""
+    """Return a JSON-ready record of the index: its kind, bytes, settings and recall, and the fields of `more`."""
     size = len(faiss_index.to_bytes(index))
     return {
         **asdict(choice),

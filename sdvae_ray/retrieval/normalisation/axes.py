@@ -14,15 +14,15 @@ _EPS = float(np.finfo(np.float64).eps)
 
 @dataclass(frozen=True)
 class Axes:
-    """Principal axes of the wells of a fit, in the space of (x[:, keep] - mean) / scale.
+    """The principal axes of the wells of a fit, in the space of (x[:, keep] - mean) / scale.
 
-    n         wells in the fit
-    keep      (D,) bool, the features that vary over the fit; the D' others have no axis
+    n         number of wells in the fit
+    keep      (D,) bool, the D' features that vary over the fit; the other features are left out
     mean      (D',) of the kept features
-    scale     (D',) their population sd where the axes are those of the correlation, else 1
+    scale     (D',) their population sd for axes of the correlation, else 1
     axes      (r, D') orthonormal rows; r is the rank of the fit, at most n - 1
-    variance  (r,) sample variance (divided by n - 1) along each, decreasing, all above rounding error
-    total     sum of the sample variances of all features
+    variance  (r,) sample variance (divided by n - 1) along each axis, decreasing, all above rounding error
+    total     sum of the sample variances of all kept features
     """
 
     n: int
@@ -34,17 +34,17 @@ class Axes:
     total: float
 
     def record(self, k: int) -> dict[str, Any]:
-        """Return the rank, the share of the total variance along the first k axes, and the number of features without an axis."""
+        """Return rank, explained_variance (the share of the total along the first k axes) and dropped (features left out)."""
         explained = float(self.variance[:k].sum()) / self.total
         return {"rank": len(self.variance), "explained_variance": explained, "dropped": int((~self.keep).sum())}
 
 
 def principal_axes(fit: Floats, correlation: bool = False, where: str = "the fit") -> Axes:
-    """Return the axes of (n, D) profiles by a singular value decomposition of them centred, n >= 2.
+    """Return the axes of (n, D) profiles, n >= 2: the singular value decomposition of the centred profiles.
 
-    correlation: of features divided by their population sd. An axis whose singular value is within rounding error,
-    max(n, D) * 2.2e-16 of the largest, is no axis of the data: dividing by it would blow up every other well.
-    Raises DataError, opening with `where`, if all rows are the same.
+    correlation: features are first divided by their population sd. An axis whose singular value is within rounding error,
+    max(n, D) * 2.2e-16 of the largest, is left out: dividing by it would blow up every other well. where: opens the error
+    message. Raises DataError if all rows are the same.
     """
     mean, sd, constant = centre_and_scale(*mean_and_variance(fit))
     keep = ~constant
@@ -61,11 +61,11 @@ def principal_axes(fit: Floats, correlation: bool = False, where: str = "the fit
 
 
 def axes_of_moments(fit: Moments, correlation: bool = False, where: str = "moments") -> Axes:
-    """Return the axes from moments with all products: nothing as long as the fit is ever held.
+    """Return the axes from moments with all products, so that the n profiles need not be held.
 
-    An eigenvalue is known to within 2.2e-16 of the largest (principal_axes knows its root as well as that), so a fit of
-    low rank keeps fewer axes here; on a fit of full rank the transforms agree with the direct ones. Raises DataError for
-    n < 2, and, opening with `where`, for moments without variance or that are not finite.
+    The rounding error of an eigenvalue is 2.2e-16 of the largest; `principal_axes` has that error for the square root. So a fit
+    of low rank keeps fewer axes here than there; a fit of full rank gives the same transforms. where: opens the error message.
+    Raises DataError for n < 2 and for moments that are not finite or have no variance.
     """
     n, squares = fit.n, np.diagonal(fit.scatter)
     if n < 2 or not (np.isfinite(fit.mean).all() and np.isfinite(fit.scatter).all()):
@@ -84,7 +84,9 @@ def axes_of_moments(fit: Moments, correlation: bool = False, where: str = "momen
 
 
 def _signed(axes: Floats) -> Floats:
-    """Return axes whose largest entry is positive, scikit-learn's convention: the sign is no accident of LAPACK."""
+    """Return the axes with signs such that the largest entry of each is positive: scikit-learn's convention, whatever LAPACK
+    gave.
+    """
     largest = axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)]
     return axes * np.sign(largest)[:, None]
 

@@ -22,7 +22,7 @@ Amount = Annotated[float, 0]
 
 @dataclass(frozen=True)
 class Map:
-    """z = (x - offset) / scale; with axes, z is projected on them. Call it with profiles (n, D).
+    """The map z = (x - offset) / scale, and with axes the projection of z on them. Call it with profiles (n, D).
 
     offset  (D,)
     scale   (D,), or one number
@@ -41,7 +41,7 @@ class Map:
 
     @property
     def width(self) -> int:
-        """Features of the result."""
+        """Return the number of features of the result."""
         return len(self.offset) if self.axes is None or self.beyond is not None else len(self.axes)
 
     def __call__(self, x: Floats) -> Floats:
@@ -57,10 +57,11 @@ class Map:
 
 @dataclass(frozen=True)
 class Affine:
-    """One map of all wells, or the map of each well's plate or batch.
+    """A step that has one map for all wells, or one map for each plate or batch.
 
-    maps  the map of every plate or batch by its name; by "group" the one map under the name "group"
-    keep  (D,) the features that go into the maps; None: all
+    by    "group", "plate" or "batch"
+    maps  plate or batch -> its map; for by="group" one map under the name "group"
+    keep  (D,) bool, the features that go into the maps; None: all
     """
 
     by: By
@@ -73,11 +74,11 @@ class Affine:
 
     @property
     def width(self) -> int:
-        """Features of the result."""
+        """Return the number of features of the result."""
         return next(iter(self.maps.values())).width
 
     def __call__(self, x: Floats, wells: Wells) -> Floats:
-        """Return the profiles (n, width) of n wells. Raises KeyError for a plate or batch that the fit has not seen."""
+        """Return the profiles (n, width) of n wells. Raises KeyError for a plate or batch that was not in the fit."""
         if self.keep is not None:
             x = x[:, self.keep]
         if self.by == "group":
@@ -92,7 +93,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Corrected:
-    """The result of a step that moves the wells it was given and has no map for another well.
+    """The result of a step that moves the wells of its fit and has no map for another well.
 
     profiles  (W, D) of all wells of the source, by their number
     reason    why there is no map: the NO_FIT of the step
@@ -103,7 +104,7 @@ class Corrected:
 
     @property
     def width(self) -> int:
-        """Features of the result."""
+        """Return the number of features of the result."""
         return int(self.profiles.shape[1])
 
     def __call__(self, x: Floats, wells: Wells) -> Floats:

@@ -1,4 +1,4 @@
-"""Mean and spread of profiles: of held ones directly, of others from moments, taken part by part in float64 and merged."""
+"""Mean and spread of profiles: directly if they are held, else from moments in float64, computed part by part and merged."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ _EPS = float(np.finfo(np.float64).eps)
 
 @dataclass(frozen=True)
 class Moments:
-    """The number n of profiles, their mean (D,), and about the mean the sum of squares (D,) or of all products (D, D)."""
+    """The number n of profiles, their mean (D,), and their scatter: sums of squares (D,) or of products (D, D) about the mean."""
 
     n: int
     mean: Floats
@@ -20,7 +20,10 @@ class Moments:
 
 
 def moments(profiles: ArrayLike, products: bool = True) -> Moments:
-    """Return the moments of (n, D) finite numbers; n may be 0."""
+    """Return the moments of (n, D) finite numbers, float64; n may be 0.
+
+    products: True: the scatter has the sums of all products, (D, D); False: the sums of squares alone, (D,).
+    """
     x = np.asarray(profiles, dtype=np.float64)
     if not len(x):
         return Moments(0, np.zeros(x.shape[1]), np.zeros((x.shape[1],) * (2 if products else 1)))
@@ -30,7 +33,7 @@ def moments(profiles: ArrayLike, products: bool = True) -> Moments:
 
 
 def merged(a: Moments, b: Moments) -> Moments:
-    """Return the moments of both sets of profiles together (Chan, Golub & LeVeque 1983): no difference of large numbers."""
+    """Return the moments of both sets of profiles together (Chan, Golub & LeVeque 1983), without cancellation."""
     if not a.n or not b.n:
         return a if a.n else b
     n, between = a.n + b.n, b.mean - a.mean
@@ -42,15 +45,15 @@ def merged(a: Moments, b: Moments) -> Moments:
 
 
 def mean_and_variance(profiles: Floats) -> tuple[Floats, Floats, int]:
-    """Return the mean (D,), the population variance (D,) and the number of profiles (n, D)."""
+    """Return (mean (D,), population variance (D,), n) of profiles (n, D)."""
     return profiles.mean(axis=0), profiles.var(axis=0), len(profiles)
 
 
 def centre_and_scale(mean: Floats, variance: Floats, n: int) -> tuple[Floats, Floats, Bools]:
-    """Return (mean, population sd with 1 for a constant feature, constant) of n profiles; (D,) each.
+    """Return (mean, scale, constant), (D,) each, of n profiles: scale is the population sd, and 1 for a constant feature.
 
-    scikit-learn's rule (StandardScaler, `_is_constant_feature`): a feature is constant when its variance is within the
-    rounding error of its mean. Dividing by 1 leaves such a feature centred: 0 on the wells of the fit.
+    scikit-learn's rule (StandardScaler, `_is_constant_feature`): a feature is constant if its variance is within the rounding
+    error of its mean. Dividing by 1 leaves such a feature centred: 0 on the wells of the fit.
     """
     constant = variance <= n * _EPS * variance + (n * mean * _EPS) ** 2
     return mean, np.where(constant, 1.0, np.sqrt(variance)), constant

@@ -36,11 +36,11 @@ NORMALISATIONS: dict[str, list[Step]] = {
 class Normalised:
     """Normalised profiles and the decisions of every step.
 
-    features  (W, D') float64, or float32 where they were too many to hold before; rows in the order given
-    record    one JSON-ready mapping per step, in order, with at least `step`, `fit_wells` and `features` (D' after it); then its
-              options and decisions
-    chain     the fitted maps: applied in order to the profiles that came in, they give these features, and of another well
-              of a plate of the fit its profile among them
+    features  (W, D') float64, or float32 if there were too many profiles to hold; rows in the order given
+    record    one JSON-ready mapping per step, in order: `step`, `fit_wells`, `features` (D' after the step), its options
+              and its decisions
+    chain     the fitted maps, to be applied in order. Applied to the given profiles they give `features`; they also
+              normalise another well of a plate of the fit
     """
 
     features: NDArray[np.floating]
@@ -59,14 +59,15 @@ def normalise(
 ) -> Normalised:
     """Return the profiles of one group normalised by `steps` in order.
 
-    features: (W, D) finite numbers, cast to float64. is_control: (W,) bool, the wells that steps are fitted on (pass
-    half of the controls to fit on half). plate: (W,) text. steps: the name of a preset in NORMALISATIONS, or a list
-    whose items are a step's name or a one-key mapping of a step's name to its parameters. batch: (W,) text, the batches that
-    tvn and harmony align; plates if None. fittable: (W,) bool, the wells that a step with `fit: all` is fitted on; every one if
-    None: the negatives too, which then have had a part in the space that they are compared in.
+    features: (W, D) finite numbers, cast to float64. is_control: (W,) bool, the wells that steps are fitted on (pass half of
+    the controls to fit on half). plate: (W,) text. steps: the name of a preset in NORMALISATIONS, or a list; an item is a
+    step's name, or a mapping of one step's name to its parameters. batch: (W,) text, the batches that tvn and harmony align;
+    None: the plates. fittable: (W,) bool, the wells that a step with `fit: all` is fitted on; None: all wells. All wells
+    include the negatives, which then have had a part in the space that they are compared in.
 
-    Raises ConfigError for an unknown preset, step or parameter; DataError for features that are not finite, for a
-    group with fewer than two wells to fit on, and, in a step fitted per plate or batch, for one with fewer than two.
+    Raises ConfigError for an unknown preset, step or parameter; DataError for features that are not finite, for arrays of other
+    lengths, for a group with fewer than two wells to fit on, and for a plate or batch with fewer than two in a step that is
+    fitted per plate or batch.
     """
     resolved = resolve_steps(steps)
     x = np.array(features, dtype=np.float64, ndmin=2)
@@ -83,9 +84,10 @@ def normalise(
 
 
 def fit_steps(source: ProfileSource, steps: Sequence[ResolvedStep]) -> Normalised:
-    """Return the profiles of a source normalised; `steps` as resolve_steps gives them.
+    """Return the normalised profiles of a source. steps: as resolve_steps returns them.
 
-    Raises DataError as `normalise` does; a feature that is not finite is the reader's to refuse.
+    Raises DataError for too few wells to fit on, as `normalise` does. Features that are not finite are not noticed here: the
+    reader of the source refuses them.
     """
     wells = source.wells
     for name, options in steps:
@@ -105,10 +107,10 @@ def fit_steps(source: ProfileSource, steps: Sequence[ResolvedStep]) -> Normalise
 
 
 def resolve_steps(steps: str | Sequence[Step]) -> list[ResolvedStep]:
-    """Return the (name, all parameters) of every step without touching data, so that a run can be checked early.
+    """Return (name, all parameters) of every step. No data is read, so a run can be checked early.
 
-    Raises ConfigError, naming the nearest match, for an unknown preset, step or parameter, or a value out of range; and
-    for a step whose package is not installed.
+    Raises ConfigError, with the nearest match, for an unknown preset, step or parameter and for a value out of range; and for a
+    step whose package is not installed.
     """
     if isinstance(steps, str):
         if steps not in NORMALISATIONS:

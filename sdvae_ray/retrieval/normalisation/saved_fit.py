@@ -29,9 +29,9 @@ _DAMAGED = (  # what zipfile, numpy and json raise for bytes that are not theirs
 
 
 def to_bytes(chain: Sequence[Affine | Corrected]) -> bytes:
-    """Return the chain as an .npz, the same bytes for the same chain. Arrays keep their dtype, shape and every bit.
+    """Return the chain as an .npz; the same chain gives the same bytes. Arrays keep their dtype, shape and every bit.
 
-    Of a Corrected only the reason is kept, for `from_bytes` to refuse. Raises TypeError for a step of another type.
+    A Corrected is stored as its reason alone, and `from_bytes` refuses it. Raises TypeError for a step of another type.
     """
     arrays: dict[str, NDArray[Any]] = {}
 
@@ -53,10 +53,10 @@ def to_bytes(chain: Sequence[Affine | Corrected]) -> bytes:
 
 
 def from_bytes(data: bytes) -> Chain:
-    """Return the chain that `to_bytes` wrote.
+    """Return the chain that `to_bytes` wrote. Every array is tested by its checksum as it is read.
 
-    Raises DataError if the bytes are not readable or damaged (every member has its checksum, tested before it is read),
-    and, with its reason, for a chain with a step that has no fit for another well.
+    Raises DataError if the bytes are damaged or not a chain; and, with the step's reason, if a step has no map for another
+    well.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as members:

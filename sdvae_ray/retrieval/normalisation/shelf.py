@@ -33,7 +33,7 @@ def step_names() -> list[str]:
 
 
 def find_step(name: str) -> ModuleType:
-    """Return the module of a step; ConfigError with the nearest match for an unknown name."""
+    """Return the module of a step. Raises ConfigError, with the nearest match, for an unknown name."""
     names = step_names()
     if name not in names:
         raise ConfigError(f"unknown normalisation step {name!r}{did_you_mean(str(name), names)}")
@@ -41,7 +41,10 @@ def find_step(name: str) -> ModuleType:
 
 
 def checked_options(name: str, given: Any) -> dict[str, Any]:
-    """Return all options of a step, the given ones checked; ConfigError with the nearest match for a wrong name or value."""
+    """Return all options of a step: the given values, checked, and the defaults of the others.
+
+    Raises ConfigError, with the nearest match, for a wrong name or value.
+    """
     module = find_step(name)
     if not isinstance(given, Mapping):
         raise ConfigError(f"normalisation step {name}: parameters must be a mapping, not {given!r}")
@@ -59,12 +62,12 @@ def checked_options(name: str, given: Any) -> dict[str, Any]:
 
 
 def has_fit(resolved: Sequence[ResolvedStep]) -> bool:
-    """Return whether the fitted steps can be applied to wells that they were not given."""
+    """Return whether the fitted steps can normalise wells that were not in the fit."""
     return not any(hasattr(find_step(name), "NO_FIT") for name, _ in resolved)
 
 
 def _checked(value: Any, allowed: Any, where: str) -> Any:
-    """Return a value of an option of the type `allowed`; ConfigError, opening with `where`, for another value."""
+    """Return the value of an option whose type is `allowed`. Raises ConfigError, opening with `where`, for another value."""
     members = get_args(allowed) if get_origin(allowed) in (Union, UnionType) else (allowed,)
     words = [word for member in members if get_origin(member) is Literal for word in get_args(member)]
     number = next((get_args(member) for member in members if get_origin(member) is Annotated), None)

@@ -25,7 +25,7 @@ _ALL = slice(None)
 
 
 class ProfileSource(Protocol):
-    """Profiles (W, width) of one group, in parts of whole plates. wells: of all parts, in the order of their numbers."""
+    """Profiles (W, width) of one group, in parts of whole plates. wells: the wells of all parts, in the order of their numbers."""
 
     @property
     def wells(self) -> Wells: ...
@@ -34,26 +34,27 @@ class ProfileSource(Protocol):
     def width(self) -> int: ...
 
     def through(self, chain: Chain) -> Self:
-        """Return the source of the profiles that a chain makes of these profiles."""
+        """Return a source of the profiles that the chain makes of the profiles of this source."""
         ...
 
     def holds(self, rows: int) -> bool:
-        """Return whether so many profiles of float64 are few enough to be held at once."""
+        """Return whether `rows` float64 profiles are few enough to hold in memory at once."""
         ...
 
     def map(
         self, function: Callable[[Floats, Wells], T], fit: str | None = None, together: bool = False
     ) -> Iterator[T]:
-        """Yield `function` of the profiles and wells of every part, or of some parts `together`, in the order of the parts.
+        """Yield function(profiles, wells) for every part, in the order of the parts.
 
-        fit: with a name, the wells of this fit alone.
+        fit: "controls" or "all": only the wells of this fit; None: all wells. together: the source may join several parts into
+        one call.
         """
         ...
 
 
 @dataclass(frozen=True)
 class HeldProfiles:
-    """Profiles (W, width) float64 in memory: one part."""
+    """Profiles (W, width) float64 in memory: a source of one part."""
 
     x: Floats
     wells: Wells
@@ -79,7 +80,7 @@ class HeldProfiles:
 
 
 def gathered(source: ProfileSource, dtype: type[F]) -> NDArray[F]:
-    """Return all profiles (W, width) of a source, rows by their number."""
+    """Return all profiles (W, width) of a source, row i for well number i."""
     profiles = np.empty((len(source.wells.row), source.width), dtype)
     for rows, part in source.map(functools.partial(_numbered, dtype)):
         profiles[rows] = part
@@ -87,7 +88,7 @@ def gathered(source: ProfileSource, dtype: type[F]) -> NDArray[F]:
 
 
 def mean_and_variance_of(source: ProfileSource, fit: str) -> tuple[Floats, Floats, int]:
-    """Return the mean (D,), the population variance (D,) and the number of the wells of the fit."""
+    """Return (mean (D,), population variance (D,), number of wells) of the wells of the fit."""
     if _fit_is_held(source, fit):
         return mean_and_variance(_rows(source, fit))
     sums = functools.reduce(merged, source.map(lambda x, _: moments(x, products=False), fit, together=True))
@@ -95,7 +96,7 @@ def mean_and_variance_of(source: ProfileSource, fit: str) -> tuple[Floats, Float
 
 
 def axes_of(source: ProfileSource, fit: str, correlation: bool = False) -> Axes:
-    """Return the principal axes of the fit: from its rows, or from their merged moments where it is too large to hold."""
+    """Return the principal axes of the fit: from its rows, or from merged moments if the rows are too many to hold."""
     where = source.wells.where()
     if _fit_is_held(source, fit):
         return principal_axes(_rows(source, fit), correlation, where)
@@ -106,9 +107,9 @@ def axes_of(source: ProfileSource, fit: str, correlation: bool = False) -> Axes:
 def by_columns(
     source: ProfileSource, fit: str, function: Callable[[Floats], tuple[NDArray[Any], ...]]
 ) -> list[NDArray[Any]]:
-    """Return the arrays that `function` gives of the wells of the fit, for some features at a time, joined over all features.
+    """Return the arrays of `function` over all features; `function` gets the wells of the fit, (n, some features), at a time.
 
-    It makes as many passes over the source as the fit needs to be held.
+    The source is read as often as is needed to hold the fit in parts.
     """
     count = int(source.wells.in_fit(fit).sum())
     step = source.width
@@ -119,7 +120,7 @@ def by_columns(
 
 
 def per_plate(source: ProfileSource, fit: str, function: Callable[[str, Floats], T]) -> dict[str, T]:
-    """Return `function` of (plate, profiles of its wells of the fit), by plate in the order of their names."""
+    """Return plate -> function(plate, profiles of its wells of the fit), sorted by plate."""
 
     def of_part(x: Floats, wells: Wells) -> dict[str, T]:
         return {str(name): function(str(name), x[wells.plate == name]) for name in np.unique(wells.plate)}
@@ -131,7 +132,7 @@ def per_plate(source: ProfileSource, fit: str, function: Callable[[str, Floats],
 
 
 def _rows(source: ProfileSource, fit: str, columns: slice = _ALL) -> Floats:
-    """Return the profiles of the fit, in the order of the parts."""
+    """Return the profiles of the wells of the fit, in the order of the parts."""
     return np.concatenate(list(source.map(lambda x, _: x[:, columns], fit)))
 
 

@@ -32,11 +32,11 @@ class Wells:
     row: Ints
 
     def in_fit(self, fit: str) -> Bools:
-        """Return (W,) the wells that a step with this option `fit` is fitted on."""
+        """Return a mask (W,): the wells that a step with this option `fit` ("controls" or "all") is fitted on."""
         return self.is_control if fit == "controls" else self.fittable
 
     def names(self, by: By) -> Texts:
-        """Return (W,) the plate or the batch of every well."""
+        """Return the plate or the batch of every well, (W,); for by="group" the plate."""
         return self.batch if by == "batch" else self.plate
 
     def at(self, rows: Ints) -> Self:
@@ -48,11 +48,13 @@ class Wells:
         return self.is_control, self.fittable, self.plate, self.batch, self.row
 
     def where(self) -> str:
-        """Return the opening of an error about the whole group."""
+        """Return the first words of an error about the whole group: its plates, at most four."""
         return f"plates {', '.join(np.unique(self.plate)[:4])}"
 
     def require_two(self, step: str, fit: str, per: By) -> None:
-        """Raise DataError where the group, or a plate or batch of a step fitted per plate or batch, has under 2 wells to fit on."""
+        """Raise DataError if the group has fewer than 2 wells to fit on, or a plate or batch has in a step fitted per plate or
+        batch.
+        """
         in_fit = self.in_fit(fit)
         kind = "control wells" if fit == "controls" else "wells to fit on"
         if in_fit.sum() < 2:
@@ -67,7 +69,7 @@ class Wells:
 
 
 def require_finite(profiles: Floats, plate: Texts) -> None:
-    """Raise DataError, naming the plate, for profiles (W, D) with a feature that is not a finite number."""
+    """Raise DataError, naming the plate, if a profile of (W, D) has a feature that is not finite."""
     bad = ~np.isfinite(profiles).all(axis=1)
     if bad.any():
         name = plate[bad][0]

@@ -27,12 +27,13 @@ _ENTRIES = 1 << 21  # positives held at a time
 
 @dataclass(frozen=True)
 class AveragePrecision:
-    """One value per rank list: a well in the order given; with labels one per (label, well), sorted by both.
+    """The average precision of R rank lists. Without a multilabel column each well has one list, in the order of the wells.
 
-    ap: (R,) float64 in (0, 1], NaN where the list has no positive or no negative, or is not asked for. positives,
-    negatives: (R,) int64, the lengths of the two parts of the list. zero_norm: (R,) bool, the profile has no direction:
-    it is all zeros (or constant, for r), and its similarity to every well is 0. well: (R,) int64, the query's row in
-    the table of wells. label: (R,) the label, None without a multilabel column.
+    With a multilabel column each (label, well) has one list, sorted by label and then well. ap: (R,) float64 in (0, 1], NaN if
+    the list has no positive or no negative, or was not asked for. positives, negatives: (R,) int64, how many of each the list
+    has. zero_norm: (R,) bool, True if the query's profile has no direction: it is all zeros (or constant, for r), and its
+    similarity to every well is 0. well: (R,) int64, the query's row in the table of wells. label: (R,) the label of each list;
+    None without a multilabel column.
     """
 
     ap: Floats
@@ -44,7 +45,7 @@ class AveragePrecision:
 
     @property
     def total(self) -> Ints:
-        """(R,) int64, the length of the list."""
+        """Return the length of each list, (R,) int64."""
         return self.positives + self.negatives
 
 
@@ -60,17 +61,17 @@ def average_precision(
 ) -> AveragePrecision:
     """Return the average precision of every query over its positives and negatives, ranked by similarity.
 
-    features: (W, D) finite, copied once as float64. wells: W rows with the columns of the rules. queries: (W,) bool,
-    the wells to score, all by default; the others are positives and negatives still. distance: "cosine", "abs_cosine",
-    "correlation" or "euclidean" (similarity 1 / (1 + d)). ties: formula.Ties; for "average", level are scores within
-    2^-40 (cosines and r) or within 2^-40 of themselves (squared distances). block: wells on a side of a matrix product
-    (of queries with many positives fewer, and more candidates); it changes no result. Memory is O(block^2) beside the
-    copy, unless a query has more positives than that.
+    features: (W, D) finite, copied once as float64. wells: W rows with the columns of the rules. queries: (W,) bool, the wells
+    to score, None: all; a well that is not a query can still be a positive or a negative. distance: "cosine", "abs_cosine",
+    "correlation" or "euclidean" (similarity 1 / (1 + d)). ties: see formula.Ties; "average" takes scores as level if they
+    differ by at most 2^-40 (cosines and r), or by at most 2^-40 of their value (squared distances). block: number of wells
+    along one side of a matrix product; it changes no result. Memory is O(block^2) and the copy of the features, unless a query
+    has more than block^2 positives.
 
     AP is NaN without a positive or without a negative, where copairs has NaN and 1. A profile without a direction has
     similarity 0 to all wells, where copairs has NaN.
-
-    Raises ConfigError for rules that cannot be kept; DataError for nulls and for profiles that are not finite.
+    Raises ConfigError for rules that cannot be kept, DataError for nulls and for profiles that are not finite, ValueError for
+    unknown ties or distance and for counts of profiles, queries and wells that differ.
     """
     rules.check(wells)
     is_query = np.ones(len(wells), dtype=bool) if queries is None else np.asarray(queries, dtype=bool)
@@ -84,7 +85,7 @@ def average_precision(
 
 
 class _Ranking:
-    """One call of average_precision: everything is by place (candidates.py) until `result` says wells again."""
+    """One call of average_precision. Wells are known by their place (see candidates.py) until `result` turns places into wells."""
 
     def __init__(
         self, similarity: Similarity, wells: pl.DataFrame, rules: PairRules, is_query: Bools, ties: Ties, block: int
@@ -132,7 +133,7 @@ class _Ranking:
         return AveragePrecision(ap, self.positives[order], negatives, self.similarity.zero_norm[place], well, label)
 
     def _batches(self) -> Iterator[list[Job]]:
-        """Yield jobs whose queries have not too many positives together; a job that has too many alone comes in parts."""
+        """Yield jobs whose queries together have at most _ENTRIES positives. A job with more is split into several."""
         batch: list[Job] = []
         held = 0
         for job in self.jobs:
@@ -165,7 +166,10 @@ class _Ranking:
             self.ap[lists[alike]] = average_precision_of_counts(*counts, self.ties)
 
     def _count(self, job: Job, rows: Ints, entries: Ints, positives: Positives, above: Ints, level: Ints) -> None:
-        """Add the negatives of a block of queries to `above` and `level`; entries: see _row_blocks."""
+        """Add to `above` and `level` how many negatives a block of queries has above and level with each positive.
+
+        rows, entries: see _row_blocks.
+        """
         real = entries >= 0
         chosen = entries[real]
         low, high = np.full((2, *entries.shape), np.inf)
@@ -184,9 +188,9 @@ class _Ranking:
 
 
 def _row_blocks(queries: Ints, query_of_positive: Ints, block: int) -> Iterator[tuple[Ints, Ints]]:
-    """Yield blocks of queries (R,) with like numbers of positives, and the entries of these positives, (R, K).
+    """Yield blocks of queries (R,) that have similar numbers of positives, and the indices (R, K) of these positives.
 
-    query_of_positive: (E,) ascending. Entries are -1 where a query has fewer than K positives.
+    query_of_positive: (E,) ascending. An index is -1 if a query has fewer than K positives.
     """
     first, last = (np.searchsorted(query_of_positive, queries, side=side) for side in ("left", "right"))
     order = np.argsort(last - first, kind="stable")

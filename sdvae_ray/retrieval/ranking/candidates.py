@@ -1,4 +1,4 @@
-"""Which wells a query is compared with, in blocks: wells are put in an order in which its candidates are few ranges.
+"""Choose the wells that a query is compared with: wells are put in an order in which a query's candidates are few ranges.
 
 A place is a well's number in that order. A candidate is a well in a range; it is a negative unless it is excluded.
 """
@@ -20,11 +20,11 @@ _CUT = 1 / 8
 
 @dataclass(frozen=True)
 class Job:
-    """Queries that share their candidates.
+    """Queries that are compared with the same candidates.
 
     queries   (Q,) places
-    ranges    (start, stop) of places, which hold the candidates
-    excluded  codes (W,) by place: a candidate that is equal to the query in any of them is no negative
+    ranges    (start, stop) of the places of the candidates; stop is not included
+    excluded  code arrays (W,) by place. A candidate with the query's code in any of these arrays is not a negative
     """
 
     queries: Ints
@@ -38,12 +38,11 @@ class Job:
 
 
 def lay_out(group: Ints, different: Sequence[Ints], is_query: Bools, size: Floats) -> tuple[Ints, list[Job]]:
-    """Return the well at each place, (W,), and the jobs of all queries.
+    """Return the order of the wells (W,), the well at each place, and the jobs of all queries.
 
-    Wells are ordered by group and within it by the neg_diffby column whose classes spare the most products.
-
-    group: (W,) codes of neg_sameby, from 0. different: a code (W,) for each column of neg_diffby. is_query: (W,).
-    size: (W,) the last key of the order.
+    Wells are sorted by group. Within a group they are sorted by the one neg_diffby column that saves the most comparisons, then
+    by size. group: (W,) codes of neg_sameby, from 0. different: one array of codes (W,) for each column of neg_diffby.
+    is_query: (W,) bool. size: (W,), see similarity.py.
     """
     count = len(group)
     members = np.bincount(group)
@@ -78,28 +77,34 @@ def lay_out(group: Ints, different: Sequence[Ints], is_query: Bools, size: Float
 
 @dataclass(frozen=True)
 class SharedLabels:
-    """Which wells share a label. by_place: (W, L) sparse, 1 where the well at a place has the label; by_label: (L, W)."""
+    """A table of which wells share a label, W wells and L labels.
+
+    by_place: (W, L) sparse, 1 if the well at the place has the label. by_label: (L, W), its transpose.
+    """
 
     by_place: csr_array
     by_label: csr_array
 
     @classmethod
     def of(cls, place: Ints, label: Ints, shape: tuple[int, int]) -> "SharedLabels":
-        """Return the table of all (place, label) pairs; shape: wells and labels."""
+        """Return the table of N pairs of a well and a label; place: (N,) the well's place; label: (N,) the label's code.
+
+        shape: (number of wells, number of labels).
+        """
         by_place = csr_array((np.ones(len(place), dtype=np.int32), (place, label)), shape=shape)
         return cls(by_place, by_place.T.tocsr())
 
     def pairs(self, rows: Ints) -> tuple[Ints, Ints]:
-        """Return (i, place) of all pairs of rows[i] and a well that shares a label with it, in order of the place."""
+        """Return (i, place), both (N,): all pairs of the well rows[i] and a place whose well shares a label with it, by place."""
         i, place = (self.by_place[rows] @ self.by_label).tocoo().coords
         order = np.argsort(place)
         return i[order], place[order]
 
 
 def no_negatives(job: Job, rows: Ints, columns: slice, sharing: tuple[Ints, Ints] | None) -> Bools | None:
-    """Return (R, C) where a candidate in `columns` is no negative of a query in `rows`; None where all are negatives.
+    """Return a mask (R, C): True if a candidate of `columns` is not a negative of a query of `rows`; None if all are negatives.
 
-    sharing: what SharedLabels.pairs gives of the rows, where there are labels.
+    sharing: the result of SharedLabels.pairs for `rows`; None without labels.
     """
     excluded: Bools | None = None
     for code in job.excluded:

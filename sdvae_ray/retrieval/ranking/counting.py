@@ -18,10 +18,10 @@ _DOUBTFUL = 0.02  # of a block's pairs: above it, the whole block is computed ex
 
 @dataclass(frozen=True)
 class QueryBlock:
-    """Queries with their positives side by side, as Positives has them.
+    """R queries and the scores of their positives, K columns, from the arrays of `Positives`.
 
     rows           (R,) wells
-    low, high, key (R, K), infinite where a query has fewer than K positives
+    low, high, key (R, K), infinite if a query has fewer than K positives
     """
 
     rows: Ints
@@ -30,9 +30,9 @@ class QueryBlock:
     key: Profiles
 
     def count(self, similarity: Similarity, columns: slice, no_negative: Bools | None, ties: Ties) -> tuple[Ints, Ints]:
-        """Return the negatives among the candidates in `columns` (above, level with) each positive, both (R, K) int64.
+        """Return how many candidates in `columns` are negatives (above, level with) each positive, both (R, K) int64.
 
-        no_negative: (R, C) where a candidate is no negative. With ties="copairs" nothing is level.
+        no_negative: (R, C), True if a candidate is not a negative; None: all are. With ties="copairs" no candidate is level.
         """
         scores = similarity.product(self.rows, columns)
         if isinstance(similarity, Euclidean):
@@ -56,7 +56,10 @@ class QueryBlock:
         counts: tuple[Ints, Ints],
         ties: Ties,
     ) -> tuple[Ints, Ints]:
-        """Return (above, level) with the doubtful pairs computed again; bounds: the scores between which doubt is."""
+        """Return (above, level) after the doubtful pairs are computed again, exactly.
+
+        bounds: (low, high), a pair is in doubt if its score is between them.
+        """
         (low, high), (above, doubtful) = bounds, counts
         level = np.zeros_like(above)
         rows, positives = np.nonzero(doubtful)
@@ -76,20 +79,22 @@ class QueryBlock:
 
 
 def _without(scores: Profiles, no_negative: Bools | None) -> Profiles:
-    """Return the scores (R, C), in place, with no_negative (R, C) below all others."""
+    """Return the scores (R, C), changed in place: -inf if no_negative (R, C) is True."""
     if no_negative is not None:
         scores[no_negative] = -np.inf
     return scores
 
 
 def _above_and_level(scores: Profiles, low: Floats, high: Floats) -> tuple[Ints, Ints]:
-    """Return how many of each row of scores (R, C) are above high (R, K), and how many from low to high."""
+    """Return how many numbers of each row of scores (R, C) are above high (R, K), and how many are from low to high; (R, K)
+    each.
+    """
     above, at_least = _counts(scores, low, high)
     return above, at_least - above
 
 
 def _counts(scores: Profiles, low: Profiles | None, high: Profiles) -> tuple[Ints, Ints]:
-    """Return how many of each row are above `high` and, unless low is None, how many are not below `low`; (R, K) each."""
+    """Return how many numbers of each row are above `high` and how many are at least `low`, (R, K) each; low None: zeros."""
     above, at_least = np.zeros(high.shape, dtype=np.int64), np.zeros(high.shape, dtype=np.int64)
     if high.shape[1] <= FEW:
         rows, columns = scores.shape
@@ -114,7 +119,10 @@ def _counts(scores: Profiles, low: Profiles | None, high: Profiles) -> tuple[Int
 
 
 def _true_per_row(hits: Bools) -> Ints:
-    """(R, 8n) -> (R,): eight bytes are added at a time, in sums too short to carry from one byte to the next."""
+    """Return the number of True in each row of hits (R, 8n), (R,) int64.
+
+    Eight bytes are added at a time, in sums too short to carry from one byte to the next.
+    """
     words = hits.view(np.uint64)
     out = np.zeros(len(hits), dtype=np.int64)
     for start in range(0, words.shape[1], 255):

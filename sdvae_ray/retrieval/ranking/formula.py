@@ -24,10 +24,10 @@ SIMILARITY_STEP = 2.0**-40
 
 
 def average_precision_of_counts(keys: NDArray[np.generic], above: Ints, level: Ints, ties: Ties) -> Floats:
-    """Return the AP of rank lists, (...) float64 in (0, 1].
+    """Return the AP of rank lists of M positives, (...) float64 in (0, 1].
 
-    keys: (..., M) one per positive, the most similar first, equal where two positives are level. above, level: (..., M)
-    the negatives above each positive, and level with it.
+    keys: (..., M) one per positive, the most similar first; two positives are level if their keys are equal. above, level:
+    (..., M) how many negatives are above, and level with, each positive.
     """
     size = keys.shape[-1]
     position = np.arange(size)
@@ -48,7 +48,7 @@ def average_precision_of_counts(keys: NDArray[np.generic], above: Ints, level: I
 
 
 def runs_of_equals(keys: NDArray[np.generic]) -> tuple[Ints, Ints]:
-    """Return where the run of equal neighbours of each entry starts and stops (exclusive) along the last axis."""
+    """Return (start, stop) of the run of equal keys that each entry is part of, along the last axis; stop is not included."""
     size = keys.shape[-1]
     position = np.broadcast_to(np.arange(size), keys.shape)
     first = np.ones(keys.shape, dtype=bool)
@@ -63,7 +63,7 @@ def runs_of_equals(keys: NDArray[np.generic]) -> tuple[Ints, Ints]:
 def expected_average_precision(positives: ArrayLike, total: ArrayLike) -> Floats:
     """Return mu0, the mean AP over all orders of a list of `total` wells of which `positives` are positive.
 
-    mu0(M, N) = (M - 1)/(N - 1) + (H_N / N)(N - M)/(N - 1), H_N the N-th harmonic number; NaN where M < 1 or M > N.
+    mu0(M, N) = (M - 1)/(N - 1) + (H_N / N)(N - M)/(N - 1), H_N the N-th harmonic number; NaN if M < 1 or M > N.
     """
     m, n = np.broadcast_arrays(np.asarray(positives, dtype=np.float64), np.asarray(total, dtype=np.float64))
     harmonic = digamma(n + 1) + np.euler_gamma

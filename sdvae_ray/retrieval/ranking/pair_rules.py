@@ -20,12 +20,12 @@ from sdvae_ray.retrieval.arrays import Ints
 
 @dataclass(frozen=True)
 class PairRules:
-    """Copairs' four lists of columns, and the column of lists of labels where there is one.
+    """Copairs' four lists of columns, and the multilabel column if there is one.
 
-    Two wells are a positive pair if they are equal in all of pos_sameby and differ in all of pos_diffby. They are a
-    negative pair if they are equal in all of neg_sameby and differ in all of neg_diffby. A pair that is both is in the
-    rank list twice. multilabel_col stands in pos_sameby and in neg_diffby and holds lists: every label of a well makes
-    a query of its own, whose positives have the label; negatives share no label with the well.
+    Two wells are a positive pair if they are equal in all of pos_sameby and differ in all of pos_diffby. They are a negative
+    pair if they are equal in all of neg_sameby and differ in all of neg_diffby. A pair that is both is in the rank list twice.
+    multilabel_col is in pos_sameby and in neg_diffby, and its values are lists of labels. Each label of a well makes a query:
+    the positives have this label, and the negatives share no label with the well.
     """
 
     pos_sameby: Sequence[str]
@@ -35,7 +35,7 @@ class PairRules:
     multilabel_col: str | None = None
 
     def check(self, wells: pl.DataFrame) -> None:
-        """Raise ConfigError for columns that are absent or contradict each other, DataError for one that holds nulls."""
+        """Raise ConfigError for columns that are absent or contradict each other, DataError for a column with nulls or NaN."""
         label = self.multilabel_col
         for same, diff, what in ((self.pos_sameby, self.pos_diffby, "pos"), (self.neg_sameby, self.neg_diffby, "neg")):
             if both := set(same) & set(diff):
@@ -56,7 +56,7 @@ class PairRules:
             raise ConfigError(f"multilabel_col {label!r} must be in pos_sameby and in neg_diffby")
 
     def codes(self, wells: pl.DataFrame, columns: Sequence[str]) -> list[Ints]:
-        """Return one (W,) int64 array per column but the one of labels, equal where the values are equal."""
+        """Return one (W,) int64 array of codes for each column, without multilabel_col; equal values have equal codes."""
         codes = []
         for column in columns:
             if column == self.multilabel_col:
@@ -69,7 +69,7 @@ class PairRules:
 
 
 def combined(codes: Sequence[Ints], size: int) -> Ints:
-    """Return (size,) int64 from 0, equal where all the codes are equal; all 0 without codes."""
+    """Return codes (size,) int64 from 0: two entries are equal if they are equal in all of `codes`; all 0 without codes."""
     out = np.zeros(size, dtype=np.int64)
     for code in codes:
         out = np.unique(out * (code.max(initial=0) + 1) + code, return_inverse=True)[1]
@@ -77,7 +77,10 @@ def combined(codes: Sequence[Ints], size: int) -> Ints:
 
 
 def wells_and_labels(wells: pl.DataFrame, column: str) -> tuple[Ints, Ints, pl.Series]:
-    """Return the well and the label's code of every (well, label), and the sorted labels; a null in a list is no label."""
+    """Return (well, code of the label) of every label of every well, both (N,) int64, and the labels, sorted.
+
+    A null in a list is not a label.
+    """
     rows = (
         wells.select(pl.col(column), well=pl.int_range(pl.len(), dtype=pl.Int64)).explode(column).drop_nulls().unique()
     )
@@ -87,7 +90,7 @@ def wells_and_labels(wells: pl.DataFrame, column: str) -> tuple[Ints, Ints, pl.S
 
 
 def negative_counts(group: Ints, different: Sequence[Ints]) -> Ints:
-    """Return (W,) how many wells share a well's group and differ from it in every code, by inclusion and exclusion."""
+    """Return (W,) how many wells share a well's group and differ from it in every code; counted by inclusion and exclusion."""
     if not different:
         return np.bincount(group)[group] - 1
     counts = np.zeros(len(group), dtype=np.int64)

@@ -14,11 +14,11 @@ _ELEMENTS = 1 << 22  # numbers of the profiles of classes that are gathered at a
 
 @dataclass(frozen=True)
 class Positives:
-    """The positives of some rank lists, flat: list after list, and the most similar first within each list.
+    """The E positives of some rank lists, flat: list after list, and within a list the most similar first.
 
     rank_list  (E,) the list
-    key        (E,) equal where two positives of a list are level; ordered as copairs has it where that is the rule
-    low, high  (E,) float64 scores between which a negative is level with the positive (or, copairs, in doubt)
+    key        (E,) equal if two positives of a list are level; with ties="copairs" ordered as copairs orders them
+    low, high  (E,) float64; a negative between them is level with the positive (with ties="copairs": in doubt)
     """
 
     rank_list: Ints
@@ -29,15 +29,14 @@ class Positives:
 
 @dataclass(frozen=True)
 class RankLists:
-    """The rank lists of all wells, in order of the query; wells are places (candidates.py).
+    """The rank lists of all wells, in order of the query. Wells are known by their place (candidates.py).
 
-    A class is the wells that are equal in all of pos_sameby and have one label.
-
+    A class is the set of wells that are equal in all of pos_sameby and have one label.
     query        (L,) the well
     label        (L,) the code of its label, 0 without labels
     members      (L,) wells, class after class
     start, stop  (L,) the bounds of the query's class in `members`
-    itself       (L,) where in `members` the query stands
+    itself       (L,) the index of the query in `members`
     different    a code (W,) for each column of pos_diffby
     """
 
@@ -51,7 +50,7 @@ class RankLists:
 
     @classmethod
     def of(cls, query: Ints, label: Ints, classes: Ints, different: Sequence[Ints]) -> "RankLists":
-        """Return the lists of queries (L,) with their labels and their classes (L,), in any order."""
+        """Return the lists of queries (L,) with their labels (L,) and classes (L,), which may come in any order."""
         order = np.lexsort((label, query))
         query, label, classes = query[order], label[order], classes[order]
         by_class = np.lexsort((query, classes))
@@ -68,7 +67,7 @@ class RankLists:
         return Positives(*(column[order] for column in columns))
 
     def _parts(self, lists: Ints, similarity: Similarity, block: int) -> Iterator[Ints]:
-        """Yield lists whose classes are of one size, as many as may be gathered at a time; never half a small class."""
+        """Yield lists whose classes have one size, as many as may be gathered at a time; a small class is never split."""
         lists = lists[np.argsort(self.itself[lists])]
         sizes = self.stop[lists] - self.start[lists]
         for size in np.unique(sizes[sizes > 1]).tolist():

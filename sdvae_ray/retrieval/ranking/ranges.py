@@ -7,7 +7,7 @@ from sdvae_ray.retrieval.arrays import Ints
 
 
 def rows_by_code(codes: NDArray[np.integer], rows: Ints) -> list[tuple[int, Ints]]:
-    """Return (code, the rows that have it) in order of the code; `rows` are indices into `codes`."""
+    """Return pairs (code, the rows with this code), in order of the code; `rows` are indices into `codes`."""
     if not len(rows):
         return []
     order = rows[np.argsort(codes[rows], kind="stable")]
@@ -16,13 +16,16 @@ def rows_by_code(codes: NDArray[np.integer], rows: Ints) -> list[tuple[int, Ints
 
 
 def numbers_of_ranges(start: Ints, stop: Ints) -> Ints:
-    """Return the whole numbers of every range start[i]..stop[i] - 1, one range after the other."""
+    """Return the numbers start[i], ..., stop[i] - 1 of all ranges, one range after the other."""
     length = stop - start
     return np.repeat(start - (np.cumsum(length) - length), length) + np.arange(length.sum())
 
 
 def cuts_by_sum(sizes: Ints, limit: int) -> Ints:
-    """Return where to split a sequence so that the sizes of a part sum to `limit` at most, or the part is one item."""
+    """Return the indices, int64, at which to split a sequence so that the sizes of every part sum to at most `limit`.
+
+    An item larger than `limit` is a part of its own. The indices are inside the sequence: 0 and len(sizes) are not among them.
+    """
     total = np.cumsum(sizes)
     before = total - sizes
     cuts, start = [], 0

@@ -40,7 +40,7 @@ _FARTHEST = -np.finfo(np.float64).max
 
 
 class Cosine:
-    """Cosine of the profiles, of their absolute value, or of the profiles minus their own means (Pearson's r)."""
+    """The cosine of profiles, its absolute value, or the cosine of profiles less their own means (Pearson's r)."""
 
     def __init__(self, x: Profiles, absolute: bool, centred: bool) -> None:
         self._x, self._absolute, self._centred = x, absolute, centred
@@ -55,22 +55,23 @@ class Cosine:
         self.zero_norm = zero_rows(self._unit)
 
     def product(self, rows: Ints, columns: slice) -> Floats:
-        """Return the scores (R, C) of every well in rows with every well in columns, as exact as `scores`."""
+        """Return the scores (R, C) of the wells `rows` and `columns`, as exact as `scores` computes them."""
         return self._signed(self._unit[rows] @ self._unit[columns].T)
 
     def scores(self, a: Ints, b: Ints) -> Floats:
-        """Return (..., A, B) scores of wells a (..., A) with wells b (..., B)."""
+        """Return the scores (..., A, B) of wells a (..., A) and wells b (..., B)."""
         first = self._unit[a]
         return self._signed(first @ np.swapaxes(first if a is b else self._unit[b], -1, -2))
 
     def similarity(self, scores: Floats) -> Floats:
-        """Return the similarities, as copairs has them, of any scores."""
+        """Return the similarities that copairs would compute, from scores of any shape: here the scores themselves."""
         return scores
 
     def level_bounds(self, scores: Floats, ties: Ties) -> tuple[Floats, Floats]:
         """Return (low, high): a score above `high` ranks above the given one, a score below `low` ranks below it.
 
-        A score between them is level with it (ties="average"), or in doubt, and `copairs_keys` decides (ties="copairs").
+        A score between them is level with the given one (ties="average"), or in doubt until `copairs_keys` decides
+        (ties="copairs").
         """
         step = SIMILARITY_STEP if ties == "average" else _COPAIRS_STEP
         return scores - step, scores + step
@@ -80,7 +81,7 @@ class Cosine:
 
 
 def _centred(rows: Profiles) -> Floats:
-    """Return rows (R, D), scaled by their largest number, minus their means; all zeros where a row is constant."""
+    """Return rows (R, D), scaled by their largest number, less their means; all zeros for a constant row."""
     x = rows.astype(np.float64)
     largest = np.abs(x).max(axis=1, keepdims=True, initial=0.0)
     x /= np.where(largest == 0, 1.0, largest)
@@ -90,10 +91,10 @@ def _centred(rows: Profiles) -> Floats:
 
 
 class Euclidean:
-    """Minus the squared distance: d^2 = |x|^2 + |y|^2 - 2 x.y as one product of profiles with two columns more.
+    """Minus the squared distance: d^2 = |x|^2 + |y|^2 - 2 x.y as one product of profiles that have two more columns.
 
-    That difference cancels where the two are close: the error grows with the norms, so the profiles are centred (which
-    no distance notices), scaled by a power of two, and every pair in doubt is computed from the differences.
+    This difference cancels if two profiles are close, and its error grows with their norms. So the profiles are centred
+    (distances do not change) and scaled by a power of two, and every pair in doubt is computed from x - y.
     """
 
     def __init__(self, x: Profiles) -> None:
@@ -117,7 +118,7 @@ class Euclidean:
             self._right[part, -1] = -self.size[part]
 
     def product(self, rows: Ints, columns: slice) -> Floats:
-        """Return the scores (R, C) of every well in rows with every well in columns, up to `error`."""
+        """Return the scores (R, C) of the wells `rows` and `columns`, wrong by at most `error`."""
         right = self._right[rows]
         left = np.empty_like(right)
         np.multiply(right[:, :-2], 2, out=left[:, :-2])
@@ -132,7 +133,7 @@ class Euclidean:
         return np.asarray(1.01 * terms * (2 * _EPS * (self.size[rows] + largest) + _TINY))[:, None]
 
     def scores(self, a: Ints, b: Ints) -> Floats:
-        """Return (..., A, B) exact scores of wells a (..., A) with wells b (..., B)."""
+        """Return the exact scores (..., A, B) of wells a (..., A) and wells b (..., B)."""
         first, second = self._rows(a), self._rows(b)
         if a.ndim == 1:
             return -cdist(first, second, "sqeuclidean")
@@ -143,16 +144,16 @@ class Euclidean:
         return scores
 
     def pairs(self, a: Ints, b: Ints) -> Floats:
-        """Return (n,) exact scores of wells a (n,) with wells b (n,), pair by pair."""
+        """Return the exact scores (n,) of the pairs (a[i], b[i]), a and b (n,)."""
         difference = self._rows(a) - self._rows(b)
         return -np.einsum("nd,nd->n", difference, difference)
 
     def similarity(self, scores: Floats) -> Floats:
-        """Return 1 / (1 + d), as copairs has it, of any scores."""
+        """Return the similarities 1 / (1 + d) that copairs would compute, from scores of any shape."""
         return np.asarray(1 / (1 + np.sqrt(-scores) / self._scale))
 
     def level_bounds(self, scores: Floats, ties: Ties) -> tuple[Floats, Floats]:
-        """Return (low, high) as Cosine.level_bounds does; relative to the score for ties="average"."""
+        """Return (low, high) with the meaning of Cosine.level_bounds; for ties="average" they are relative to the score."""
         if ties == "average":  # relative: a distance has no scale of its own
             return scores * (1 + SIMILARITY_STEP), scores * (1 - SIMILARITY_STEP)
         similarity = self.similarity(scores)
@@ -170,14 +171,14 @@ Similarity = Cosine | Euclidean
 
 
 def copairs_keys(similarity: Similarity, scores: Floats) -> Profiles:
-    """Return float32 numbers with the order, and the ties, of copairs: the negative of its 1 - similarity."""
+    """Return float32 numbers with copairs' order and ties: the negative of its 1 - similarity."""
     return similarity.similarity(scores).astype(np.float32) - np.float32(1)
 
 
 def prepare(features: ArrayLike, distance: Distance) -> Similarity:
-    """Return the similarity of (W, D) profiles, to be arranged. Arranging copies them as float64.
+    """Return the similarity of (W, D) profiles, for `arrange` to make ready; `arrange` copies them as float64.
 
-    Raises DataError for profiles that are not finite.
+    Raises DataError for profiles that are not finite, ValueError for an unknown distance.
     """
     x = as_profiles(features)
     finite = finite_rows(x)

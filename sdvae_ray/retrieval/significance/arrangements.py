@@ -25,15 +25,16 @@ _EXCHANGED = 16
 
 
 def is_countable(positives: int, total: int) -> bool:
-    """Whether `arrangements_reaching` counts every arrangement: C(N - 1, M - 1) is at most 2^22."""
+    """Return whether `arrangements_reaching` can count every arrangement: C(N - 1, M - 1) is at most 2^22."""
     return 1 <= positives <= total and comb(total - 1, positives - 1) <= _LISTED
 
 
 def arrangements_reaching(positives: int, total: int, least: ArrayLike) -> Ints:
-    """Return how many of the C(total, positives) arrangements have AP >= each of `least`, (T,) -> (T,) int64.
+    """Return how many of the C(total, positives) arrangements have AP >= each of `least`; least (T,) -> (T,) int64.
 
-    Exact but for the rounding of M + 1 additions: put `least` off the values that AP takes. All places of the first
-    M - 1 positives are listed; those of the last are counted, for its term falls with its rank.
+    Sums of M + 1 terms are rounded, so choose a `least` that is not exactly a possible AP. All places of the first M - 1
+    positives are listed; the places of the last positive are counted, because its term falls with its rank. Raises ValueError
+    if there are too many arrangements (`is_countable`).
     """
     if not is_countable(positives, total):
         raise ValueError(f"{positives} of {total} wells have too many arrangements to be counted")
@@ -54,7 +55,7 @@ def arrangements_reaching(positives: int, total: int, least: ArrayLike) -> Ints:
 
 
 def _all_but_the_last(positives: int, total: int) -> tuple[Ints, Floats]:
-    """Return r_(M-1) and sum over i < M of i / r_i of all the ways to place M - 1 positives that leave room for one."""
+    """Return r_(M-1) and the sum over i < M of i / r_i, for all ways to place M - 1 positives that leave room for one more."""
     last, sums = np.zeros(1, dtype=np.int64), np.zeros(1)
     for i in range(1, positives):
         stop = np.full(len(last), total - positives + i + 1)
@@ -65,9 +66,9 @@ def _all_but_the_last(positives: int, total: int) -> tuple[Ints, Floats]:
 
 
 def draw_arrangements(positives: int, total: int, draws: int, random: np.random.Generator) -> Floats:
-    """Return (draws,) AP of uniformly random arrangements.
+    """Return the AP of uniformly random arrangements, (draws,).
 
-    O(positives) each, whatever the length of the list; O(total) where more than an eighth of it is positive.
+    A draw costs O(positives), whatever the length of the list; O(total) if more than an eighth of the list is positive.
     """
     dtype = np.uint16 if total <= 1 << 16 else np.uint32
     dense = positives * _DENSE > total and positives**2 > 2 * total
@@ -88,7 +89,9 @@ def draw_arrangements(positives: int, total: int, draws: int, random: np.random.
 def _walk(
     out: Floats, positives: int, total: int, random: np.random.Generator, dtype: type[np.unsignedinteger]
 ) -> None:
-    """Add to `out` the sums i / r_i of lists walked down: a rank is positive by (positives left) / (wells left)."""
+    """Add to `out` the sums of i / r_i, walking down each list: a rank is positive with probability (positives left) / (wells
+    left).
+    """
     left = np.full(len(out), positives, dtype=dtype)
     for rank in range(1, total + 1):
         is_positive = random.integers(0, total - rank + 1, len(out), dtype=dtype) < left
@@ -103,8 +106,8 @@ def _ranks(
 ) -> NDArray[np.unsignedinteger]:
     """Return (M, B) ranks from 0, ascending in each column.
 
-    Ranks are drawn with repeats, and repeats are drawn again: whatever set of d distinct ranks stands, every set of d
-    was as likely, so every set of M is in the end.
+    Ranks are drawn, and a rank that repeats is drawn again. At every step each set of d distinct ranks is as likely as any
+    other, so at the end each set of M is.
     """
     ranks = _ascending(random.integers(0, total, (positives, draws), dtype=dtype))
     again = np.flatnonzero((ranks[1:] == ranks[:-1]).any(axis=0))

@@ -24,7 +24,7 @@ _BLOCK = 100  # resamples per block of the random stream
 
 @dataclass(frozen=True)
 class Interval:
-    """The mean over `compounds` compounds and its percentile interval; all three NaN where there is none."""
+    """The mean over `compounds` compounds and its percentile interval; all three numbers are NaN without a compound."""
 
     estimate: float
     low: float
@@ -35,9 +35,9 @@ class Interval:
 def interval(values: ArrayLike, draws: int = 2000, level: float = 0.95, seed: int = 0) -> Interval:
     """Return the mean of `values` and its percentile interval at `level`.
 
-    values: (C,) one number or bool per compound; NaN or None is a compound without a score and is left out. The values
-    are put in order first, so the interval does not depend on the order of rows; the draws are keyed by (seed, number
-    of compounds). level in (0, 1).
+    values: (C,) one number or bool per compound; a compound without a score is NaN or None and is left out. The values are
+    sorted first, so the interval does not depend on the order of rows; the draws are keyed by (seed, number of compounds).
+    draws: resamples. level: in (0, 1). Raises ValueError for values that are not (C,), draws < 1 and another level.
     """
     known = np.asarray(values, dtype=np.float64)
     if known.ndim != 1:
@@ -48,8 +48,8 @@ def interval(values: ArrayLike, draws: int = 2000, level: float = 0.95, seed: in
 def intervals(compounds: pl.DataFrame, draws: int = 2000, level: float = 0.95, seed: int = 0) -> pl.DataFrame:
     """Return one row per group and quantity: group, quantity, estimate, low, high, compounds.
 
-    compounds: Activity.compounds (group, compound, retrieved, map, normalised_map). Quantities: fraction_retrieved,
-    mean_map, mean_normalised_map. Null numbers where no compound has one.
+    compounds: Activity.compounds (group, compound, retrieved, map, normalised_map). Quantities: fraction_retrieved, mean_map,
+    mean_normalised_map. The numbers are null if no compound has a score. draws, level, seed: see `interval`.
     """
     rows = []
     for (group,), table in compounds.sort("group").group_by("group", maintain_order=True):
@@ -64,12 +64,13 @@ def intervals(compounds: pl.DataFrame, draws: int = 2000, level: float = 0.95, s
 def paired_difference(
     image: pl.DataFrame, side: pl.DataFrame, draws: int = 2000, level: float = 0.95, seed: int = 0
 ) -> pl.DataFrame:
-    """Return how the side's means differ from the image's over the same compounds, which are resampled as pairs.
+    """Return how a reconstruction's means differ from the originals' over the same compounds, resampled as pairs.
 
-    image, side: Activity.compounds of the originals and of a reconstruction, one row per (group, compound). One row per
-    group and quantity: group, quantity, image, reconstruction (means over the pairs), difference, low, high, compounds
-    (scored on both sides), unpaired (scored on one side only: left out), lost and gained (retrieved on the image alone
-    and on the reconstruction alone, McNemar's two counts; null for the other quantities).
+    image, side: Activity.compounds of the originals and of the reconstruction, one row per (group, compound). The result has
+    one row per group and quantity: group, quantity, image, reconstruction (means over the pairs), difference (reconstruction
+    less image), low, high, compounds (scored on both sides), unpaired (scored on one side only: left out), lost and gained
+    (compounds retrieved on the image alone and on the reconstruction alone, McNemar's two counts; null for quantities other
+    than fraction_retrieved).
     """
     columns = list(QUANTITIES.values())
     first, second = (table.select("group", "compound", *columns) for table in (image, side))
@@ -115,7 +116,7 @@ def _interval(values: Floats, draws: int, level: float, seed: int) -> Interval:
 
 
 def _resamples(size: int, draws: int, seed: int) -> Iterator[Ints]:
-    """Yield (b, size) rows of indices, `draws` rows in all; the first ones do not depend on how many are asked for."""
+    """Yield indices (b, size), `draws` rows in all; the first rows do not depend on the number of draws."""
     for block, start in enumerate(range(0, draws, _BLOCK)):
         uniform = block_generator(seed, "bootstrap", size, block=block).random((min(_BLOCK, draws - start), size))
         yield (uniform * size).astype(np.int64)

@@ -12,17 +12,17 @@ NULLS: tuple[Null, ...] = ("exchange", "copairs", "copairs_exact")
 
 @dataclass(frozen=True)
 class Chance:
-    """The ranking, the null of its p-values, and when a group of queries counts as retrieved.
+    """How a score is compared with chance: the ranking, the null of its p-values, and when a group of queries is retrieved.
 
     null       exchange: a compound's wells change places with control wells (exchange.py); for phenotypic activity
                alone, other scores take copairs' null. copairs: random orders of a rank list (p_values.py).
-               copairs_exact: the same orders counted where they can be, else drawn.
-    null_size  draws
+               copairs_exact: the same orders counted if they are few enough, else drawn.
+    null_size  number of draws, at least 1
     seed       0 <= seed < 2^64
-    strict     p counts draws above the observed value only, as copairs does; else the draws that reach it too
-    threshold  of the corrected p; retrieved is p_corrected <= threshold, as the authors have it (copairs: <)
+    strict     True: p counts the draws above the observed value, as copairs does; False: also the draws equal to it
+    threshold  a group is retrieved if its corrected p <= threshold, as the authors have it (copairs: <)
     ties       see ranking.formula
-    distance   see ranking.similarity; the null by exchange is of cosines
+    distance   see ranking.similarity; the null by exchange takes cosines alone
     """
 
     null: Null = "exchange"

@@ -29,10 +29,10 @@ _KEYS = 1 << 18  # similarities of compounds' wells to controls made at a time
 
 @dataclass(frozen=True)
 class Exchange(PValues):
-    """One value per compound, in the order of its code.
+    """One value per compound, in the order of the compounds' codes.
 
-    mean_ap: (C,) float64, the observed mAP, NaN where no query has both a positive and a negative. p: in (0, 1], NaN
-    there and where no plate of the compound has a control to exchange with. draws: fewer than asked where p was clearly
+    mean_ap: (C,) float64, the observed mAP, NaN if no query has both a positive and a negative. p: (C,) in (0, 1], NaN if
+    mean_ap is, and if no plate of the compound has a control to exchange with. draws: (C,) fewer than asked if p was clearly
     large early.
     """
 
@@ -50,17 +50,17 @@ def exchange_p_values(
     chance: Chance,
     stop_above: float | None = 0.1,
 ) -> Exchange:
-    """Return the observed mAP, its p-value by exchange and the draws made, for compounds 0..C-1.
+    """Return the observed mAP, its p-value by exchange and the number of draws, for compounds 0..C-1.
 
-    features: (W, D) finite; floating-point numbers are not copied. compound: (W,) int code in 0..C-1, -1 where the well
-    belongs to no compound. is_negative: (W,) bool. negative_key, plate: (W,) int; a query's negatives share its
-    negative_key: its plate, or something coarser. names: (C,) text that, with the seed, keys each compound's draws.
-    well_names: (W,) distinct text, or numbers that order as the text does; wells are put in its order first, so p does
-    not depend on the order of rows. stop_above: a compound whose p is above it by five standard errors after a block of
-    1,000 draws stops there; None never stops.
+    features: (W, D) finite; floating-point numbers are not copied. compound: (W,) int code in 0..C-1, -1 for a well that
+    belongs to no compound. is_negative: (W,) bool. negative_key, plate: (W,) int; a query's negatives are the wells of
+    is_negative with its negative_key, which is its plate or something coarser. names: (C,) text that, with the seed, keys each
+    compound's draws. well_names: (W,) distinct text, or numbers that sort as the text does; wells are sorted by it first, so p
+    does not depend on the order of rows. stop_above: after each block of 1,000 draws, a compound whose p is above it by five
+    standard errors stops; None: no compound stops early.
 
-    Memory beyond the arguments: O(W), the N rows that a compound is ranked against, O(P (N + P)) for the P wells on its
-    plates, its own and controls, and the rows of up to 256 compounds.
+    Memory beyond the arguments: O(W), the N rows that a compound is ranked against, O(P (N + P)) for the P wells on its plates,
+    its own and controls, and the rows of up to 256 compounds. Raises ValueError if two wells of a plate differ in negative_key.
     """
     x = as_profiles(features)
     canonical = np.argsort(np.asarray(well_names), kind="stable")
@@ -83,7 +83,9 @@ _Compounds = list[tuple[int, Ints]]  # codes and wells of compounds on the same 
 
 @dataclass(frozen=True)
 class _Wells:
-    """In canonical order, (W,): the row of x (W, D), the scope and the plate; the controls of each scope."""
+    """The wells in the order of their names, (W,): the row of each in x (W, D), its scope and plate; and the controls of each
+    scope.
+    """
 
     x: Profiles
     row: Ints
@@ -107,7 +109,7 @@ class _Null:
     def p(
         self, scorer: Scorer, observed: float, pools: Sequence[Ints], counts: Sequence[int], name: str
     ) -> tuple[float, int]:
-        """Return p and the draws made; counts[i] wells of pools[i] are a draw."""
+        """Return (p, number of draws); a draw takes counts[i] wells of pools[i] for every i."""
         reached = draws = 0
         while draws < self.chance.null_size:
             # one block at first, which often is enough to stop; then several at once
@@ -131,7 +133,7 @@ class _Null:
 def _tested(
     compounds: _Compounds, wells: _Wells, null: _Null, names: Sequence[str]
 ) -> Iterator[tuple[int, float, float, int]]:
-    """Yield (code, observed mAP, p, draws) of compounds on the same plates; NaN, NaN and 0 without a query."""
+    """Yield (code, observed mAP, p, draws) of compounds on the same plates; (code, NaN, NaN, 0) without a query."""
     ties: Ties = null.chance.ties
     first = compounds[0][1]
     plates, counts = np.unique(wells.plate[first], return_counts=True)
@@ -160,7 +162,7 @@ def _tested(
 def _unit_rows_and_keys(
     compounds: _Compounds, wells: _Wells, controls: Controls
 ) -> Iterator[tuple[int, Ints, Floats, Keys]]:
-    """Yield (code, own wells, their unit rows, their keys to the controls), made for some compounds at a time."""
+    """Yield (code, the compound's wells, their unit rows, their keys to the controls); some compounds are computed at a time."""
     replicates = len(compounds[0][1])
     step = max(1, _KEYS // (replicates * (1 + len(controls.unit))))
     for start in range(0, len(compounds), step):
@@ -173,7 +175,7 @@ def _unit_rows_and_keys(
 
 
 def _with_the_same_plates(compounds: _Compounds, plates: NDArray[np.integer]) -> Iterator[_Compounds]:
-    """Yield the compounds by the plates of their wells, at most 256 at a time, each compound's wells by plate."""
+    """Yield lists of at most 256 compounds whose wells are on the same plates; each compound's wells are sorted by plate."""
     alike: dict[tuple[int, ...], _Compounds] = {}
     for code, own in compounds:
         by_plate = own[np.argsort(plates[own], kind="stable")]

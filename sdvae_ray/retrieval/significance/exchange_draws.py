@@ -20,10 +20,10 @@ _LEVEL = 31  # bits of each packed count where wells are level
 
 
 class Scorer:
-    """Mean AP of any R wells of a pool, as np.nanmean of average_precision over the queries would have it.
+    """Computes the mean AP of any R wells of a pool: np.nanmean, over the queries, of what average_precision would give.
 
-    ranks: of the P wells of the pool. own: (R,) places of the compound's wells, column by column those that a draw
-    replaces. queries: the columns that have a negative.
+    ranks: of the P wells of the pool. own: (R,) places of the compound's wells; well i of a draw takes the place own[i].
+    queries: (Q,) indices into `own` of the wells that have a negative.
     """
 
     def __init__(self, ranks: Ranks, own: Ints, queries: Ints, ties: Ties) -> None:
@@ -36,13 +36,15 @@ class Scorer:
         self._packed = self._fields(ranks).ravel()
 
     def _fields(self, ranks: Ranks) -> NDArray[np.signedinteger]:
-        """Return (P, P) integers that order like the row: wells above, wells level, and whether the column is a negative."""
+        """Return (P, P) integers that pack three fields and sort as the row does: wells above, wells level, is the column a
+        negative.
+        """
         if ranks.level is not None and self._tied:
             return (ranks.above.astype(np.int64) << _LEVEL | ranks.level) << 1 | ranks.local()
         return ranks.above if self._apart else ranks.above << 1 | ranks.local()
 
     def mean_ap(self, drawn: Ints) -> Floats:
-        """Return (B,) from the places drawn, (R, B)."""
+        """Return the mean AP (B,) of B draws; drawn: (R, B) places in the pool."""
         out = np.empty(drawn.shape[1])
         step = max(1, _CHUNK // self._others.size)
         for start in range(0, len(out), step):
@@ -52,7 +54,10 @@ class Scorer:
         return out
 
     def _of_cells(self, cells: NDArray[np.signedinteger]) -> Floats:
-        """Return (B,) from (R - 1, Q, B) numbers of wells above, with one more bit where some may be drawn ones."""
+        """Return the mean AP (B,) from numbers of wells above, (R - 1, Q, B).
+
+        A number has one more bit if a drawn well can be a negative of another: the bit says that the well is one.
+        """
         cells = _sorted(cells)
         total = np.zeros(cells.shape[1:])
         rank = np.empty(cells.shape[1:])
@@ -67,7 +72,7 @@ class Scorer:
         return np.asarray(total.sum(axis=0) / cells[..., 0].size)
 
     def _of_tied(self, cells: Ints) -> Floats:
-        """Return (B,) from (R - 1, Q, B) packed counts where wells are level: see `_fields`."""
+        """Return the mean AP (B,) from the packed counts (R - 1, Q, B) of `_fields`, in which wells may be level."""
         cells = np.sort(np.moveaxis(cells, 0, -1), axis=-1)  # (Q, B, R - 1)
         local = cells & 1
         local_before = np.cumsum(local, axis=-1) - local
@@ -80,7 +85,10 @@ class Scorer:
 
 
 def draw(uniform: Floats, pools: Sequence[Ints], counts: Sequence[int]) -> Ints:
-    """Return (R, B) places: `counts[i]` distinct ones of `pools[i]`, one pool after the other, from uniforms (B, R)."""
+    """Return places (R, B): counts[i] distinct places of pools[i], for one pool after the other.
+
+    uniform: (B, R) random numbers in [0, 1).
+    """
     columns = np.ascontiguousarray(uniform.T)
     first, parts = 0, []
     for pool, count in zip(pools, counts, strict=True):
@@ -92,8 +100,8 @@ def draw(uniform: Floats, pools: Sequence[Ints], counts: Sequence[int]) -> Ints:
 def _distinct(uniform: Floats, size: int) -> Ints:
     """Return (k, B) distinct integers of [0, size) from (k, B) uniforms: a partial Fisher-Yates shuffle.
 
-    It swaps place i with a later one, k times; all places that no swap has reached hold their own number, so no deck of
-    `size` numbers per draw is made.
+    It swaps place i with a later place, k times. A place that no swap has reached holds its own number, so the `size` numbers
+    need not be stored for each draw.
     """
     count = len(uniform)
     reached = np.empty(uniform.shape, dtype=np.int64)

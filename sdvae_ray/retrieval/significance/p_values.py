@@ -25,7 +25,7 @@ _HELD = 1 << 25  # draws of nulls held at a time: 256 MiB
 
 @dataclass(frozen=True)
 class PValues:
-    """One value per compound: p (C,) float64, NaN where there is no test; draws (C,) int64, 0 where p was not drawn."""
+    """One value per compound. p: (C,) float64, NaN without a test. draws: (C,) int64, 0 if p was not drawn."""
 
     p: Floats
     draws: Ints
@@ -44,7 +44,7 @@ def p_value(reached: int, draws: int) -> float:
 def benjamini_hochberg(p: ArrayLike) -> Floats:
     """Return p-values corrected for the false discovery rate (Benjamini & Hochberg 1995), in the order given.
 
-    p: (n,) in [0, 1]; NaN is no test: it stays NaN and is not counted.
+    p: (n,) in [0, 1]; NaN means no test: it stays NaN and is not counted.
     """
     corrected = np.array(p, dtype=np.float64)
     tested = ~np.isnan(corrected)
@@ -54,9 +54,10 @@ def benjamini_hochberg(p: ArrayLike) -> Floats:
 
 
 def arrangement_null(positives: int, total: int, null_size: int, seed: int) -> Floats:
-    """Return (null_size,) AP of uniformly random orders of a list with `positives` positives of `total` wells.
+    """Return the AP of uniformly random orders of a list with `positives` positives among `total` wells, (null_size,).
 
-    A pure function of its arguments: the draws are keyed by (seed, positives, total).
+    A pure function of its arguments: the draws are keyed by (seed, positives, total). Raises ValueError unless 1 <= positives
+    <= total.
     """
     if not 1 <= positives <= total:
         raise ValueError(f"a list needs 1 <= positives <= total, not {positives} of {total}")
@@ -69,14 +70,14 @@ def arrangement_p_values(
 ) -> PValues:
     """Return the p-value of each compound's mean AP under copairs' null, for compounds 0..C-1.
 
-    compound: (Q,) int, the compound of each query. ap: (Q,). positives, negatives: (Q,) lengths of its rank list. The
-    null mAP is the mean over the compound's queries of random-arrangement APs in which queries with the same
-    (positives, total) share one draw (copairs 0.5): conservative for replicates, whose queries are not independent.
+    compound: (Q,) int, the compound of each query. ap: (Q,). positives, negatives: (Q,) how many of each the query's list has.
+    The null mAP is the mean over the compound's queries of random-arrangement APs in which queries with the same (positives,
+    total) share one draw (copairs 0.5): conservative for replicates, whose queries are not independent.
 
-    null="copairs_exact": where all the queries of a compound have one (positives, total), its null mAP is one AP; where
-    the arrangements of that list can be counted (two positives of any list, three among up to 2,897 wells, four among
-    295), p is the share of all of them that reach the observed mAP, nothing is drawn, and no 1 is added: if strict, p
-    is 0 for an mAP of 1. Other compounds are drawn.
+    null="copairs_exact": if all queries of a compound have one (positives, total), its null mAP is a single AP. If the
+    arrangements of that list can be counted (two positives in any list, three among up to 2,897 wells, four among 295), p is
+    the share of them that reach the observed mAP. Nothing is drawn, and no 1 is added: if strict, p is 0 for an mAP of 1. The p
+    of other compounds is drawn.
     """
     codes = np.asarray(compound, dtype=np.int64)
     lists, patterns = _patterns(codes, positives, negatives)
@@ -105,7 +106,9 @@ def arrangement_p_values(
 def _patterns(
     codes: Ints, positives: ArrayLike, negatives: ArrayLike
 ) -> tuple[list[tuple[int, int]], dict[Pattern, list[int]]]:
-    """Return the distinct (positives, total), and the compounds by how many queries they have with each of these."""
+    """Return the distinct (positives, total), and the compounds by pattern: how many queries they have of each (positives,
+    total).
+    """
     m = np.asarray(positives, dtype=np.int64)
     lists, kind_of_query = np.unique(
         np.stack([m, m + np.asarray(negatives, dtype=np.int64)], axis=1), axis=0, return_inverse=True

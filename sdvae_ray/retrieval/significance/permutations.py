@@ -18,7 +18,7 @@ Texts = NDArray[Any]  # of text
 
 
 def halves(positions: Texts, seed: int, group: str, repeat: int) -> tuple[Texts, Texts]:
-    """Return two disjoint halves of the distinct positions (n,), n // 2 each, in random order; an odd one is in neither."""
+    """Return two disjoint halves of the distinct positions, each (n // 2,) in random order. An odd position is in neither."""
     ordered = np.unique(positions)
     order = ordered[block_generator(seed, "floors", "halves", group, block=repeat).permutation(len(ordered))]
     half = len(order) // 2
@@ -26,13 +26,16 @@ def halves(positions: Texts, seed: int, group: str, repeat: int) -> tuple[Texts,
 
 
 def quarters(half: Texts) -> tuple[Texts, Texts]:
-    """Return the two halves of a half; an odd position is in neither."""
+    """Return the two halves of a half, each (n // 2,). An odd position is in neither."""
     size = len(half) // 2
     return half[:size], half[size : 2 * size]
 
 
 def permuted_rows(plate: Texts, movable: Bools, what: str, seed: int, group: str, repeat: int) -> Ints:
-    """Return (W,) rows: the movable wells of every plate permuted among themselves, all others in their place."""
+    """Return rows (W,) int64: the movable wells of every plate change places among themselves; all other wells keep theirs.
+
+    plate: (W,) text. movable: (W,) bool. what, seed, group, repeat: key the draws.
+    """
     rows = np.arange(len(plate))
     for name in np.unique(plate):
         own = np.flatnonzero(movable & (plate == name))
@@ -41,10 +44,11 @@ def permuted_rows(plate: Texts, movable: Bools, what: str, seed: int, group: str
 
 
 def shuffled_positions(position: Texts, plate: Texts, posing: Bools, seed: int, group: str, repeat: int) -> Texts:
-    """Return (W,) labels: the posing wells' positions dealt anew on every plate, so sizes and plate patterns stay.
+    """Return labels (W,) in which the posing wells of every plate get each other's positions; other wells keep their own.
 
-    The positions stand in one random order, and plate number j deals its labels moved on by j places: with the same
-    positions on every plate, and no more plates than positions, no two wells of a label share a position.
+    A label keeps its number of wells and its plates. The distinct positions are put in one random order, and plate number j
+    moves its labels on by j places in this order. So no two wells with a label share a position, if the positions are the same
+    on every plate and there are at most as many plates as positions.
     """
     labels = position.copy()
     distinct = np.unique(position[posing])
@@ -58,11 +62,11 @@ def shuffled_positions(position: Texts, plate: Texts, posing: Bools, seed: int, 
 
 
 def can_reject(labels: Texts, plate: Texts, negative_plate: Texts, chance: Chance, by_plate: bool) -> bool:
-    """Return whether the null has enough arrangements for the p of any pseudo-compound to reach the threshold.
+    """Return whether the null has enough arrangements for the p of at least one pseudo-compound to reach the threshold.
 
-    labels, plate: (Q,) of the posing wells. negative_plate: (N,). by_plate: negatives are of the query's own plate. A
-    floor of 0 from a test that cannot reject says nothing. True where no pseudo-compound has two wells (that is the
-    reason to give), False where there is no pseudo-compound at all.
+    A floor of 0 from a test that cannot reject says nothing. labels, plate: (Q,) of the posing wells. negative_plate: (N,) the
+    plates of the negatives. by_plate: a query's negatives are on its own plate. True if no pseudo-compound has two wells (the
+    score then gives that reason), False without posing wells.
     """
     names, sizes = np.unique(labels, return_counts=True)
     most = 0

@@ -36,14 +36,15 @@ NO_EXCHANGE = "no_exchange"  # mAP but no p: the compound's plates hold no contr
 
 @dataclass(frozen=True)
 class Activity:
-    """Three tables; a null number always has its reason in `status`.
+    """The three tables of phenotypic activity. A null number always has its reason in the column `status`.
 
-    wells: one row per treated well: the key columns, compound, plate, group, ap in (0, 1], normalised_ap (0 at random),
-    n_positives, n_negatives, status. compounds: one row per (group, compound): replicates (treated wells), scored
-    (wells with an AP), plates (of the treated wells), map, normalised_map, p, p_corrected (Benjamini-Hochberg within
-    the group), draws, retrieved (p_corrected <= threshold), status. groups: one row per group: wells, controls,
-    excluded, zero_norm (treated or control wells left out for it), plates, compounds, compounds_scored (those with a
-    p), retrieved, fraction_retrieved (of compounds_scored), mean_map, mean_normalised_map (over compounds with an mAP).
+    wells: one row per treated well: the key columns, compound, plate, group, ap in (0, 1], normalised_ap (0 at random, 1 if
+    perfect), n_positives, n_negatives, status. compounds: one row per (group, compound): replicates (treated wells), scored
+    (wells with an AP), plates (number of plates of the treated wells), map, normalised_map, p, p_corrected (Benjamini-Hochberg
+    within the group), draws, retrieved (p_corrected <= threshold), status. groups: one row per group: wells (treated),
+    controls, excluded (wells in neither role), zero_norm (treated and control wells left out because their profile is all
+    zeros), plates, compounds, compounds_scored (compounds with a p), retrieved, fraction_retrieved (of compounds_scored),
+    mean_map, mean_normalised_map (over the compounds with an mAP).
     """
 
     wells: pl.DataFrame
@@ -60,17 +61,18 @@ def phenotypic_activity(
     negatives: Negatives = "plate",
     stop_early: bool = True,
 ) -> Activity:
-    """Score every compound of every group against the negative controls.
+    """Score every compound of every group against the negative controls, and return three tables.
 
-    features: (W, D) finite numbers. wells: W rows, see `checked_wells`; a well that is out of play is left out and
-    counted. Positives of a well: the other wells of its compound in its group. negatives="plate": the controls of its
-    own plate (JUMP's recipe); "group": all controls of the group (as published). All-zero profiles are left out on both
-    sides and counted. chance: of cosines. stop_early: the null by exchange stops drawing for a compound whose p is
-    clearly above twice the threshold.
+    features: (W, D) finite numbers. wells: W rows, see `checked_wells`; a well that is neither treated nor a control is left
+    out and counted. The positives of a well are the other wells of its compound in its group. negatives="plate": its negatives
+    are the controls of its own plate (JUMP's recipe); "group": all controls of the group (as published). All-zero profiles are
+    left out, as queries and as negatives, and counted. chance: its distance must be cosine. key: the columns that together name
+    a well. stop_early: the null by exchange stops drawing for a compound whose p is clearly above twice the threshold.
 
     Memory beyond the features: their copy as float64, O(W), and some plates' rows at a time.
 
-    Raises DataError for features that are not finite, and what `checked_wells` raises.
+    Raises DataError for features that are not finite; ValueError for another distance, for another number of rows than wells,
+    and for a table that `checked_wells` refuses.
     """
     if chance.distance != "cosine":
         raise ValueError(f"phenotypic activity is of cosines, not of {chance.distance!r}")
@@ -115,8 +117,10 @@ def phenotypic_activity(
 
 @dataclass(frozen=True)
 class _Roles:
-    """All (W,). usable: has a direction. compound, plate, scope: int64 codes; the compound is -1 where not treated, and
-    a query's negatives share its scope. is_query, is_negative: usable treated wells, usable controls.
+    """The roles of the wells, all (W,). usable: the profile has a direction.
+
+    compound, plate, scope: int64 codes; the compound of a well that is not treated is -1, and a query's negatives are the
+    controls of its scope. is_query: usable treated wells. is_negative: usable controls.
     """
 
     usable: Bools
@@ -141,7 +145,7 @@ def _roles(frame: pl.DataFrame, usable: Bools, negatives: Negatives) -> _Roles:
 
 
 def _codes(frame: pl.DataFrame, *columns: str) -> Ints:
-    """Return (W,) int64 codes of the distinct combinations; equal combinations get equal codes."""
+    """Return int64 codes (W,): two rows have one code if they are equal in all the columns."""
     return frame.select(pl.struct(*columns).rank("dense")).to_series().to_numpy().astype(np.int64) - 1
 
 
@@ -158,7 +162,7 @@ def _p_values(
     chance: Chance,
     stop_early: bool,
 ) -> PValues:
-    """Return p and draws of every row of `compounds`, which are in order of their codes."""
+    """Return the p-value and the number of draws for every row of `compounds`, which must be in the order of their codes."""
     code = compounds["_compound"].to_numpy()
     row_of_code = np.full(int(code.max(initial=-1)) + 2, -1)  # one more: code -1 stays -1
     row_of_code[code] = np.arange(len(code))

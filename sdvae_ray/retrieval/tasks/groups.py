@@ -18,22 +18,24 @@ LABELS = "|"  # between the labels of a multilabel column as text
 
 
 def split_labels(column: str) -> pl.Expr:
-    """Return text `a|b` as a list of its distinct labels, without blanks."""
+    """Return an expression that makes of a text `a|b` the list of its distinct labels, without blanks and empty labels."""
     labels = pl.col(column).str.split(LABELS).list.eval(pl.element().str.strip_chars()).list.unique(maintain_order=True)
     return labels.list.eval(pl.element().filter(pl.element() != ""))
 
 
 def group_means(groups: pl.DataFrame) -> dict[str, Any]:
-    """Return mean_map, mean_normalised_map and fraction_retrieved over the groups that have one; None where none has."""
+    """Return mean_map, mean_normalised_map and fraction_retrieved over the groups that have a value; None if no group has one."""
     columns = {"mean_map": "map", "mean_normalised_map": "normalised_map", "fraction_retrieved": "retrieved"}
     return {name: groups[column].mean() for name, column in columns.items()}
 
 
 @dataclass(frozen=True)
 class GroupScores:
-    """lists: the average precision of every rank list, (R,). names: (R,) text, the group of each list. groups: one row per
-    name that has a query with an AP, sorted: compound (the name), replicates (its queries with an AP), map,
-    normalised_map, p, p_corrected, retrieved.
+    """The scores of rank lists, and of the groups of their queries.
+
+    lists: the average precision of R rank lists. names: (R,) text, the group of each list. groups: one row per name that has a
+    query with an AP, sorted by name: compound (the name), replicates (queries with an AP), map, normalised_map, p, p_corrected,
+    retrieved.
     """
 
     lists: AveragePrecision
@@ -49,10 +51,10 @@ def score_groups(
     chance: Chance,
     queries: ArrayLike | None = None,
 ) -> GroupScores:
-    """Rank every query by the rules, and score the groups of queries of one name.
+    """Return the AP of every query by the rules, and the scores of the groups of queries that share a name.
 
-    features, wells, rules, queries: see `average_precision`. names: (W,) the group of each well; where the rules have
-    labels, a query's label is its group instead. Raises DataError where no query has an AP.
+    features, wells, rules, queries: see `average_precision`. names: (W,) the group of each well; if the rules have a multilabel
+    column, a query's label is its group instead. Raises DataError if no query has an AP.
     """
     lists = average_precision(features, wells, rules, queries=queries, distance=chance.distance, ties=chance.ties)
     names = (names.gather(lists.well) if lists.label is None else lists.label).cast(pl.String)

@@ -11,12 +11,12 @@ from sdvae_ray.retrieval.arrays import Bools, Floats, Ints
 
 
 def replicate_recall(neighbours: Ints, queries: Ints, compound: ArrayLike, is_treated: Bools, k: int) -> Floats:
-    """Return which share of a treated well's replicates is among its k nearest other wells, (Q,) in [0, 1].
+    """Return the share of a treated well's replicates that are among its k nearest other wells, (Q,) in [0, 1].
 
-    neighbours: (Q, K) ids, nearest first, of all wells (treated and control) of the group, K >= k + 1 or all wells: the
-    query itself is taken out. queries: (Q,) ids of treated wells. compound: (W,) text or codes by id; is_treated: (W,)
-    bool by id; a well that is not treated is nobody's replicate. NaN where a query has no replicate; at most
-    k / replicates.
+    neighbours: (Q, K) ids, nearest first, of all wells (treated and control) of the group, with K >= k + 1 or K >= all wells:
+    the query itself is taken out. queries: (Q,) ids of treated wells. compound: (W,) text or codes, by id. is_treated: (W,)
+    bool, by id; a well that is not treated is nobody's replicate. NaN if a query has no replicate. A query with more than k
+    replicates reaches k / replicates at most. Raises ValueError for shapes that do not fit and for k < 1.
     """
     if neighbours.ndim != 2 or queries.shape != (len(neighbours),):
         raise ValueError(f"{neighbours.shape} neighbours do not fit {queries.shape} queries")
@@ -28,7 +28,7 @@ def replicate_recall(neighbours: Ints, queries: Ints, compound: ArrayLike, is_tr
 
 
 def _without_the_query(neighbours: Ints, queries: Ints, k: int, wells: int) -> Ints:
-    """Return the k nearest that are not the query, (Q, k) or fewer columns; -1 pads where there are no more."""
+    """Return the ids of the k nearest wells that are not the query, (Q, k) or fewer columns; -1 fills a row that is short."""
     if k < 1 or neighbours.shape[1] < min(k + 1, wells):
         raise ValueError(f"{neighbours.shape[1]} neighbours a query are too few for recall at k = {k}")
     itself = neighbours == queries[:, None]

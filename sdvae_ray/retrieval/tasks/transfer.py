@@ -46,7 +46,9 @@ _MEANS = {"map": "mean_map", "normalised_map": "mean_normalised_map"}
 
 @dataclass(frozen=True)
 class Posing:
-    """Where the position floor is measured: features (W, D) of a fit on other controls, and which (W,) controls pose."""
+    """The controls that pose in the position floor: their features (W, D), of a fit on other controls, and their mask `wells`
+    (W,).
+    """
 
     features: ArrayLike
     wells: ArrayLike
@@ -63,22 +65,24 @@ def transfer(
     key: Sequence[str] = ("well_id",),
     repeats: int = 3,
 ) -> pl.DataFrame:
-    """Return both tasks both ways, four rows of SCHEMA: a pure function of the wells and the seed, whatever the order of rows.
+    """Return the scores of both tasks in both directions: four rows of SCHEMA.
 
-    features: (W, D) finite, both groups in one space: normalised together. wells: W rows, see `checked_wells`; group is one
-    of the pair's. position: the column that says where on its plate a well is. repeats: permutations of the compounds.
-    p-values are of copairs' null.
+    The rows depend on the wells and the seed alone, not on the order of rows. features: (W, D) finite numbers; both groups must
+    be normalised together. wells: W rows, see `checked_wells`; every group is one of the pair's. position: the column with a
+    well's position on its plate. key: the columns that together name a well. repeats: permutations of the compounds. p-values
+    are those of copairs' null.
 
-    posing: without it, every control poses in `features`. That is right where controls had no part in a fit (score.fit half,
-    or no step that whitens): whitening by n wells along about n axes makes these wells, and no others, unlike each other at
-    every position, and the floor sees no position effect there is.
+    posing: None: every control poses in `features`. That is right if no control had a part in a fit (score.fit half, or no step
+    that whitens). Whitening by n wells along about n axes makes exactly these wells unlike each other at every position, and
+    the floor would see no position effect.
 
-    queries: wells with an AP. groups: compounds scored (position_groups: positions), over which means are taken. floor_*:
-    means over the repeats. The rank lists of both tasks and of the positions differ in length, so normalised mAP is what
-    compares. zero_norm: treated and control wells left out for having no direction. status, floor_status, position_status:
-    "ok" or the reason.
+    queries: wells with an AP. groups: compounds scored (position_groups: positions); the means are taken over them. floor_*:
+    means over the repeats. The rank lists of both tasks and of the positions differ in length, so compare their normalised mAP.
+    zero_norm: treated and control wells that are left out because they have no direction. status, floor_status,
+    position_status: "ok" or the reason.
 
-    Raises DataError for features that are not finite, and what `checked_wells` raises.
+    Raises DataError for features that are not finite; ValueError for repeats < 1, for a well of another group, for another
+    number of rows than wells, and for a table that `checked_wells` refuses.
     """
     if repeats < 1:
         raise ValueError(f"floors need at least 1 repeat, not {repeats}")
@@ -113,7 +117,7 @@ def _one_way(
     target: str,
     repeats: int,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the row of each task; `poses` (W,) are the controls that pose, scored by position_scorer."""
+    """Yield one row for each task. poses: (W,) bool, the controls that pose; `position_scorer` scores them."""
     treated, control = table["is_treated"].to_numpy(), table["is_control"].to_numpy()
     names = ("compound", "plate", "group", POSITION)
     compound, plate, group, position = (table[name].fill_null("").to_numpy().astype(str) for name in names)
@@ -146,10 +150,10 @@ def _one_way(
 
 @dataclass(frozen=True)
 class _Lists:
-    """Who is in the rank lists, as masks (W,): a query's positives are the wells of `positives` with its label.
+    """The roles of the wells in the rank lists, as masks (W,). A query's positives are the wells of `positives` with its label.
 
-    negatives: None for the wells of `positives` with other labels. reasons: why there is no score where there is no query
-    or no well of `positives`, where no label is on both sides, where there is no negative.
+    negatives: None: the wells of `positives` with other labels. reasons: why there is no score, three texts: without a query or
+    a well of `positives`; without a label that both have; without a negative.
     """
 
     queries: Bools
@@ -160,14 +164,16 @@ class _Lists:
 
 @dataclass(frozen=True)
 class _Scorer:
-    """Scores rank lists of the profiles x (W, D); wells that are not usable (W,) have no direction and are left out."""
+    """The profiles x (W, D) and how to score rank lists of them. Wells that are not usable (W,) have no direction and are left
+    out.
+    """
 
     x: Profiles
     usable: Bools
     chance: Chance
 
     def score(self, lists: _Lists, labels: Texts) -> dict[str, Any]:
-        """Return queries, groups, map, normalised_map, fraction_retrieved, status; the status alone without a score."""
+        """Return queries, groups, map, normalised_map, fraction_retrieved and status; only the status if there is no score."""
         nobody, nothing_shared, no_negative = lists.reasons
         queries, positives = lists.queries & self.usable, lists.positives & self.usable
         if not (queries.any() and positives.any()):
@@ -198,13 +204,13 @@ class _Scorer:
 
 
 def _can_reject(lists: AveragePrecision, chance: Chance) -> bool:
-    """Return whether any rank list has enough orders for its p to reach the threshold."""
+    """Return whether a rank list has enough orders for its p to reach the threshold."""
     lengths = {(int(m), int(n)) for m, n in zip(lists.positives, lists.negatives, strict=True) if m and n}
     return max(min(comb(m + n, m), chance.null_size + 1) for m, n in lengths) >= 1 / chance.threshold
 
 
 def _mean(repeats: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the means of the numbers over the repeats, and their status, which is one: they have the same rank lists."""
+    """Return the means of the numbers over the repeats. Their status is one: all repeats have the same rank lists."""
     means = pl.DataFrame(repeats, schema=dict.fromkeys(NUMBERS, pl.Float64)).mean().row(0, named=True)
     return {**means, "status": repeats[0]["status"]}
 

@@ -27,7 +27,7 @@ _MISSING = "-"  # a group without a value in a column
 
 @dataclass(frozen=True)
 class Pair:
-    """Two groups, by their text, that differ in `column` alone; transfer is scored both ways."""
+    """Two groups, by their names, that differ in `column` alone. Transfer is scored from `first` to `second` and back."""
 
     column: str
     first: str
@@ -35,15 +35,15 @@ class Pair:
 
     @property
     def ways(self) -> tuple[tuple[str, str], tuple[str, str]]:
-        """(source, target), twice."""
+        """Return the two directions, each as (source, target)."""
         return (self.first, self.second), (self.second, self.first)
 
 
 def pairs_of(groups: pl.DataFrame, columns: Sequence[str], along: Sequence[str]) -> list[Pair]:
-    """Every pair of groups that differ in one column of `along` and agree in all others of `columns`, sorted.
+    """Return every pair of groups that differ in one column of `along` and agree in all others of `columns`, sorted.
 
-    groups: rows with `group` (its text) and `columns`; rows may repeat, and an absent value is a value like any other.
-    Raises DataError for a text that stands for several combinations, ValueError for a column that is not there.
+    groups: rows with `group` (a name) and `columns`; rows may repeat, and a missing value is a value like any other. Raises
+    DataError for a name that stands for several combinations, ValueError for a column that does not exist.
     """
     columns, along = list(dict.fromkeys(columns)), list(dict.fromkeys(along))
     for name in (*along, *columns):
@@ -64,6 +64,6 @@ def pairs_of(groups: pl.DataFrame, columns: Sequence[str], along: Sequence[str])
 
 
 def unscored(pair: Pair, reason: str) -> pl.DataFrame:
-    """Return the rows that `transfer` would give, without a number and with the reason."""
+    """Return the rows that `transfer` would return, with null numbers and with `reason` in every status."""
     rows = [{"column": pair.column, "source": a, "target": b, "task": task} for a, b in pair.ways for task in TASKS]
     return pl.DataFrame(rows, schema=SCHEMA).with_columns(pl.col("^.*status$").fill_null(reason))

@@ -9,14 +9,14 @@ SEPARATOR = "\x1f"  # between the parts of a key: it stands in no name and sorts
 
 
 def checked_wells(wells: pl.DataFrame, key: Sequence[str], position: str | None = None) -> pl.DataFrame:
-    """Return the table with its names as text, its roles as booleans, and NAME (and POSITION) added.
+    """Return the table of wells with its names as text, its roles as booleans, and the column NAME (and POSITION) added.
 
-    wells: one row per well with the `key` columns (together distinct), compound, plate, group, is_control, and
-    optionally is_treated (the wells that are no controls, if absent). A well that is neither, such as a positive
-    control, is out of play. position: the column that says where on its plate a well is ("A01").
+    wells: one row per well with the `key` columns (together distinct), compound, plate, group, is_control, and optionally
+    is_treated (if absent: every well that is not a control). A well in neither role, such as a positive control, is out of
+    play. position: the column with a well's position on its plate ("A01").
 
-    Raises ValueError for a well without a name or in two roles, for a treated well without a compound, and for a key
-    that repeats; polars' own error for a column that is not there.
+    Raises ValueError for a well without a name or in two roles, for a treated well without a compound, and for a key that
+    repeats; polars' own error for a missing column.
     """
     names = list(dict.fromkeys([*key, "compound", "plate", "group", *([position] if position else [])]))
     treated = pl.col("is_treated") if "is_treated" in wells.columns else ~pl.col("is_control")
@@ -41,14 +41,14 @@ def checked_wells(wells: pl.DataFrame, key: Sequence[str], position: str | None 
 
 
 def in_play(table: pl.DataFrame) -> pl.DataFrame:
-    """Return the treated and control wells of `checked_wells` by group and name, with ROW added.
+    """Return the treated and control wells of a checked table, sorted by group and name, with their row numbers in ROW.
 
-    No draw then depends on the order of rows.
+    Because of the sorting no draw depends on the order of rows.
     """
     playing = table.with_row_index(ROW).filter(pl.col("is_control") | pl.col("is_treated"))
     return playing.sort("group", NAME, maintain_order=True)
 
 
 def well_name(rows: pl.DataFrame) -> str:
-    """Return the name of the first row's well, for an error."""
+    """Return the name of the well in the first row, for an error message."""
     return str(rows[NAME][0]).replace(SEPARATOR, "/")

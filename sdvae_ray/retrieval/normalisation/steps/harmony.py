@@ -21,7 +21,7 @@ _LEAST_MAJOR = 2  # of harmonypy: before it, Z_corr has wells along its other ax
 
 
 def check(**_: Any) -> None:
-    """Raises ConfigError where harmonypy is not installed, or is too old."""
+    """Raise ConfigError if harmonypy is not installed, or is too old."""
     if importlib.util.find_spec(PACKAGE) is None:
         raise ConfigError(f"normalisation step harmony: the package {PACKAGE} is not installed (pip install {PACKAGE})")
     version = importlib.metadata.version(PACKAGE)
@@ -39,9 +39,10 @@ def fit_to(
     iterations: Count = 10,
     seed: Whole = 0,
 ) -> Fitted:
-    """clusters: "auto" is one per 30 wells, 2 to 100. theta: the penalty of clusters of one batch. One thread.
+    """Return the profiles that harmony corrected, as a step that cannot be applied to other wells. It runs on one thread.
 
-    Raises DataError for fewer wells than clusters.
+    clusters: "auto" is one per 30 wells, 2 to 100. theta: penalty of clusters that hold wells of one batch. iterations: at
+    most. Raises DataError for fewer wells than clusters.
     """
     x, batch = gathered(source, np.float64), source.wells.batch
     count = max(2, min(round(len(x) / 30), 100)) if isinstance(clusters, str) else clusters

@@ -1,7 +1,7 @@
 """(x - median) / (1.4826 MAD + epsilon), per feature: pycytominer's RobustMAD.
 
-A feature whose MAD is 0 (more than half of its values are one) is only centred: pycytominer divides it by epsilon,
-1e-18, and then nothing else counts.
+A feature whose MAD is 0 (more than half of its values are equal) is only centred. pycytominer divides it by epsilon,
+1e-18, and this feature then outweighs all others.
 """
 
 from dataclasses import replace
@@ -17,7 +17,10 @@ MAD_TO_SD = 1.4826  # of a normal distribution; pycytominer's RobustMAD has thes
 
 
 def fit_to(source: ProfileSource, *, epsilon: Amount = 1e-18, fit: Fit = "controls", per: Per = "group") -> Fitted:
-    """Fits the median and the MAD of every feature. epsilon is added to the scaled MAD of a feature that varies."""
+    """Fit the median and the MAD of every feature, on the group or on every plate.
+
+    epsilon: added to the scaled MAD of a feature that varies; a feature that does not vary is only centred.
+    """
 
     def median_and_mad(profiles: Floats) -> tuple[Floats, Floats, Bools]:
         median = np.median(profiles, axis=0)

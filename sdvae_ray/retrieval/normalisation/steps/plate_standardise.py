@@ -8,5 +8,5 @@ PER = "plate"
 
 
 def fit_to(source: ProfileSource, *, fit: Fit = "controls") -> Fitted:
-    """Fits the mean and the sd of every feature on every plate."""
+    """Fit the mean and the sd of every feature on every plate."""
     return standardise.fit_to(source, fit=fit, per="plate")

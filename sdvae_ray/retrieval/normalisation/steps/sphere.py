@@ -21,7 +21,7 @@ _PER_PLATE = ("epsilon", "shrinkage", "rank", "explained_variance")  # of the re
 
 
 def check(*, method: Method, per: Per, **_: Any) -> None:
-    """Raises ConfigError for a method that has no common features for all plates, where `per` is plate."""
+    """Raise ConfigError for a method that gives plates no common features, if `per` is plate."""
     if per == "plate" and method.startswith("PCA"):
         raise ConfigError(
             f"normalisation step sphere: method {method} per plate would give every plate axes of its own; "
@@ -37,7 +37,7 @@ def fit_to(
     fit: Fit = "controls",
     per: Per = "group",
 ) -> Fitted:
-    """Fits the whitening of the group, or of every plate; `sphering` says what `method` and `epsilon` mean."""
+    """Fit the whitening of the group, or of every plate. method, epsilon: see `sphering`."""
     correlation = method.endswith("-cor")
     if per == "group":
         axes = axes_of(source, fit, correlation)
@@ -59,14 +59,15 @@ def fit_to(
 def sphering(axes: Axes, method: str, epsilon: float | str) -> tuple[Map, dict[str, Any]]:
     """Return the map of the kept features, and its record.
 
-    With C the sample covariance of the fit (PCA, ZCA) or that of its standardised features (-cor, for which `axes` must be
-    of the correlation): ZCA = (C + epsilon I)^(-1/2), PCA = the same in the coordinates of C's axes (Kessy, Lewin &
-    Strimmer 2018; pycytominer's Spherize, which adds its epsilon to singular values instead). Orthogonal to the axes the
-    fit has no variance: PCA drops that part; ZCA divides it by sqrt(epsilon), and drops it for epsilon 0.
+    C is the sample covariance of the fit (PCA, ZCA) or of its standardised features (-cor; `axes` must then be those of the
+    correlation). ZCA = (C + epsilon I)^(-1/2); PCA is the same in the coordinates of C's axes (Kessy, Lewin & Strimmer 2018;
+    pycytominer's Spherize, which adds its epsilon to singular values instead). Orthogonal to the axes the fit has no variance:
+    PCA drops that part; ZCA divides it by sqrt(epsilon), and drops it for epsilon 0.
+
     epsilon: a variance, >= 0; or "auto": a m / (1 - a), where m is the mean variance over features and a the oracle
-    approximating shrinkage of C to m I (Chen et al. 2010, as scikit-learn has it; at most 0.999), so that C + epsilon I
-    is the shrunk covariance up to a factor. The record: method, asked, shrinkage a where it was estimated, epsilon as used,
-    components of the output, and the record of the axes.
+    approximating shrinkage of C to m I (Chen et al. 2010, as scikit-learn has it; at most 0.999), so that C + epsilon I is the
+    shrunk covariance up to a factor. The record has method, asked, epsilon as used, shrinkage a if it was estimated, components
+    of the output, and Axes.record.
     """
     record: dict[str, Any] = {"method": method, "asked": epsilon}
     if isinstance(epsilon, str):
@@ -86,7 +87,7 @@ def sphering(axes: Axes, method: str, epsilon: float | str) -> tuple[Map, dict[s
 def oracle_shrinkage(axes: Axes) -> float:
     """Return the weight in (0, 1] of m I against the covariance: Chen, Wiesel, Eldar & Hero 2010, equation 23.
 
-    Of the traces of C and C^2 alone, hence of moments too; without the term in 2 / D, as in sklearn.covariance.oas.
+    It needs the traces of C and C^2 alone, which moments give too. The term in 2 / D is left out, as in sklearn.covariance.oas.
     """
     width = len(axes.mean)
     mean_square = float((axes.variance**2).sum()) / width**2

@@ -11,14 +11,14 @@ from sdvae_ray.retrieval.normalisation.source import ProfileSource, mean_and_var
 
 
 def fit_to(source: ProfileSource, *, fit: Fit = "controls", per: Per = "group") -> Fitted:
-    """Fits the mean and the sd of every feature on the group, or on every plate."""
+    """Fit the mean and the sd of every feature on the group, or on every plate."""
     if per == "plate":
         return scaled("plate", per_plate(source, fit, lambda _, x: centre_and_scale(*mean_and_variance(x))))
     return scaled("group", {"group": centre_and_scale(*mean_and_variance_of(source, fit))})
 
 
 def scaled(per: Per, scales: Mapping[str, tuple[Floats, Floats, Bools]]) -> Fitted:
-    """Return the step (x - centre) / scale. scales: (centre, scale, constant) of every plate, or of the group; (D,) each."""
+    """Return the fitted step (x - centre) / scale. scales: plate, or "group" -> (centre, scale, constant), (D,) each."""
     constant = np.any([constant for _, _, constant in scales.values()], axis=0)
     maps = {name: Map(centre, scale) for name, (centre, scale, _) in scales.items()}
     record = {"constant": int(constant.sum())}

@@ -21,7 +21,7 @@ PER = "batch"
 def fit_to(
     source: ProfileSource, *, components: Count = 256, regularisation: Amount = 1.0, fit: Fit = "controls"
 ) -> Fitted:
-    """Fits the three parts in turn. components: as pca_whiten takes them. regularisation: r of `coral`."""
+    """Fit the three parts in turn. components: see pca_whiten. regularisation: r of `coral`."""
     scaling = standardise.fit_to(source, fit=fit)
     source = source.through(scaling.chain)
     whitening = pca_whiten.fit_to(source, components=components, fit=fit)
@@ -34,10 +34,11 @@ def fit_to(
 def coral(source: ProfileSource, fit: str, regularisation: float) -> Affine:
     """Return the map of each batch that gives its controls the mean 0 and the covariance of the controls of all batches.
 
-    x' = (x - m_b) (C_b + r I)^(-1/2) (C + r I)^(1/2): m_b, C_b mean and sample covariance of the batch's wells in the
-    fit, C of all wells in the fit. Profiles are best whitened, so that r means the same along every axis. CORAL (Sun, Feng &
-    Saenko 2016, who have r = 1) between batches as in Ando, McLean & Berndl 2017; with r = 0 the covariances are equal
-    where a batch has more wells in the fit than features, and a direction in which they do not vary is lost.
+    x' = (x - m_b) (C_b + r I)^(-1/2) (C + r I)^(1/2), where m_b and C_b are the mean and the sample covariance of the batch's
+    wells in the fit, and C is that of all wells in the fit. Whiten the profiles first, so that r means the same along every
+    axis. CORAL (Sun, Feng & Saenko 2016, who have r = 1) between batches as in Ando, McLean & Berndl 2017. With r = 0 the
+    covariances are equal if a batch has more wells in the fit than features; a direction in which its wells do not vary is
+    lost.
     """
     batches = functools.reduce(_merged_by_name, source.map(_moments_of_batches, fit, together=True))
     target = ridge_power(_covariance(functools.reduce(merged, batches.values())), regularisation, 0.5)
@@ -49,7 +50,7 @@ def coral(source: ProfileSource, fit: str, regularisation: float) -> Affine:
 
 
 def ridge_power(covariance: Floats, ridge: float, power: float) -> Floats:
-    """Return (covariance + ridge I)^power, symmetric; a direction without variance gets 0 where the power is negative."""
+    """Return (covariance + ridge I)^power, symmetric. A direction without variance gets 0, also for a negative power."""
     values, vectors = np.linalg.eigh(covariance)
     values = np.maximum(values, 0.0) + ridge
     values[values <= len(values) * np.finfo(np.float64).eps * values.max(initial=0.0)] = 0.0

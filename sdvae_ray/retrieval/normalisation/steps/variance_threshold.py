@@ -8,7 +8,7 @@ from sdvae_ray.retrieval.normalisation.source import ProfileSource, mean_and_var
 
 
 def fit_to(source: ProfileSource, *, threshold: Amount = 1e-6, fit: Fit = "controls") -> Fitted:
-    """Raises DataError where no feature is kept."""
+    """Fit which features to keep: those with a variance above `threshold`. Raises DataError if no feature is kept."""
     _, variance, n = mean_and_variance_of(source, fit)
     keep = variance > threshold
     if not keep.any():
