@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 def open(place: str | Path, overrides: Sequence[str] = (), storage: Mapping[str, Any] | None = None) -> Run:
-    """A run on storage: its configuration, record, tables and scores.
+    """Return a run on storage: its configuration, record, tables and scores.
 
-    place: a run's output folder or URI, or its run file (.yaml). overrides: `key.key=value`, as `--set` takes them. storage:
-    keys of `storage:` in a run file (anonymous, endpoint_url, region, profile), laid over the run's own.
-    Raises ConfigError for what is not allowed and DataError where there is no run.
+    place: a run's output folder or URI, or its run file (.yaml). overrides: `key.key=value`, as `--set` takes them. storage: keys
+    of `storage:` in a run file (anonymous, endpoint_url, region, profile), which override the run's own. Raises ConfigError for a
+    run file or value that is not allowed, DataError if there is no run at `place`.
     """
     from sdvae_ray.run.run import Run
 
@@ -51,15 +51,15 @@ def retrieve(
     storage: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Retrieved:
-    """Scores profiles of wells by copairs' four lists: average precision, p-values, intervals and floors.
+    """Return the scores of profiles of wells by copairs' four lists: average precision, p-values, intervals and floors.
 
     profiles: files (CSV, CSV.gz, Parquet), URIs or polars frames, stacked; they have Metadata_* columns and features.
-    pos_sameby, pos_diffby: columns that a positive pair shares, and columns in which it differs; neg_*: of a negative pair.
-    multilabel: a column of pos_sameby with labels joined by |.
-    reference: which wells the negatives are, such as "Metadata_control_type == 'negcon'". exclude: wells to leave out.
+    pos_sameby, pos_diffby: columns in which the wells of a positive pair are equal, and differ; neg_sameby, neg_diffby: the
+    same for a negative pair. multilabel: a column of pos_sameby with labels joined by |.
+    reference: an expression for the negatives, such as "Metadata_control_type == 'negcon'". exclude: one for wells to leave out.
     features: prefixes of features to keep. drop_features: globs of features to leave out.
     storage: keys of `storage:` in a run file.
-    settings: null, null_size, ties, distance, strict, threshold, normalise, seed; `sdvae-ray retrieve -h` has their meaning.
+    settings: null, null_size, ties, distance, strict, threshold, normalise, seed; `sdvae-ray retrieve -h` explains them.
 
     `summary` of the result is a JSON-ready mapping; `groups`, `wells` and `floors` are polars frames. Raises ConfigError for a
     column or a setting that does not exist, DataError for profiles that cannot be read or scored.
@@ -80,10 +80,10 @@ def retrieve(
 def make_manifest(
     load_data: Sequence[str], *, storage: Mapping[str, Any] | None = None, **settings: Any
 ) -> pl.DataFrame:
-    """Builds the manifest of load_data files, platemaps and metadata tables: one row per field of view.
+    """Return the manifest of load_data files, platemaps and metadata tables: one row per field of view.
 
-    settings: those of sources.manifest.build_manifest (platemaps, metadata, rewrites, stains, defaults, drop_unmapped_wells).
-    `sdvae-ray manifest` does the same and writes it. Raises DataError that names the file and the row.
+    settings: options of sources.manifest.build_manifest (platemaps, metadata, rewrites, stains, defaults, drop_unmapped_wells).
+    `sdvae-ray manifest` also writes it. Raises DataError, which names the file and the row.
     """
     from sdvae_ray.sources.manifest import build_manifest
     from sdvae_ray.storage import Storage
@@ -92,7 +92,7 @@ def make_manifest(
 
 
 def read_manifest(uri: str | Path, storage: Mapping[str, Any] | None = None) -> pl.DataFrame:
-    """The manifest of a run: one row per field of view, with its fov_id, Metadata_* and where its pixels are."""
+    """Return the manifest of a run: one row per field of view, with its fov_id, Metadata_* and where its pixels are."""
     from sdvae_ray.sources.manifest import read_manifest as read
     from sdvae_ray.storage import Storage
 

@@ -1,4 +1,4 @@
-"""What the commands do, in order; the command line and the jobs call these. Nothing heavy is imported until one runs."""
+"""The commands, one function each; the command line and the jobs call them. Nothing heavy is imported until one runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def prepare(run: Run, console: Console) -> None:
-    """Draws the synthetic plates that the run names, and their manifest, where the manifest does not exist yet."""
+    """Draw the synthetic plates that the run names, and write their manifest, if the manifest does not exist yet."""
     if run.config.synthetic is None or run.storage.exists(run.config.manifest):
         return
     from sdvae_ray.sources.synthetic.manifest import make_screen
@@ -31,12 +31,12 @@ def prepare(run: Run, console: Console) -> None:
 
 
 def _begin(command: str, run: Run, console: Console) -> None:
-    """The first line of a command, before the imports of seconds."""
+    """Print the first line of a command, before the imports, which take seconds."""
     print_line(console, f"{command}: {run.output}; starting")
 
 
 def encode(run: Run, console: Console, address: str | None = None, extend: bool = False) -> None:
-    """Computes the fields of view that have no usable row yet, and says how many, how fast and how many failed."""
+    """Compute the fields of view that have no usable row yet; print how many, how fast and how many failed."""
     _begin("encode", run, console)
     prepare(run, console)
     _encode(run, console, address, extend)
@@ -53,7 +53,7 @@ def _encode(run: Run, console: Console, address: str | None, extend: bool = Fals
 
 
 def score(run: Run, console: Console, address: str | None = None) -> ScoredRun:
-    """Scores the run, prints the summary, and returns the scored run for `report`. address: of a Ray cluster."""
+    """Score the run, print the summary, and return the scored run for `report`. address: of a Ray cluster."""
     _begin("score", run, console)
     from sdvae_ray.report.terminal.summary import print_summary
     from sdvae_ray.scoring.score import score as score_run
@@ -64,7 +64,7 @@ def score(run: Run, console: Console, address: str | None = None) -> ScoredRun:
 
 
 def report(run: Run, console: Console, scored: ScoredRun | None = None) -> str:
-    """Writes the page and returns its URI. scored: the run as `score` returns it; None: it is read."""
+    """Write the page and return its URI. scored: the result of `score`; None: the scores are read from storage."""
     _begin("report", run, console)
     from sdvae_ray.report.page.write import write_report
 
@@ -80,7 +80,7 @@ def _read_scored(run: Run, console: Console, scores: Scores | None = None) -> Sc
 
 
 def run_all(run: Run, console: Console, address: str | None = None) -> None:
-    """encode, score and report in one Ray session."""
+    """Run encode, score and report in one Ray session."""
     _begin("run", run, console)
     from sdvae_ray.cluster.session import ray_session
 
@@ -92,7 +92,7 @@ def run_all(run: Run, console: Console, address: str | None = None) -> None:
 
 
 def check(run: Run, console: Console, address: str | None = None) -> None:
-    """Takes a few fields of view through every stage; raises the error that `encode` or `score` would meet."""
+    """Take a few fields of view through every stage; raise the error that `encode` or `score` would meet."""
     _begin("check", run, console)
     from sdvae_ray.encoding.check import check as check_run
 
@@ -109,9 +109,9 @@ def bench(
     address: str | None = None,
     as_json: bool = False,
 ) -> None:
-    """Measures the stream of a run on the cluster at hand, and prints a line per step or one JSON object.
+    """Measure the stream of a run on the cluster at hand; print one line per step, or one JSON object.
 
-    fovs: of a step, for every encode actor. actors: numbers of encode actors; None: 1, 2, 4, ... as many as fit.
+    fovs: FOVs of a step for every encode actor. actors: numbers of encode actors; None: 1, 2, 4, ... as many as fit.
     """
     from rich.console import Console
 
@@ -126,7 +126,7 @@ def bench(
 
 
 def demo_run(output: str, overrides: Sequence[str]) -> Run:
-    """The packaged demo with everything under `output`."""
+    """Return the run of the packaged demo, with all its files under `output`."""
     from sdvae_ray.run.run import Run
 
     folder = absolute(output)
@@ -138,9 +138,9 @@ def demo_run(output: str, overrides: Sequence[str]) -> Run:
 def make_manifest(
     load_data: Sequence[str], output: str, *, storage: Mapping[str, Any], console: Console, **settings: Any
 ) -> None:
-    """Builds a manifest, writes it to `output` and prints what a reader should know of it.
+    """Build a manifest, write it to `output`, and print its size and notes.
 
-    storage: keys of `storage:`. settings: those of sources.manifest.build_manifest.
+    storage: keys of `storage:`. settings: options of sources.manifest.build_manifest.
     """
     from sdvae_ray.schema import PLATE_KEY, WELL_KEY
     from sdvae_ray.sources.manifest import build_manifest, write_manifest
@@ -155,9 +155,9 @@ def make_manifest(
 def make_photographs(
     sources: Sequence[str], output: str, *, storage: Mapping[str, Any], console: Console, **settings: Any
 ) -> None:
-    """Builds the manifest of a set of photographs, writes it to `output` and prints what a reader should know of it.
+    """Build the manifest of a set of photographs, write it to `output`, and print its size and notes.
 
-    storage: keys of `storage:`. settings: those of sources.photographs.build_photographs.
+    storage: keys of `storage:`. settings: options of sources.photographs.build_photographs.
     """
     from sdvae_ray.schema import PLATE_COLUMN
     from sdvae_ray.sources.photographs import build_photographs, write_photographs
@@ -172,9 +172,9 @@ def make_photographs(
 def pack(
     manifest: str, output: str, address: str | None, *, storage: Mapping[str, Any], console: Console, **options: Any
 ) -> None:
-    """Packs a manifest's fields of view into shards and prints what came of it.
+    """Pack a manifest's fields of view into shards, and print how many were packed, skipped and failed.
 
-    storage: keys of `storage:`. options: those of encoding.pack_plan.PackOptions.
+    storage: keys of `storage:`. options: fields of encoding.pack_plan.PackOptions.
     """
     from sdvae_ray.encoding.pack import pack as pack_manifest
     from sdvae_ray.encoding.pack_plan import PackOptions
@@ -200,7 +200,7 @@ def _say_made(notes: Sequence[str], what: str, console: Console) -> None:
 
 
 def list_models(console: Console, as_json: bool = False) -> None:
-    """Prints every entry of the shelves, as tables or as JSON."""
+    """Print every entry of the shelves, as tables or as JSON."""
     from sdvae_ray.report.facts.catalogue import catalogue
     from sdvae_ray.report.terminal.catalogue import print_catalogue
 
@@ -218,7 +218,7 @@ def show_retrieved(
     console: Console,
     as_json: bool = False,
 ) -> None:
-    """Writes the tables of `retrieve` into the folder `output`, where there is one, and prints them."""
+    """Print the tables of `retrieve`, and write them into the folder `output` unless it is None."""
     from sdvae_ray.report.facts.retrieved import retrieved_section
     from sdvae_ray.report.terminal.tables import print_section
     from sdvae_ray.run.tables import write_table
@@ -237,7 +237,7 @@ def show_retrieved(
 
 
 def compare(a: str, b: str, storage: Mapping[str, Any], console: Console, as_json: bool = False) -> None:
-    """Prints two scored runs side by side, as tables or as JSON. a, b: run files or output folders. storage: keys of `storage:`."""
+    """Print two scored runs side by side, as tables or as JSON. a, b: run files or output folders. storage: keys of `storage:`."""
     from sdvae_ray.report.facts.compare import comparison
     from sdvae_ray.report.terminal.summary import print_comparison
     from sdvae_ray.run.run import Run
@@ -250,23 +250,23 @@ def compare(a: str, b: str, storage: Mapping[str, Any], console: Console, as_jso
 
 
 class Asked(NamedTuple):
-    """Whose neighbours `search` is asked for: a well, a FOV or a patch of the run, or a new image."""
+    """The query of `search`, exactly one of: a well, a FOV or a patch of the run, a new image."""
 
     well: str | None = None  # PLATE/WELL
     fov: str | None = None
     patch: int | None = None
     images: Sequence[str] = ()  # STAIN=FILE, or one file
     manifest: str | None = None
-    plate: str | None = None  # of the run, as whose well a new image is normalised
+    plate: str | None = None  # a plate of the run; a new image is normalised as a well of this plate
 
 
 def search(
     run: Run, asked: Asked, extractor: str | None, side: str | None, count: int, console: Console, as_json: bool = False
 ) -> None:
-    """Prints the `count` nearest neighbours of the query, as a table or as JSON.
+    """Print the `count` nearest neighbours of the query, as a table or as JSON.
 
-    extractor, side: whose index is searched; None: the run's first extractor, the originals. Raises ConfigError for a query that is
-    none or not clear, DataError where the query or the index is not there.
+    extractor, side: which index is searched; None: the run's first extractor, the originals. Raises ConfigError if `asked` has no
+    query or several, DataError if the query or the index does not exist.
     """
     from sdvae_ray.report.facts.neighbours import neighbours_table
     from sdvae_ray.report.terminal.tables import print_table
@@ -281,7 +281,7 @@ def search(
 
 
 def _neighbours(run: Run, asked: Asked, extractor: str | None, side: str | None, count: int) -> Answer:
-    """The neighbours of the query that `asked` names. ConfigError where `asked` names no query, or more than one."""
+    """Return the neighbours of the query of `asked`. Raises ConfigError if `asked` has no query, or more than one."""
     from sdvae_ray.queries.search import search_row, search_well
 
     fov_of_run = asked.fov if asked.manifest is None else None
@@ -307,9 +307,9 @@ def _neighbours(run: Run, asked: Asked, extractor: str | None, side: str | None,
 
 
 def decode(run: Run, fov_id: str, side: str | None, output: str, console: Console) -> None:
-    """Decodes the stored latents of one field of view and writes its stains to `output`, an OME-TIFF.
+    """Decode the stored latents of one field of view, and write its stains to `output`, an OME-TIFF.
 
-    side: an autoencoder; None: the only one whose latents are stored. Raises as queries.decode.decode_fov.
+    side: an autoencoder; None: the only one whose latents are stored. Raises what queries.decode.decode_fov raises.
     """
     from sdvae_ray.queries.decode import decode_fov, ome_tiff
 

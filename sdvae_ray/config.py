@@ -35,7 +35,7 @@ class StorageConfig(Section):
 
 
 class SyntheticConfig(Section):
-    """Section `synthetic`: plates that are drawn into `folder` before the run, where the manifest does not exist yet."""
+    """Section `synthetic`: plates that are drawn into `folder` before the run, if the manifest does not exist yet."""
 
     folder: str
     seed: int = 0
@@ -45,7 +45,7 @@ class SyntheticConfig(Section):
 
 
 class ShelvedConfig(BaseModel):
-    """An entry of a shelf: `name` is its file there; any further key is an option of that file's `load`."""
+    """An entry of a shelf. `name` is the name of a file on the shelf; any further key is an option of that file's `load`."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -53,16 +53,16 @@ class ShelvedConfig(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of `load`, by name."""
+        """Return the options of `load`, by name."""
         return dict(self.model_extra or {})
 
 
 class CodecConfig(ShelvedConfig):
-    """A codec: a side of the run."""
+    """A codec. Its decoded images are a side of the run: a set of images that is compared with the originals."""
 
 
 class ShelfConfig(ShelvedConfig):
-    """A model with weights."""
+    """A model that may have weights."""
 
     source: str | None = None  # hub id, local folder or file, s3:// prefix, or asset:<name> of the package
     subfolder: str | None = None
@@ -71,7 +71,7 @@ class ShelfConfig(ShelvedConfig):
 
 
 class AutoencoderConfig(ShelfConfig):
-    """An autoencoder: a side of the run."""
+    """An autoencoder. Its reconstructions are a side of the run: a set of images that is compared with the originals."""
 
     latent: Literal["mean", "sample"] = "mean"
     latent_bits: int | None = Field(None, ge=1, le=12)  # uniform quantisation of each channel before decoding
@@ -91,7 +91,7 @@ class MetricConfig(ShelfConfig):
 
 
 def _named(metrics: Any) -> Any:
-    """[kld, {lpips: {source: ...}}] -> {kld: {name: kld}, lpips: {name: lpips, source: ...}}."""
+    """Turn [kld, {lpips: {source: ...}}] into {kld: {name: kld}, lpips: {name: lpips, source: ...}}."""
     named: dict[Any, Any] = {}
     for entry in metrics if isinstance(metrics, list | tuple) else [metrics]:
         for name, settings in (entry if isinstance(entry, dict) else {entry: {}}).items():
@@ -179,21 +179,21 @@ class RunConfig(Section):
 
     @property
     def sides(self) -> list[str]:
-        """Names of the sides that are compared with the originals: the autoencoders, then the codecs."""
+        """Return the names of the sides that are compared with the originals: the autoencoders, then the codecs."""
         return [*self.autoencoders, *self.codecs]
 
     @property
     def random_weights(self) -> list[str]:
-        """Names of the autoencoders, extractors and metrics that have random weights."""
+        """Return the names of the autoencoders, extractors and metrics that have random weights."""
         models = [*self.autoencoders.items(), *self.extractors.items(), *self.metrics.items()]
         return [name for name, model in models if model.random]
 
     def identity(self) -> dict[str, Any]:
-        """The settings on which the rows of the tables depend: two runs may share an output only where they are equal."""
+        """Return the settings on which the rows of the tables depend. Two runs may share an output only if these are equal."""
         whole = self.model_dump(mode="json")
         whole["image"]["packing"] = self.image.triples
         return {key: whole[key] for key in (*SETTINGS, *SHELVES)}
 
     def digest(self) -> str:
-        """The first 16 hex digits of the sha256 of `identity`."""
+        """Return the first 16 hex digits of the sha256 of `identity`."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]

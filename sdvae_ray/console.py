@@ -4,5 +4,5 @@ from rich.console import Console
 
 
 def print_line(console: Console, text: str, style: str = "") -> None:
-    """Prints a text without markup or highlights; a long line is left for the terminal to wrap."""
+    """Print a text without markup or highlights; a long line is left for the terminal to wrap."""
     console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What the shelves promise each other: the value types and protocols between autoencoders, extractors, metrics and the engine.
+"""The contracts of the shelves: value types and protocols between autoencoders, extractors, metrics and the engine.
 
 Letters used in shapes everywhere: N images (patches), P patches of a field of view, C stains, T RGB passes, S patch size in
 pixels, Z latent channels, s latent size, G groups of an embedding, D its length, M = N * T.
@@ -16,10 +16,10 @@ Takes = Literal["rgb", "stains", "posterior"]
 
 @dataclass(frozen=True)
 class Posterior:
-    """The posterior of M RGB images, as an encoder gives it.
+    """The posterior of M RGB images, as an encoder returns it: Z latent channels of s x s positions.
 
     mean    (M, Z, s, s) float32, unscaled (the model's scaling factor is not applied)
-    logvar  (M, Z, s, s) float32, natural logarithm of the variance; None where the model has no posterior
+    logvar  (M, Z, s, s) float32, natural logarithm of the variance; None for a model without a posterior
     """
 
     mean: "Tensor"
@@ -28,11 +28,11 @@ class Posterior:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Originals beside their reconstructions, all float32 in [0, 1].
+    """Originals and their reconstructions, all float32 in [0, 1].
 
     image, recon          (N, C, S, S), stains unpacked
     image_rgb, recon_rgb  (N, T, 3, S, S), the autoencoder's input and output
-    posterior             of the N * T passes, pass fastest; None for a codec, and where latents were read instead of encoded
+    posterior             of the N * T passes, pass fastest; None for a codec, and if latents were read instead of encoded
     """
 
     image: "Tensor"
@@ -44,9 +44,9 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model or codec that a module of a shelf can load, for `sdvae-ray models`: facts of a public card, used in no computation.
+    """A model or codec that a module of a shelf can load, as `sdvae-ray models` prints it: facts from a public card.
 
-    A module lists its checkpoints in `CHECKPOINTS`; `source` is None where no weights are needed.
+    No computation uses them. A module lists its checkpoints in `CHECKPOINTS`; `source` is None if no weights are needed.
     """
 
     source: str | None  # as in a run file
@@ -62,11 +62,11 @@ class Autoencoder(Protocol):
     """Encodes and decodes RGB images in [0, 1]; owns its own normalisation."""
 
     def encode(self, rgb: "Tensor") -> Posterior:
-        """(M, 3, S, S) in [0, 1] -> Posterior."""
+        """Return the posterior of rgb (M, 3, S, S) in [0, 1]."""
         ...
 
     def decode(self, latent: "Tensor") -> "Tensor":
-        """(M, Z, s, s) -> (M, 3, S, S) float32, clamped to [0, 1]."""
+        """Return the images (M, 3, S, S) float32, clamped to [0, 1], of latents (M, Z, s, s)."""
         ...
 
 
@@ -74,12 +74,14 @@ class Codec(Protocol):
     """Compresses images of single stains on the CPU, and returns the decoded images with their sizes in bytes."""
 
     def roundtrip(self, stains: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
-        """(N, C, S, S) uint8 or uint16 -> (the same shape and dtype, (N, C) int64 bytes)."""
+        """Return (the decoded stains, the bytes of each as (N, C) int64); stains: (N, C, S, S) uint8 or uint16, and so the decoded
+        ones.
+        """
         ...
 
 
 class Extractor(Protocol):
-    """Embeds images. `takes` names its input:
+    """Embeds images. `takes` names its input, the table shows input and output.
 
     "rgb"        (N, T, 3, S, S) in [0, 1] -> (N, T, D)
     "stains"     (N, C, S, S) in [0, 1]    -> (N, C, D)
@@ -92,7 +94,7 @@ class Extractor(Protocol):
 
 
 class Metric(Protocol):
-    """Reconstruction -> (N,), (N, C) per stain or (N, T) per RGB pass, float32; NaN where the metric does not apply.
+    """Computes float32 numbers of a reconstruction: (N,), (N, C) per stain or (N, T) per RGB pass; NaN if it does not apply.
 
     A module with `BANDS` gives (N, C, len(BANDS)).
     """

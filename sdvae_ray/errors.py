@@ -43,13 +43,13 @@ class RunError(SdvaeRayError): ...
 
 
 def nearest(name: str, names: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """Returns the name most like `name`, or None where no name reaches the likeness `cutoff`, in [0, 1] (difflib's ratio)."""
+    """Return the name most like `name`; None if no name reaches the likeness `cutoff`, in [0, 1] (difflib's ratio)."""
     matches = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """Returns the tail of an error about an unknown name: the nearest allowed name where there is one, then all allowed names."""
+    """Return the tail of an error about an unknown name: the nearest allowed name, if any is near, and all allowed names."""
     names = sorted(allowed)
     match = nearest(name, names)
     hint = f"; did you mean {match!r}?" if match else ""
@@ -57,11 +57,11 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
 
 
 def nearest_or_first(name: str, known: Sequence[str]) -> str:
-    """Returns the tail of an error about an unknown name among too many to list: the nearest known name, else the first."""
+    """Return the tail of an error about one of too many names to list: the nearest known name, else the first."""
     match = nearest(name, known)
     return f"; did you mean {match!r}?" if match else f"; one of them is {known[0]!r}" if known else ""
 
 
 def one_line(error: BaseException, most: int | None = 200) -> str:
-    """Returns an error's message as one line of at most `most` characters (None: all); its class's name where it has no message."""
+    """Return an error's message as one line of at most `most` characters (None: all); without a message the name of its class."""
     return " ".join(str(error).split())[:most] or type(error).__name__

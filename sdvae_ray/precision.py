@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def own_precision(device: torch.device) -> Iterator[torch.dtype]:
-    """A block without autocast; gives the type in which the autocast around it computes, float32 where there is none."""
+    """Switch autocast off within the block; yield the type of the autocast around it, float32 without one."""
     kind = device.type
     if kind == "meta":  # no data, no precision: for counting operations
         yield torch.float32

@@ -13,7 +13,7 @@ from sdvae_ray.settings.values import Section
 
 
 def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads the run file at `path` with `--set key.key=value` overrides (values are YAML).
+    """Return the run file at `path` as a RunConfig, after `--set key.key=value` overrides (values are YAML).
 
     Raises ConfigError, one line, for a file that cannot be read, an unknown key or a value that is not allowed.
     """
@@ -35,12 +35,12 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def parse_run(raw: dict[str, Any], where: str = "run file") -> RunConfig:
-    """Checks a mapping and returns it as a RunConfig; raises ConfigError, one line that begins with `where`."""
+    """Return a mapping as a checked RunConfig. Raises ConfigError, one line that begins with `where`."""
     return _parsed(RunConfig, raw, where)
 
 
 def parse_storage(keys: Mapping[str, Any] | None) -> StorageConfig:
-    """Checks keys of `storage:` and returns them as a StorageConfig; raises ConfigError, one line that begins with `storage`."""
+    """Return keys of `storage:` as a checked StorageConfig. Raises ConfigError, one line that begins with `storage`."""
     return _parsed(StorageConfig, dict(keys or {}), "storage")
 
 
@@ -52,14 +52,14 @@ def _parsed(section: type[Section], raw: dict[str, Any], where: str) -> Any:
 
 
 def _with_null_keys(node: Any) -> Any:
-    """Restores the keys named null: YAML reads the key of `null: exchange` as None."""
+    """Restore the keys named null: YAML reads the key of `null: exchange` as None."""
     if isinstance(node, dict):
         return {"null" if key is None else key: _with_null_keys(value) for key, value in node.items()}
     return [_with_null_keys(value) for value in node] if isinstance(node, list) else node
 
 
 def override(raw: dict[str, Any], given: str) -> None:
-    """Sets one `key.key=value` in the mapping of a run file, in place; the value is YAML. Raises ConfigError."""
+    """Set one `key.key=value` in the mapping of a run file, in place; the value is YAML. Raises ConfigError for any other text."""
     key, separator, value = given.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {given}: key=value is wanted, such as encode.batch_fovs=16")
@@ -80,7 +80,7 @@ _UNION_TAGS = ("function-", "tuple[", "literal[", "constrained-")  # parts that 
 
 
 def _first_problem(error: ValidationError, section: type[Section]) -> str:
-    """Returns the first problem as one line: where, what, and for an unknown key the nearest allowed key."""
+    """Return the first problem as one line: where, what, and for an unknown key the nearest allowed key."""
     problems = error.errors(include_url=False)
     first = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     start = _path(first)
@@ -104,7 +104,7 @@ def _path(problem: Any) -> list[Any]:
 
 
 def _allowed_keys(section: type[Section], path: Sequence[Any]) -> list[str]:
-    """The keys that are allowed under a path of keys in a section."""
+    """Return the keys that are allowed under a path of keys in a section."""
     model: Any = section
     for part in path:
         if not (isinstance(model, type) and issubclass(model, BaseModel)):

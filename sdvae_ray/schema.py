@@ -45,72 +45,75 @@ PATCHES = "patches"  # column of an embeddings table: the embeddings of the patc
 
 
 def uri_column(stain: str) -> str:
-    """Manifest: where the stain's pixels are."""
+    """Return the manifest's column of the stain's file: a path or a URI."""
     return f"uri_{stain}"
 
 
 def channel_column(stain: str) -> str:
-    """Manifest: index of the stain's plane in its file, 0 for a file of one plane."""
+    """Return the manifest's column of the index of the stain's plane in its file, 0 for a file of one plane."""
     return f"channel_{stain}"
 
 
 def illum_column(stain: str) -> str:
-    """Manifest: where the stain's illumination function is; null means ones."""
+    """Return the manifest's column of the stain's illumination function: a path or a URI; null means ones."""
     return f"illum_{stain}"
 
 
 def pixels_column(stain: str) -> str:
-    """Shard: the bytes of the stain's file; null where an earlier stain of the FOV has the same file, which is stored once."""
+    """Return the shard's column of the bytes of the stain's file.
+
+    Null if an earlier stain of the FOV has the same file, which is stored once.
+    """
     return f"{PIXELS}_{stain}"
 
 
 def height_column(stain: str) -> str:
-    """Manifest of cropped shards: the height in pixels that the stain's plane had before the crop."""
+    """Return the manifest's column of the height in pixels that the stain's plane had before the crop of a shard."""
     return f"height_{stain}"
 
 
 def width_column(stain: str) -> str:
-    """Manifest of cropped shards: the width in pixels that the stain's plane had before the crop."""
+    """Return the manifest's column of the width in pixels that the stain's plane had before the crop of a shard."""
     return f"width_{stain}"
 
 
 def offset_column(stain: str) -> str:
-    """Manifest: the offset of the stain's scaling."""
+    """Return the manifest's column of the offset of the stain's scaling."""
     return f"scale_offset_{stain}"
 
 
 def divisor_column(stain: str) -> str:
-    """Manifest: the divisor of the stain's scaling."""
+    """Return the manifest's column of the divisor of the stain's scaling."""
     return f"scale_divisor_{stain}"
 
 
 def latents_table(autoencoder: str) -> str:
-    """The table of an autoencoder's latents."""
+    """Return the name of the table of an autoencoder's latents."""
     return f"{LATENTS}/{autoencoder}"
 
 
 def metrics_table(side: str) -> str:
-    """The table of a side's metrics."""
+    """Return the name of the table of a side's metrics."""
     return f"{METRICS}/{side}"
 
 
 def embeddings_table(extractor: str, side: str) -> str:
-    """The table of a side's embeddings by an extractor."""
+    """Return the name of the table of a side's embeddings by an extractor."""
     return f"{EMBEDDINGS}/{extractor}/{side}"
 
 
 def fov_id(keys: Mapping[str, Any]) -> str:
-    """Joins the five key columns of a row: source/batch/plate/well/site."""
+    """Return the fov_id of a row, source/batch/plate/well/site, from its five key columns."""
     return "/".join(str(keys[key]) for key in KEYS)
 
 
 def column(table: str, name: str) -> str:
-    """The name under which a table's column travels from the engine to the writer."""
+    """Return the name under which a table's column travels from the engine to the writer."""
     return f"{table}{SEPARATOR}{name}"
 
 
 def tensor_array(values: np.ndarray) -> pa.ExtensionArray:
-    """Returns an (n, ...) numeric array as n rows of fixed_shape_tensor; n may be 0."""
+    """Return an (n, ...) numeric array as n rows of fixed_shape_tensor; n may be 0."""
     values = np.ascontiguousarray(values)
     kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(values.dtype), values.shape[1:])
     length = int(np.prod(values.shape[1:], dtype=np.int64))
@@ -119,12 +122,12 @@ def tensor_array(values: np.ndarray) -> pa.ExtensionArray:
 
 
 def is_text(name: str) -> bool:
-    """Tells whether a column of a run's tables holds text, also where all its values are null."""
+    """Return whether a column of a run's tables holds text, even if all its values are null."""
     return name in (FOV_ID, ERROR, *NODE_COLUMNS) or name.startswith(METADATA)
 
 
 def table_from_columns(columns: Mapping[str, np.ndarray | Sequence[Any]]) -> pa.Table:
-    """Makes a table of columns: text as string, (n,) numbers as they are, (n, ...) numbers as tensors."""
+    """Return a table of columns: text as string, (n,) numbers unchanged, (n, ...) numbers as tensors."""
     arrays: dict[str, Any] = {}
     for name, values in columns.items():
         array = np.asarray(values)
@@ -138,7 +141,7 @@ def table_from_columns(columns: Mapping[str, np.ndarray | Sequence[Any]]) -> pa.
 
 
 def column_to_numpy(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """Returns a column of a table or of a block of Ray as (n, ...) numpy; text as objects."""
+    """Return a column of a table, or of a block of Ray, as numpy (n, ...); text as objects."""
     combined = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(combined, pa.ChunkedArray):  # zero chunks
         combined = pa.concat_arrays(combined.chunks) if combined.num_chunks else pa.array([], column.type)

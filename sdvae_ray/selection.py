@@ -16,7 +16,7 @@ from sdvae_ray.errors import ConfigError, did_you_mean
 
 
 def select(expression: str, columns: Sequence[str], where: str) -> pl.Expr:
-    """Returns the expression as a polars predicate without nulls.
+    """Return the expression as a polars predicate without nulls.
 
     Raises ConfigError, naming `where`, for an expression of another form and for a column that is not in `columns`.
     """

@@ -28,38 +28,38 @@ _SETTINGS: dict[Shelf, type[ShelvedConfig]] = {
 
 
 def names(shelf: Shelf) -> list[str]:
-    """Returns the sorted names on a shelf; no module of the shelf is imported."""
+    """Return the sorted names on a shelf; no module of the shelf is imported."""
     package = importlib.import_module(f"sdvae_ray.{shelf}")
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
 
 
 def find(shelf: Shelf, name: str) -> ModuleType:
-    """Imports and returns the module of a name; raises ConfigError, with the nearest match, where there is no such module."""
+    """Return the imported module of a name. Raises ConfigError, with the nearest match, for a name that is not on the shelf."""
     check_name(shelf, name)
     return importlib.import_module(f"sdvae_ray.{shelf}.{name}")
 
 
 def check_name(shelf: Shelf, name: str) -> None:
-    """Raises ConfigError, with the nearest match, for a name that is not on the shelf."""
+    """Raise ConfigError, with the nearest match, for a name that is not on the shelf."""
     allowed = names(shelf)
     if name not in allowed:
         raise ConfigError(f"no {name!r} on the shelf of {shelf}{did_you_mean(name, allowed)}")
 
 
 def summary(shelf: Shelf, name: str) -> str:
-    """Returns what an entry of a shelf is, in one line: the first line of its module's docstring."""
+    """Return one line about an entry of a shelf: the first line of its module's docstring."""
     return (find(shelf, name).__doc__ or "").strip().partition("\n")[0]
 
 
 def options(shelf: Shelf, name: str) -> list[str]:
-    """Returns the names of the options that the module's `load` takes; none where it has no `load`."""
+    """Return the names of the options that the module's `load` takes; empty without a `load`."""
     load = getattr(find(shelf, name), "load", None)
     parameters = inspect.signature(load).parameters if load else {}
     return [key for key, parameter in parameters.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
 def check_options(shelf: Shelf, name: str, given: Mapping[str, Any]) -> None:
-    """Raises ConfigError, with the nearest match, for an option that the module's `load` does not take."""
+    """Raise ConfigError, with the nearest match, for an option that the module's `load` does not take."""
     own, shared = options(shelf, name), _SETTINGS[shelf].model_fields
     for key in given:
         if key not in own:

@@ -13,7 +13,7 @@ DAMAGE = (*_PYTHON, UnpicklingError, SafetensorError)
 
 
 def read_state_dict(file: Path) -> dict[str, Tensor]:
-    """Returns the tensors of a file by name, on the CPU; raises one of DAMAGE for a file that is no state dict."""
+    """Return the tensors of a file by name, on the CPU. Raises one of DAMAGE for a file that is not a state dict."""
     from safetensors.torch import load_file
 
     if file.suffix == ".safetensors":

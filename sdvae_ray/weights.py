@@ -30,11 +30,13 @@ SUFFIXES = (".json", SAFETENSORS, *TORCH_SUFFIXES, ".txt")
 
 @dataclass(frozen=True)
 class Weights:
-    """Resolved weights of one model.
+    """The resolved weights of one model.
 
-    path      the local folder or file; None where the architecture is built with random weights
-    revision  the hub's commit, where it came from a hub
+    source    what the run file or the shelf names; None without weights
+    path      the local folder or file; None for random weights, and for a model that needs no weights
+    revision  the pinned revision; the commit for weights from a hub
     files     relative name -> sha256 of its bytes
+    random    the model is built with random weights
     """
 
     source: str | None
@@ -44,14 +46,15 @@ class Weights:
     random: bool = False
 
     def record(self) -> dict[str, Any]:
-        """Returns all fields but the local path, for run.json."""
+        """Return all fields except the local path, for run.json."""
         return {key: value for key, value in asdict(self).items() if key != "path"}
 
 
 def resolve(model: ShelfConfig, default_source: str | None, storage: Storage) -> Weights:
-    """Finds a model's weights and brings them to this machine.
+    """Bring a model's weights to this machine and return where they are, with the hash of every file.
 
-    Raises WeightsError, which says which file is missing and where to place it.
+    Random weights, and a model without a source, have no source, path and files. Raises WeightsError, which names the weights that
+    are not there. If hub or torchvision weights cannot be fetched, it also says where to place them.
     """
     source = model.source or default_source
     if model.random:
@@ -77,9 +80,9 @@ def resolve(model: ShelfConfig, default_source: str | None, storage: Storage) ->
 
 
 def at_hand(model_source: str, subfolder: str | None = None, revision: str | None = None) -> bool:
-    """Tells, without a network, whether a source is on this machine; False for every s3:// prefix.
+    """Return, without a network, whether a source is on this machine; False for every s3:// prefix.
 
-    A hub id is at hand where its snapshot in the hub's cache has a file of tensors in `subfolder`.
+    A hub id is at hand if its snapshot in the hub's cache has a file of tensors in `subfolder`.
     """
     try:
         if model_source.startswith(ASSET):
@@ -105,7 +108,7 @@ def _with_code(model: ShelfConfig) -> bool:
 
 
 def _model_files(names: Iterable[str], with_code: bool) -> list[str]:
-    """Returns the sorted names of a model's files among `names` (relative, with slashes)."""
+    """Return the sorted names of a model's files among `names` (relative, with slashes)."""
     suffixes = (*SUFFIXES, CODE) if with_code else SUFFIXES
     known = sorted(name for name in names if name.endswith(suffixes))
     safe = {PurePosixPath(name).parent for name in known if name.endswith(SAFETENSORS)}
@@ -125,7 +128,7 @@ def _asset(name: str) -> Path:
 
 
 def _copied(source: str, storage: Storage, with_code: bool) -> Path:
-    """Copies the model's files under an s3:// prefix to this machine and returns their folder."""
+    """Copy the model's files under an s3:// prefix to this machine, and return their folder."""
     marks = storage.versions(source)
     versions = {name: marks[name] for name in _model_files(marks, with_code)}
     if not versions:
@@ -136,7 +139,7 @@ def _copied(source: str, storage: Storage, with_code: bool) -> Path:
 
 
 def _torchvision_file(enum: str) -> tuple[str, Path]:
-    """Returns the URL and the path in torch.hub's cache; ValueError, KeyError or AttributeError where there is no such enum."""
+    """Return the URL and the path in torch.hub's cache. Raises ValueError, KeyError or AttributeError for an unknown enum."""
     from torch.hub import get_dir
     from torchvision.models import get_weight
 

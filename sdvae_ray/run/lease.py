@@ -23,7 +23,7 @@ HEARTBEAT = 10.0  # seconds
 class Lease:
     """A context manager that holds the lease of an output.
 
-    Entering raises ConfigError where another driver holds the lease. `check` raises RunError after another driver took it over.
+    Entering raises ConfigError if another driver holds the lease. `check` raises RunError after another driver took it over.
     """
 
     def __init__(self, output: str, storage: Storage) -> None:
@@ -53,7 +53,7 @@ class Lease:
             self.storage.delete(self.uri)
 
     def check(self) -> None:
-        """RunError where another driver has taken over the lease."""
+        """Raise RunError if another driver has taken over the lease."""
         if self._taken_over():
             raise RunError(f"another driver has taken over {self.uri.rpartition('/')[0]}: this one stops")
 
@@ -72,7 +72,7 @@ class Lease:
         return self.lost
 
     def _read(self) -> dict[str, Any] | None:
-        """The content of the lease; None where there is no lease, or where the object is not a lease."""
+        """Return the content of the lease; None if the object does not exist or is not a lease."""
         try:
             held = json.loads(self.storage.read_bytes(self.uri))
         except (FileNotFoundError, ValueError):
@@ -85,7 +85,7 @@ class Lease:
 
 
 def _is_dead(held: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this host that has ended."""
+    """Return whether the holder was a process of this host that has ended."""
     if held["host"] != socket.gethostname():
         return False
     try:

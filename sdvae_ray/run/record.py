@@ -33,7 +33,7 @@ def new_record(
     latent_scaling: dict[str, dict[str, float]] | None = None,
     engines: dict[str, str] | None = None,
 ) -> Record:
-    """The record of a new run, without sessions.
+    """Return the record of a new run, without sessions.
 
     manifest: from `describe_manifest`. weights: `<shelf>.<name>` -> record of its weights. micro_batch: RGB passes per forward
     pass. latent_scaling: autoencoder -> scaling_factor and shift_factor. engines: autoencoder -> the engine that computes it.
@@ -61,7 +61,7 @@ def _described(config: RunConfig) -> Record:
 
 
 def read_record(output: str, storage: Storage) -> Record | None:
-    """The content of run.json; None where the output has none."""
+    """Return the content of run.json; None if the output has no run.json."""
     try:
         return json.loads(storage.read_bytes(join(output, FILE)))
     except FileNotFoundError:
@@ -69,14 +69,14 @@ def read_record(output: str, storage: Storage) -> Record | None:
 
 
 def write_record(output: str, record: Record, storage: Storage) -> None:
-    """Writes run.json in place of the one before."""
+    """Write run.json; it replaces the earlier one."""
     storage.write_bytes(join(output, FILE), json.dumps(record, indent=1, sort_keys=False).encode() + b"\n")
 
 
 def check_same_run(record: Record, config: RunConfig, manifest: dict[str, Any], extend: bool = False) -> list[str]:
-    """The entries that this run adds to the recorded run, such as `codecs.jxl`; empty unless `extend`.
+    """Return the entries that this run adds to the recorded run, such as `codecs.jxl`; empty unless `extend`.
 
-    Raises ConfigError, which names the first key that differs, where `record` is of another run.
+    Raises ConfigError, which names the first key that differs, if `record` belongs to another run.
     """
     if record["manifest"]["sha256"] != manifest["sha256"]:
         raise ConfigError(
@@ -117,7 +117,7 @@ def extended(
     latent_scaling: dict[str, dict[str, float]],
     engines: dict[str, str],
 ) -> Record:
-    """The record with new configuration and weights, and with the names and the time of the addition in `extensions`."""
+    """Return the record with new configuration and weights; `extensions` gets the added names and the time."""
     extensions = [*record.get("extensions", []), {"added": added, "started": now()}]
     return {
         **record,
@@ -130,7 +130,7 @@ def extended(
 
 
 def describe_manifest(uri: str, fovs: int, storage: Storage) -> dict[str, Any]:
-    """The URI of a manifest, its number of FOVs, and the sha256 of its bytes in hex digits."""
+    """Return the URI of a manifest, its number of FOVs, and the sha256 of its bytes in hex digits."""
     digest = hashlib.sha256()
     with storage.open(uri) as file:
         while chunk := file.read(1 << 20):
@@ -139,7 +139,7 @@ def describe_manifest(uri: str, fovs: int, storage: Storage) -> dict[str, Any]:
 
 
 def now() -> str:
-    """The time in UTC, in ISO 8601, to the second."""
+    """Return the time in UTC, in ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 

@@ -32,7 +32,7 @@ _RUN_FILES = (".yaml", ".yml")
 
 
 class Column(NamedTuple):
-    """One column of a data table: row n of `values` (n, ...) is of the field of view `fov_ids[n]`."""
+    """One column of a data table: row n of `values` (n, ...) belongs to the field of view `fov_ids[n]`."""
 
     fov_ids: list[str]
     values: np.ndarray
@@ -40,16 +40,16 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """What a run was asked to be (`config`), and its tables, record and scores on storage."""
+    """The configuration of a run (`config`), and access to its tables, record and scores on storage."""
 
     config: RunConfig
 
     @classmethod
     def open(cls, place: str | Path, overrides: Sequence[str] = (), storage: Mapping[str, Any] | None = None) -> Self:
-        """The run of a run file (.yaml, .yml) or of an output folder or URI, with `key.key=value` overrides laid over it.
+        """Return the run of a run file (.yaml, .yml), or of an output folder or URI, changed by `key.key=value` overrides.
 
-        storage: keys of `storage:`, such as anonymous and endpoint_url, laid over the run's own; an output folder is reached by
-        them. Raises ConfigError for a run file or an override that is not allowed, DataError where a folder holds no run.
+        storage: keys of `storage:`, such as anonymous and endpoint_url; they override the run's own and are used to reach an
+        output folder. Raises ConfigError for a run file or an override that is not allowed, DataError if a folder holds no run.
         """
         given = [*overrides, *(f"storage.{key}={json.dumps(value)}" for key, value in (storage or {}).items())]
         if str(place).endswith(_RUN_FILES):
@@ -59,7 +59,7 @@ class Run:
         return cls(_with_absolute_paths(config))
 
     def changed(self, *overrides: str) -> Self:
-        """The same run with `key.key=value` overrides laid over its configuration; nothing is written."""
+        """Return the run with `key.key=value` overrides in its configuration; nothing is written."""
         raw = self.config.model_dump(mode="json")
         for given in overrides:
             override(raw, given)
@@ -67,76 +67,77 @@ class Run:
 
     @property
     def output(self) -> str:
-        """The folder or URI that everything of the run stands under."""
+        """Return the folder or URI under which everything of the run is stored."""
         return self.config.output
 
     @property
     def storage(self) -> Storage:
-        """The reader and writer of the run's URIs."""
+        """Return the reader and writer of the run's URIs."""
         return Storage(self.config.storage)
 
     def uri(self, *parts: str) -> str:
-        """The URI of `parts` under the run's output."""
+        """Return the URI of `parts` under the run's output."""
         return join(self.output, *parts)
 
     # --- run.json ------------------------------------------------------------------------------------------------------------
 
     def find_record(self) -> Record | None:
-        """run.json: the resolved configuration, versions, weights, sessions; None where nothing has been encoded yet."""
+        """Return run.json (configuration, versions, weights, sessions); None if nothing has been encoded yet."""
         return record.read_record(self.output, self.storage)
 
     @property
     def record(self) -> Record:
-        """run.json. DataError where nothing has been encoded yet."""
+        """Return run.json. Raises DataError if nothing has been encoded yet."""
         if (stored := self.find_record()) is None:
             raise DataError(f"no run at {self.output}: there is no {record.FILE}; run `sdvae-ray encode` first")
         return stored
 
     def write_record(self, changed: Record) -> None:
-        """Writes run.json in place of the one before."""
+        """Write run.json; it replaces the earlier one."""
         record.write_record(self.output, changed, self.storage)
 
     # --- tables of fields of view ----------------------------------------------------------------------------------------------
 
     def fovs(self, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """One row per field of view that was tried: fov_id, Metadata_*, `error` (null where the field is usable), seconds, node.
+        """Return one row per field of view that was tried: fov_id, Metadata_*, `error` (null: the field is usable), seconds, node.
 
-        columns: None is all but the QC tensors; fov_id and error are always there. Adds `files`, which `read` wants.
+        columns: None: all except the QC tensors; fov_id and error always come back. The column `files` is added, which `read`
+        needs.
         """
         return tables.read_fovs(self.output, self.storage, columns)
 
     def commits(self, columns: Sequence[str] | None = None) -> tuple[pl.DataFrame, dict[str, frozenset[str]]]:
-        """`fovs`, and the columns `<table>:<column>` that each file of fovs/ commits."""
+        """Return what `fovs` returns, and file name -> the columns `<table>:<column>` that this file of fovs/ commits."""
         return tables.read_commits(self.output, self.storage, columns)
 
     def tables(self) -> list[str]:
-        """Names of the data tables that have files, such as `embeddings/latent/sd14`."""
+        """Return the names of the data tables that have files, such as `embeddings/latent/sd14`."""
         return tables.data_tables(self.output, self.storage)
 
     def embedded(self) -> list[tuple[str, str]]:
-        """(extractor, side) of every embeddings table, the originals' side first within an extractor."""
+        """Return (extractor, side) of every embeddings table; the originals come first within an extractor."""
         pairs = [table.split("/")[1:] for table in self.tables() if table.startswith(f"{EMBEDDINGS}/")]
         return sorted(((e, side) for e, side in pairs), key=lambda pair: (pair[0], pair[1] != IMAGE_SIDE, pair[1]))
 
     def read(self, table: str, column: str, fovs: pl.DataFrame | None = None) -> Column:
-        """One column of a data table, for the rows of `fovs` (fov_id, files) that have it; None: for every usable one.
+        """Return one column of a data table, for the rows of `fovs` (fov_id, files) that have it; None: all usable rows.
 
-        A row that was written twice counts once. KeyError where the table is there without such a column.
+        A row that was written twice counts once. Raises KeyError if the table exists and has no such column.
         """
         if fovs is None:
             fovs = self.fovs([]).filter(pl.col(ERROR).is_null())
         return Column(*tables.read_column(self.output, table, column, fovs, self.storage))
 
     def latents(self, autoencoder: str) -> Column:
-        """(n, P, T, Z, s, s) float16: unscaled latents, as they were decoded; the model's factors are in `record`."""
+        """Return (n, P, T, Z, s, s) float16: unscaled latents, as they were decoded; the model's factors are in `record`."""
         return self._of_table(latents_table(autoencoder), LATENT)
 
     def embeddings(self, extractor: str, side: str = IMAGE_SIDE) -> Column:
-        """(n, G, D) float16: mean over a field's patches of the originals' embeddings, or of a reconstruction's."""
+        """Return (n, G, D) float16: the embeddings of the originals, or of a reconstruction, each the mean over a field's patches."""
         return self._of_table(embeddings_table(extractor, side), EMBEDDING)
 
     def metrics(self, side: str, metric: str) -> Column:
-        """(n, P), (n, P, C) or (n, P, T) float32: one metric of every patch; NaN where it does not apply."""
+        """Return one metric of every patch, (n, P), (n, P, C) or (n, P, T) float32; NaN if it does not apply to a patch."""
         return self._of_table(metrics_table(side), metric)
 
     def _of_table(self, table: str, column: str) -> Column:
@@ -152,9 +153,9 @@ class Run:
     # --- what `score` writes ---------------------------------------------------------------------------------------------------
 
     def profiles(self, extractor: str, side: str = IMAGE_SIDE) -> pl.DataFrame:
-        """Well profiles before normalisation, one row per well: Metadata_* and one float32 column per feature.
+        """Return well profiles before normalisation, one row per well: Metadata_* and one float32 column per feature.
 
-        DataError where `score` has made none.
+        Raises DataError if `score` has not made them.
         """
         root = self.uri(PROFILES, extractor, side)
         names = [name for name in self.storage.list(root) if name.endswith(".parquet")]
@@ -164,17 +165,17 @@ class Run:
         return pl.concat(frames, how="diagonal_relaxed")
 
     def scores(self) -> Scores:
-        """The tables of scores/ as polars frames. DataError where the run has not been scored."""
+        """Return the tables of scores/ as polars frames. Raises DataError if the run has not been scored."""
         return read_scores(self.output, self.storage)
 
     def write_table(self, table: pl.DataFrame | pa.Table, *parts: str) -> None:
-        """Writes one Parquet file under the run's output."""
+        """Write one Parquet file under the run's output."""
         arrow = table.to_arrow() if isinstance(table, pl.DataFrame) else table
         tables.write_table(self.uri(*parts), arrow, self.storage)
 
 
 def _recorded(output: str, overrides: Sequence[str], storage: Storage) -> RunConfig:
-    """The configuration that the record of an output folder holds; the folder's present place is its output."""
+    """Return the configuration in the record of an output folder; its output becomes the folder's present place."""
     try:
         stored = record.read_record(output, storage)
         raw = None if stored is None else {**stored["config"], "output": output}
@@ -191,7 +192,10 @@ def _recorded(output: str, overrides: Sequence[str], storage: Storage) -> RunCon
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
-    """In a submitted job a relative output is refused: the job's folder is temporary, and what is written there is lost."""
+    """Return the configuration with absolute paths. Raises ConfigError for a relative output in a submitted job.
+
+    The folder of such a job is temporary, and what is written there is lost.
+    """
     expanded = os.path.expanduser(config.output)
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if in_job and not is_remote(config.output) and not os.path.isabs(expanded):

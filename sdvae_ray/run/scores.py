@@ -44,13 +44,13 @@ class Scores:
     latent_channels: pl.DataFrame
 
     def write(self, output: str, storage: Storage) -> None:
-        """Writes every table under the run's output."""
+        """Write every table under the run's output."""
         for field in fields(self):
             write_table(join(output, "scores", f"{field.name}.parquet"), getattr(self, field.name).to_arrow(), storage)
 
 
 def read_scores(output: str, storage: Storage) -> Scores:
-    """Returns the tables of scores/. Raises DataError where the run has not been scored."""
+    """Return the tables of scores/. Raises DataError if the run has not been scored."""
     try:
         tables = {f.name: read_table(join(output, "scores", f"{f.name}.parquet"), storage) for f in fields(Scores)}
     except FileNotFoundError as error:

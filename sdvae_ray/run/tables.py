@@ -39,7 +39,7 @@ _READERS = 16  # threads: there are many small files, and object storage is slow
 
 @dataclass(frozen=True)
 class Written:
-    """The rows that one write committed, and the rows among them that have an error."""
+    """The number of rows that one write committed, and how many of them have an error."""
 
     rows: int
     errors: int
@@ -48,11 +48,11 @@ class Written:
 def write_rows(
     output: str, name: str, columns: Mapping[str, np.ndarray], storage: Storage, random_models: Collection[str] = ()
 ) -> Written:
-    """Commits rows of every table under `<table>/<name>.parquet`.
+    """Commit rows of every table under `<table>/<name>.parquet`.
 
-    columns: all of n rows. `<table>:<column>` (n, ...) goes to a data table, `row_json` becomes the Metadata_* columns of fovs, and
-    every other column goes to fovs as it is. A row whose `error` is not "" goes to fovs only. random_models: names of autoencoders
-    and extractors with random weights; the files of their tables have `random_weights` in the metadata of the schema.
+    columns: arrays of n rows. `<table>:<column>` (n, ...) goes to a data table, `row_json` becomes the Metadata_* columns of fovs,
+    and every other column goes to fovs. A row whose `error` is not "" goes to fovs only. random_models: names of autoencoders and
+    extractors with random weights; the files of their tables have `random_weights` in the metadata of the schema.
     """
     ids, errors = columns[FOV_ID], columns[ERROR]
     good = errors == ""
@@ -78,7 +78,7 @@ def write_rows(
 
 
 def write_table(uri: str, table: pa.Table, storage: Storage) -> None:
-    """Writes a Parquet file, with small row groups where the table has tensors."""
+    """Write a Parquet file, with small row groups if the table has tensors."""
     tensors = any(isinstance(field.type, pa.BaseExtensionType) for field in table.schema)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", row_group_size=_TENSORS_PER_GROUP if tensors else _ROWS_PER_GROUP)
@@ -86,7 +86,7 @@ def write_table(uri: str, table: pa.Table, storage: Storage) -> None:
 
 
 def write_wide_table(uri: str, table: pa.Table, storage: Storage) -> None:
-    """Writes a Parquet file of thousands of columns, for readers of all columns: one row group, no dictionaries, no statistics."""
+    """Write a Parquet file of thousands of columns, for readers of all columns: one row group, no dictionaries, no statistics."""
     buffer = io.BytesIO()
     options = {"compression": "zstd", "use_dictionary": False, "write_statistics": False}
     pq.write_table(table, buffer, row_group_size=max(1, table.num_rows), **options)
@@ -94,21 +94,21 @@ def write_wide_table(uri: str, table: pa.Table, storage: Storage) -> None:
 
 
 def read_table(uri: str, storage: Storage, columns: Sequence[str] | None = None) -> pa.Table:
-    """A whole Parquet file, or the columns of `columns` that it has. FileNotFoundError without the file."""
+    """Return a whole Parquet file, or those of `columns` that it has. Raises FileNotFoundError if the file does not exist."""
     with storage.open(uri) as file:
         return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
 
 
 def committed_files(output: str, storage: Storage) -> list[str]:
-    """The names of the files in fovs/, which are the commits."""
+    """Return the names of the files in fovs/, which are the commits."""
     return [name for name in storage.list(join(output, FOVS)) if name.endswith(".parquet") and not _is_temporary(name)]
 
 
 def read_fovs(output: str, storage: Storage, columns: Sequence[str] | None = None) -> pl.DataFrame:
-    """One row per FOV that was tried: its first row without an error, else its first row with an error.
+    """Return one row per FOV that was tried: its first row without an error, else its first row with an error.
 
-    columns: names of columns of fovs; None: all columns without the tensors (QC). fov_id and error are always there. Adds `files`,
-    the names of all files that commit the FOV. Empty where nothing is committed.
+    columns: names of columns of fovs; None: all columns except the tensors (QC). fov_id and error always come back. The column
+    `files` is added: the names of all files that commit the FOV. Empty if nothing is committed.
     """
     return read_commits(output, storage, columns)[0]
 
@@ -116,7 +116,7 @@ def read_fovs(output: str, storage: Storage, columns: Sequence[str] | None = Non
 def read_commits(
     output: str, storage: Storage, columns: Sequence[str] | None = None
 ) -> tuple[pl.DataFrame, dict[str, frozenset[str]]]:
-    """The result of `read_fovs`; and file name -> the columns `<table>:<column>` that the file commits."""
+    """Return the result of `read_fovs`, and file name -> the columns `<table>:<column>` that the file commits."""
 
     def read(name: str) -> tuple[pl.DataFrame, frozenset[str]]:
         with storage.open(join(output, FOVS, name)) as file:
@@ -145,7 +145,10 @@ def read_commits(
 
 
 def read_file_column(output: str, table: str, column: str, file: str, storage: Storage) -> tuple[list[str], np.ndarray]:
-    """(fov_ids, values (n, ...)) of one file of a data table. FileNotFoundError without the file, KeyError without the column."""
+    """Return (fov_ids, values (n, ...)) of one file of a data table.
+
+    Raises FileNotFoundError if the file does not exist, KeyError if it has no such column.
+    """
     data = read_table(join(output, table, file), storage, [FOV_ID, column])
     if column not in data.column_names:
         raise KeyError(f"{table} has no column {column}")
@@ -155,10 +158,10 @@ def read_file_column(output: str, table: str, column: str, file: str, storage: S
 def read_column(
     output: str, table: str, column: str, wanted: pl.DataFrame, storage: Storage
 ) -> tuple[list[str], np.ndarray]:
-    """(fov_ids, values (n, ...)) of one column of a data table, for the FOVs in `wanted` (fov_id, files) that have it.
+    """Return (fov_ids, values (n, ...)) of one column of a data table, for the FOVs in `wanted` (fov_id, files) that have it.
 
-    Only the files that fovs names for a FOV are read. Of a row that was written twice, the first file with the column counts.
-    Raises KeyError where the table exists and no file has the column.
+    Only the files that `wanted` names for a FOV are read. If a row was written twice, the first file with the column counts.
+    Raises KeyError if the table exists and no file has the column.
     """
     ids: list[str] = []
     parts: list[np.ndarray] = []
@@ -186,12 +189,15 @@ def read_column(
 
 
 def data_tables(output: str, storage: Storage) -> list[str]:
-    """The names of the data tables that have files, such as `embeddings/latent/demo`."""
+    """Return the names of the data tables that have files, such as `embeddings/latent/demo`."""
     return sorted({table for table, _ in _data_files(output, storage)})
 
 
 def sweep(output: str, storage: Storage) -> int:
-    """Deletes the remains of killed writes: temporary files, and data files without a commit. Returns the number of data files."""
+    """Delete temporary files and data files without a commit. Return the number of these data files.
+
+    Call it only while no other writer works on the output: a write in progress looks like the remains of a killed one.
+    """
     commits = set(committed_files(output, storage))
     stale = [(table, name) for table, name in _data_files(output, storage) if name not in commits]
     for table, name in stale:

@@ -13,10 +13,10 @@ WHOLE = "all"  # the part where a patch has one number
 
 
 class ScalingConfig(Section):
-    """From corrected pixels to integers: clip((pixel - offset) / divisor, 0, 2^bits - 1), truncated.
+    """The scaling of corrected pixels to integers: clip((pixel - offset) / divisor, 0, 2^bits - 1), truncated.
 
     divide    offset 0 and `divisor` for every stain (published: 256)
-    manifest  constants of a stain and FOV, from the manifest's columns `scale_offset_<stain>` and `scale_divisor_<stain>`
+    manifest  one offset and divisor per stain and FOV, from the columns `scale_offset_<stain>` and `scale_divisor_<stain>`
     """
 
     method: Literal["divide", "manifest"] = "divide"
@@ -25,7 +25,7 @@ class ScalingConfig(Section):
 
 
 class ImageConfig(Section):
-    """The images of a run. `packing` gives the RGB passes as a list of triples of stains, or by name:
+    """The images of a run. `packing` gives the RGB passes as a list of triples of stains, or by name.
 
     published  (Mito, AGP, RNA) and (RNA, ER, DNA)
     grey       every stain alone, on all three planes
@@ -59,12 +59,12 @@ class ImageConfig(Section):
 
     @property
     def patches(self) -> int:
-        """P, the number of patches of a field of view."""
+        """Return P, the number of patches of a field of view."""
         return (self.crop // self.patch) ** 2
 
     @property
     def triples(self) -> Triples:
-        """The stains of each of the T RGB passes."""
+        """Return the three stains of each of the T RGB passes."""
         if self.packing == "published":
             return PUBLISHED_TRIPLES
         if self.packing == "grey":
@@ -73,10 +73,10 @@ class ImageConfig(Section):
 
     @property
     def passes(self) -> list[str]:
-        """Names of the RGB passes: Mito+AGP+RNA, or the stain's name where a pass holds one stain."""
+        """Return the names of the T RGB passes: Mito+AGP+RNA, or the stain's name for a pass of one stain."""
         return ["+".join(dict.fromkeys(triple)) for triple in self.triples]
 
     def parts(self, count: int) -> list[str]:
-        """Names of the parts to which `count` numbers of a patch belong: the RGB passes, the stains, or the whole patch."""
+        """Return the names of the parts that `count` numbers of a patch are of: the RGB passes, the stains, or the whole patch."""
         names = {len(self.passes): self.passes, len(self.stains): list(self.stains), 1: [WHOLE]}
         return names.get(count, [str(part) for part in range(count)])

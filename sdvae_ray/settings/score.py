@@ -34,7 +34,7 @@ Task = Literal["distinctiveness", "consistency", "cross_side", "transfer"]
 
 
 class ScoreConfig(Section):
-    """Section `score`."""
+    """Section `score`: how profiles are made, normalised and scored."""
 
     perturbation: str | None = "Metadata_broad_sample"  # None: distances and metrics alone, no retrieval
     control: str = "Metadata_control_type == 'negcon'"
@@ -75,7 +75,7 @@ class ScoreConfig(Section):
 
     @property
     def transfer_columns(self) -> tuple[str, ...]:
-        """Columns along which transfer is scored; none where the run does not ask for transfer."""
+        """Return the columns along which transfer is scored; empty if the run does not ask for transfer."""
         if "transfer" not in self.tasks:
             return ()
         return self.group if self.transfer is None else self.transfer
