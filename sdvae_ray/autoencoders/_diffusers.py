@@ -19,8 +19,8 @@ Self = TypeVar("Self", bound="DiffusersAutoencoder")
 class DiffusersAutoencoder:
     """An autoencoder by the convention of diffusers: input 2x - 1, output x / 2 + 0.5, clamped. Latents are unscaled.
 
-    scaling_factor, shift_factor  of the model's config, for training on stored latents: (latent - shift) * scaling; None where
-                                  the config has none
+    scaling_factor, shift_factor  from the model's config, for training on stored latents: (latent - shift) * scaling; None
+                                  if the config has none
     force_upcast                  the model overflows in float16: under an autocast to float16 it runs in float32
     vae_scale_factor              pixels per latent, along height and along width
     """
@@ -31,8 +31,11 @@ class DiffusersAutoencoder:
         self.shift_factor: float | None = model.config.get("shift_factor")
 
     def to(self: Self, device: torch.device) -> Self:
-        """Moves the model; on CUDA in channels_last. On a CPU torch's group normalisation loses digits in that format (torch 2.15:
-        errors of 0.5 for a mean of 3 and a deviation of 0.01), and dark images have such means and deviations."""
+        """Move the model; on CUDA in channels_last.
+
+        On a CPU, torch's group normalisation loses digits in that format (torch 2.15: errors of 0.5 for a mean of 3 and a
+        deviation of 0.01), and dark images have such means and deviations.
+        """
         memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.model = self.model.to(device, memory_format=memory_format)
         return self
@@ -42,7 +45,9 @@ class DiffusersAutoencoder:
             return (self.model.decode(latent.float()).sample.float() / 2 + 0.5).clamp(0, 1)
 
     def _signed(self, rgb: Tensor) -> Tensor:
-        """(M, 3, S, S) in [0, 1] -> in [-1, 1]; ConfigError where S is no multiple of `vae_scale_factor`."""
+        """Return rgb (M, 3, S, S), in [0, 1], mapped to [-1, 1]. Raises ConfigError if S is not a multiple of
+        `vae_scale_factor`.
+        """
         if any(size % self.vae_scale_factor for size in rgb.shape[-2:]):
             raise ConfigError(
                 f"{self.name}: patches of {rgb.shape[-2]} x {rgb.shape[-1]} pixels (allowed: multiples of {self.vae_scale_factor})"
@@ -50,8 +55,10 @@ class DiffusersAutoencoder:
         return rgb.float() * 2 - 1
 
     def _precision(self, values: Tensor) -> AbstractContextManager[object]:
-        """Switches autocast off where it is to float16 and the model overflows there. bfloat16 has float32's range and stays, as in
-        diffusers' own pipelines, which upcast a float16 model alone."""
+        """Return a context that switches an autocast to float16 off if the model overflows in float16.
+
+        bfloat16 has float32's range and stays, as in diffusers' own pipelines, which upcast only float16 models.
+        """
         device = values.device.type
         if not self.force_upcast or device == "meta":  # no data, no precision: for counting operations
             return nullcontext()
@@ -67,7 +74,7 @@ def build(
     architecture: str,
     weights_seed: int,
 ) -> Any:
-    """Returns the network in eval mode without gradients: from the folder `weights`, or with random weights where it is None.
+    """Return the network in eval mode without gradients, from the folder `weights`; None: with random weights.
 
     Raises ConfigError for an unknown architecture; WeightsError for a folder of another network, or one that lacks tensors.
     """
@@ -114,7 +121,7 @@ def _from_folder(name: str, network: Any, weights: Path) -> Any:
 
 
 def _class_name(weights: Path) -> str | None:
-    """Returns the class that config.json names; None where it names none or cannot be read, which diffusers then explains."""
+    """Return the class that config.json names; None if it names none or cannot be read, which diffusers then explains."""
     try:
         config = json.loads((weights / "config.json").read_text())
     except (OSError, ValueError):

@@ -71,7 +71,7 @@ class DiffusersDC(_diffusers.DiffusersAutoencoder):
 
 
 def load(weights: Path | None, *, architecture: str = "f32c32", weights_seed: int = 0) -> DiffusersDC:
-    """From the folder `weights`, or with random weights of `architecture` drawn from `weights_seed` where it is None."""
+    """Return the autoencoder of the folder `weights`; None: random weights of `architecture`, drawn from `weights_seed`."""
     from diffusers import AutoencoderDC
 
     model = _diffusers.build("diffusers_dc", AutoencoderDC, ARCHITECTURES, weights, architecture, weights_seed)

@@ -97,8 +97,10 @@ ENGINES = ("fast", "diffusers")
 
 
 class DiffusersKL(_diffusers.DiffusersAutoencoder):
-    """engine  `fast`: the inference form (`_kl/inference.py`), built at the first use of every precision and device, on the weights
-    of diffusers. `diffusers`: the forward of diffusers, which is the reference.
+    """An AutoencoderKL, by one of two engines.
+
+    fast       the inference form (`_kl/inference.py`), built from diffusers' weights at the first use of a precision and device
+    diffusers  the forward of diffusers, which is the reference
     """
 
     def __init__(self, model: Any, vae_scale_factor: int, force_upcast: bool, engine: str) -> None:
@@ -108,7 +110,7 @@ class DiffusersKL(_diffusers.DiffusersAutoencoder):
         self._forms: dict[tuple[torch.device, torch.dtype], KLInference] = {}
 
     def to(self, device: torch.device) -> "DiffusersKL":
-        """Moves the model. With the fast engine diffusers' own weights stay where they are: the forms are copies."""
+        """Move the model. With the fast engine diffusers' own weights stay where they are: the inference forms are copies."""
         self._device = device
         return self if self.engine == "fast" and device.type != "meta" else super().to(device)
 
@@ -131,7 +133,9 @@ class DiffusersKL(_diffusers.DiffusersAutoencoder):
         return self.engine == "fast" and self._device.type != "meta"
 
     def _in_form(self, step: Callable[[KLInference, Tensor], Any], values: Tensor) -> Any:
-        """Runs a step of the inference form of the device and of the precision that autocast names around the call."""
+        """Return the result of a step of the inference form for this device and for the precision of the
+        autocast around the call.
+        """
         with own_precision(values.device) as dtype:
             if (values.device, dtype) not in self._forms:
                 self._forms[values.device, dtype] = KLInference(
@@ -148,11 +152,12 @@ def load(
     force_upcast: bool | None = None,
     engine: str | None = None,
 ) -> DiffusersKL:
-    """From the folder `weights`, or with random weights of `architecture` drawn from `weights_seed` where it is None.
+    """Return the autoencoder of the folder `weights`; None: random weights of `architecture`, drawn from `weights_seed`.
 
-    `force_upcast` overrules the model's config: for a copy of SDXL without the key, or for a copy of Stable Diffusion 1.x that a
-    later diffusers has saved with the default. `engine`: one of ENGINES; None: `fast` where the model has an inference form, as
-    every public one has, else `diffusers`. Raises ConfigError for an option, WeightsError for a folder.
+    force_upcast: overrules the model's config, for a copy of SDXL without the key, or for a copy of Stable Diffusion 1.x that a
+    later diffusers has saved with the default. engine: one of ENGINES; None: `fast` if the model has an inference form, as every
+    public one has, else `diffusers`. Raises ConfigError for an option that is not allowed, WeightsError for a folder that does not
+    hold the model.
     """
     from diffusers import AutoencoderKL
 
@@ -168,7 +173,7 @@ def load(
 
 
 def engine_of(weights: Path | None, *, architecture: str = "sd1", engine: str | None = None, **_others: Any) -> str:
-    """The engine that `load` chooses for the same arguments; no weights are read. ConfigError for an engine that cannot be."""
+    """Return the engine that `load` chooses for the same arguments; no weights are read. Raises ConfigError as `load` does."""
     file = None if weights is None else weights / "config.json"
     known = ARCHITECTURES.get(architecture, {})
     return _engine(known if file is None or not file.is_file() else json.loads(file.read_text()), engine)

@@ -45,7 +45,7 @@ class DiffusersTiny(_diffusers.DiffusersAutoencoder):
 
 
 def load(weights: Path | None, *, architecture: str = "taesd", weights_seed: int = 0) -> DiffusersTiny:
-    """From the folder `weights`, or with random weights of `architecture` drawn from `weights_seed` where it is None."""
+    """Return the autoencoder of the folder `weights`; None: random weights of `architecture`, drawn from `weights_seed`."""
     from diffusers import AutoencoderTiny
 
     model = _diffusers.build("diffusers_tiny", AutoencoderTiny, ARCHITECTURES, weights, architecture, weights_seed)

@@ -16,7 +16,7 @@ HAS_POSTERIOR = False
 
 
 class Identity:
-    """The latent is the image, (M, 3, S, S); no posterior."""
+    """The autoencoder whose latent is the image, (M, 3, S, S); it has no posterior."""
 
     def to(self, device: torch.device) -> "Identity":
         return self

@@ -30,7 +30,10 @@ CHECKPOINTS = (
 
 
 class PatchPCA:
-    """mean (192,), components (Z, 192) with orthonormal rows, both of patches flattened as (3, 8, 8) in [0, 1]."""
+    """A linear autoencoder of 8 x 8 patches, flattened as (3, 8, 8) in [0, 1].
+
+    mean: (192,). components: (Z, 192), orthonormal rows.
+    """
 
     def __init__(self, mean: Tensor, components: Tensor) -> None:
         self.mean, self.components = mean, components
@@ -57,7 +60,9 @@ class PatchPCA:
 
 
 def load(weights: Path | None) -> PatchPCA:
-    """From a folder with patch_pca.safetensors, or from that file; raises WeightsError for any other, and for None."""
+    """Return the autoencoder of patch_pca.safetensors; weights: that file or its folder. Raises WeightsError for all else, and
+    None.
+    """
     if weights is None:
         raise WeightsError("patch_pca has no random form: it is fitted (drop `random`)")
     file = weights / "patch_pca.safetensors" if weights.is_dir() else weights
@@ -75,7 +80,7 @@ def load(weights: Path | None) -> PatchPCA:
 
 
 def fit(patches: Tensor, components: int = 4) -> PatchPCA:
-    """Principal components of (n, 192) patches, float64 inside; the sign of each row makes its largest element positive."""
+    """Return the principal components of patches (n, 192), computed in float64; the largest element of each row is positive."""
     flat = patches.double()
     mean = flat.mean(0)
     centred = flat - mean

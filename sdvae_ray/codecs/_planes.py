@@ -1,4 +1,4 @@
-"""What the codecs share: the loop over planes, the change of bit depth, the checks of their options."""
+"""Shared by the codecs: the loop over planes, the change of bit depth, the checks of their options."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ DEPTHS = {np.dtype(np.uint8): 8, np.dtype(np.uint16): 16}
 class PlaneCodec:
     """A codec that compresses every plane by itself.
 
-    encode  (S, S) uint8 or uint16 -> the whole file
-    decode  the file, and the dtype that was encoded -> (S, S) of that dtype
+    encode  (S, S) uint8 or uint16 -> the bytes of the whole file
+    decode  the bytes, and the dtype that was encoded -> (S, S) of that dtype
     """
 
     encode: Callable[[np.ndarray], bytes]
     decode: Callable[[bytes, np.dtype], np.ndarray]
 
     def roundtrip(self, stains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(N, C, S, S) uint8 or uint16 -> (decoded planes of that shape and dtype, (N, C) int64 sizes in bytes).
+        """Return (decoded planes, sizes in bytes as (N, C) int64) of stains (N, C, S, S), uint8 or uint16; decoded planes alike.
 
         Raises TypeError for another dtype, ValueError for another shape.
         """
@@ -38,16 +38,16 @@ class PlaneCodec:
 
 
 def depth(dtype: np.dtype) -> int:
-    """Bits of uint8 and uint16; TypeError for any other dtype."""
+    """Return the bits of uint8 or uint16. Raises TypeError for any other dtype."""
     if dtype not in DEPTHS:
         raise TypeError(f"a codec takes uint8 or uint16, not {dtype}")
     return DEPTHS[dtype]
 
 
 def rescale(plane: np.ndarray, bits_in: int, bits_out: int) -> np.ndarray:
-    """Integers of `bits_in` bits -> integers of `bits_out` bits, rounded to nearest, half up; 0 and full scale stay.
+    """Return integers of `bits_in` bits as integers of `bits_out` bits, rounded to nearest, half up; 0 and full scale stay.
 
-    From fewer bits to more and back is the identity. The dtype is uint8 for 8 bits, else uint16.
+    From fewer bits to more and back is the identity. The dtype is uint8 for up to 8 bits, else uint16.
     """
     top_in, top_out = 2**bits_in - 1, 2**bits_out - 1
     values = (plane.astype(np.uint32) * top_out + top_in // 2) // top_in  # 65535 squared fits
@@ -55,14 +55,14 @@ def rescale(plane: np.ndarray, bits_in: int, bits_out: int) -> np.ndarray:
 
 
 def run(function: str, data: Any, **options: Any) -> Any:
-    """Calls a function of imagecodecs, which is imported when the first plane comes."""
+    """Return the result of a function of imagecodecs, which is imported at the first call."""
     import imagecodecs
 
     return getattr(imagecodecs, function)(data, **options)
 
 
 def require(codec: str, library: str) -> None:
-    """Raises ConfigError where imagecodecs was built without the library."""
+    """Raise ConfigError if imagecodecs was built without the library."""
     import imagecodecs
 
     if not getattr(imagecodecs, library).available:
@@ -70,21 +70,21 @@ def require(codec: str, library: str) -> None:
 
 
 def whole(codec: str, option: str, value: Any, low: int, high: int) -> int:
-    """Returns `value` where it is an integer from `low` to `high`; raises ConfigError for any other."""
+    """Return `value` if it is an integer from `low` to `high`. Raises ConfigError for any other value."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ConfigError(f"{codec}: {option} is {value!r} (allowed: whole numbers from {low} to {high})")
     return value
 
 
 def number(codec: str, option: str, value: Any, above: float, high: float) -> float:
-    """Returns `value` where it is a number over `above` and up to `high`; raises ConfigError for any other."""
+    """Return `value` if it is a number over `above` and up to `high`. Raises ConfigError for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not above < value <= high:
         raise ConfigError(f"{codec}: {option} is {value!r} (allowed: numbers over {above:g}, up to {high:g})")
     return float(value)
 
 
 def choice(codec: str, option: str, value: Any, allowed: Iterable[str]) -> str:
-    """Returns `value` where it is one of `allowed`; raises ConfigError for any other."""
+    """Return `value` if it is one of `allowed`. Raises ConfigError for any other value."""
     names = list(allowed)
     if value not in names:
         raise ConfigError(f"{codec}: no {option} {value!r}{did_you_mean(str(value), names)}")

@@ -17,7 +17,7 @@ CHECKPOINTS = (
 
 
 def load(*, quality: int = 90) -> PlaneCodec:
-    """`quality` is 1 to 100, libjpeg's scale of its quantisation tables; ConfigError for another."""
+    """Return the codec. quality: 1 to 100, libjpeg's scale of its quantisation tables. Raises ConfigError for any other value."""
     require("jpeg", "JPEG8")
     return PlaneCodec(partial(_encode, whole("jpeg", "quality", quality, 1, 100)), _decode)
 

@@ -16,7 +16,7 @@ CHECKPOINTS = (Checkpoint(None, "BSD-2-Clause (OpenJPEG)", "one stain, 8 or 16 b
 
 
 def load(*, level: int = 45) -> PlaneCodec:
-    """`level` is 10 to 100, the PSNR to reach, in dB; ConfigError for another."""
+    """Return the codec. level: the PSNR to reach, in dB, 10 to 100. Raises ConfigError for any other value."""
     require("jpeg2000", "JPEG2K")
     return PlaneCodec(partial(_encode, whole("jpeg2000", "level", level, 10, 100)), _decode)
 

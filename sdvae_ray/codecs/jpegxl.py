@@ -16,18 +16,18 @@ CHECKPOINTS = (Checkpoint(None, "BSD-3-Clause (libjxl)", "one stain, 8 or 16 bit
 
 
 def linear(values: np.ndarray) -> np.ndarray:
-    """sRGB values in [0, 1] -> linear light in [0, 1], float32 (IEC 61966-2-1)."""
+    """Return the linear light in [0, 1], float32, of sRGB values in [0, 1] (IEC 61966-2-1)."""
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def srgb(light: np.ndarray) -> np.ndarray:
-    """The inverse of `linear`, float64; values of a decoder outside of [0, 1] are clipped."""
+    """Return the sRGB values in [0, 1], float64, of linear light: the inverse of `linear`. Light outside of [0, 1] is clipped."""
     light = light.astype(np.float64).clip(0, 1)
     return np.where(light <= 0.04045 / 12.92, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).clip(0, 1)
 
 
 def load(*, distance: float = 1.0, effort: int = 7) -> PlaneCodec:
-    """`distance` is over 0, up to 25 (1 is called visually lossless); `effort` is 1 to 10, a higher one slower with smaller files.
+    """Return the codec. distance: over 0, up to 25 (1 is called visually lossless). effort: 1 to 10, higher is slower and smaller.
 
     Raises ConfigError for an option that is not allowed.
     """

@@ -31,7 +31,7 @@ class Format:
 
     library    name of its library in imagecodecs
     functions  `<functions>_encode` and `<functions>_decode` are its functions
-    efforts    lowest, default and highest effort; None where there is no choice
+    efforts    lowest, default and highest effort; None if the format has no efforts
     effort     name of the encoder's argument for the effort
     encoding   further arguments of the encoder
     decoding   arguments of the decoder
@@ -59,10 +59,10 @@ FORMATS = {
 
 
 def load(*, format: str = "jpegxl", effort: int | None = None) -> PlaneCodec:
-    """`format` is jpegxl, jpeg2000, png or zstd.
+    """Return the codec. format: jpegxl, jpeg2000, png or zstd.
 
-    `effort` has the scale of the format's library: JPEG XL 1 to 10 (default 7), PNG 0 to 9 (6), zstd 1 to 22 (3); JPEG 2000 has no
-    effort. Raises ConfigError for an option that is not allowed.
+    effort: on the scale of the format's library: JPEG XL 1 to 10 (default 7), PNG 0 to 9 (6), zstd 1 to 22 (3); JPEG 2000 has
+    none. Raises ConfigError for an option that is not allowed.
     """
     chosen = FORMATS[choice("lossless", "format", format, FORMATS)]
     require("lossless", chosen.library)

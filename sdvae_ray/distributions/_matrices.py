@@ -1,4 +1,4 @@
-"""What the distances between two sets of vectors share: checked float64 matrices, and blocks of rows."""
+"""Shared by the distances between two sets of vectors: checked float64 matrices, and blocks of rows."""
 
 from collections.abc import Iterator
 
@@ -22,25 +22,25 @@ def matrix(x: ArrayLike) -> Floats:
 
 
 def two_matrices(x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
-    """Return x as (n, D) and y as (m, D) float64. Raises DataError as `matrix` does, and where the vectors' lengths differ."""
+    """Return x as (n, D) and y as (m, D) float64. Raises DataError as `matrix` does, and if the vectors' lengths differ."""
     first, second = matrix(x), matrix(y)
     check_lengths(first.shape[1], second.shape[1])
     return first, second
 
 
 def check_lengths(first: int, second: int) -> None:
-    """Raises DataError where the vectors of two sets have different numbers of features."""
+    """Raise DataError if the vectors of two sets have different numbers of features."""
     if first != second:
         raise DataError(f"vectors of {first} and {second} features cannot be compared")
 
 
 def check_count(vectors: int, least: int, what: str) -> None:
-    """Raises DataError where a side has fewer vectors than `what` needs."""
+    """Raise DataError if a side has fewer vectors than `what` needs."""
     if vectors < least:
         raise DataError(f"{what} needs at least {least} vectors on each side, not {vectors}")
 
 
 def blocks(rows: int, block: int) -> Iterator[slice]:
-    """Yields slices of `block` rows or fewer that cover `rows` rows."""
+    """Yield slices of `block` rows or fewer that cover `rows` rows."""
     for start in range(0, rows, block):
         yield slice(start, min(start + block, rows))

@@ -23,7 +23,7 @@ DISTANCES: dict[str, tuple[str, ...]] = {
 
 
 def check_distances(which: Sequence[str]) -> None:
-    """Raises ConfigError for a name that is not in DISTANCES."""
+    """Raise ConfigError for a name that is not in DISTANCES."""
     for name in which:
         if name not in DISTANCES:
             raise ConfigError(f"no distance {name!r} between sides{did_you_mean(name, DISTANCES)}")
@@ -37,15 +37,13 @@ def compare(
     which: Sequence[str],
     neighbours: int = 5,
 ) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Return the numbers of the distances in `which`, and a reason for every number that is None.
+    """Return name -> number for the distances in `which`, and name -> reason for every number that is None.
 
-    fid takes the moments, which are of all vectors. kid, cmmd and prdc take the samples: kid is the unbiased estimate over the
-    whole sample (no subsets, not paired), cmmd has sigma 10 and scale 1000, and precision to coverage take the image side as the
-    real set. A number is None where its moments or its sample are missing, where a side has too few vectors, or, for cmmd, where
-    a vector is zero. Raises ConfigError for an unknown name or neighbours < 1, DataError where the sides have vectors of different
-    lengths.
-
-    The vectors of both sides come from the same patches, so the kid of a faithful side is just below 0; see `kid`.
+    fid takes the moments, of all vectors. kid, cmmd and prdc take the samples: kid is the unbiased estimate over the whole sample
+    (no subsets, not paired), cmmd has sigma 10 and scale 1000, and precision to coverage take the image side as the real set. A
+    number is None if its moments or its sample are missing, if a side has too few vectors, or, for cmmd, if a vector is zero. The
+    vectors of both sides come from the same patches, so the kid of a faithful side is just below 0; see `kid`. Raises ConfigError
+    for an unknown name or neighbours < 1, DataError if the sides have vectors of different lengths.
     """
     check_distances(which)
     if neighbours < 1:

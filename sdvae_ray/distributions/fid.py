@@ -22,8 +22,8 @@ class Moments:
 
     sum    (D,) sum of x - shift
     outer  (D, D) sum of (x - shift)(x - shift)^T
-    shift  (D,) a fixed vector near the mean, equal in all moments that will be merged: then merging is plain addition, and the
-           covariance does not drown in the square of the mean
+    shift  (D,) a fixed vector near the mean, equal in all moments that will be merged. Merging is then plain addition, and
+           the covariance does not drown in the square of the mean
     """
 
     n: int
@@ -33,9 +33,9 @@ class Moments:
 
 
 def moments(x: ArrayLike, shift: ArrayLike | None = None) -> Moments:
-    """Return the moments of x, (n, D) finite numbers of any dtype, about `shift`, (D,), or zeros where it is None.
+    """Return the moments of x, (n, D) finite numbers of any dtype, about `shift`, (D,); None: about zeros.
 
-    Raises DataError for an x that is no such matrix.
+    Raises DataError if x is not such a matrix, ValueError if the shift has another length.
     """
     values = matrix(x)
     origin = np.zeros(values.shape[1]) if shift is None else np.asarray(shift, dtype=np.float64)
@@ -46,7 +46,7 @@ def moments(x: ArrayLike, shift: ArrayLike | None = None) -> Moments:
 
 
 def merge(a: Moments, b: Moments) -> Moments:
-    """Return the moments of both sets together. Raises ValueError where the shifts or their lengths differ."""
+    """Return the moments of both sets together. Raises ValueError if the shifts or their lengths differ."""
     if not np.array_equal(a.shift, b.shift):
         raise ValueError("moments taken about different shifts cannot be merged")
     return Moments(a.n + b.n, a.sum + b.sum, a.outer + b.outer, a.shift)
@@ -64,8 +64,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     """Return the squared Frechet distance d^2 >= 0 between two sets, from their moments.
 
     Eigenvalues of a covariance at the level of its rounding error count as 0, and so do all eigenvalues beyond the n - 1 that n
-    vectors can have. A singular covariance therefore costs no accuracy as long as the shift is near the mean (tests: 1e-9
-    relative). A negative within rounding is returned as 0. Raises DataError for n < 2 and for vectors of different lengths.
+    vectors can have. So a singular covariance costs no accuracy if the shift is near the mean (tests: 1e-9 relative). A negative
+    number within rounding is returned as 0. Raises DataError for n < 2 and for vectors of different lengths.
     """
     check_lengths(a.shift.size, b.shift.size)
     (mean_a, covariance_a), (mean_b, covariance_b) = mean_and_covariance(a), mean_and_covariance(b)
@@ -73,7 +73,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 
 def _distance(between: Floats, a: Floats, b: Floats) -> float:
-    """Return d^2 of means that differ by `between`, (D,), and of factors a and b, (r, D), of the covariances a^T a and b^T b."""
+    """Return d^2 for means that differ by `between`, (D,), and for factors a and b, (r, D), of the covariances a^T a and b^T b."""
     spread = float((a**2).sum() + (b**2).sum())
     distance = float(between @ between) + spread - 2 * float(svdvals(a @ b.T).sum())
     if distance < -1e-6 * spread:

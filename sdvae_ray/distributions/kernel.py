@@ -18,13 +18,13 @@ from sdvae_ray.errors import DataError
 
 
 def kid(x: ArrayLike, y: ArrayLike, paired: bool = False, block: int = BLOCK) -> float:
-    """Return the unbiased MMD^2 of the cubic kernel over all of x, (n, D), and y, (m, D); n, m >= 2; may be negative.
+    """Return the unbiased MMD^2 of the cubic kernel between x, (n, D), and y, (m, D); n, m >= 2; it may be negative.
 
-    The estimate is unbiased for independent sets. Where row i of x and row i of y come from the same patch, the kernels of these
-    pairs pull the estimate down by about 2 (mean k(x_i, y_i) - mean k(x_i, y_j)) / n: x against itself gives
-    -2 (mean k(x_i, x_i) - mean k(x_i, x_j) over all i, j) / (n - 1), not 0. `paired` leaves the n pairs (i, i) out of the third
-    term (Gretton et al. 2012, equation 4): the estimate is then unbiased for paired sets, and 0 for x against itself; it needs
-    n = m. Raises DataError for too few vectors, for vectors of different lengths, and for n != m where `paired`.
+    The estimate is unbiased for independent sets. If row i of x and row i of y come from the same patch, the kernels of these
+    pairs pull the estimate down by about 2 (mean k(x_i, y_i) - mean k(x_i, y_j)) / n: x against itself gives -2 (mean k(x_i, x_i)
+    - mean k(x_i, x_j) over all i, j) / (n - 1), not 0. `paired` leaves the n pairs (i, i) out of the third term (Gretton et al.
+    2012, equation 4): the estimate is then unbiased for paired sets, and 0 for x against itself. Raises DataError for too few
+    vectors, for vectors of different lengths, and for n != m if `paired`.
     """
     first, second = two_matrices(x, y)
     check_count(min(len(first), len(second)), 2, "KID")
@@ -44,9 +44,9 @@ def kid(x: ArrayLike, y: ArrayLike, paired: bool = False, block: int = BLOCK) ->
 
 
 def cmmd(x: ArrayLike, y: ArrayLike, sigma: float = 10.0, scale: float = 1000.0, block: int = BLOCK) -> float:
-    """Return scale * MMD^2 >= 0 of the Gaussian kernel between x, (n, D), and y, (m, D), every vector brought to unit length.
+    """Return scale * MMD^2 >= 0 of the Gaussian kernel between x, (n, D), and y, (m, D), every vector scaled to unit length.
 
-    The sums are of k - 1, which loses no digits where sigma is far above the distances (k is above 0.98 at the default); the ones
+    The sums are of k - 1: this keeps all digits if sigma is far above the distances (k is above 0.98 at the default), and the ones
     cancel. Raises DataError for a vector of zeros, which has no direction, and ValueError for sigma <= 0.
     """
     if sigma <= 0:

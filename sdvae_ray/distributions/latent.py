@@ -20,8 +20,8 @@ ACTIVE = 0.01  # variance; Burda, Grosse & Salakhutdinov 2016
 class LatentMoments:
     """The moments of n latents (Z, s, s), float64; sums of a channel run over images and positions, n * s * s numbers.
 
-    `unit_squares`, `comoment`, `cubes` and `fourths` are sums of powers (or products) of deviations from the means `unit_mean` and
-    `mean`.
+    `unit_squares`, `comoment`, `cubes` and `fourths` are sums of powers (or products) of deviations from the means: `unit_mean`
+    for the first, `mean` for the others.
     """
 
     n: int
@@ -36,14 +36,16 @@ class LatentMoments:
 
     @property
     def count(self) -> int:
-        """The numbers of a channel."""
+        """Return how many numbers a channel has: images times positions."""
         return self.n * self.unit_mean[0].size
 
 
 @dataclass(frozen=True)
 class ActiveUnits:
-    """units      Z * s * s
-    active     units whose variance over images is above the threshold after the scale
+    """The active units of a set of latents.
+
+    units      Z * s * s
+    active     units whose variance over images, after the scale, is above the threshold
     share      active / units, [0, 1]
     relative   share of units whose variance is above the threshold times the variance of their own channel, [0, 1]
     channels   (Z,) share of active units in each channel
@@ -74,7 +76,7 @@ def latent_moments(latents: ArrayLike) -> LatentMoments:
 
 
 def merge(a: LatentMoments, b: LatentMoments) -> LatentMoments:
-    """Return the moments of both sets together. Raises ValueError where the latents have different shapes."""
+    """Return the moments of both sets together. Raises ValueError if the latents have different shapes."""
     if a.unit_mean.shape != b.unit_mean.shape:
         raise ValueError(f"latents of shapes {a.unit_mean.shape} and {b.unit_mean.shape} cannot be merged")
     share_a, share_b = a.n / (a.n + b.n), b.n / (a.n + b.n)
@@ -106,7 +108,7 @@ def describe(moments: LatentMoments) -> dict[str, Floats]:
     """Return mean, sd, skewness, kurtosis, min and max of the channels over images and positions, all (Z,) float64.
 
     They are population moments, as scipy.stats has them by default: sd divides by the count; skewness is m3 / m2^1.5; kurtosis is
-    in excess of the normal's 3, m4 / m2^2 - 3. A constant channel has sd 0, and NaN for skewness and kurtosis.
+    the excess over the normal's 3, m4 / m2^2 - 3. A constant channel has sd 0, and NaN for skewness and kurtosis.
     """
     constant = moments.low == moments.high
     variance = _channel_variance(moments)
@@ -122,13 +124,13 @@ def describe(moments: LatentMoments) -> dict[str, Floats]:
 
 
 def active_units(moments: LatentMoments, scale: float | None = None, threshold: float = ACTIVE) -> ActiveUnits:
-    """Count the units whose posterior mean varies over images: variance (divided by n - 1) > threshold; n >= 2.
+    """Return the active units: their posterior mean varies over images, variance (divided by n - 1) > threshold; n >= 2.
 
-    Burda, Grosse & Salakhutdinov (2016) set 0.01 beside a prior of variance 1. Stable Diffusion's latents are stored unscaled with
-    an sd near 5, where every unit passes 0.01. So the latents are first multiplied with `scale`, the model's scaling factor
-    (0.18215 there), which brings them near variance 1. None takes the factor that brings the whole set to variance 1, as Rombach
-    et al. (2022) computed 0.18215: 1 / sd of all numbers about their common mean. `relative` needs no scale, but calls a channel
-    of faint noise active. Raises DataError for n < 2.
+    Burda, Grosse & Salakhutdinov (2016) set 0.01 for a prior of variance 1. Stable Diffusion's latents are stored unscaled with an
+    sd near 5, so every unit would pass 0.01. The latents are therefore first multiplied with `scale`, the model's scaling factor
+    (0.18215 there), which brings them near variance 1. None: the factor that brings the whole set to variance 1, as Rombach et al.
+    (2022) computed 0.18215: 1 / sd of all numbers about their common mean. `relative` needs no scale, but calls a channel of faint
+    noise active. Raises DataError for n < 2.
     """
     if moments.n < 2:
         raise DataError(f"active units need at least 2 latents, not {moments.n}")
@@ -152,7 +154,7 @@ def active_units(moments: LatentMoments, scale: float | None = None, threshold: 
 def effective_rank(moments: LatentMoments) -> float:
     """Return exp of the entropy of the normalised eigenvalues of the channels' covariance (Roy & Vetterli 2007).
 
-    It lies between 1 (all channels move as one) and Z (uncorrelated channels of equal variance); NaN where no channel varies.
+    It lies between 1 (all channels move as one) and Z (uncorrelated channels of equal variance); NaN if no channel varies.
     Channels of larger variance count for more; a common scale cancels.
     """
     if (moments.low == moments.high).all():

@@ -21,11 +21,12 @@ _CHUNK = 2**21  # float64 numbers of differences at once: 16 MiB
 
 @dataclass(frozen=True)
 class PRDC:
-    """precision  share of fakes in the ball of any real, [0, 1]
+    """Precision, recall, density and coverage of fakes with respect to reals.
+
+    precision  share of fakes in the ball of any real, [0, 1]
     recall     share of reals in the ball of any fake, [0, 1]
     density    mean number of real balls that hold a fake, over k: [0, n / k], near 1 for two samples of one distribution
     coverage   share of real balls that hold any fake, [0, 1]
-
     A set against itself: 1, 1, 1 + 1/k (a vector's own ball and the balls of k neighbours, more with ties) and 1.
     """
 
@@ -38,8 +39,8 @@ class PRDC:
 def prdc(real: ArrayLike, fake: ArrayLike, neighbours: int = 5, block: int = BLOCK) -> PRDC:
     """Return the PRDC of fake, (m, D), with respect to real, (n, D), by k = `neighbours`. Memory is O(block x (n + m)).
 
-    Distances come from matrix products; where rounding could decide a comparison, they come from the differences themselves, so
-    that equal vectors are at distance 0 and the size of a block changes nothing. Raises DataError for n or m <= neighbours,
+    Distances come from matrix products. If rounding could decide a comparison, the distance is computed from the difference of the
+    vectors, so that equal vectors are at distance 0 and the block size changes nothing. Raises DataError for n or m <= neighbours,
     ConfigError for neighbours < 1.
     """
     if neighbours < 1:
@@ -66,7 +67,7 @@ def prdc(real: ArrayLike, fake: ArrayLike, neighbours: int = 5, block: int = BLO
 
 
 class _Vectors:
-    """A set of vectors (n, D), with the same vectors about an origin, and the squared lengths of these (n,)."""
+    """A set of vectors (n, D): the vectors less an origin, and the squared lengths of these differences (n,)."""
 
     def __init__(self, values: Floats, origin: Floats) -> None:
         self.values = values
@@ -75,10 +76,10 @@ class _Vectors:
 
 
 def _squared_distances(a: _Vectors, b: _Vectors, block: int) -> Iterator[tuple[slice, Floats, Floats]]:
-    """Yield rows of a, their squared distances to all of b, and how far these may be from `_exact`, both (rows, m).
+    """Yield rows of a, their squared distances to all of b, and bounds on the errors of these distances, both (rows, m).
 
-    A product of D terms is off by at most D eps |a| |b|, and the differences by D eps |a - b|^2 (Higham 2002, 3.1); the
-    bound takes |a| |b| <= (|a|^2 + |b|^2) / 2 and leaves room for centring.
+    A product of D terms is off by at most D eps |a| |b|, and the differences by D eps |a - b|^2 (Higham 2002, 3.1); the bound
+    takes |a| |b| <= (|a|^2 + |b|^2) / 2 and leaves room for centring.
     """
     bound = (4 * a.values.shape[1] + 32) * np.finfo(np.float64).eps
     for rows in blocks(len(a.values), block):
@@ -114,7 +115,7 @@ def _within(squared: Floats, doubt: Floats, radii: Floats, a: _Vectors, b: _Vect
 
 
 def _exact(a: _Vectors, b: _Vectors, row: Rows, column: Rows) -> Floats:
-    """Return the squared distances of pairs of rows from their differences: symmetric, and 0 for equal vectors."""
+    """Return the squared distances of pairs of rows, from their differences: symmetric, and 0 for equal vectors."""
     distances = np.empty(len(row))
     for pairs in blocks(len(row), max(1, _CHUNK // a.values.shape[1])):
         difference = a.values[row[pairs]] - b.values[column[pairs]]

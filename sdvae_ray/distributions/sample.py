@@ -18,7 +18,7 @@ _SEPARATOR = "\x1f"
 
 @dataclass(frozen=True)
 class Sample:
-    """The `size` rows of smallest hash among n rows, or all rows where n <= size.
+    """The `size` rows of smallest hash among n rows; all rows if n <= size.
 
     Two sides with equal `hashes` hold the same keys, row by row.
     """
@@ -31,7 +31,7 @@ class Sample:
 
 
 def patch_keys(fov_ids: Sequence[str], patches: int) -> list[str]:
-    """Return one key per stored patch of n FOVs: all patches of the first FOV, then of the second, and so on."""
+    """Return one key for every stored patch of n FOVs: all patches of the first FOV, then of the second, and so on."""
     return [f"{fov_id}{_SEPARATOR}{patch}" for fov_id in fov_ids for patch in range(patches)]
 
 
@@ -47,7 +47,7 @@ def hash_keys(keys: Sequence[str], seed: int) -> NDArray[np.uint64]:
 
 
 def sample(keys: Sequence[str], values: ArrayLike, size: int, seed: int) -> Sample:
-    """Return the sample of `size` among n rows. values: (n, D) numbers, kept as float32.
+    """Return the sample of at most `size` of n rows. keys: one per row. values: (n, D) numbers, kept as float32.
 
     A key names one row: a key given twice counts as two rows. Raises DataError for values that are not finite in float32,
     ValueError for size < 1 and for another number of keys than rows.
@@ -67,7 +67,7 @@ def sample(keys: Sequence[str], values: ArrayLike, size: int, seed: int) -> Samp
 def merge(a: Sample, b: Sample) -> Sample:
     """Return the sample of both sets together: exactly the sample of one call on all rows, in any order.
 
-    Raises ValueError where the sizes, the seeds or the vectors' lengths differ.
+    Raises ValueError if the sizes, the seeds or the vectors' lengths differ.
     """
     if (a.size, a.seed) != (b.size, b.seed):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Shared by the extractors of one file of weights: the state dict is found and fills every tensor; random weights."""
+"""Shared by the extractors whose weights are one file: finding the state dict, filling every tensor; random weights."""
 
 import copy
 from collections.abc import Callable
@@ -36,7 +36,7 @@ class PassFeatures:
         return self
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """(N, T, 3, S, S) in [0, 1] -> (N, T, D) float32."""
+        """Return the features (N, T, D) float32 of RGB passes (N, T, 3, S, S) in [0, 1]."""
         with own_precision(batch.device) as dtype:
             if dtype not in self._copies:
                 own: Any = _folded(copy.deepcopy(self.model))  # nn.Module.to has no type for memory_format
@@ -48,7 +48,7 @@ class PassFeatures:
 def load_network(
     build: Callable[[], nn.Module], weights: Path | None, weights_seed: int, name: str, network: str, wanted: str
 ) -> nn.Module:
-    """Builds a network and fills it as `fill` does, or with random weights where `weights` is None; its classifier is removed."""
+    """Return the network of `build` without its classifier, filled from `weights` (see `fill`); None: random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights_seed)
         model = build()
@@ -61,7 +61,7 @@ def load_network(
 
 
 def _folded(model: nn.Module) -> nn.Module:
-    """Folds every normalisation `bn` behind a convolution `conv` into its weights, in place: the same function for inference."""
+    """Fold every normalisation `bn` behind a convolution `conv` into its weights, in place: the same function for inference."""
     for block in model.modules():
         if isinstance(convolution := getattr(block, "conv", None), nn.Conv2d) and isinstance(block.bn, nn.BatchNorm2d):
             block.conv = fuse_conv_bn_eval(convolution, block.bn).requires_grad_(False)
@@ -70,12 +70,12 @@ def _folded(model: nn.Module) -> nn.Module:
 
 
 def fill(model: nn.Module, weights: Path, name: str, network: str, wanted: str = "") -> None:
-    """Loads the state dict at `weights`, a file or a folder with one, into `model`; it must have the model's tensors and no others.
+    """Load the state dict at `weights`, a file or a folder with one, into `model`.
 
     name     of the extractor, for an error
     network  the network that the file should hold, for an error
     wanted   the file to place into an empty folder, for an error
-    Raises WeightsError.
+    Raises WeightsError if the file is missing, or has not exactly the tensors of the model.
     """
     try:
         model.load_state_dict(read_state_dict(_file(weights, name, wanted)))
@@ -84,7 +84,7 @@ def fill(model: nn.Module, weights: Path, name: str, network: str, wanted: str =
 
 
 def keep_the_signal(model: nn.Module) -> None:
-    """Draws the weights of convolutions anew (Kaiming), in place: with torch's default the signal dies out over many layers."""
+    """Draw the weights of convolutions anew (Kaiming), in place: with torch's default the signal dies out over many layers."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

@@ -36,7 +36,7 @@ _TOWERS |= dict.fromkeys(("siglip", "siglip_vision_model"), "SiglipVisionModel")
 
 @dataclass(frozen=True)
 class Preparation:
-    """size in pixels; mean and std of the three channels on [0, 1]; bicubic or bilinear."""
+    """How an image is prepared. size: pixels. mean, std: of the three channels on [0, 1]. interpolation: bicubic or bilinear."""
 
     size: int
     mean: Sequence[float] = IMAGENET_MEAN
@@ -48,9 +48,9 @@ class Vision:
     """An extractor around a vision model of transformers.
 
     pooling  cls         the class token
-             mean        over the patch tokens, without class and register tokens; over positions where there are no tokens
+             mean        over the patch tokens, without class and register tokens; over positions if there are no tokens
              pooler      the model's own pooler_output
-             projection  the image embedding beside a text's (CLIP)
+             projection  the image embedding that CLIP compares with a text's
     per      pass, or stain: each stain as a grey image
     """
 
@@ -78,7 +78,7 @@ class Vision:
         return self
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """per pass: (N, T, 3, S, S) in [0, 1] -> (N, T, D); per stain: (N, C, S, S) -> (N, C, D); float32."""
+        """Return float32 features: (N, T, D) of passes (N, T, 3, S, S), or (N, C, D) of stains (N, C, S, S), in [0, 1]."""
         images = batch.flatten(0, 1).float()
         if self.takes == "stains":
             images = images.unsqueeze(1).expand(-1, 3, -1, -1)
@@ -86,7 +86,7 @@ class Vision:
         return self._pool(output).float().unflatten(0, batch.shape[:2])
 
     def prepare(self, images: Tensor) -> Tensor:
-        """(M, 3, S, S) in [0, 1] -> (M, 3, size, size), normalised."""
+        """Return images (M, 3, S, S), in [0, 1], resized to (M, 3, size, size) and normalised."""
         if images.shape[-2:] != (self.size, self.size):
             size = (self.size, self.size)
             images = functional.interpolate(images, size, mode=self.interpolation, antialias=True).clamp(0, 1)
@@ -115,7 +115,7 @@ class Vision:
         return ConfigError(f"{self.name}: pooling: {self.pooling} does not fit a {kind} (allowed: {allowed})")
 
     def _try(self) -> None:
-        """A blank image at once, so that a pooling or a size that does not fit is published before a run has started."""
+        """Embed a blank image, so that a pooling or a size that does not fit is an error before a run starts."""
         shape = (1, 1, 3, 8, 8) if self.takes == "rgb" else (1, 1, 8, 8)
         try:
             with torch.inference_mode():
@@ -128,14 +128,14 @@ class Vision:
 
 
 def pick(name: str, architecture: str, architectures: Mapping[str, T]) -> T:
-    """Returns the settings of an architecture; raises ConfigError, with the nearest match, for an unknown one."""
+    """Return the settings of an architecture. Raises ConfigError, with the nearest match, for an unknown one."""
     if architecture not in architectures:
         raise ConfigError(f"{name}: no architecture {architecture!r}{did_you_mean(architecture, architectures)}")
     return architectures[architecture]
 
 
 def random_model(kind: str, settings: Mapping[str, Any], weights_seed: int, model: str = "Model") -> nn.Module:
-    """Returns transformers' <kind><model> by the settings of <kind>Config, with weights drawn from the seed.
+    """Return transformers' <kind><model> with the settings of <kind>Config and with weights drawn from the seed.
 
     The random state of the process does not change.
     """
@@ -147,7 +147,7 @@ def random_model(kind: str, settings: Mapping[str, Any], weights_seed: int, mode
 
 
 def load_model(name: str, weights: Path, pooling: str, families: Sequence[str] = ()) -> nn.Module:
-    """Loads the vision model of a folder of config.json and weights, in float32; safetensors before torch's format.
+    """Return the vision model of a folder of config.json and weights, in float32; safetensors before torch's format.
 
     families  model types that are accepted; () accepts all
     Raises WeightsError for a folder that is not a model, or lacks a tensor that the pooling needs.
@@ -183,7 +183,7 @@ def load_model(name: str, weights: Path, pooling: str, families: Sequence[str] =
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences transformers' tables of unused tensors, such as the text model's; missing tensors are checked and raised here."""
+    """Silence transformers' tables of unused tensors, such as the text model's; missing tensors are checked and raised here."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -197,10 +197,10 @@ def _quiet() -> Iterator[None]:
 def published_preparation(
     name: str, weights: Path, model: Any, size: int | None = None, interpolation: str | None = None
 ) -> Preparation:
-    """Returns the preparation of the folder's preprocessor_config.json; `size` and `interpolation` overrule it.
+    """Return the preparation of the folder's preprocessor_config.json; `size` and `interpolation` overrule it.
 
-    Where the file has no value: the model's image_size, ImageNet's mean and standard deviation, bicubic. Raises WeightsError for a
-    file that is no preprocessor's, ConfigError where the size or the interpolation must be given.
+    A value that the file lacks is the model's image_size, ImageNet's mean and standard deviation, bicubic. Raises WeightsError for
+    a file that is not a preprocessor's, ConfigError if the size or the interpolation must be given.
     """
     published: dict[str, Any] = {}
     if (file := weights / "preprocessor_config.json").exists():
@@ -227,7 +227,7 @@ def published_preparation(
 
 
 def _size(size: Any) -> int | None:
-    """Returns the pixels of a published size: 224, [224, 224], {"height": 224, "width": 224} and {"shortest_edge": 224} are 224."""
+    """Return the pixels of a published size; 224, [224, 224], {"height": 224, "width": 224}, {"shortest_edge": 224} give 224."""
     if isinstance(size, Mapping):
         size = size.get("shortest_edge", size.get("height"))
     if isinstance(size, list | tuple):

@@ -54,7 +54,7 @@ def load(
     architecture: str = "tiny",
     weights_seed: int = 0,
 ) -> Vision:
-    """From a folder of config.json and weights; None is a random ViT of `architecture`.
+    """Return a vision model from a folder of config.json and weights; None: a random ViT of `architecture`.
 
     pooling        cls, mean, pooler, or projection (CLIP)
     per            pass, or stain: each stain as a grey image

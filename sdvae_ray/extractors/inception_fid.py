@@ -36,14 +36,15 @@ CHECKPOINTS = (
 
 
 def prepare(rgb: Tensor) -> Tensor:
-    """(M, 3, S, S) in [0, 1] -> (M, 3, 299, 299), 8-bit levels resized, on about [-1, 1]."""
+    """Return RGB images (M, 3, S, S), in [0, 1], as 8-bit levels, resized to (M, 3, 299, 299), on about [-1, 1]."""
     return (resize((rgb.float().clamp(0, 1) * 255).round(), SIZE) - 128) / 128
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """(M, 3, H, W) float32 -> (M, 3, size, size), as TensorFlow 1's resize_bilinear with align_corners=False.
+    """Return images (M, 3, H, W) float32 resized to (M, 3, size, size), as TensorFlow 1's resize_bilinear, align_corners=False.
 
-    Output i lies at input i * H / size, between the floor of that position and the next pixel; the last pixel is its own neighbour.
+    Output i lies at input i * H / size, between the pixel at the floor of that position and the next pixel; the last pixel is its
+    own neighbour.
     """
     low, high, fraction = _neighbours(images.shape[3], size, images.device)
     left, right = images[:, :, :, low], images[:, :, :, high]
@@ -54,14 +55,14 @@ def resize(images: Tensor, size: int) -> Tensor:
 
 
 def _neighbours(before: int, after: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the two input pixels around every output pixel of an axis, and the second one's weight, all (after,)."""
+    """Return the first and the second input pixel of every output pixel of an axis, and the second one's weight, all (after,)."""
     position = torch.arange(after, dtype=torch.float32, device=device) * (before / after)
     low = position.long()
     return low, (low + 1).clamp_max(before - 1), position - low
 
 
 def build() -> nn.Module:
-    """The network with its classifier, untrained; its tensors have the names of the published file."""
+    """Return the network with its classifier, untrained; its tensors have the names of the published file."""
     from torchvision.models import inception
 
     def chain(x: Tensor, *layers: nn.Module) -> Tensor:
@@ -108,7 +109,9 @@ def build() -> nn.Module:
 
 
 def load(weights: Path | None, *, weights_seed: int = 0) -> PassFeatures:
-    """From the published state dict (.pth read with weights_only, or .safetensors), a file or a folder with one; None is random
-    weights."""
+    """Return the extractor of the published state dict (.pth read with weights_only, or .safetensors); None: random weights.
+
+    weights: that file, or a folder with it.
+    """
     model = load_network(build, weights, weights_seed, "inception_fid", "the InceptionV3 of TF-FID", WANTED)
     return PassFeatures(model, prepare)

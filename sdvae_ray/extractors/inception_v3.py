@@ -31,20 +31,22 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's Imag
 
 
 def prepare(rgb: Tensor) -> Tensor:
-    """(M, 3, S, S) in [0, 1] -> (M, 3, 299, 299), normalised."""
+    """Return RGB images (M, 3, S, S), in [0, 1], resized to (M, 3, 299, 299) and normalised."""
     mean, std = _statistics(rgb.device)
     return (functional.interpolate(rgb, (SIZE, SIZE), mode="bilinear", antialias=True) - mean) / std
 
 
 @cache
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The mean and the standard deviation (1, 3, 1, 1) on the device: a copy on every call would wait for the device."""
+    """Return mean and standard deviation, (1, 3, 1, 1), on the device. They are cached: a copy on every call would wait for it."""
     mean, std = (torch.tensor(numbers, device=device).view(1, 3, 1, 1) for numbers in (_MEAN, _STD))
     return mean, std
 
 
 def load(weights: Path | None, *, weights_seed: int = 0) -> PassFeatures:
-    """From a state dict (.pth read with weights_only, or .safetensors), a file or a folder with one; None is random weights."""
+    """Return the extractor of a state dict (.pth read with weights_only, or .safetensors), a file or its folder; None: random
+    weights.
+    """
     from torchvision.models import inception_v3
 
     # torchvision's own initialisation takes a minute

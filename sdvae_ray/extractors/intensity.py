@@ -26,7 +26,7 @@ class Intensity:
         return self
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """(N, C, S, S) in [0, 1] -> (N, C, 12 + C) float32."""
+        """Return the features (N, C, 12 + C) float32 of stains (N, C, S, S) in [0, 1]."""
         images = batch.float()
         flat = images.flatten(2)
         mean, std = flat.mean(2), flat.std(2, unbiased=False)
@@ -40,7 +40,7 @@ class Intensity:
 
 
 def _bands(images: Tensor) -> Tensor:
-    """(N, C, S, S) -> (N, C, BANDS): standard deviation of each level of the Laplacian pyramid."""
+    """Return the standard deviation of each level of the Laplacian pyramid, (N, C, BANDS), of images (N, C, S, S)."""
     count, stains, size, _ = images.shape
     level = images.reshape(count * stains, 1, size, size)
     kernel = _kernel(images.device)
@@ -54,11 +54,11 @@ def _bands(images: Tensor) -> Tensor:
 
 @cache
 def _kernel(device: torch.device) -> Tensor:
-    """(1, 1, 5, 5) on the device, copied once: a copy on every call would wait for the device."""
+    """Return the kernel (1, 1, 5, 5) on the device. It is cached: a copy on every call would wait for the device."""
     kernel = torch.tensor(_KERNEL, device=device)
     return (kernel[:, None] * kernel[None, :])[None, None]
 
 
 def load(weights: Path | None) -> Intensity:
-    """There are no weights: `weights` is None."""
+    """Return the extractor. It has no weights: `weights` is None."""
     return Intensity()

@@ -21,7 +21,7 @@ class Latent:
         return self
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """(N, T, Z, s, s) -> (N, T, 2 Z + Z (Z - 1) / 2) float32; population moments."""
+        """Return population moments (N, T, 2 Z + Z (Z - 1) / 2) float32 of latents (N, T, Z, s, s)."""
         values = batch.double().flatten(3)
         mean = values.mean(3)
         centred = values - mean.unsqueeze(3)
@@ -32,5 +32,5 @@ class Latent:
 
 
 def load(weights: Path | None) -> Latent:
-    """There are no weights: `weights` is None."""
+    """Return the extractor. It has no weights: `weights` is None."""
     return Latent()

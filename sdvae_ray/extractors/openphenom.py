@@ -46,7 +46,9 @@ class OpenPhenom:
         return self
 
     def __call__(self, batch: Tensor) -> Tensor:
-        """(N, C, S, S) in [0, 1] -> (N, C, D) float32; D is 384."""
+        """Return the features (N, C, D) float32, D = 384, of stains (N, C, S, S) in [0, 1]. Raises ConfigError for too many
+        stains.
+        """
         count, stains = batch.shape[:2]
         if stains > MOST_STAINS:
             raise ConfigError(f"openphenom: {stains} stains (allowed: at most {MOST_STAINS})")
@@ -67,7 +69,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(N, L, width) -> (N, L, width)."""
+        """Return the tokens (N, L, width) after the block; tokens: (N, L, width)."""
         qkv = self.qkv(self.before_attention(tokens)).unflatten(2, (3, self.heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query, key, value)
@@ -89,7 +91,7 @@ class ChannelAgnosticViT(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def predict(self, images: Tensor) -> Tensor:
-        """(N, C, 256, 256) in 0..255 -> (N, C * width), the mean over each stain's tokens."""
+        """Return the mean over each stain's tokens, (N, C * width), of images (N, C, 256, 256) in 0..255."""
         count, stains = images.shape[:2]
         normal = functional.instance_norm(images / 255, eps=1e-5)
         tokens = self.embed(normal.flatten(0, 1).unsqueeze(1)).flatten(2).transpose(1, 2) + self.positions
@@ -100,8 +102,9 @@ class ChannelAgnosticViT(nn.Module):
 
 
 def sincos(size: int, width: int) -> Tensor:
-    """(size^2, width): sine and cosine of row and column, at width / 4 wavelengths from 2 pi to 20,000 pi (Vaswani et al. 2017,
-    for two axes)."""
+    """Return (size^2, width) sines and cosines of row and column, at width / 4 wavelengths from 2 pi to 20,000 pi
+    (Vaswani et al. 2017, for two axes).
+    """
     rates = 10_000.0 ** -(torch.arange(width // 4) / (width // 4))
     row, column = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     angles = [axis.flatten()[:, None] * rates for axis in (row, column)]
@@ -116,11 +119,11 @@ def load(
     architecture: str = "small",
     weights_seed: int = 0,
 ) -> OpenPhenom:
-    """From a folder of OpenPhenom's files; None is a random network of the same shape, small or tiny.
+    """Return the extractor of a folder of OpenPhenom's files; None: a random network of the same shape, small or tiny.
 
     remote_code      True: the Python code in the folder may run on every node
     published_range  True: the model's input is [0, 1] instead of 0..255
-    Raises ConfigError for an option, and where the code may not run; WeightsError for a folder that holds no such model.
+    Raises ConfigError for an option, and if the code may not run; WeightsError for a folder that does not hold the model.
     """
     if weights is None:
         shape = pick("openphenom", architecture, ARCHITECTURES)

@@ -18,7 +18,10 @@ FLOOR = 2 / 255  # of full scale
 
 
 def foreground(image: Tensor) -> Tensor:
-    """(N, C, S, S) in [0, 1] -> (N, C, S, S) bool, each patch and stain by itself; none where S is 8 or less."""
+    """Return the foreground mask (N, C, S, S) of images (N, C, S, S) in [0, 1], each patch and stain by itself.
+
+    All False for a blank patch, and if S is 8 or less.
+    """
     planes = image.flatten(0, 1)
     if min(planes.shape[1:]) <= RADIUS:
         return torch.zeros_like(image, dtype=torch.bool)
@@ -30,7 +33,7 @@ def foreground(image: Tensor) -> Tensor:
 
 
 def smooth(planes: Tensor) -> Tensor:
-    """(M, H, W) -> the same, Gaussian-filtered; mirrored about the outermost pixels. H and W above 8."""
+    """Return planes (M, H, W) after a Gaussian filter; H and W above 8. The border mirrors about the outermost pixels."""
     out = functional.pad(planes[:, None], (RADIUS,) * 4, mode="reflect")[:, 0]
     kernel = _kernel()
     # shifted sums, not a convolution: the same bits on every device and for every M, so that no pixel of a mask flips
@@ -45,10 +48,10 @@ def smooth(planes: Tensor) -> Tensor:
 
 
 def noise(planes: Tensor) -> Tensor:
-    """(M, H, W) -> (M,) float64: standard deviation of white noise under a smooth image.
+    """Return the standard deviation of the white noise in planes (M, H, W), (M,) float64.
 
-    From the second difference along both axes (Immerkaer 1996), by its root mean square instead of its mean modulus: right for any
-    white noise, sparse photon counts among them. Edges raise it.
+    The estimate takes the second difference along both axes (Immerkaer 1996), by its root mean square instead of its mean modulus:
+    right for any white noise, sparse photon counts among them. Edges raise it.
     """
     rows = planes[:, 2:] - 2 * planes[:, 1:-1] + planes[:, :-2]
     both = rows[:, :, 2:] - 2 * rows[:, :, 1:-1] + rows[:, :, :-2]
@@ -56,10 +59,10 @@ def noise(planes: Tensor) -> Tensor:
 
 
 def otsu(planes: Tensor) -> tuple[Tensor, Tensor]:
-    """(M, H, W) -> (M,) float64, twice: the threshold, and the difference of the means above and below it.
+    """Return Otsu's threshold of planes (M, H, W), and the difference of the means above and below it, both (M,) float64.
 
     256 bins between the least and the greatest value; the threshold is a bin's centre, as skimage.filters.threshold_otsu has it.
-    Of a constant plane the difference is not positive.
+    The difference is not positive for a constant plane.
     """
     values = planes.flatten(1).double()
     low, high = (edge[:, None] for edge in values.aminmax(dim=1))
@@ -81,5 +84,5 @@ def _kernel() -> list[float]:
 
 
 def _attenuation() -> float:
-    """The share of the standard deviation of white noise that `smooth` leaves."""
+    """Return the share of the standard deviation of white noise that `smooth` leaves."""
     return sum(weight**2 for weight in _kernel())

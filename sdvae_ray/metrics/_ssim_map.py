@@ -10,9 +10,9 @@ WINDOW, SIGMA, K1, K2 = 11, 1.5, 0.01, 0.03
 
 
 def ssim_maps(image: Tensor, recon: Tensor) -> tuple[Tensor, Tensor]:
-    """Luminance and contrast-structure of each window; their product is the map of SSIM.
+    """Return luminance and contrast-structure of each window, (N, C, S - 10, S - 10) each; their product is the map of SSIM.
 
-    (N, C, S, S) in [0, 1], twice -> (N, C, S - 10, S - 10), twice: windows that lie within the image, by their centre. S >= 11.
+    image, recon: (N, C, S, S) in [0, 1], S >= 11. The windows lie within the image; each stands at its centre.
     """
     count, stains, size, _ = image.shape
     x = image.reshape(count * stains, 1, size, size)

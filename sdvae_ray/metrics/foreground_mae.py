@@ -1,6 +1,6 @@
-"""Mean absolute error per stain over the foreground of the original, on [0, 1]; NaN where there is none.
+"""Mean absolute error per stain over the foreground of the original, on [0, 1]; NaN without foreground.
 
-The error over a whole patch is mostly the error of its empty background; this metric is of the pixels that carry cells.
+The error over a whole patch is mostly the error of its empty background; this metric takes only the pixels with cells.
 `_foreground.py` says which pixels are foreground.
 """
 
@@ -14,7 +14,7 @@ HIGHER_IS_BETTER = False
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:
-    """(N, C) float32; NaN where the original's patch is blank."""
+    """Return the mean absolute error over foreground pixels, (N, C) float32 in [0, 1]; NaN if the original's patch is blank."""
     mask = foreground(reconstruction.image)
     error = (reconstruction.image - reconstruction.recon).abs()
     return (error * mask).sum((2, 3)) / mask.sum((2, 3))

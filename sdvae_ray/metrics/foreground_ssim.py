@@ -1,4 +1,4 @@
-"""Structural similarity per stain over windows centred on the foreground of the original; NaN where there is none.
+"""Structural similarity per stain over windows centred on the foreground of the original; NaN without foreground.
 
 The map of ssim, averaged where `_foreground.py` finds foreground. A window reaches 5 pixels beyond its centre, so the rim of a cell
 counts too.
@@ -15,7 +15,7 @@ HIGHER_IS_BETTER = True
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:
-    """(N, C) float32; NaN where no window is centred on foreground."""
+    """Return the mean SSIM over windows centred on foreground, (N, C) float32 in [-1, 1]; NaN without such a window."""
     margin = WINDOW // 2
     mask = foreground(reconstruction.image)[:, :, margin:-margin, margin:-margin]
     luminance, structure = ssim_maps(reconstruction.image, reconstruction.recon)

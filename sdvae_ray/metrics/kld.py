@@ -14,7 +14,7 @@ NEEDS_POSTERIOR = True
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:
-    """(N, T) float32."""
+    """Return the divergence in nats of each RGB pass, (N, T) float32 >= 0; NaN without a posterior or its logvar."""
     count, passes = reconstruction.image_rgb.shape[:2]
     posterior = reconstruction.posterior
     if posterior is None or posterior.logvar is None:

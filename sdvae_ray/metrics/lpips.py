@@ -34,7 +34,10 @@ _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's m
 
 
 class Lpips:
-    """`features` is AlexNet's convolutional part; `linear` holds one non-negative weight per channel of its five ReLUs."""
+    """The perceptual distance LPIPS: it compares the features of both images in five layers of AlexNet.
+
+    features: AlexNet's convolutional part. linear: for each of its five ReLUs, one non-negative weight per channel.
+    """
 
     def __init__(self, features: nn.Sequential, linear: list[Tensor]) -> None:
         self.features, self.linear = features, linear
@@ -48,7 +51,7 @@ class Lpips:
         return self
 
     def __call__(self, reconstruction: Reconstruction) -> Tensor:
-        """(N, T) float32; NaN where the patch is smaller than 31 pixels."""
+        """Return the distance of each RGB pass, (N, T) float32 >= 0; NaN for a patch smaller than 31 pixels."""
         image, recon = reconstruction.image_rgb, reconstruction.recon_rgb
         count, passes = image.shape[:2]
         if min(image.shape[3:]) < SMALLEST:
@@ -61,7 +64,7 @@ class Lpips:
         return distance.view(count, passes)
 
     def _layers(self, rgb: Tensor) -> list[Tensor]:
-        """(M, 3, S, S) in [0, 1] -> the five ReLUs' features, of length 1 along the channels."""
+        """Return the features of the five ReLUs, of length 1 along the channels; rgb: (M, 3, S, S) in [0, 1]."""
         out, features = (2 * rgb - 1 - self.shift) / self.scale, []
         for layer in self.features:
             out = layer(out)
@@ -71,9 +74,9 @@ class Lpips:
 
 
 def load(weights: Path | None, *, weights_seed: int = 0) -> Lpips:
-    """From a folder with the two files that this module names; None is random weights, for tests.
+    """Return the metric from a folder with the two files that this module names; None: random weights, for tests.
 
-    Raises WeightsError where a file is missing or holds other tensors.
+    Raises WeightsError if a file is missing or holds other tensors.
     """
     from torchvision.models import alexnet
 

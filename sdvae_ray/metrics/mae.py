@@ -9,5 +9,5 @@ HIGHER_IS_BETTER = False
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:
-    """(N, C) float32."""
+    """Return the mean absolute error of each stain, (N, C) float32 in [0, 1]."""
     return (reconstruction.image - reconstruction.recon).abs().mean((2, 3))

@@ -20,7 +20,7 @@ SMALLEST = WINDOW * 2 ** (len(WEIGHTS) - 1)  # pixels: one window at the coarses
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:
-    """(N, C) float32; NaN where the patch is smaller than 176 pixels."""
+    """Return the multi-scale SSIM of each stain, (N, C) float32 in [0, 1]; NaN for a patch smaller than 176 pixels."""
     image, recon = reconstruction.image, reconstruction.recon
     result = torch.ones(image.shape[:2], device=image.device)
     if min(image.shape[2:]) < SMALLEST:

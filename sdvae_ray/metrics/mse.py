@@ -9,5 +9,5 @@ HIGHER_IS_BETTER = False
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:
-    """(N, C) float32."""
+    """Return the mean squared error of each stain, (N, C) float32 in [0, 1]."""
     return (reconstruction.image - reconstruction.recon).square().mean((2, 3))

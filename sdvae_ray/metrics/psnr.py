@@ -9,6 +9,6 @@ HIGHER_IS_BETTER = True
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:
-    """(N, C) float32: -10 log10 of the mean squared error."""
+    """Return the PSNR of each stain in dB, (N, C) float32: -10 log10 of the mean squared error."""
     error = (reconstruction.image - reconstruction.recon).square().mean((2, 3))
     return -10 * error.log10()

@@ -21,10 +21,10 @@ _NOTHING = 1e-12
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:
-    """(N, C, 5) float32, the last axis by BANDS.
+    """Return the ratio of power in each band, (N, C, 5) float32 >= 0, the last axis by BANDS.
 
-    NaN where the original has no power in the band, and where the patch is smaller than two of the band's longest wavelengths:
-    there the window mixes the band with the patch's mean and slope.
+    NaN if the original has no power in the band, or if the patch is smaller than two of the band's longest wavelengths: there the
+    window mixes the band with the patch's mean and slope.
     """
     image, recon = reconstruction.image.double(), reconstruction.recon.double()
     original, kept = _power(image), _power(recon)
@@ -33,7 +33,7 @@ def compute(reconstruction: Reconstruction) -> Tensor:
 
 
 def _power(planes: Tensor) -> Tensor:
-    """(N, C, H, W) float64 -> (N, C, bands): the variance that a band adds, under the window."""
+    """Return the variance that each band adds, under the window, (N, C, bands); planes: (N, C, H, W) float64."""
     height, width = planes.shape[2:]
     rows, columns = (torch.hann_window(size, dtype=planes.dtype, device=planes.device) for size in (height, width))
     window = rows[:, None] * columns
@@ -43,7 +43,7 @@ def _power(planes: Tensor) -> Tensor:
 
 
 def _rings(height: int, width: int, device: torch.device) -> Tensor:
-    """(bands, H, W // 2 + 1) float64: how often each frequency of rfft2 counts; NaN for a band too coarse for the patch."""
+    """Return how often each frequency of rfft2 counts, (bands, H, W // 2 + 1) float64; NaN for a band too coarse for the patch."""
     fy = torch.fft.fftfreq(height, dtype=torch.float64, device=device)[:, None]
     fx = torch.fft.rfftfreq(width, dtype=torch.float64, device=device)
     frequency = torch.hypot(fy, fx)

@@ -14,6 +14,6 @@ HIGHER_IS_BETTER = True
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:
-    """(N, C) float32."""
+    """Return the mean SSIM over the windows of each stain, (N, C) float32 in [-1, 1]."""
     luminance, structure = ssim_maps(reconstruction.image, reconstruction.recon)
     return (luminance * structure).mean((2, 3))

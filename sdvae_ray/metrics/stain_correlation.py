@@ -14,7 +14,10 @@ HIGHER_IS_BETTER = False
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:
-    """(N, C) float32; NaN where the stain, or every other one, is constant in the original, and with fewer than two stains."""
+    """Return the mean error of each stain's correlations, (N, C) float32 in [0, 2].
+
+    NaN if the stain, or every other stain, is constant in the original, and with fewer than two stains.
+    """
     before, varies = _correlations(reconstruction.image)
     after, _ = _correlations(reconstruction.recon)
     counts = varies[:, :, None] & varies[:, None, :]
@@ -23,7 +26,7 @@ def compute(reconstruction: Reconstruction) -> Tensor:
 
 
 def _correlations(planes: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, C, S, S) -> r (N, C, C) float64, 0 for a constant stain, and which stains vary (N, C)."""
+    """Return r (N, C, C) float64, 0 for a constant stain, and a mask (N, C) of the stains that vary; planes: (N, C, S, S)."""
     values = planes.flatten(2).double()
     low, high = values.aminmax(dim=2)
     varies = high > low

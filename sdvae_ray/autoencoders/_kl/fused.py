@@ -22,7 +22,7 @@ _WARPS = 4
 
 
 class Fused:
-    """The operations with waiting biases and moments. groups: of the group normalisations, all of one number in a model."""
+    """The operations as Triton kernels, in which biases and moments wait. groups: of every group normalisation of the model."""
 
     def __init__(self, groups: int) -> None:
         self.groups = groups
@@ -93,7 +93,7 @@ class Fused:
     def _combine(
         self, one: Tensor, other: Tensor | None, bias: Tensor | None, out: Tensor | None, pad: bool = False
     ) -> Moments | None:
-        """Runs the kernel `combine` over a batch. bias (C,) float32. Returns the moments, but for a padded sum."""
+        """Run the kernel `combine` over a batch. bias: (C,) float32. Return the moments; None if the sum is padded."""
         one = one.contiguous(memory_format=torch.channels_last)
         other = one if other is None else other.contiguous(memory_format=torch.channels_last)
         batch, channels, height, width = one.shape
@@ -128,7 +128,7 @@ class Fused:
 
 
 def _tile(channels: int) -> tuple[int, int]:
-    """The rows and columns of a tile, powers of two."""
+    """Return the number of rows and columns of a tile, powers of two."""
     block = triton.next_power_of_2(channels)
     return max(1, _TILE // block), block
 

@@ -20,7 +20,7 @@ _LOGVAR = (-30.0, 20.0)  # the range of diffusers' DiagonalGaussianDistribution
 
 
 def unsupported(config: Mapping[str, Any]) -> str | None:
-    """Why the inference form cannot stand for an AutoencoderKL of diffusers with this config; None where it can.
+    """Return why the inference form cannot replace an AutoencoderKL of diffusers with this config; None if it can.
 
     Every public AutoencoderKL (SD 1.x, SDXL, SD3, FLUX.1) is supported: blocks DownEncoderBlock2D and UpDecoderBlock2D, with SiLU.
     """
@@ -56,7 +56,7 @@ class _Level:
 
 
 class KLInference:
-    """The inference form of one AutoencoderKL on one device. Its weights are its own: the model is not needed afterwards.
+    """The inference form of one AutoencoderKL on one device. It copies the weights: the model is not needed afterwards.
 
     Raises ValueError for a model that is `unsupported`.
     """
@@ -84,7 +84,9 @@ class KLInference:
         self._decoder_out = self._convolution(decoder.conv_out)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(M, 3, S, S) in [-1, 1] -> mean and logvar of the posterior, (M, Z, s, s) float32 each (float64 for float64)."""
+        """Return mean and logvar of the posterior, (M, Z, s, s) float32 each (float64 for float64); images: (M, 3, S, S) in [-1,
+        1].
+        """
         operations = self.operations
         x = operations.convolve(self._laid(images), self._encoder_in, padding=1)
         for level in self._encoder_levels:
@@ -99,7 +101,7 @@ class KLInference:
         return mean, logvar.clamp(*_LOGVAR)
 
     def decode(self, latent: Tensor) -> Tensor:
-        """(M, Z, s, s) unscaled latent -> (M, 3, S, S) float32 (float64 for float64), about [-1, 1]."""
+        """Return images (M, 3, S, S) float32 (float64 for float64), about [-1, 1]; latent: (M, Z, s, s), unscaled."""
         operations, latent = self.operations, latent.to(self.wide)
         if self._post_quant is not None:
             latent = functional.conv2d(latent, self._post_quant.weight, self._post_quant.bias)
@@ -133,7 +135,7 @@ class KLInference:
         return x
 
     def _attend(self, x: Activation, attention: _Attention) -> Activation:
-        """Self-attention over the pixels, which are the rows of one matrix in channels_last."""
+        """Return x plus its self-attention over the pixels, which are the rows of one matrix in channels_last."""
         normalised = self.operations.normalise(x, attention.norm, False, self.plan.dtype)
         batch, channels, height, width = normalised.shape
         pixels = normalised.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
@@ -162,7 +164,7 @@ class KLInference:
         return Convolution(self._tensor(module.weight, dtype), self._tensor(module.bias, dtype))
 
     def _joined(self, first: Any, second: Any) -> Convolution:
-        """Two convolutions, the second of one pixel, as one of type `wide`; the sums over channels are in float64."""
+        """Return two convolutions, the second of one pixel, as one of type `wide`; the sums over channels are in float64."""
         if second is None:
             return self._convolution(first, self.wide)
         mixing = second.weight.detach().double().flatten(1)
@@ -202,10 +204,10 @@ class KLInference:
         return blocks
 
     def _folded(self, module: Any) -> list[Convolution]:
-        """A nearest-neighbour upsampling with the 3 x 3 convolution behind it, as the convolutions of `Operations.upsample`.
+        """Return a nearest-neighbour upsampling and the 3 x 3 convolution behind it as the convolutions of `Operations.upsample`.
 
-        A pixel of the upsampled image stands for four equal pixels, so the taps that meet one pixel of the small image are summed,
-        in float64. Along one axis an even row 2i meets the rows i - 1, i, i with its three taps, and an odd row i, i, i + 1.
+        A pixel of the small image becomes four equal pixels, so the taps that meet one pixel of the small image are summed, in
+        float64. Along one axis the three taps of an even row 2i meet the rows i - 1, i, i; those of an odd row meet i, i, i + 1.
         """
         weight, bias = module.weight.detach().double(), self._tensor(module.bias)
         if self.plan.fused:

@@ -31,7 +31,7 @@ def combine(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Reads one piece of an image: `one`, or with SUM `one + other`, plus the bias. Writes it (STORE) and its moments (MOMENTS).
+    """Read one piece of an image: `one`, or with SUM `one + other`, plus the bias. Write it (STORE) and its moments (MOMENTS).
 
     Every place of a tile keeps a running mean and sum of squared deviations over the tiles (Welford 1962), so that nothing is
     summed across threads before the end.
@@ -111,7 +111,7 @@ def finalise(
     PIECES: tl.constexpr,
     GROUP: tl.constexpr,
 ):
-    """Merges the moments of a group of channels of an image, and writes per channel: y = (x - offset) * scale + shift."""
+    """Merge the moments of a group of channels of an image, and write per channel: y = (x - offset) * scale + shift."""
     image = tl.program_id(1).to(tl.int64)
     piece, member = tl.arange(0, PIECES)[:, None], tl.arange(0, GROUP)[None, :]
     channel = tl.program_id(0) * group + member
@@ -150,7 +150,7 @@ def apply(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """y = (x - offset) * scale + shift, and y * sigmoid(y) with SILU."""
+    """Write y = (x - offset) * scale + shift; with SILU y * sigmoid(y)."""
     image = tl.program_id(1).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < channels

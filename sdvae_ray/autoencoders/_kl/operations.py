@@ -15,7 +15,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Convolution:
-    """weight (C_out, C_in, k, k) and bias (C_out,), both of the type of the activations."""
+    """A convolution: weight (C_out, C_in, k, k) and bias (C_out,), both of the type of the activations."""
 
     weight: Tensor
     bias: Tensor
@@ -33,7 +33,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Moments:
-    """Moments of an activation (N, C, H, W), float32, over pieces of `piece_pixels` pixels in memory order.
+    """The moments of an activation (N, C, H, W), float32, over pieces of `piece_pixels` pixels in memory order.
 
     reference     (N, C), a value of the channel's group, subtracted from every value first
     mean          (N, pieces, C)
@@ -51,8 +51,8 @@ class Activation:
     """An activation of the network.
 
     values   (N, C, H, W)
-    bias     (C,) float32, still to be added to the values; None where nothing waits
-    moments  of values that no bias waits for; None where they have not been taken
+    bias     (C,) float32, still to be added to the values; None: the values are complete
+    moments  of complete values; None if they have not been computed
     """
 
     values: Tensor
@@ -61,31 +61,31 @@ class Activation:
 
 
 class Operations(Protocol):
-    """What an inference form needs beside attention and upsampling."""
+    """The operations of an inference form, all except attention."""
 
     def convolve(self, values: Tensor, convolution: Convolution, stride: int = 1, padding: int = 0) -> Activation:
-        """(N, C_in, H, W) -> the activation of C_out channels."""
+        """Return the activation of C_out channels; values: (N, C_in, H, W)."""
         ...
 
     def add(self, one: Activation, other: Activation, pad: bool = False) -> Activation:
-        """The sum. It may overwrite the values of `one`. pad: one row of zeros below and one column of zeros at the right."""
+        """Return the sum; it may overwrite the values of `one`. pad: add one row of zeros below and one column at the right."""
         ...
 
     def normalise(self, activation: Activation, norm: Norm, silu: bool, dtype: torch.dtype) -> Tensor:
-        """Group normalisation and, where `silu`, x * sigmoid(x) of it: (N, C, H, W) of type `dtype`."""
+        """Return the group normalisation y, or with `silu` y * sigmoid(y): (N, C, H, W) of type `dtype`."""
         ...
 
     def project(self, activation: Activation, convolution: Convolution) -> Activation:
-        """A 1 x 1 convolution of an activation whose bias may wait."""
+        """Return a 1 x 1 convolution of an activation whose bias may wait."""
         ...
 
     def upsample(self, values: Tensor, convolutions: Sequence[Convolution]) -> Activation:
-        """(N, C, H, W) -> (N, C_out, 2H, 2W), by the folded convolutions of `KLInference._folded`."""
+        """Return the activation (N, C_out, 2H, 2W) of values (N, C, H, W), by the convolutions of `KLInference._folded`."""
         ...
 
 
 class Plain:
-    """The operations in plain torch. No bias waits here: a convolution adds its own."""
+    """The operations in plain torch. No bias waits: a convolution adds its own."""
 
     def convolve(self, values: Tensor, convolution: Convolution, stride: int = 1, padding: int = 0) -> Activation:
         return Activation(functional.conv2d(values, convolution.weight, convolution.bias, stride, padding))
@@ -118,7 +118,10 @@ class Plain:
 
 
 def _group_norm(values: Tensor, norm: Norm) -> Tensor:
-    """Group normalisation of channels_last values. The variance is of deviations from the mean: dark images keep their digits."""
+    """Return the group normalisation of channels_last values.
+
+    The variance is that of deviations from the mean, so that dark images keep their digits.
+    """
     batch, channels, height, width = values.shape
     rows = values.permute(0, 2, 3, 1).reshape(batch, height * width, norm.groups, channels // norm.groups)
     deviation = rows - rows.mean((1, 3), keepdim=True)

@@ -17,9 +17,9 @@ class Plan:
     dtype          the type of weights and activations; the statistics of group normalisation are float32, or float64 for float64
     channels_last  activations lie in memory as (N, H, W, C)
     fused          group normalisation with SiLU, and residual sums, by the Triton kernels: CUDA and channels_last alone
-    fold           the decoder's nearest-neighbour upsampling and the 3 x 3 convolution behind it are one map of the small image, of
-                   16 taps in place of 36: four 2 x 2 convolutions, or, where fused, a transposed convolution, which cuDNN runs as
-                   fast and without a last interleaving. False: as diffusers writes it
+    fold           True: the decoder's nearest-neighbour upsampling and the 3 x 3 convolution behind it are one map of the
+                   small image, of 16 taps in place of 36: four 2 x 2 convolutions; if fused, a transposed convolution, which
+                   cuDNN runs as fast and without a last interleaving. False: two steps, as in diffusers
     """
 
     dtype: torch.dtype
@@ -29,7 +29,7 @@ class Plan:
 
     @staticmethod
     def of(device: torch.device, dtype: torch.dtype) -> "Plan":
-        """The plan of a device: everything on CUDA with Triton; on a CPU, NCHW and torch's own kernels.
+        """Return the plan of a device: everything on CUDA with Triton; on a CPU, NCHW and torch's own kernels.
 
         On a CPU, torch's group normalisation of channels_last activations loses the digits of dark images (torch 2.15).
         """
