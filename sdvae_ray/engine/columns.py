@@ -26,18 +26,18 @@ from sdvae_ray.schema import (
 
 
 def run_columns(config: RunConfig) -> frozenset[str]:
-    """The columns of all tables of the run except fovs."""
+    """Return the columns of all tables of the run except fovs."""
     columns = {name for side in config.sides for name in side_columns(config, side)}
     return frozenset(columns | embedding_columns(config, IMAGE_SIDE))
 
 
 def wanted_codecs(config: RunConfig, wanted: Iterable[str]) -> list[str]:
-    """The codecs of a run of which some column is wanted."""
+    """Return the codecs of a run that have a column in `wanted`."""
     return [side for side in config.codecs if side_columns(config, side) & frozenset(wanted)]
 
 
 def side_columns(config: RunConfig, side: str) -> frozenset[str]:
-    """The columns of one side that is an autoencoder or a codec."""
+    """Return the columns of one side that is an autoencoder or a codec."""
     columns = {column(metrics_table(side), name) for name in (*config.metrics, *RATES)}
     if side in config.autoencoders and stores_latents(config, side):
         columns.add(column(latents_table(side), LATENT))
@@ -47,7 +47,7 @@ def side_columns(config: RunConfig, side: str) -> frozenset[str]:
 
 
 def embedding_columns(config: RunConfig, side: str) -> frozenset[str]:
-    """The columns of every extractor on one side. An extractor that takes the posterior has columns for autoencoders only."""
+    """Return the columns of every extractor on one side. An extractor of posteriors has columns for autoencoders only."""
     columns: set[str] = set()
     for name, model in config.extractors.items():
         if takes_posterior(config, name) and side not in config.autoencoders:
@@ -60,23 +60,23 @@ def embedding_columns(config: RunConfig, side: str) -> frozenset[str]:
 
 
 def stores_latents(config: RunConfig, side: str) -> bool:
-    """Whether the run stores the latents of an autoencoder: as the run file says, else as the model says."""
+    """Return whether the run stores the latents of an autoencoder: the run file decides, or else the model's module."""
     asked = config.autoencoders[side].store_latents
     return compresses(config, side) if asked is None else asked
 
 
 def compresses(config: RunConfig, side: str) -> bool:
-    """Whether the latent of an autoencoder is smaller than its image. False for the identity control, whose latent is the image."""
+    """Return whether the latent of an autoencoder is smaller than its image. False for the identity, whose latent is the image."""
     return getattr(_autoencoder(config, side), "STORES_LATENTS", True)
 
 
 def takes_posterior(config: RunConfig, extractor: str) -> bool:
-    """Whether an extractor embeds the posterior of an autoencoder, and not images."""
+    """Return whether an extractor embeds the posterior of an autoencoder instead of images."""
     return getattr(shelves.find("extractors", config.extractors[extractor].name), "TAKES_POSTERIOR", False)
 
 
 def needs_posterior(config: RunConfig, side: str, wanted: Iterable[str]) -> bool:
-    """Whether a column in `wanted` needs the posterior of this side, which a stored latent does not give."""
+    """Return whether a column in `wanted` needs the posterior of this side, which a stored latent cannot give."""
     posterior = {column(latents_table(side), name) for name in (LATENT, LOGVAR)}
     for name, metric in config.metrics.items():
         if getattr(shelves.find("metrics", metric.name), "NEEDS_POSTERIOR", False):
@@ -90,9 +90,9 @@ def _autoencoder(config: RunConfig, side: str) -> ModuleType:
 
 
 def kept_patches(config: RunConfig, extractor: str, fov_id: str) -> np.ndarray:
-    """(k,) int64, ascending: the numbers of the patches whose embeddings are stored, chosen by (seed, FOV).
+    """Return the numbers of the patches whose embeddings are stored, (k,) int64, ascending, chosen by (seed, FOV).
 
-    Patches are numbered row by row. k is keep_patches of the extractor, or the number of patches where there are fewer.
+    Patches are numbered row by row. k is the extractor's keep_patches, or the number of patches if that is smaller.
     """
     order = generator(config.seed, "patches", fov_id).permutation(config.image.patches)
     return np.sort(order[: config.extractors[extractor].keep_patches])

@@ -24,14 +24,17 @@ SECONDS = "seconds_compress"
 
 @dataclass(frozen=True)
 class Compressed:
-    """A field of view after a codec: pixels (P, C, S, S) of the field's dtype, and sizes (C,) int64, the bytes of every stain."""
+    """A field of view after a codec: pixels (P, C, S, S) of the field's dtype, and the bytes of every stain, sizes (C,) int64."""
 
     pixels: np.ndarray
     sizes: np.ndarray
 
 
 def compress(codec: Codec, image: np.ndarray, transpose: bool = False) -> Compressed:
-    """Compresses and decompresses the stains of a field (P, C, S, S). transpose: rows and columns of every patch are exchanged."""
+    """Return the stains of a field (P, C, S, S) after compression and decompression, with their sizes.
+
+    transpose: rows and columns of every patch are exchanged before the codec and back after it.
+    """
     field = untile(image.swapaxes(2, 3) if transpose else image)
     pixels, sizes = codec.roundtrip(field[None])
     patches = tile(pixels[0], image.shape[-1])
@@ -39,9 +42,10 @@ def compress(codec: Codec, image: np.ndarray, transpose: bool = False) -> Compre
 
 
 class Compressor:
-    """Callable on a batch of the loader: adds two columns per codec, which `taken` reads, and `seconds_compress` (n,) float32.
+    """The codecs of a run, called on a batch of the loader.
 
-    A field of view that a codec refuses keeps its row, with an `error`. transpose: image.transpose of the run.
+    The call adds two columns per codec, which `taken` reads, and `seconds_compress` (n,) float32. A field of view that a codec
+    refuses keeps its row, with an `error`. transpose: image.transpose of the run.
     """
 
     def __init__(self, codecs: Mapping[str, Codec], transpose: bool = False) -> None:
@@ -49,7 +53,9 @@ class Compressor:
 
     @classmethod
     def of(cls, config: RunConfig, sides: Collection[str] | None = None) -> Self:
-        """The stage of a run. sides: the codecs to run; None: all codecs of the run. Raises ConfigError as `load_codecs`."""
+        """Return the stage of a run. sides: the codecs to run; None: all codecs of the run. Raises ConfigError as `load_codecs`
+        does.
+        """
         return cls(load_codecs(config, sides), config.image.transpose)
 
     def __call__(self, batch: Batch) -> Batch:
@@ -73,7 +79,7 @@ class Compressor:
 
 
 def load_codecs(config: RunConfig, sides: Collection[str] | None = None) -> dict[str, Codec]:
-    """Some codecs of a run, or all, by name. Raises ConfigError for an option that a codec refuses."""
+    """Return some codecs of a run by name; sides None: all. Raises ConfigError for an option that a codec refuses."""
     codecs: dict[str, Codec] = {}
     for name in config.codecs if sides is None else sides:
         settings = config.codecs[name]
@@ -85,12 +91,12 @@ def load_codecs(config: RunConfig, sides: Collection[str] | None = None) -> dict
 
 
 def taken(batch: Mapping[str, np.ndarray], codecs: Collection[str], row: int) -> dict[str, Compressed]:
-    """Codec -> the compressed field of one row."""
+    """Return codec -> the compressed field of one row of a batch."""
     return {side: Compressed(batch[_pixels(side)][row], batch[_sizes(side)][row]) for side in codecs}
 
 
 def without_pixels(batch: Batch) -> Batch:
-    """The batch without the columns of images, of the loader and of the codecs."""
+    """Return the batch without the image columns of the loader and of the codecs."""
     return {name: values for name, values in batch.items() if name != IMAGE and not name.startswith(_PREFIX)}
 
 

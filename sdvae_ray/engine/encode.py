@@ -41,25 +41,25 @@ Latents = Mapping[str, np.ndarray]  # side -> (P, T, Z, s, s) float16
 
 
 def auto_micro_batch(config: RunConfig, on_gpu: bool) -> int:
-    """The number of RGB passes in one forward pass: a whole FOV on a GPU; on a CPU, the pixels of two passes of 256 x 256."""
+    """Return the number of RGB passes in one forward pass: a whole FOV on a GPU; on a CPU, the pixels of
+    two passes of 256 x 256.
+    """
     passes = config.image.patches * len(config.image.triples)
     return passes if on_gpu else max(1, min(passes, 2 * 256**2 // config.image.patch**2))
 
 
 class Encoder:
-    """Callable on a batch of the loader, or of the Compressor where the run has codecs.
+    """The models of a run, called on a batch of the loader; of the Compressor if the run has codecs.
 
-    It adds the columns `<table>:<column>` of every table except fovs, and these columns:
-
+    The call adds the columns `<table>:<column>` of every table except fovs, and these columns:
     seconds_encode  (n,) float32, device synchronised
     device          text
     encode_node     text
-    micro_batch     (n,) int32, as used: lower than the micro-batch of the run where memory ran out
+    micro_batch     (n,) int32, as used: lower than the run's micro-batch if memory ran out
+    A row that has an `error` gets zeros. A row whose numbers cannot be stored gets an `error` here.
 
-    A row that has an `error` is passed on with zeros. A row whose numbers cannot be stored gets an `error` here.
-
-    wanted: the columns to compute; None: all columns of the run. decodes_only: the autoencoders whose wanted columns all follow
-    from a stored latent. Raises ConfigError where image.patch does not fit an autoencoder.
+    wanted: the columns to compute; None: all columns of the run. decodes_only: the autoencoders whose wanted columns can all be
+    computed from a stored latent. Raises ConfigError if image.patch does not fit an autoencoder.
     """
 
     def __init__(
@@ -90,7 +90,10 @@ class Encoder:
                 )
 
     def __call__(self, batch: Mapping[str, np.ndarray], latents: Mapping[str, Latents] | None = None) -> Batch:
-        """latents: fov_id -> side -> stored latent, for the sides in `decodes_only`; a FOV without one is encoded again."""
+        """Return the batch with the added columns.
+
+        latents: fov_id -> side -> stored latent, for the sides in `decodes_only`; a FOV without a stored latent is encoded again.
+        """
         count = len(batch[FOV_ID])
         out = without_pixels({key: np.asarray(values) for key, values in batch.items()})
         errors = np.array(batch[ERROR], object)
@@ -124,7 +127,7 @@ class Encoder:
         }
 
     def _with_less_memory(self, fov: "_Fov") -> "tuple[_Launched, int]":
-        """A FOV on its way, and its micro-batch, which is halved until the FOV fits the memory of the device."""
+        """Return a FOV on its way, and its micro-batch, which is halved until the FOV fits the memory of the device."""
         size = self.micro_batch
         while True:
             clock = Clock(self.device)
@@ -140,7 +143,7 @@ class Encoder:
 
     @torch.inference_mode()
     def _compute(self, fov: "_Fov", micro_batch: int) -> tuple[dict[str, Tensor], list[Check]]:
-        """The columns of a FOV in every table, keyed `<table>:<column>`, on the device, and what must hold for them."""
+        """Return the columns of a FOV on the device, by `<table>:<column>`, and the checks of their numbers."""
         with self.forward.clock("copy in"):
             stains = fov.image.float() / self.top
             field = Field(fov.fov_id, stains, self.packing.pack(stains))
@@ -168,7 +171,7 @@ class Encoder:
     def _measure(
         self, tensors: dict[str, Tensor], side: str, output: Side, fov_id: str, micro_batch: int
     ) -> list[Check]:
-        """Adds the wanted columns of one side: its latent, bits, metrics and embeddings. Returns what must hold for them."""
+        """Add the wanted columns of one side: its latent, bits, metrics and embeddings. Return the checks of their numbers."""
         result, checks = output.result, list(output.checks)
         if output.latent is not None:
             self._add(tensors, column(latents_table(side), LATENT), output.latent)
@@ -195,9 +198,9 @@ class Encoder:
         fov_id: str,
         micro_batch: int,
     ) -> list[Check]:
-        """Adds `embedding` (G, D), the mean over patches, and `patches` (k, G, D), the embeddings of k patches; both float16.
+        """Add `embedding` (G, D), the mean over patches, and `patches` (k, G, D), the embeddings of k patches; both float16.
 
-        inputs: (P, ...) what the extractor takes, patch by patch.
+        inputs: (P, ...), the extractor's input for every patch. Return the checks of these numbers.
         """
         table, settings = embeddings_table(name, side), self.config.extractors[name]
         if not self.wanted & {column(table, EMBEDDING), column(table, PATCHES)}:
@@ -214,7 +217,9 @@ class Encoder:
         return [Check(finite, f"the embedding of {name} of {side} is not finite in float16")]
 
     def _blank(self, row: Row | None) -> Row:
-        """A row of zeros in the shapes of every column, taken from a computed row, or from a black image where there is none."""
+        """Return a row of zeros with the shapes of every column, taken from a computed row, or from a black image if `row` is
+        None.
+        """
         if self._template is None:
             if row is None:
                 image = self.config.image
@@ -229,7 +234,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class _Fov:
-    """A FOV to compute: image (P, C, S, S) integers on the device; its stored latents; itself after every codec."""
+    """A FOV to compute: image (P, C, S, S) integers on the device; its stored latents; its compressed forms, one per codec."""
 
     fov_id: str
     image: Tensor
@@ -246,7 +251,7 @@ class _Launched:
 
 
 def _inputs(extractor: Extractor, result: Reconstruction) -> Tensor | None:
-    """The tensor of a reconstruction that the extractor takes; None where the reconstruction lacks it."""
+    """Return the tensor of a reconstruction that the extractor takes; None if the reconstruction lacks it."""
     if extractor.takes == "rgb":
         return result.recon_rgb
     if extractor.takes == "stains":

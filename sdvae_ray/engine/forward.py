@@ -14,8 +14,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class Forward:
     """Runs models on one device at one precision (a key of DTYPES).
 
-    seconds: part of the work -> seconds, with the device synchronised. It is filled only with `profile`, because the wait prevents
-    overlap.
+    seconds: part of the work -> seconds, with the device synchronised. It is filled only if `profile`, because the waiting
+    prevents overlap.
     """
 
     def __init__(self, device: torch.device, precision: str, profile: bool = False) -> None:
@@ -27,7 +27,7 @@ class Forward:
     def batched(
         self, function: Callable[[Tensor], tuple[Tensor, Tensor | None]], inputs: Tensor, size: int
     ) -> tuple[Tensor, Tensor | None]:
-        """The joined outputs of `function` over slices of exactly `size` inputs; the last slice is padded with zeros, then trimmed.
+        """Return the joined outputs of `function` over slices of exactly `size` inputs; padding of the last slice is trimmed.
 
         function: (size, ...) -> two tensors (size, ...), or a tensor and None.
         """
@@ -46,12 +46,12 @@ class Forward:
         return torch.cat(firsts), torch.cat(seconds) if seconds else None
 
     def autocast(self) -> AbstractContextManager[object]:
-        """A block in which torch computes at the precision of this object."""
+        """Return a context in which torch computes at the precision of this object."""
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
 
     @contextmanager
     def clock(self, part: str) -> Iterator[None]:
-        """Adds the seconds of the block to `seconds[part]`, where `profile` is on."""
+        """Add the seconds of the block to `seconds[part]`, if `profile`."""
         if not self.profile:
             yield
             return

@@ -20,7 +20,9 @@ from sdvae_ray.storage import Storage
 
 @dataclass(frozen=True)
 class Models:
-    """All models of the engine, on one device, by the names that the run file gives them."""
+    """The autoencoders, extractors and metrics of a run on one device, by their names in the run file.
+    Codecs are not among them.
+    """
 
     autoencoders: dict[str, Autoencoder]
     extractors: dict[str, Extractor]
@@ -28,7 +30,7 @@ class Models:
 
 
 def check_names(config: RunConfig) -> None:
-    """Checks that every model, codec, metric and option of the run is on its shelf. Raises ConfigError with the nearest match."""
+    """Check that every model, codec, metric and option of the run is on its shelf. Raises ConfigError with the nearest match."""
     for shelf, models in _shelves(config):
         for name, model in models.items():
             shelves.check_name(shelf, model.name)
@@ -58,7 +60,10 @@ def check_names(config: RunConfig) -> None:
 
 
 def resolve_weights(config: RunConfig, storage: Storage) -> dict[str, weights.Weights]:
-    """`<shelf>.<name>` -> weights on this machine, for every autoencoder, extractor and metric with weights; or WeightsError."""
+    """Return `<shelf>.<name>` -> weights on this machine, for every autoencoder, extractor and metric with weights.
+
+    Raises WeightsError for weights that are not there.
+    """
     return {
         f"{shelf}.{name}": weights.resolve(model, getattr(shelves.find(shelf, model.name), "SOURCE", None), storage)
         for shelf, models in _shelves(config)
@@ -68,7 +73,7 @@ def resolve_weights(config: RunConfig, storage: Storage) -> dict[str, weights.We
 
 
 def latent_scaling(config: RunConfig, resolved: Mapping[str, weights.Weights]) -> dict[str, dict[str, float]]:
-    """Autoencoder -> its scaling_factor and shift_factor, from the config of the model, where it has them.
+    """Return autoencoder -> its scaling_factor and shift_factor, as far as the config of the model has them.
 
     The stored latents are unscaled. A diffusion model sees (latent - shift_factor) * scaling_factor.
     """
@@ -86,9 +91,9 @@ def latent_scaling(config: RunConfig, resolved: Mapping[str, weights.Weights]) -
 def autoencoder_engines(
     config: RunConfig, resolved: Mapping[str, weights.Weights], record: Mapping[str, Any] | None
 ) -> dict[str, str]:
-    """Autoencoder -> the engine that computes it, for autoencoders with a choice of engines.
+    """Return autoencoder -> the engine that computes it, for autoencoders with a choice of engines.
 
-    record: run.json of a run that was started before; its engines stay. A run without a record of them had diffusers' forward.
+    record: run.json of an earlier start of the run; its engines stay. If it names no engine, the run had diffusers' forward.
     """
     engines = {}
     for name, model in config.autoencoders.items():
@@ -108,12 +113,10 @@ def load_models(
     device: torch.device,
     engines: Mapping[str, str] | None = None,
 ) -> Models:
-    """Builds every model on `device`, in eval mode, without gradients.
+    """Return every model on `device`, in eval mode, without gradients.
 
-    resolved: the result of `resolve_weights`. engines: autoencoder -> its engine, as `autoencoder_engines` gives them; None: as
-    the run file says.
-
-    Raises WeightsError where a model has neither a source nor `random: true`.
+    resolved: the result of `resolve_weights`. engines: autoencoder -> its engine, the result of `autoencoder_engines`; None: as
+    the run file says. Raises WeightsError if a model has neither a source nor `random: true`.
     """
     loaded: dict[str, dict[str, Any]] = {"autoencoders": {}, "extractors": {}, "metrics": {}}
     for shelf, models in _shelves(config):
@@ -138,19 +141,19 @@ def load_models(
 
 
 def check_same_weights(resolved: Mapping[str, weights.Weights], recorded: Mapping[str, dict[str, Any]]) -> None:
-    """WeightsError where the weights of this node have other bytes than the weights in run.json (`recorded`)."""
+    """Raise WeightsError if the weights of this node have other bytes than the weights in run.json (`recorded`)."""
     for name, here in resolved.items():
         if name in recorded and here.files != recorded[name]["files"]:
             raise WeightsError(f"{name}: the weights at {here.source} are not those that this run was started with")
 
 
 def pick_device(gpus: float) -> torch.device:
-    """The GPU where an actor has one (`gpus` above 0) and CUDA works, else the CPU."""
+    """Return the GPU if an actor has one (`gpus` above 0) and CUDA works, else the CPU."""
     return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")
 
 
 def pick_precision(precision: str, device: torch.device) -> str:
-    """The precision, with `auto` decided: bfloat16 on a GPU that supports it, else float32."""
+    """Return the precision, with `auto` decided: bfloat16 on a GPU that supports it, else float32."""
     if precision != "auto":
         return precision
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
@@ -165,5 +168,5 @@ def _shelves(config: RunConfig) -> list[tuple[Shelf, dict[str, ShelfConfig]]]:
 
 
 def _has_weights(shelf: Shelf, name: str) -> bool:
-    """Whether an entry of a shelf has weights to load. Most metrics are a formula and have none."""
+    """Return whether an entry of a shelf has weights to load. Most metrics are a formula and have none."""
     return shelf != "metrics" or hasattr(shelves.find(shelf, name), "load")

@@ -16,9 +16,10 @@ _RANGE_BITS = 32  # the least and the largest value of a channel, both float16, 
 
 
 def quantise(latent: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """(M, Z, s, s) -> the values at the centres of 2^bits uniform levels, and the int64 numbers of the levels; both (M, Z, s, s).
+    """Return the quantised latent, float, and the level number of every value, int64; both (M, Z, s, s) as `latent`.
 
-    The levels span the range of a channel over all M images of a FOV. A constant channel keeps its value.
+    A quantised value is the centre of its level, one of 2^bits uniform levels, which span the range of a channel over all M images
+    of a FOV. A constant channel keeps its value.
     """
     low, high = latent.amin((0, 2, 3), keepdim=True), latent.amax((0, 2, 3), keepdim=True)
     step = (high - low) / (2**bits - 1)
@@ -27,7 +28,7 @@ def quantise(latent: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 
 def entropy_bits(symbols: Tensor, levels: int) -> Tensor:
-    """(M, Z, s, s) level numbers below `levels` -> (M,) float64, the bits of every image.
+    """Return the bits of every image, (M,) float64. symbols: (M, Z, s, s) int64 level numbers below `levels`.
 
     The bits are Shannon's -log2 p summed over the values, which an ideal entropy coder of order zero needs, plus the bits of the
     ranges of the channels. p is the frequency of a level in its channel over the M images.
@@ -45,11 +46,11 @@ def entropy_bits(symbols: Tensor, levels: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Coded:
-    """The latents of the M passes of a FOV.
+    """The latents of the M passes of a FOV, before and after quantisation.
 
     latent   (M, Z, s, s) values
     width    bits per value as stored
-    symbols  (M, Z, s, s) int64 numbers of the levels after quantisation
+    symbols  (M, Z, s, s) int64 level numbers after quantisation
     levels   the number of levels
     """
 
@@ -60,7 +61,7 @@ class Coded:
 
 
 def stored_bits(coded: Coded) -> Tensor:
-    """(M,) float64, the bits of every image without compression."""
+    """Return the bits of every image without compression, (M,) float64."""
     bits, device = float(coded.latent[0].numel() * coded.width), coded.latent.device
     return torch.full(coded.latent.shape[:1], bits, dtype=torch.float64, device=device)
 
@@ -72,9 +73,10 @@ MEASURES: dict[str, Callable[[Coded], Tensor]] = {  # a rate of schema.RATES -> 
 
 
 def pass_bits(latent: Tensor, width: int, levels: int) -> dict[str, Tensor]:
-    """Every rate of the latents (M, Z, s, s), (M,) float64; without meaning, but for `bits`, where a latent is not finite.
+    """Return rate -> the bits of every pass, (M,) float64, for every rate of schema.RATES; latent: (M, Z, s, s).
 
-    width: bits of a value as stored; levels: bits of a value after quantisation.
+    width: bits of a value as stored. levels: bits of a value after quantisation. If a latent is not finite, only `bits` has a
+    meaning.
     """
     _, symbols = quantise(torch.nan_to_num(latent), levels)  # a symbol is always a number of a level
     coded = Coded(latent, width, symbols, 2**levels)
@@ -82,12 +84,15 @@ def pass_bits(latent: Tensor, width: int, levels: int) -> dict[str, Tensor]:
 
 
 def stored_alone(bits: Tensor) -> dict[str, Tensor]:
-    """Every rate of a side that has no latent: `bits` as stored, the others NaN."""
+    """Return every rate of a side that has no latent: `bits` as stored, the others NaN."""
     return {name: bits if name == BITS else torch.full_like(bits, torch.nan) for name in RATES}
 
 
 def per_stain(pass_bits: Tensor, index: Sequence[Sequence[int]], stains: int) -> Tensor:
-    """(N, T) bits of RGB passes -> (N, C) float32 bits of stains. index: the number of the stain on every plane of every pass."""
+    """Return the bits of stains, (N, C) float32, from the bits of RGB passes, (N, T).
+
+    index: for every pass, the stain number of each of its three planes.
+    """
     total = torch.zeros(len(pass_bits), stains, dtype=torch.float64, device=pass_bits.device)
     for number, planes in enumerate(index):
         for stain in planes:

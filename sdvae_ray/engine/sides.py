@@ -32,10 +32,10 @@ class Side:
     """One side of one FOV.
 
     result   originals and reconstruction
-    latent   (P, T, Z, s, s) float16; None where no latent is stored
-    rates    every rate of schema.RATES, (P, C) float32 bits; NaN, but for `bits`, for a codec and for the identity control
-    checks   what must hold for the numbers to be usable
-    logvar   (P, T, Z, s, s) float16, of the posterior; None where it is not stored
+    latent   (P, T, Z, s, s) float16; None if no latent is stored
+    rates    every rate of schema.RATES, (P, C) float32 bits; for a codec and the identity all except `bits` are NaN
+    checks   conditions under which the numbers are usable
+    logvar   (P, T, Z, s, s) float16, of the posterior; None if it is not stored
     """
 
     result: Reconstruction
@@ -46,7 +46,9 @@ class Side:
 
 
 class Sides:
-    """Makes every side of a run. Nothing here waits for the device: whether numbers are usable is left to the checks of a side."""
+    """Computes every side of a run. Nothing here waits for the device: the checks of a side tell later whether its numbers are
+    usable.
+    """
 
     def __init__(self, config: RunConfig, packing: Packing, forward: Forward) -> None:
         self.config, self.packing, self.forward = config, packing, forward
@@ -55,7 +57,7 @@ class Sides:
         self._compresses = {side: compresses(config, side) for side in config.autoencoders}
 
     def by_codec(self, field: Field, compressed: Compressed) -> Side:
-        """The side of a codec. The patches of a field share the bits of a stain equally."""
+        """Return the side of a codec. The patches of a field share the bits of a stain equally."""
         stains = upload(compressed.pixels, field.stains.device).float() / self.top
         bits = upload(compressed.sizes * 8 / len(stains), field.stains.device).float().expand(len(stains), -1)
         result = Reconstruction(field.stains, stains, field.rgb, self.packing.pack(stains), None)
@@ -64,9 +66,9 @@ class Sides:
     def by_autoencoder(
         self, side: str, autoencoder: Autoencoder, field: Field, micro_batch: int, stored: Tensor | None = None
     ) -> Side:
-        """The side of an autoencoder.
+        """Return the side of an autoencoder.
 
-        stored: the latent (P, T, Z, s, s) float16 of the FOV, where no wanted column needs the posterior; None: encode the FOV.
+        stored: the latent (P, T, Z, s, s) float16 of the FOV, if no wanted column needs the posterior; None: encode the FOV.
         """
         config = self.config.autoencoders[side]
         kept = self._stored[side]
@@ -107,14 +109,18 @@ class Sides:
             return Posterior(*self.forward.batched(encode, field.rgb.flatten(0, 1), micro_batch))
 
     def _sample(self, posterior: Posterior, side: str, fov_id: str) -> Tensor:
-        """mean + std * noise. The noise is a function of (seed, FOV, side) and is drawn on the CPU: it is equal on every device."""
+        """Return mean + std * noise. The noise is a function of (seed, FOV, side), drawn on the CPU: it is
+        equal on every device.
+        """
         if posterior.logvar is None:
             raise ConfigError(f"autoencoders.{side}: there is no posterior to sample from (use latent: mean)")
         noise = generator(self.config.seed, "posterior", fov_id, side).standard_normal(posterior.mean.shape, np.float32)
         return posterior.mean + (0.5 * posterior.logvar).exp() * upload(noise, posterior.mean.device)
 
     def _rates(self, side: str, latent: Tensor, field: Field) -> dict[str, Tensor]:
-        """Every rate of schema.RATES, (P, C) float32; of the identity control the bits of its pixels alone."""
+        """Return every rate of schema.RATES, (P, C) float32. For the identity control all except the bits of
+        its pixels are NaN.
+        """
         patches, count, size, _ = field.stains.shape
         if not self._compresses[side]:
             bits = float(size**2 * self.config.image.scaling.bits)

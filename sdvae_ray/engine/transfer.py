@@ -21,10 +21,10 @@ class UnusableOutputError(ValueError):
 
 @dataclass(frozen=True)
 class Check:
-    """A condition on numbers of the device, which is looked at when the results have arrived.
+    """A condition on numbers on the device; it is looked at when the results have arrived on the host.
 
     usable   () bool
-    problem  what is said where it is False; `{}` in it stands for `value`
+    problem  the error message if it is False; `{}` in it stands for `value`
     value    () number, or None
     """
 
@@ -34,19 +34,19 @@ class Check:
 
 
 def demand(checks: Sequence[Check]) -> None:
-    """Waits for the device. Raises UnusableOutputError with the problem of the first check that fails."""
+    """Wait for the device. Raises UnusableOutputError with the problem of the first check that fails."""
     Download({}, checks).wait()
 
 
 def upload(values: np.ndarray, device: torch.device) -> Tensor:
-    """A copy of an array on the device. The host does not wait for the copy."""
+    """Return a copy of an array on the device. The host does not wait for the copy."""
     if device.type != "cuda":
         return torch.from_numpy(np.array(values))
     return _pinned(values).to(device, non_blocking=True)
 
 
 def uploads(images: Sequence[np.ndarray], device: torch.device) -> Iterator[Tensor]:
-    """Copies of arrays on the device, in order. The next copy is under way, on a stream of its own, while one is in use."""
+    """Yield copies of arrays on the device, in order. While one copy is in use, the next is made on a stream of its own."""
     if device.type != "cuda":
         yield from (upload(image, device) for image in images)
         return
@@ -102,7 +102,7 @@ class Download:
             self._bytes = buffer
 
     def wait(self, strict: bool = True) -> dict[str, np.ndarray]:
-        """The arrays, by name. Raises UnusableOutputError for the first check that failed, where `strict`."""
+        """Return name -> array. Raises UnusableOutputError for the first check that failed, if `strict`."""
         if self._arrived is not None:
             self._arrived.synchronize()
         arrays, start = {}, 0
@@ -118,7 +118,7 @@ class Download:
 
 
 class Clock:
-    """The seconds that the device works between two points of its queue; on a CPU those of the clock."""
+    """Measures the seconds between its creation and `stopped`: of the device's work on a GPU, of the wall clock on a CPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
@@ -136,7 +136,7 @@ class Clock:
         return self
 
     def seconds(self) -> float:
-        """Waits for the second point."""
+        """Wait until the device has reached the second point, and return the seconds between the two points."""
         start, end = self._points
         if not self._on_gpu:
             return float(end - start)
