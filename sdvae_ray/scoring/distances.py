@@ -23,9 +23,9 @@ from sdvae_ray.scoring.labels import Label, slice_columns
 
 @dataclass(frozen=True)
 class PatchStatistics:
-    """Statistics of the patches of one part (RGB pass or stain) of one slice.
+    """The statistics of the patches of one part (RGB pass or stain) in one slice of the run.
 
-    moments: for the Frechet distance; sample: for the other distances. None where the run asks for no such distance.
+    moments: for the Frechet distance. sample: for the other distances. None if the run asks for no distance that needs it.
     """
 
     moments: fid.Moments | None
@@ -33,19 +33,19 @@ class PatchStatistics:
 
     @property
     def n(self) -> int:
-        """The number of patches."""
+        """Return the number of patches."""
         statistics = self.moments or self.sample
         return statistics.n if statistics else 0
 
     @property
     def dimensions(self) -> int | None:
-        """The number of features of a patch."""
+        """Return the number of features of a patch; None without statistics."""
         if self.moments:
             return int(self.moments.sum.size)
         return int(self.sample.values.shape[1]) if self.sample else None
 
     def merged(self, other: "PatchStatistics") -> "PatchStatistics":
-        """Returns the statistics of both sets of patches together."""
+        """Return the statistics of both sets of patches together."""
         return PatchStatistics(
             fid.merge(self.moments, other.moments) if self.moments and other.moments else None,
             sample.merge(self.sample, other.sample) if self.sample and other.sample else None,
@@ -56,9 +56,9 @@ Patches = dict[tuple[str, str, int], PatchStatistics]  # (GROUP or SLICE, its va
 
 
 def near_the_mean(run: Run, fovs: pl.DataFrame, extractor: str) -> np.ndarray | None:
-    """Returns the originals' embedding of one FOV, chosen by hash, (G, D) float64; None where it has none.
+    """Return the originals' embedding of one FOV, chosen by hash, (G, D) float64; None if that FOV has no embedding.
 
-    Moments about a vector near the mean do not drown in the square of the mean.
+    It is a vector near the mean: moments about it do not drown in the square of the mean.
     """
     fov_ids = sorted(fovs[FOV_ID].to_list())
     chosen = fov_ids[int(generator(run.config.seed, "shift").integers(len(fov_ids)))]
@@ -68,7 +68,7 @@ def near_the_mean(run: Run, fovs: pl.DataFrame, extractor: str) -> np.ndarray | 
 
 
 def patch_statistics(run: Run, table: str, plate: pl.DataFrame, shift: np.ndarray | None) -> Patches:
-    """Returns the statistics of the patches of the FOVs of `plate` (fov_id, files and the slices); empty where none were kept."""
+    """Return the statistics of the patches of the FOVs of `plate` (fov_id, files and the slices); empty if no patches were kept."""
     try:
         fov_ids, values = run.read(table, PATCHES, plate)
     except KeyError:  # keep_patches: 0
@@ -95,15 +95,15 @@ def patch_statistics(run: Run, table: str, plate: pl.DataFrame, shift: np.ndarra
 
 
 def merge_patches(first: Patches, second: Patches) -> Patches:
-    """Returns the statistics of both sets of patches together, slice by slice."""
+    """Return the statistics of both sets of patches together, slice by slice."""
     shared = {key: first[key].merged(second[key]) for key in first.keys() & second.keys()}
     return {**first, **second, **shared}
 
 
 def distances(run: Run, extractor: str, side: str, image: Patches, patches: Patches) -> pl.DataFrame:
-    """Returns one row per slice and part that the originals (`image`) and the side (`patches`) have.
+    """Return one row for every slice and part that both the originals (`image`) and the side (`patches`) have.
 
-    Its columns are those of `Scores.distributions`. A distance that cannot be computed is null, and `reason` says why.
+    The columns are those of `Scores.distributions`. A distance that cannot be computed is null, and `reason` says why.
     """
     keys = [key for key in sorted(patches) if key in image]
     settings = run.config.score.distributions
@@ -127,7 +127,7 @@ def distances(run: Run, extractor: str, side: str, image: Patches, patches: Patc
 def _compare_slice(
     image: PatchStatistics, side: PatchStatistics, metrics: tuple[str, ...], neighbours: int
 ) -> dict[str, Any]:
-    """Returns the columns of one row of `distances`, from `n_image` on."""
+    """Return the columns of one row of `distances`, from `n_image` on."""
     values, reasons = compare(image.moments, side.moments, image.sample, side.sample, metrics, neighbours)
     a, b = image.sample, side.sample
     if "kid" in metrics and values["kid"] is not None and a and b and np.array_equal(a.hashes, b.hashes):

@@ -1,4 +1,4 @@
-"""Floors and intervals beside every score: what the same code gives without the leak, without an effect, by position alone.
+"""Floors and intervals of every score. A floor is the score without the leak, without an effect, or by position alone.
 
 Floors of one extractor, side and group are one Ray task; retrieval/floors/control_floors.py says what each is.
 """
@@ -23,16 +23,17 @@ _COPIES = 4  # of the normalised profiles: all controls' space, another fit's, o
 
 
 def start_floors(run: Run, label: Label, space: Normaliser, wells: pl.DataFrame, held: int = 0) -> Any:
-    """Return the Ray task of one group's floors, for `floors_of`.
+    """Return the Ray task that computes one group's floors; `floors_of` collects it.
 
-    space: normalises the profiles of all `wells`, which have their roles. held: bytes of the profiles once normalised.
+    space: normalises the profiles of all `wells`, which have their roles. held: bytes of the normalised profiles.
     """
-    return _floors.options(**weighing(_COPIES * held + 2 * space.held)).remote(run, label, space, wells)
+    return _floors.options(**weighing(_COPIES * held + 2 * space.held_bytes)).remote(run, label, space, wells)
 
 
 def floors_of(tasks: list[Any]) -> pl.DataFrame:
-    """Return the table of floors: extractor, side, group, quantity and the columns of
-    retrieval/floors/floor_tables.py; empty where nothing was started."""
+    """Return the table of floors, empty without tasks: extractor, side, group, quantity and the columns of
+    retrieval/floors/floor_tables.py.
+    """
     frames = [frame for frame in ray.get(tasks) if frame is not None]
     return pl.concat(frames) if frames else pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})
 
@@ -40,9 +41,9 @@ def floors_of(tasks: list[Any]) -> pl.DataFrame:
 def differences(run: Run, compounds: pl.DataFrame) -> pl.DataFrame:
     """Return every mean over compounds with its interval, and how it differs from the originals' mean.
 
-    One row per extractor, side, group and quantity: quantity, estimate, low, high, compounds; image (the originals' mean
-    over the same compounds), difference, difference_low, difference_high, unpaired, lost, gained: null for the originals
-    and where the originals were not scored.
+    One row per extractor, side, group and quantity: quantity, estimate, low, high, compounds; image (the originals' mean over the
+    same compounds), difference, difference_low, difference_high, unpaired, lost, gained. The columns from `image` on are null for
+    the originals, and if the originals were not scored.
     """
     if compounds.height == 0:
         return pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})

@@ -36,7 +36,7 @@ _NEIGHBOURS = 10
 
 
 class _Source(NamedTuple):
-    """The embeddings that the tasks read. patches: per FOV, or 0 for an index of FOVs."""
+    """The embeddings that the tasks read. patches: number of patches per FOV, or 0 for an index of FOVs."""
 
     run: Run
     extractor: str
@@ -48,9 +48,9 @@ class _Source(NamedTuple):
 
 
 class _PlateVectors(NamedTuple):
-    """A plate's vectors. fovs: its FOVs that have an embedding, ID and FOV_ID; n is their number, or n patches' number.
+    """The n vectors of one plate: one of each FOV, or one of each patch.
 
-    keys (n,), of the hashes; ids (n,) int64; vectors (n, G * D) float32.
+    fovs: the FOVs that have an embedding, ID and FOV_ID. keys: (n,) text to hash. ids: (n,) int64. vectors: (n, G * D) float32.
     """
 
     fovs: pl.DataFrame
@@ -60,19 +60,19 @@ class _PlateVectors(NamedTuple):
 
 
 class _Sampled(NamedTuple):
-    """queries (Q, D), which have the smallest hashes, (Q,). training (n, D): the rest of the sample. total: of all vectors."""
+    """A sample of the vectors. queries: (Q, D), those with the smallest hashes (Q,). training: (n, D), the rest of the sample."""
 
     queries: np.ndarray
     hashes: np.ndarray
     training: np.ndarray
     limit: int  # the least hash of `training`
-    total: int
+    total: int  # number of all vectors, sampled or not
 
 
 class _PlateShard(NamedTuple):
-    """A plate's part of the index.
+    """One plate's part of the index.
 
-    shard                bytes of the index of the plate's vectors but the queries; None where no vectors are left
+    shard                bytes of the index of the plate's vectors without the queries; None if no vector is left
     similarity, nearest  (Q, <= k): the plate's nearest vectors to every query, and their ids
     hashes, ids          of the queries that are vectors of this plate
     fovs                 the FOVs that have an embedding: ID, and PATCHES in an index of patches
@@ -87,7 +87,7 @@ class _PlateShard(NamedTuple):
 
 
 class _Built(NamedTuple):
-    """An index without its queries. empty: as it was trained. plates: its shards, without their bytes."""
+    """An index without its queries. empty: the trained index before it was filled. plates: its shards, without their bytes."""
 
     empty: faiss_index.Index
     index: faiss_index.Index
@@ -97,10 +97,10 @@ class _Built(NamedTuple):
 
 
 def build_fov_index(run: Run, fovs: pl.DataFrame, extractor: str, side: str, level: str = "fov") -> dict[str, Any]:
-    """Builds and writes the index that score.fov_index asks for, and returns its record. Ray must be connected.
+    """Build and write the index that score.fov_index asks for, and return its record. Ray must be connected.
 
-    fovs: usable rows of fovs, with `files`. level: fov or patch. Raises DataError for too few vectors, where no patches are kept,
-    and where no kind of index fits the memory.
+    fovs: usable rows of fovs, with `files`. level: "fov" or "patch". Raises DataError for too few vectors, if no patches are kept,
+    and if no kind of index fits the memory.
     """
     settings = run.config.score.fov_index
     assert settings is not None
@@ -135,7 +135,7 @@ def build_fov_index(run: Run, fovs: pl.DataFrame, extractor: str, side: str, lev
 
 
 def _sample(source: _Source, plates: list[pl.DataFrame]) -> _Sampled:
-    """Returns a sample of the vectors by their hashes; DataError for too few of them."""
+    """Return a sample of the vectors by their hashes. Raises DataError for too few vectors."""
     vectors = sum(plate.height for plate in plates) * max(1, source.patches)
     size = _QUERIES + max(10_000, 64 * int(np.sqrt(max(1, vectors))))  # the largest index trains on so many
     tasks = in_order(_sample_plate, ((source, plate, size) for plate in plates))
@@ -153,7 +153,7 @@ def _sample(source: _Source, plates: list[pl.DataFrame]) -> _Sampled:
 def _build(
     source: _Source, plates: list[pl.DataFrame], sampled: _Sampled, choice: approximate.Choice, recall: float
 ) -> _Built:
-    """Returns one kind of index, trained on the sample, filled by a task per plate, merged and tuned."""
+    """Return one kind of index, trained on the sample, filled by a task per plate, merged and tuned."""
     with faiss_index.threads(1):
         empty, choice = approximate.train(sampled.training[: choice.sample_rows or 1], choice)
         shared = ray.put((source, faiss_index.to_bytes(empty), sampled.limit, sampled.queries))
@@ -165,7 +165,7 @@ def _build(
 
 
 def _shards(tasks: Iterable[_PlateShard | None], filled: list[_PlateShard]) -> Iterator[faiss_index.Index]:
-    """Yields the plates' indices, in order and one at a time; adds the plates, without their bytes, to `filled`."""
+    """Yield the plates' indices, in order and one at a time; add the plates, without their bytes, to `filled`."""
     for plate in tasks:
         if plate is None:
             continue
@@ -175,7 +175,7 @@ def _shards(tasks: Iterable[_PlateShard | None], filled: list[_PlateShard]) -> I
 
 
 def _nearest(plates: list[_PlateShard]) -> np.ndarray:
-    """Returns (Q, k), the ids of the exact nearest vectors of all plates."""
+    """Return the ids (Q, k) of the vectors nearest to every query, over all plates."""
     similarity = np.concatenate([plate.similarity for plate in plates], axis=1)
     ids = np.concatenate([plate.nearest for plate in plates], axis=1)
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :_NEIGHBOURS]
@@ -183,7 +183,7 @@ def _nearest(plates: list[_PlateShard]) -> np.ndarray:
 
 
 def _with_queries(built: _Built, sampled: _Sampled) -> faiss_index.Index:
-    """Returns the index with the queries, under the ids that their plates give them; `built` is used up."""
+    """Return the index with the queries inserted under their own ids; `built` is used up."""
     hashes = np.concatenate([plate.hashes for plate in built.plates]).tolist()
     ids = np.concatenate([plate.ids for plate in built.plates]).tolist()
     id_of = dict(zip(hashes, ids, strict=True))
@@ -193,7 +193,7 @@ def _with_queries(built: _Built, sampled: _Sampled) -> faiss_index.Index:
 
 
 def _read(source: _Source, plate: pl.DataFrame) -> _PlateVectors | None:
-    """Returns the vectors of a plate's FOVs; None where no FOV has an embedding."""
+    """Return the vectors of a plate's FOVs; None if no FOV has an embedding."""
     table = embeddings_table(source.extractor, source.side)
     fov_ids, values = source.run.read(table, PATCHES if source.patches else EMBEDDING, plate)
     if not fov_ids:
@@ -208,14 +208,14 @@ def _read(source: _Source, plate: pl.DataFrame) -> _PlateVectors | None:
 
 @ray.remote(num_cpus=TASK_CPUS)
 def _sample_plate(source: _Source, plate: pl.DataFrame, size: int) -> sample.Sample | None:
-    """Returns the sample of one plate; None where no FOV has an embedding."""
+    """Return the sample of one plate; None if no FOV has an embedding."""
     read = _read(source, plate)
     return None if read is None else sample.sample(read.keys, read.vectors, size, source.run.config.seed)
 
 
 @ray.remote(num_cpus=TASK_CPUS)
 def _fill_plate(shared: tuple[_Source, bytes, int, np.ndarray], plate: pl.DataFrame) -> _PlateShard | None:
-    """Returns one plate's shard; None where no FOV has an embedding. shared: source, empty index, limit of hashes, queries."""
+    """Return one plate's shard; None if no FOV has an embedding. shared: source, empty index, limit of hashes, queries."""
     source, empty, limit, queries = shared
     read = _read(source, plate)
     if read is None:

@@ -1,4 +1,4 @@
-"""What a row of scores speaks of: an extractor, a side, and a group or another slice of the wells."""
+"""The first columns of a row of scores: an extractor, a side, and a group or another slice of the wells."""
 
 from dataclasses import dataclass, replace
 
@@ -6,24 +6,24 @@ import polars as pl
 
 from sdvae_ray.run.run import Run
 
-GROUP = "group"  # column: values of score.group joined by " / "; "all" where the run names no columns
+GROUP = "group"  # column: values of score.group joined by " / "; "all" if the run names no columns
 SLICE = "slice"  # column: values of score.distributions.by, joined in the same way
 
 
 @dataclass(frozen=True)
 class Label:
-    """The first columns of a table of scores. group: None where a table has groups of its own."""
+    """The columns that a table of scores begins with: extractor, side and group. group: None if the table has groups of its own."""
 
     extractor: str
     side: str
     group: str | None = None
 
     def of_group(self, group: str) -> "Label":
-        """Returns the label of one group of the same extractor and side."""
+        """Return the label of one group of the same extractor and side."""
         return replace(self, group=group)
 
     def before(self, table: pl.DataFrame) -> pl.DataFrame:
-        """Returns the table with the label's columns in front; columns of these names in the table give way."""
+        """Return the table with the label's columns in front; they replace columns of the same names."""
         columns = {"extractor": self.extractor, "side": self.side}
         if self.group is not None:
             columns[GROUP] = self.group
@@ -32,7 +32,7 @@ class Label:
 
 
 def with_slices(fovs: pl.DataFrame, run: Run) -> pl.DataFrame:
-    """Adds GROUP, and SLICE where score.distributions.by names columns."""
+    """Return the FOVs with the column GROUP, and with SLICE if score.distributions.by names columns."""
 
     def joined(columns: tuple[str, ...]) -> pl.Expr:
         if not columns:
@@ -45,5 +45,5 @@ def with_slices(fovs: pl.DataFrame, run: Run) -> pl.DataFrame:
 
 
 def slice_columns(run: Run) -> list[str]:
-    """Returns the columns that `with_slices` adds."""
+    """Return the names of the columns that `with_slices` adds: [GROUP] or [GROUP, SLICE]."""
     return [GROUP, SLICE] if run.config.score.distributions.by else [GROUP]

@@ -19,7 +19,7 @@ _CHANNEL = {"channel": pl.Int64, **dict.fromkeys(("mean", "sd", "skewness", "kur
 
 
 def latent_space(run: Run, fovs: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Returns the tables `latents` and `latent_channels` of `Scores`, per side and group.
+    """Return the tables `latents` and `latent_channels` of `Scores`: one row per side and group (and channel).
 
     fovs: usable rows of fovs, with `files` and GROUP.
     """
@@ -42,7 +42,7 @@ def latent_space(run: Run, fovs: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFra
 
 
 def _units(moments: LatentMoments) -> dict[str, float | int | None]:
-    """Returns the columns `_UNITS`; null for a single latent, whose units cannot vary."""
+    """Return the columns `_UNITS`; null for a single latent, whose units cannot vary."""
     channels: dict[str, float | int | None] = {"channels": len(moments.mean)}
     if moments.n < 2:
         return channels
@@ -52,7 +52,7 @@ def _units(moments: LatentMoments) -> dict[str, float | int | None]:
 
 @ray.remote(num_cpus=TASK_CPUS)
 def _plate_moments(run: Run, side: str, plate: pl.DataFrame) -> dict[str, LatentMoments]:
-    """Returns the moments of the plate's latents by group, over the RGB passes of its patches."""
+    """Return group -> moments of the plate's latents, over the RGB passes of its patches."""
     fov_ids, latents = run.read(latents_table(side), LATENT, plate)
     if not fov_ids:
         return {}

@@ -19,9 +19,10 @@ _SCHEMA = {
 
 
 def metric_distributions(run: Run, usable: pl.DataFrame, bands: Mapping[str, Sequence[str]]) -> pl.DataFrame:
-    """Every metric and rate over the patches of `usable` (fov_id, files), per side, part and band; null where it does not apply.
+    """Return mean, sd and quantiles of every metric and rate over the patches of `usable` (fov_id, files).
 
-    bands: metric -> names of its last axis, for the metrics that have one.
+    One row per side, metric, part and band; a number that does not exist is null. bands: metric -> names of its last axis, for the
+    metrics that have one.
     """
     sides = [table.split("/")[1] for table in run.tables() if table.startswith(f"{METRICS}/")]
     rows = []
@@ -41,7 +42,7 @@ def metric_distributions(run: Run, usable: pl.DataFrame, bands: Mapping[str, Seq
 
 
 def _distribution(values: np.ndarray) -> tuple[int | float | None, ...]:
-    """(patches, *_NUMBERS) of the values that are not NaN; the spread is null where a value is infinite."""
+    """Return (number of values, *_NUMBERS) of the values that are not NaN; the sd is null if a value is infinite."""
     known = values[~np.isnan(values)].astype(np.float64)
     if len(known) == 0:
         return (0, *(None for _ in _NUMBERS))

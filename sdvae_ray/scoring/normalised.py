@@ -1,4 +1,4 @@
-"""Profiles of a group of wells, read from storage and normalised: held where they are few, plate by plate through Ray where not."""
+"""Profiles of a group of wells, read from storage and normalised: held if they are few, else plate by plate through Ray."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -66,31 +66,30 @@ class StoredProfiles:
 
 @dataclass(frozen=True)
 class Normaliser:
-    """Profiles of a group and the steps that normalise them; call it with the wells to fit on.
+    """The profiles of a group and the steps that normalise them; call it with the wells to fit on.
 
-    It travels to any process that Ray is connected in. The normalised profiles are float64 where the source is held, else float32.
+    It travels to any process that Ray is connected in. The normalised profiles are float64 if the source is held, else float32.
     """
 
     source: HeldProfiles | StoredProfiles
     steps: list[ResolvedStep]
 
     @property
-    def held(self) -> int:
-        """Bytes of profiles that travel with it."""
+    def held_bytes(self) -> int:
+        """Return how many bytes of profiles travel with the normaliser; 0 if they are read from storage."""
         return self.source.x.nbytes if isinstance(self.source, HeldProfiles) else 0
 
     def __call__(self, fit: Bools, fittable: Bools) -> Normalised:
-        """Return the profiles normalised by the fit on the wells `fit` (W,); `fittable` (W,) as `normalise` takes it."""
+        """Return the profiles normalised by a fit on the wells `fit` (W,) bool. fittable: (W,) bool, see `normalise`."""
         wells = replace(self.source.wells, is_control=fit, fittable=fittable)
         return fit_steps(replace(self.source, wells=wells), self.steps)
 
 
 def normaliser_of(run: Run, sets: Sequence[tuple[Profiles, pl.DataFrame]], held_bytes: int = HELD_BYTES) -> Normaliser:
-    """Return the normaliser of wells with FILE, ROW, plate and, where score.batch names one, the batch.
+    """Return the normaliser of wells with FILE, ROW, plate and, if score.batch names a column, that column.
 
     sets: profiles and their wells, stacked in this order; wells of one plate in several sets are normalised as one plate.
-    held_bytes: of float64 profiles; more than that are read again for every pass.
-
+    held_bytes: profiles that take at most this many bytes as float64 are held in memory; more are read again for every pass.
     Raises DataError for profiles that are not finite, and for a batch that differs within a well.
     """
     batch = run.config.score.batch
@@ -119,7 +118,7 @@ def normaliser_of(run: Run, sets: Sequence[tuple[Profiles, pl.DataFrame]], held_
 def _chunk_results(
     settings: tuple[Any, ...], plates: Sequence[pl.DataFrame], wells: Sequence[Wells]
 ) -> list[Any] | DataError:
-    """Return `function` of every plate, or of all plates together."""
+    """Return the results of `function`: one per plate, or one of all plates together; a DataError is returned, not raised."""
     storage, files, chain, function, fit, together = settings
     parts: list[tuple[Floats, Wells]] = []
     try:
@@ -139,7 +138,7 @@ def _chunk_results(
 
 
 def _read(plate: pl.DataFrame, files: Sequence[str], storage: Storage) -> Floats:
-    """Return the profiles (n, D) of all wells of a plate, file by file in the order of the files."""
+    """Return the profiles (n, D) of all wells of a plate, file by file."""
     profiles = []
     for (number,), rows in plate.group_by(FILE, maintain_order=True):
         table = pl.DataFrame(read_table(files[int(number)], storage))

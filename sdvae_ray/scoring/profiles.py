@@ -28,14 +28,13 @@ FILE, ROW = "_file", "_at"  # columns: the number of the file that has a well's 
 
 @dataclass(frozen=True)
 class Profiles:
-    """Stored profiles of one extractor and side, float32.
+    """The stored profiles of one extractor and side, float32.
 
-    A profile is the mean or median, over a well's FOVs, of the FOV's embedding, which is the mean over its patches.
-
-    wells    the wells that have a profile: WELL_KEY, GROUP, every Metadata_* that is one per well, FILE and ROW
+    A profile is the mean or median of the embeddings of a well's FOVs; an embedding is the mean over the patches of a FOV.
+    wells    the wells that have a profile: WELL_KEY, GROUP, every Metadata_* that has one value per well, FILE and ROW
     files    URIs, one per plate
-    width    features of a profile, G * D
-    patches  statistics of the patch embeddings that were kept; empty where none were
+    width    number of features of a profile, G * D
+    patches  statistics of the patch embeddings that were kept; empty if none were
     """
 
     extractor: str
@@ -47,10 +46,10 @@ class Profiles:
 
 
 def build_profiles(run: Run, fovs: pl.DataFrame, extractor: str, side: str, shift: np.ndarray | None) -> Profiles:
-    """Writes the profiles of an extractor and side, and returns where they are. Ray must be connected.
+    """Write the profiles of an extractor and side, and return where they are. Ray must be connected.
 
-    fovs: usable rows of fovs with `files`, GROUP and the slices. shift: (G, D) near the mean, the same for all sides of an
-    extractor, or None for zeros. Raises DataError where no FOV has an embedding.
+    fovs: usable rows of fovs with `files`, GROUP and the slices. shift: (G, D), a vector near the mean, one for all sides of an
+    extractor; None: zeros. Raises DataError if no FOV has an embedding.
     """
     root = run.uri(PROFILES, extractor, side)
     columns = [FOV_ID, "files", *WELL_KEY, *slice_columns(run)]
@@ -76,7 +75,8 @@ def build_profiles(run: Run, fovs: pl.DataFrame, extractor: str, side: str, shif
 
 
 def well_table(fovs: pl.DataFrame) -> pl.DataFrame:
-    """Returns one row per well: WELL_KEY, GROUP, and every Metadata_* that has one value in each well."""
+    """Return one row per well: WELL_KEY, GROUP, and every Metadata_* column that does not vary within any well. A Metadata_*
+    column that differs between the FOVs of some well is left out for all wells."""
     candidates = [name for name in fovs.columns if name.startswith(METADATA) and name not in WELL_KEY]
     varying = fovs.group_by(WELL_KEY).agg(pl.col(candidates).n_unique()).select(pl.col(candidates).max())
     constant = [name for name in candidates if varying[name][0] == 1]
@@ -87,8 +87,8 @@ def well_table(fovs: pl.DataFrame) -> pl.DataFrame:
 def _profile_plate(
     settings: tuple[Run, str, str, np.ndarray | None], uri: str, plate: pl.DataFrame, wells: pl.DataFrame
 ) -> tuple[pl.DataFrame, int, Patches] | None:
-    """Writes one plate's profiles. Returns its rows of `wells` in the order of the file, the number of features, and the statistics
-    of its patches; None where no FOV has an embedding.
+    """Write the profiles of one plate; return its rows of `wells` in the order of the file, the number of features, and the
+    statistics of its patches. None if no FOV has an embedding.
     """
     run, extractor, side, shift = settings
     table = embeddings_table(extractor, side)
@@ -113,5 +113,5 @@ def _profile_plate(
 
 
 def _path_part(name: str) -> str:
-    """Returns a key as the name of a folder or file."""
+    """Return a key quoted as the name of a folder or file."""
     return quote(name, safe=" +,=@()") if name.strip(".") else name.replace(".", "%2E")

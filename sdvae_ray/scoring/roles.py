@@ -15,7 +15,7 @@ CONTROL, TREATED = "is_control", "is_treated"
 
 
 def known_columns(columns: tuple[str, ...], fovs: pl.DataFrame, where: str) -> None:
-    """Raise ConfigError, with the nearest match, for a column that is not there."""
+    """Raise ConfigError, with the nearest match, for a column that `fovs` does not have. where: opens the error message."""
     for name in columns:
         if name not in fovs.columns:
             metadata = [column for column in fovs.columns if column.startswith("Metadata_")]
@@ -23,9 +23,9 @@ def known_columns(columns: tuple[str, ...], fovs: pl.DataFrame, where: str) -> N
 
 
 def with_roles(run: Run, fovs: pl.DataFrame) -> pl.DataFrame:
-    """Return the table with is_control and is_treated.
+    """Return the table with the columns is_control and is_treated, by the expressions of the score section.
 
-    A well that is excluded is neither, and so is a well without a perturbation that is no control.
+    Both are False for an excluded well, and for a well that is not a control and has no perturbation.
     """
     settings = run.config.score
     if settings.perturbation is None:
@@ -50,28 +50,29 @@ def well_roles(run: Run, wells: pl.DataFrame) -> pl.DataFrame:
 
 
 def chance_of(run: Run, distance: Distance = "cosine") -> Chance:
-    """Return how the run's scores are compared with chance; phenotypic activity and its floors are of cosines."""
+    """Return how the run's scores are compared with chance. Phenotypic activity and its floors take distance="cosine"."""
     settings, seed = run.config.score, run.config.seed
     return Chance(settings.null, settings.null_size, seed, settings.strict, settings.threshold, settings.ties, distance)
 
 
 def task_chance(run: Run) -> Chance:
-    """Return how the scores beside phenotypic activity are compared with chance: by score.task_distance."""
+    """Return how scores other than phenotypic activity are compared with chance; their distance is score.task_distance."""
     return chance_of(run, run.config.score.task_distance)
 
 
 def fittable(run: Run, wells: pl.DataFrame) -> np.ndarray:
-    """Return (W,) the wells that a step with `fit: all` may be fitted on: all wells, less the negatives under score.fit half."""
+    """Return a mask (W,): the wells that a step with `fit: all` may be fitted on. These are all wells; with score.fit half, all
+    wells without the negatives."""
     if run.config.score.fit == "half":
         return ~wells[CONTROL].to_numpy()
     return np.ones(wells.height, dtype=bool)
 
 
 def fit_and_negatives(run: Run, wells: pl.DataFrame) -> tuple[np.ndarray, pl.DataFrame]:
-    """Return (the controls (W,) to fit the normalisation on, the wells with is_control for the negatives alone).
+    """Return (a mask (W,) of the controls to fit the normalisation on, the table of wells with is_control for the negatives).
 
-    score.fit half: one half of the controls (`halved`) is for the fit and the other half is the negatives, so that no
-    negative has a part in the space that it is compared in.
+    score.fit controls: both are all controls. score.fit half: one half of the controls (`halved`) is for the fit, and is_control
+    is True for the other half, so that no negative has a part in the space that it is compared in.
     """
     control = wells[CONTROL].to_numpy()
     if run.config.score.fit == "controls":
@@ -81,7 +82,8 @@ def fit_and_negatives(run: Run, wells: pl.DataFrame) -> tuple[np.ndarray, pl.Dat
 
 
 def halved(run: Run, wells: pl.DataFrame) -> np.ndarray:
-    """Return (W,) the controls at one half of the control positions, drawn by the seed; DataError below 2 positions."""
+    """Return a mask (W,): the controls at one half of the control positions, drawn by the seed. Raises DataError for fewer than 2
+    control positions."""
     control = wells[CONTROL].to_numpy()
     positions = sorted(set(wells.filter(pl.col(CONTROL))[WELL_COLUMN].to_list()))
     if len(positions) < 2:

@@ -47,10 +47,10 @@ from sdvae_ray.scoring.well_index import (
 
 
 def score(run: Run, console: Console, address: str | None = None) -> Scores:
-    """Scores everything that `encode` has committed, writes the tables of scores/ and returns them.
+    """Score everything that `encode` has committed, write the tables of scores/ and return them.
 
-    address: of a Ray cluster, as `ray_session` takes it. Raises DataError where nothing is usable, ConfigError for a column that is
-    not there.
+    address: a Ray cluster's, see `ray_session`. Raises DataError if no FOV is usable, ConfigError for a column that does
+    not exist.
     """
     fovs = _fovs_to_score(run)
     pairs = run.embedded()
@@ -97,7 +97,7 @@ def score(run: Run, console: Console, address: str | None = None) -> Scores:
 
 
 def bands(run: Run) -> dict[str, tuple[str, ...]]:
-    """Returns the names of the last axis of every metric that has one."""
+    """Return metric -> names of its last axis, for every metric that has one."""
     names = {
         name: getattr(shelves.find("metrics", metric.name), "BANDS", ()) for name, metric in run.config.metrics.items()
     }
@@ -105,7 +105,9 @@ def bands(run: Run) -> dict[str, tuple[str, ...]]:
 
 
 def _fovs_to_score(run: Run) -> pl.DataFrame:
-    """Returns the usable rows of fovs of score.plates, with their groups, slices and roles; checks the score section's names."""
+    """Return the usable rows of fovs on the plates of score.plates, with groups, slices and roles, after checking the score
+    section.
+    """
     settings = run.config.score
     resolve_steps(settings.normalise)
     fovs = run.fovs().filter(pl.col(ERROR).is_null())
@@ -128,7 +130,7 @@ def _fovs_to_score(run: Run) -> pl.DataFrame:
 
 
 def _index_fovs(run: Run, fovs: pl.DataFrame, extractor: str, side: str, console: Console) -> None:
-    """Builds the index of score.fov_index and prints a line about it, or why there is none."""
+    """Build the index of score.fov_index and print one line: its size and recall, or why it was not built."""
     level = run.config.score.fov_index.level if run.config.score.fov_index else "fov"
     vectors = "FOVs" if level == "fov" else "patches"
     try:
@@ -154,12 +156,14 @@ class _Results:
     transfers: list[Any] = field(default_factory=list)
 
     def not_scored(self, label: Label, wells: pl.DataFrame, reason: object) -> None:
-        """Adds a row to `summary` that says why a group has no scores."""
+        """Add a row to `summary` that says why a group has no scores."""
         self.summary.append(label.before(pl.DataFrame({"wells": [wells.height], "status": [f"not scored: {reason}"]})))
 
 
 def _score_side(run: Run, profiles: Profiles, originals: Profiles | None, results: _Results) -> None:
-    """Scores every group of an extractor and side. originals: None for the originals' own side, and where they have no profiles."""
+    """Score every group of an extractor and side. originals: their profiles; None if this side is the originals, or they have
+    none.
+    """
     label = Label(profiles.extractor, profiles.side)
     delete_well_indices(run, label.extractor, label.side)
     roles = well_roles(run, profiles.wells)
@@ -185,7 +189,7 @@ def _score_side(run: Run, profiles: Profiles, originals: Profiles | None, result
 
 @dataclass(frozen=True)
 class _Group:
-    """The wells of a group, with their roles, the profiles of their side, and of the originals where they are the other side."""
+    """The wells of a group with their roles, the profiles of their side, and the originals' profiles (None for the originals)."""
 
     wells: pl.DataFrame
     profiles: Profiles
@@ -193,7 +197,7 @@ class _Group:
 
 
 def _score_group(run: Run, label: Label, normaliser: Normaliser, group: _Group, results: _Results) -> int:
-    """Scores a group, saves its index and starts its tasks. Returns the number of features of a normalised profile."""
+    """Score a group, save its index and start its tasks. Return the number of features of a normalised profile."""
     fit, wells = fit_and_negatives(run, group.wells)
     among = fittable(run, wells)
     normalised = normaliser(fit, among)
@@ -224,12 +228,12 @@ def _score_group(run: Run, label: Label, normaliser: Normaliser, group: _Group, 
 
 
 def _stacked(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """Returns the tables as one; an empty one where there are none."""
+    """Return the tables stacked into one; an empty table without tables."""
     empty = pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})
     return pl.concat(tables, how="diagonal_relaxed") if tables else empty
 
 
 def _with_random_weights(run: Run, table: pl.DataFrame) -> pl.DataFrame:
-    """Adds random_weights: True where the row's extractor or side was built without weights."""
+    """Return the table with the column random_weights: True if the row's extractor or side has random weights."""
     names = [pl.col(name).is_in(run.config.random_weights) for name in ("extractor", "side") if name in table.columns]
     return table.with_columns(pl.any_horizontal(names).alias("random_weights"))

@@ -1,10 +1,10 @@
-"""Retrieval tasks beside phenotypic activity, each a Ray task of one extractor, side and group.
+"""Retrieval tasks other than phenotypic activity, each a Ray task of one extractor, side and group.
 
 distinctiveness  a compound's replicates against all other compounds' wells of the group
 consistency      compounds that share a target against compounds that share none, on mean profiles of compounds (score.target)
 cross_side       a reconstruction's well queries the originals: the compound's other wells against its plate's controls
 
-Beside each stands its floor, profiles permuted within each plate (consistency: among all compounds).
+The floor of a task is its score with profiles permuted within each plate (consistency: among all compounds).
 p-values are of copairs' null: the null by exchange needs negatives that a compound's wells could change places with.
 """
 
@@ -35,10 +35,10 @@ Row = dict[str, Any]
 def start_tasks(
     run: Run, label: Label, features: np.ndarray, wells: pl.DataFrame, both: tuple[np.ndarray, np.ndarray] | None
 ) -> Any:
-    """Return the Ray task that gives the rows of one extractor, side and group.
+    """Return the Ray task that computes the rows of one extractor, side and group; `tasks_of` collects it.
 
-    features: (W, D) normalised. wells: W rows with roles. both: (originals, reconstructions), each (W, D), in the
-    originals' space.
+    features: (W, D) normalised. wells: W rows with roles. both: (originals, reconstructions), each (W, D), in the originals'
+    space; None: cross_side is not scored.
     """
     held = features.nbytes + sum(profiles.nbytes for profiles in both or ())
     return _tasks.options(**weighing(_COPIES * held)).remote(run, label, features, wells, both)
@@ -48,8 +48,7 @@ def tasks_of(started: list[Any], transfers: list[Any]) -> pl.DataFrame:
     """Return the table of tasks: extractor, side, group, task, queries, groups, mean_map, mean_normalised_map,
     fraction_retrieved, status, and the numbers and status of the floor (FLOOR).
 
-    transfers: the tasks of scoring.transfer, whose rows have columns of their own beside these; their group is the group
-    that is queried.
+    transfers: the tasks of scoring.transfer, whose rows have more columns; their group is the group that is queried.
     """
     rows = [row for rows_of_group in ray.get(started) for row in rows_of_group]
     text = ("extractor", "side", "group", "task", "status", FLOOR["status"])
@@ -84,13 +83,14 @@ def _tasks(
 
 
 def distinctiveness(run: Run, features: np.ndarray, treated: pl.DataFrame) -> Row:
-    """Return the score of compounds. features: (W, D) of the treated wells."""
+    """Return the score of compounds against all other compounds. features: (W, D) of the treated wells."""
     rules = PairRules(["compound"], neg_diffby=["compound"])
     return _scored(run, "distinctiveness", features, treated.select("compound"), rules, treated["plate"])
 
 
 def consistency(run: Run, features: np.ndarray, treated: pl.DataFrame) -> Row:
-    """Return the score of targets. Targets of a compound are joined by |; a compound without a target is left out."""
+    """Return the score of targets. The targets of a compound are joined by |; a compound without a target is left out. Raises
+    DataError if no compound has a target, or if the column of targets differs within a well."""
     target = str(run.config.score.target)
     if target not in treated.columns:
         raise DataError(f"{target} differs within a well")
@@ -106,7 +106,7 @@ def consistency(run: Run, features: np.ndarray, treated: pl.DataFrame) -> Row:
 
 
 def cross_side(run: Run, both: tuple[np.ndarray, np.ndarray], wells: pl.DataFrame) -> Row:
-    """Return the score of treated reconstructions among the originals; both: see start_tasks."""
+    """Return the score of the treated reconstructions as queries among the originals. both: see start_tasks."""
     treated, control = wells["is_treated"].to_numpy(), wells["is_control"].to_numpy()
     originals, reconstructions = both
     named = wells.select(
@@ -138,8 +138,8 @@ def _scored(
 ) -> Row:
     """Return the means over groups of positives, and as floor_* the means with profiles permuted within each plate.
 
-    features: (Q, D) the queries' profiles. plate: (Q,). answering: (V, D) profiles that are no queries and stay in their
-    place. wells: Q + V rows.
+    features: (Q, D) the queries' profiles. plate: (Q,). answering: (V, D) profiles that are not queries and are not permuted.
+    wells: Q + V rows.
     """
     chance = task_chance(run)
     queries = np.arange(wells.height) < len(features)

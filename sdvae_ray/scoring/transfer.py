@@ -25,7 +25,7 @@ _COMPONENTS = 512  # a guess at how many features are left, for Ray's plan alone
 
 
 def start_transfers(run: Run, label: Label, profiles: Profiles, wells: pl.DataFrame) -> list[Any]:
-    """Return one Ray task per pair of groups, for `tasks_of`.
+    """Return one Ray task for each pair of groups; `tasks_of` collects them.
 
     label: extractor and side. wells: all wells of the profiles, with roles.
     """
@@ -41,7 +41,7 @@ def start_transfers(run: Run, label: Label, profiles: Profiles, wells: pl.DataFr
             started.append(ray.put(_rows(label, unscored(pair, _said(error)))))
         else:
             held = members.height * min(profiles.width, _COMPONENTS) * 4
-            memory = weighing(_COPIES * held + 2 * space.held)
+            memory = weighing(_COPIES * held + 2 * space.held_bytes)
             started.append(_transfer.options(**memory).remote(run, label, pair, space, members))
     return started
 

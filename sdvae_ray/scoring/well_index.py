@@ -26,9 +26,7 @@ BothSides = tuple[np.ndarray, np.ndarray]  # (originals, reconstructions), each 
 
 
 def save_and_reload_index(run: Run, label: Label, normalised: Normalised, wells: pl.DataFrame) -> Any:
-    """Saves the group's index, the wells of its ids and the fit of their normalisation, and returns the index as it is read
-    back.
-    """
+    """Save the group's index, the wells of its ids and the fit of their normalisation; return the index, read back from storage."""
     place = (ROOT, label.extractor, label.side)
     stem = run.uri(*place, _file_name(str(label.group)))
     run.storage.write_bytes(f"{stem}{FIT}", saved_fit.to_bytes(normalised.chain))
@@ -38,7 +36,7 @@ def save_and_reload_index(run: Run, label: Label, normalised: Normalised, wells:
 
 
 def delete_well_indices(run: Run, extractor: str, side: str) -> None:
-    """Deletes the indices of wells of an earlier score, whose groups may differ; indices of FOVs and patches stay."""
+    """Delete the indices of wells of an earlier score, whose groups may differ; indices of FOVs and patches stay."""
     folder = run.uri(ROOT, extractor, side)
     for name in run.storage.list(folder):
         if name.partition(".")[0] not in LEVELS.values():
@@ -46,7 +44,7 @@ def delete_well_indices(run: Run, extractor: str, side: str) -> None:
 
 
 def recall_queries(run: Run, label: Label, wells: pl.DataFrame) -> np.ndarray:
-    """Returns (Q,) rows of treated wells, ascending: all of them, or a draw where they are many, for a query meets every well."""
+    """Return the rows (Q,) of treated wells to query with, ascending: all, or a random 20,000 if there are more."""
     treated = np.flatnonzero(wells[TREATED].to_numpy())
     if len(treated) <= _QUERIES:
         return treated
@@ -57,9 +55,9 @@ def recall_queries(run: Run, label: Label, wells: pl.DataFrame) -> np.ndarray:
 def replicate_recalls(
     run: Run, index: Any, features: np.ndarray, wells: pl.DataFrame, queries: np.ndarray
 ) -> dict[str, float | None]:
-    """Returns the column replicate_recall_at_<k> for every k of score.recall_at; none of them without queries.
+    """Return the column replicate_recall_at_<k>, in [0, 1], for every k of score.recall_at; no columns without queries.
 
-    features: (W, D) normalised. queries: (Q,) rows of treated wells. None where no query has a replicate.
+    features: (W, D) normalised. queries: (Q,) rows of treated wells. The value is None if no query has a replicate.
     """
     if len(queries) == 0:
         return {}
@@ -76,11 +74,11 @@ def replicate_recalls(
 def in_the_originals_space(
     run: Run, originals: Profiles, profiles: Profiles, wells: pl.DataFrame, fit: np.ndarray, fittable: np.ndarray
 ) -> BothSides | None:
-    """Returns the profiles of both sides, normalised by the fit on the originals' controls.
+    """Return (originals, reconstructions), each (W, D), both normalised by a fit on the originals' controls.
 
-    A fit on the reconstructions' controls would be another space than the originals'. wells: W rows of `profiles`; fit: (W,) the
-    controls to fit on; fittable: (W,) the wells that a step may be fitted on. None where a well has no original, and for harmony,
-    which would align one side to the other.
+    A fit on the reconstructions' controls would give another space. wells: W rows of `profiles`. fit: (W,) bool, the controls to
+    fit on. fittable: (W,) bool, the wells that a step may be fitted on. None if a well has no original, and for harmony, which
+    would align one side to the other.
     """
     if not has_fit(resolve_steps(run.config.score.normalise)):
         return None
@@ -95,7 +93,7 @@ def in_the_originals_space(
 
 
 def own_well_recall(both: BothSides | None, queries: np.ndarray) -> float | None:
-    """Returns the share of the wells `queries` whose reconstruction has their own original as the nearest original."""
+    """Return the share of the wells `queries` whose reconstruction is nearest to its own original; None without them or `both`."""
     if both is None or len(queries) == 0:
         return None
     originals, reconstructions = both
