@@ -33,11 +33,12 @@ from sdvae_ray.storage import local_copy
 
 
 class OnPlate(NamedTuple):
-    """The index of wells that an image is looked up in, and the fit that normalises it as a well of a plate.
+    """The index of wells in which an image is looked up, and the fit that normalises it as a well of a plate.
 
-    name   of the index, as `saved` gives it
+    name   of the index, as `saved` returns it
     plate  source/batch/plate
-    batch  of the plate's wells (score.batch), which tvn aligns; the plate itself where the run names no batch
+    batch  the batch of the plate's wells (score.batch), which tvn aligns; the plate itself if the run names no batch
+    chain  the fit of the normalisation
     notes  for the answer
     """
 
@@ -50,9 +51,9 @@ class OnPlate(NamedTuple):
 
 
 def on_plate(run: Run, plate: str, extractor: str | None, side: str | None) -> OnPlate:
-    """Returns the index and fit of the plate asked for: Metadata_Plate, or source/batch/plate.
+    """Return the index and fit of the plate asked for. plate: Metadata_Plate, or source/batch/plate.
 
-    Raises DataError for a plate that is not there, and for a run without indices of wells or without a fit.
+    Raises DataError for an unknown plate, and for a run without indices of wells or without a fit.
     """
     indices = chosen_indices(run, None, extractor, side)
     wells = _plate_wells(run, indices.names, plate)
@@ -64,7 +65,7 @@ def on_plate(run: Run, plate: str, extractor: str | None, side: str | None) -> O
 
 
 def own_plate(run: Run, row: Batch, extractor: str, side: str) -> OnPlate | str:
-    """Returns the index and fit of the plate that a row of a manifest names, or the reason why there is none."""
+    """Return the index and fit of the plate that a row of a manifest names, or the reason why it has no index or fit."""
     names = [name for name in saved(run) if name.startswith(f"{extractor}/{side}/")]
     if not names:
         return f"the run has no index of wells of {extractor} on {side}"
@@ -83,7 +84,7 @@ def own_plate(run: Run, row: Batch, extractor: str, side: str) -> OnPlate | str:
 
 
 def nearest_wells(run: Run, vector: np.ndarray, place: OnPlate, count: int) -> Answer:
-    """Returns the `count` wells nearest to an image's embedding (D,), taken for the profile of a well of the plate."""
+    """Return the `count` wells nearest to an image's embedding (D,), which is normalised as the profile of a well of the plate."""
     one = np.zeros(1, bool)
     well = Wells(one, one, np.array([place.plate]), np.array([place.batch]), np.zeros(1, np.int64))
     x = apply(place.chain, vector.reshape(1, -1).astype(np.float64), well)
@@ -95,7 +96,7 @@ def nearest_wells(run: Run, vector: np.ndarray, place: OnPlate, count: int) -> A
 
 
 def _plate_wells(run: Run, names: Sequence[str], plate: str) -> dict[str, pl.DataFrame]:
-    """Returns the plate's wells by index, for the indices that have some. plate: Metadata_Plate, or source/batch/plate."""
+    """Return index -> the plate's wells, for the indices that have some. plate: Metadata_Plate, or source/batch/plate."""
     wells = {}
     for name in names:
         table = open_table(run, name)
@@ -108,7 +109,7 @@ def _plate_wells(run: Run, names: Sequence[str], plate: str) -> dict[str, pl.Dat
 
 
 def _with_fit(run: Run, plate: str, wells: dict[str, pl.DataFrame]) -> OnPlate:
-    """Returns the first index of `wells` with its fit; DataError where the name is that of several plates, or without a fit."""
+    """Return the first index of `wells` with its fit. Raises DataError if several plates have the name, and without a fit."""
     plate_key = pl.concat_str(PLATE_KEY, separator="/")
     plates = sorted({key for rows in wells.values() for key in rows.select(plate_key).to_series()})
     if len(plates) > 1:
@@ -127,7 +128,7 @@ def _with_fit(run: Run, plate: str, wells: dict[str, pl.DataFrame]) -> OnPlate:
 
 
 def _batch(run: Run, wells: pl.DataFrame, plate: str) -> str:
-    """Returns the batch of a plate's wells, by the score.batch of the latest score; the plate where it names none."""
+    """Return the batch of a plate's wells, by the score.batch of the latest score; the plate if score.batch names no column."""
     record = run.find_record()
     scored = run.config if record is None else RunConfig.model_validate(record["config"])
     column = scored.score.batch

@@ -33,7 +33,7 @@ def is_activity(rules: PairRules) -> bool:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command `retrieve` takes beside lists and expressions; see Chance, and normalise for the steps."""
+    """The settings of the command `retrieve`, besides lists and expressions; see Chance, and normalise for the steps."""
 
     null: Null | None = None  # None: by exchange where it applies, else copairs'
     null_size: int = 10_000
@@ -45,12 +45,12 @@ class Settings:
     seed: int = 0
 
     def chance(self, null: Null) -> Chance:
-        """Returns how scores are compared with chance, by a null that applies."""
+        """Return how scores are compared with chance by the null `null`."""
         return Chance(null, self.null_size, self.seed, self.strict, self.threshold, self.ties, self.distance)
 
 
 def checked_settings(chosen: Mapping[str, Any]) -> Settings:
-    """Return the settings; ConfigError, with what is allowed, for an unknown name and for a value that a field does not take."""
+    """Return the settings. Raises ConfigError, with the allowed values, for an unknown name or a value that is not allowed."""
     names = [field.name for field in fields(Settings)]
     if unknown := [name for name in chosen if name not in names]:
         raise ConfigError(f"retrieve has no setting {unknown[0]!r}{did_you_mean(unknown[0], names)}")
@@ -70,10 +70,10 @@ def by_lists(
     with_reference: bool,
     chance: Chance,
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Return (a row per group of positives, a row per query, the floor).
+    """Return (one row per group of positives, one row per query, the floor).
 
-    features: (W, D). wells: W rows with the columns of the rules. frame: the same wells as `retrieve` names them. With
-    references, their index joins pos_sameby and neg_diffby, as in JUMP's recipe.
+    features: (W, D). wells: W rows with the columns of the rules. frame: the same wells as `retrieve` names them. with_reference:
+    the wells' reference index joins pos_sameby and neg_diffby, as in JUMP's recipe.
     """
     if with_reference:
         index = np.where(frame["is_control"].to_numpy(), np.arange(wells.height), -1)

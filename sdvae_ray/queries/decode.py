@@ -1,6 +1,6 @@
 """Stored latents of one field of view -> its stains again, by the run's own weights at the run's precision; and as OME-TIFF.
 
-What comes back are the run's scaled integers, as its metrics saw them, and not the counts of a camera.
+The decoded pixels are the run's scaled integers, as its metrics saw them, and not the counts of a camera.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ _COMPARED = 10_000  # fov_ids compared letter by letter with an unknown one: a r
 
 
 def decode_fov(run: Run, fov_id: str, side: str | None) -> tuple[np.ndarray, Facts]:
-    """(C, crop, crop) uint8 or uint16, the original's orientation, and what there is to say of them.
+    """Return the decoded stains (C, crop, crop) uint8 or uint16, in the original's orientation, and the facts about them.
 
-    A pixel x in [0, 1] becomes the nearest integer to x * (2^bits - 1). Raises as decode_patches.
+    A pixel x in [0, 1] becomes the nearest integer to x * (2^bits - 1). Raises what decode_patches raises.
     """
     patches, facts = decode_patches(run, fov_id, side)
     image = run.config.image
@@ -53,10 +53,11 @@ def decode_fov(run: Run, fov_id: str, side: str | None) -> tuple[np.ndarray, Fac
 
 @torch.inference_mode()
 def decode_patches(run: Run, fov_id: str, side: str | None) -> tuple[Tensor, Facts]:
-    """(P, C, S, S) float32 in [0, 1] on the CPU, the reconstruction that the run scored, and the facts of it.
+    """Return the reconstruction that the run scored, (P, C, S, S) float32 in [0, 1] on the CPU, and the facts about it.
 
-    `side` None: the only autoencoder whose latents are stored. The same bits as scored come back on the same device and
-    libraries; elsewhere the forward passes are rounded differently. Raises ConfigError, DataError, WeightsError or RunError.
+    side: None: the only autoencoder whose latents are stored. The bits are those that were scored if the device and the libraries
+    are the same; else forward passes are rounded differently. Raises ConfigError for a side that cannot be decoded, DataError for
+    a FOV without a latent, WeightsError for other weights, RunError for numbers that are not usable.
     """
     side = checked_side(run, side)
     record = recorded(run, {side})
@@ -83,7 +84,8 @@ def decode_patches(run: Run, fov_id: str, side: str | None) -> tuple[Tensor, Fac
 
 
 def checked_side(run: Run, side: str | None) -> str:
-    """The side whose stored latents can be decoded; ConfigError, saying why, where that is none or not clear."""
+    """Return the side whose stored latents can be decoded; None: the run's only one. Raises ConfigError, with the reason, if the
+    side has no stored latents, or if several sides have and none is named."""
     allowed = [name for name in run.config.autoencoders if stores_latents(run.config, name)]
     if side is None:
         if not allowed:
@@ -105,7 +107,7 @@ def checked_side(run: Run, side: str | None) -> str:
 
 
 def load_autoencoder(run: Run, record: Record | None, side: str, device: torch.device) -> Autoencoder:
-    """One autoencoder of a run. Raises WeightsError where its weights are not there, or not those of the run's record."""
+    """Return one autoencoder of a run. Raises WeightsError if its weights are missing, or differ from those of the run's record."""
     alone = run.config.model_copy(
         update={"autoencoders": {side: run.config.autoencoders[side]}, "codecs": {}, "extractors": {}, "metrics": {}}
     )
@@ -115,7 +117,7 @@ def load_autoencoder(run: Run, record: Record | None, side: str, device: torch.d
 
 
 def ome_tiff(stains: np.ndarray, names: Sequence[str], facts: Facts) -> bytes:
-    """(C, Y, X) uint8 or uint16 as one OME-TIFF, deflated: a channel per stain, `facts` as JSON in its Description.
+    """Return stains (C, Y, X) uint8 or uint16 as one deflated OME-TIFF: a channel per stain, `facts` as JSON in its Description.
 
     The same stains and facts give the same bytes.
     """
@@ -133,7 +135,7 @@ def ome_tiff(stains: np.ndarray, names: Sequence[str], facts: Facts) -> bytes:
 
 
 def _committed(run: Run, record: Record, fov_id: str) -> pl.DataFrame:
-    """The row of fovs of a usable FOV, with `files`; DataError where there is none."""
+    """Return the row of fovs, with `files`, of a usable FOV. Raises DataError for an unknown or failed FOV."""
     fovs = run.fovs(["micro_batch", "device"])
     if fovs.height == 0:
         raise DataError(f"{run.output} has no fields of view yet: `sdvae-ray encode` computes them")
@@ -148,7 +150,7 @@ def _committed(run: Run, record: Record, fov_id: str) -> pl.DataFrame:
 
 
 def _nearest(fov_id: str, known: pl.Series) -> str:
-    """Among those that share most parts of the key."""
+    """Return the tail of an error: the nearest of the known FOVs that share most parts of the key."""
     parts, names = fov_id.split("/"), known.to_list()
     shared = [sum(a == b for a, b in zip(parts, name.split("/"), strict=False)) for name in names]
     most = max(shared)
@@ -157,7 +159,9 @@ def _nearest(fov_id: str, known: pl.Series) -> str:
 
 
 def _micro_batch(run: Run, record: Record, row: pl.DataFrame, device: torch.device) -> tuple[int, str]:
-    """(passes per forward, name of the device): as the run had it where it ran on such a device, else what fits any."""
+    """Return (RGB passes per forward pass, name of the device): the run's number on a device of that name, else a number that
+    fits.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     used = int(row["micro_batch"][0]) if "micro_batch" in row.columns else int(record["micro_batch"])
     same = "device" in row.columns and row["device"][0] == name
@@ -165,7 +169,7 @@ def _micro_batch(run: Run, record: Record, row: pl.DataFrame, device: torch.devi
 
 
 def _facts(run: Run, record: Record, fov_id: str, side: str) -> Facts:
-    """What the picture is, in a run's own words."""
+    """Return the facts about a decoded picture: its model, weights, crop and scaling."""
     model, weights = run.config.autoencoders[side], record["weights"].get(f"autoencoders.{side}", {})
     scaling, image = run.config.image.scaling, run.config.image
     top = 2**scaling.bits - 1

@@ -38,7 +38,9 @@ from sdvae_ray.storage import Storage
 
 
 class Query(NamedTuple):
-    """name: what to call the image. row: of a manifest, one FOV, columns of objects. notes: what an answer should say of it."""
+    """A new image. name: the name that answers use. row: one FOV of a manifest, columns of objects. notes: sentences for the
+    answer.
+    """
 
     name: str
     row: Batch
@@ -46,10 +48,10 @@ class Query(NamedTuple):
 
 
 def image_query(run: Run, files: Sequence[str]) -> Query:
-    """From STAIN=FILE for every stain of the run, or from one file that has them as its planes, in the run's order.
+    """Return the query of one new image, from STAIN=FILE for every stain of the run, or from one file whose planes are the stains.
 
-    No illumination function is applied. Raises ConfigError for a stain too few, too many or unknown, and where the run scales by
-    constants of its manifest.
+    The planes must be in the run's order. No illumination function is applied. Raises ConfigError if a stain is missing, repeated
+    or unknown, and if the run scales by constants of its manifest.
     """
     stains = run.config.image.stains
     if run.config.image.scaling.method == "manifest":
@@ -80,7 +82,8 @@ def image_query(run: Run, files: Sequence[str]) -> Query:
 
 
 def manifest_query(run: Run, manifest: str, fov_id: str | None) -> Query:
-    """From one row of a manifest of any run; `fov_id` may be None where it has one row. Raises DataError or ConfigError."""
+    """Return the query of one row of a manifest, of any run. fov_id: None if the manifest has one row. Raises ConfigError if
+    fov_id is None and there are several rows, DataError for an unknown FOV or a manifest that cannot be read."""
     table = read_manifest(manifest, run.storage)
     if fov_id is None:
         if table.height > 1:
@@ -103,11 +106,12 @@ def search_image(
     patch: int | None = None,
     plate: str | None = None,
 ) -> Answer:
-    """(what is nearest to the image, what was searched): FOVs, or wells where the run has no index of FOVs, or for a plate.
+    """Return the nearest neighbours of the image and what was searched: FOVs, or wells without an index of FOVs or with a plate.
 
-    patch: number of a patch of the image, counted row by row, whose nearest patches are wanted instead. plate: of the run, as
-    whose well the image is normalised; where None and wells are searched, that of the image's row. Where it is unknown or has
-    no fit, the wells' profiles are searched as they are, and the note says why; for a plate asked for, this is a DataError.
+    patch: the number of a patch of the image, counted row by row; its nearest patches are returned instead. plate: a plate of the
+    run; the image is normalised as a well of it. If plate is None and wells are searched, it is the plate of the image's row; if
+    that plate is unknown or has no fit, the profiles of wells are searched without normalisation, and the note says why. Raises
+    ConfigError for a patch that does not exist, DataError for a `plate` that is unknown or has no fit.
     """
     level = "fov" if patch is None else "patch"
     place: OnPlate | str | None = None
@@ -138,10 +142,11 @@ def search_image(
 
 
 def embed_field(run: Run, row: Batch, extractor: str, side: str, patches: bool = False) -> np.ndarray:
-    """(G, D) float32, the mean over the field's patches as the run stores it in float16, or (P, G, D), each patch's.
+    """Return the embedding (G, D) float32, the mean over the field's patches; with `patches`, the embedding of each, (P, G, D).
 
-    row: one row of a manifest. Raises DataError where the image cannot be read or the run is not there, ConfigError where the run
-    file describes other pixels or models than the run has, WeightsError where the weights are others.
+    The numbers are rounded to float16, as the run stores them. row: one row of a manifest. Raises DataError if the image cannot be
+    read or the run does not exist, ConfigError if the run file describes other pixels or models than the run has, WeightsError if
+    the weights differ.
     """
     if side == IMAGE_SIDE and takes_posterior(run.config, extractor):
         raise ConfigError(f"{extractor} takes an autoencoder's latent: --side {' or '.join(run.config.autoencoders)}")
@@ -165,7 +170,7 @@ def embed_field(run: Run, row: Batch, extractor: str, side: str, patches: bool =
 
 
 def _alone(run: Run, extractor: str, side: str) -> RunConfig:
-    """The run with one extractor, that keeps every patch, and one side."""
+    """Return the run's configuration with one extractor, which keeps every patch, and one side."""
     settings = run.config.extractors[extractor].model_copy(update={"keep_patches": run.config.image.patches})
     sides = {
         shelf: {name: model for name, model in getattr(run.config, shelf).items() if name == side}
@@ -175,14 +180,14 @@ def _alone(run: Run, extractor: str, side: str) -> RunConfig:
 
 
 def _of_photographs(manifest: str, storage: Storage) -> bool:
-    """Whether the run's images are photographs, as the first of them says."""
+    """Return whether the run's images are photographs; the first row of the manifest decides."""
     if COLOUR not in row_groups(manifest, storage)[1]:
         return False
     return read_manifest_column(manifest, COLOUR, storage)[0].as_py() is True
 
 
 def _stain(text: str) -> str | None:
-    """Of STAIN=FILE; None for a file alone, whose name may have a "=" in it after a folder or a dot."""
+    """Return STAIN of STAIN=FILE; None for a file alone, whose name may have a "=" in it after a folder or a dot."""
     name, separator, _ = text.partition("=")
     return name if separator and not {"/", "."} & set(name) else None
 

@@ -12,9 +12,9 @@ _PLACE = ("source", "subfolder", "revision")  # where weights are may change; wh
 
 
 def recorded(run: Run, names: Collection[str], settings: Collection[str] = ("image", "precision")) -> Record:
-    """The run's record, once its file is known to say the same of `settings` and of the models and codecs `names`.
+    """Return the run's record, after checking that the run file agrees with it on `settings` and on the models and codecs `names`.
 
-    Other models may differ, and weights may have moved. Raises DataError where nothing has been encoded, ConfigError for the first
+    Other models may differ, and weights may have moved. Raises DataError if nothing has been encoded, ConfigError for the first
     key that differs and for a name that the run has not encoded yet.
     """
     record = run.record

@@ -28,8 +28,8 @@ from sdvae_ray.sources.profiles import ProfileTable
 class Retrieved:
     """The score of a table of profiles.
 
-    summary: means and settings, JSON-ready. groups: one row per group of positives. wells: one row per query. floors: None
-    where no column says where on its plate a well is.
+    summary: means and settings, JSON-ready. groups: one row per group of positives. wells: one row per query. floors: None if no
+    column gives a well's position on its plate.
     """
 
     summary: dict[str, Any]
@@ -41,11 +41,11 @@ class Retrieved:
 def retrieve(
     table: ProfileTable, rules: PairRules, reference: str | None, exclude: str | None, settings: Settings
 ) -> Retrieved:
-    """Score every well that has a value in a column of pos_sameby, and is no reference, by the rules.
+    """Return the scores, by the rules, of every well that has a value in a column of pos_sameby and is not a reference.
 
-    reference: an expression on columns that says which wells are references, the negatives of JUMP's recipe. exclude: an
-    expression for wells to leave out. Raises ConfigError for a column that is not there and for a null that does not apply,
-    DataError where no well is a reference or no query has both a positive and a negative.
+    reference: an expression on columns; the wells for which it holds are the references, the negatives of JUMP's recipe. exclude:
+    an expression for wells to leave out. Raises ConfigError for a column that does not exist and for a null that does not apply,
+    DataError if no well is a reference or no query has both a positive and a negative.
     """
     wells, features = table.wells, table.features
     for column in (*rules.pos_sameby, *rules.pos_diffby, *rules.neg_sameby, *rules.neg_diffby):
@@ -102,8 +102,9 @@ def retrieve(
 
 
 def _frame(wells: pl.DataFrame, rules: PairRules, is_reference: np.ndarray, query: np.ndarray) -> pl.DataFrame:
-    """Return the wells as the scores of a run have them: well_id, compound, plate (the scope of the negatives), group, roles,
-    and the position where a column says it."""
+    """Return the wells with the columns of a run's scores: well_id, compound, plate (the scope of the negatives), group, roles,
+    and the position if the table has it.
+    """
     names = [name for name in WELL_KEY if name in wells.columns]
     ids = wells.select(pl.concat_str(names, separator="/")).to_series() if names else None
     if ids is None or ids.n_unique() < wells.height:

@@ -1,9 +1,9 @@
-"""Indices as `score` saved them: their names, opened in place, and the tables that say what an id stands for.
+"""The indices that `score` saved: their names, how they are opened, and the tables that map an id to a well or FOV.
 
 index/<extractor>/<side>/<group>.*     exact, over the normalised profiles of one group's wells; `.fit.npz` normalises another well
 too
-index/<extractor>/<side>/fovs.*        over FOVs, where score.fov_index asks for it
-index/<extractor>/<side>/patches.*     over patches, where score.fov_index.level asks for them
+index/<extractor>/<side>/fovs.*        over FOVs, if score.fov_index asks for it
+index/<extractor>/<side>/patches.*     over patches, if score.fov_index.level asks for them
 
 An index is a `.faiss` and a `.parquet` with one row per well or FOV, ascending by `id`. An index over FOVs or patches has a `.json`
 with its measured recall. A local index is mapped into memory, and a search reads the parts that it touches. A remote index is
@@ -45,10 +45,10 @@ _VECTOR = "_vector"  # a column: the id of a vector
 
 @dataclass(frozen=True)
 class SavedIndex:
-    """An index and its table, of which a query reads the row groups that can hold its rows.
+    """An index and its table; a query reads only the row groups of the table that can hold its rows.
 
-    patches: of every FOV, in an index of patches: the vectors of a row of the table have the ids `id` to `id` + patches - 1. 0 in
-    any other index, where the vector of a row has the row's id.
+    patches: number of patches per FOV in an index of patches; a row's vectors have the ids `id` to `id` + patches - 1. 0 in any
+    other index, in which a row's vector has the row's id.
     """
 
     index: faiss_index.Index
@@ -56,9 +56,9 @@ class SavedIndex:
     patches: int
 
     def nearest(self, vector: np.ndarray, count: int, without: int | None = None) -> pl.DataFrame:
-        """Returns the rows of the `count` vectors nearest to a vector (D,), nearest first, with their cosine.
+        """Return the rows of the `count` vectors nearest to a vector (D,), nearest first, with their cosine.
 
-        An index of patches adds `patch`, the number of the patch in its field. without: an id to leave out, such as the vector's
+        An index of patches adds `patch`, the number of the patch in its field. without: an id to leave out, such as the query's
         own.
         """
         wanted = min(count + (without is not None), self.index.ntotal)
@@ -75,7 +75,7 @@ class SavedIndex:
 
 
 def open_index(run: Run, name: str) -> SavedIndex:
-    """Opens the index of a name that `saved` gives."""
+    """Open an index by its name, as `saved` returns it."""
     patches = 0
     if name.endswith(f"/{PATCHES}"):
         patches = int(json.loads(run.storage.read_bytes(f"{run.uri(ROOT, name)}.json"))[PATCHES_PER_FOV])
@@ -84,24 +84,24 @@ def open_index(run: Run, name: str) -> SavedIndex:
 
 
 def open_table(run: Run, name: str) -> pl.LazyFrame:
-    """Opens the table of an index, by a name that `saved` gives."""
+    """Open the table of an index by the index's name, as `saved` returns it."""
     return pl.scan_parquet(local_copy(f"{run.uri(ROOT, name)}.parquet", run.storage))
 
 
 def known_names(table: pl.LazyFrame, *columns: str) -> list[str]:
-    """Returns these columns, joined by "/", of the first rows of a table, for the nearest match of an unknown name."""
+    """Return the values of `columns`, joined by "/", in the first rows of a table, for the nearest match of an unknown name."""
     return table.head(_COMPARED).select(pl.concat_str(columns, separator="/")).collect().to_series().to_list()
 
 
 def saved(run: Run, level: str | None = None) -> list[str]:
-    """Returns <extractor>/<side>/<name> of every index of a level of `LEVELS`; None: of every index of wells."""
+    """Return <extractor>/<side>/<name> of the indices of a level, "fov" or "patch"; None: of the indices of wells."""
     names = [name.removesuffix(".faiss") for name in run.storage.list(run.uri(ROOT)) if name.endswith(".faiss")]
     level_of = {files: level for level, files in LEVELS.items()}
     return [name for name in names if level_of.get(name.rpartition("/")[2]) == level]
 
 
 class Indices(NamedTuple):
-    """The indices of one extractor and side. names: as `saved` gives them. noun: what they are called in an error."""
+    """The indices of one extractor and side. names: as `saved` returns them. noun: what an error calls these indices."""
 
     extractor: str
     side: str
@@ -110,9 +110,9 @@ class Indices(NamedTuple):
 
 
 def chosen_indices(run: Run, level: str | None, extractor: str | None, side: str | None) -> Indices:
-    """Returns the indices of a level, as `saved` takes it, of the extractor and side that `chosen` chooses.
+    """Return the indices of a level (see `saved`) for the extractor and side that `chosen` picks.
 
-    Raises DataError where the run has no index of the level, and as `chosen` does.
+    Raises DataError if the run has no index of the level, or none of the extractor or side.
     """
     names = saved(run, level)
     if not names:
@@ -122,11 +122,10 @@ def chosen_indices(run: Run, level: str | None, extractor: str | None, side: str
 
 
 def chosen(run: Run, names: Sequence[str], extractor: str | None, side: str | None, noun: str) -> tuple[str, str]:
-    """Returns the extractor and side asked for, or the run's first extractor and the originals, or the first side without
-    originals.
+    """Return (extractor, side). extractor None: the run's first. side None: the originals, or the first side if they are absent.
 
-    names: <extractor>/<side>/... of everything there is. Raises DataError, with the nearest match, for an extractor or a side that
-    no name has.
+    names: texts <extractor>/<side>/... of what exists. noun: for the error. Raises DataError, with the nearest match, for an
+    extractor or a side that no name has.
     """
     present, known = {name.split("/")[0] for name in names}, run.config.extractors
     extractors = [*(name for name in known if name in present), *sorted(present - known.keys())]

@@ -22,8 +22,8 @@ from sdvae_ray.storage import Storage, join
 class Answer(NamedTuple):
     """The nearest neighbours, and what was searched.
 
-    neighbours: SIMILARITY (cosine) and the keys and Metadata_* of wells, FOVs or patches, nearest first. facts: the query's `well`,
-    or `fov` and `patch`; extractor, side, group; perturbation of the well; `as` and `note` of a new image.
+    neighbours: SIMILARITY (cosine) and the keys and Metadata_* of wells, FOVs or patches, nearest first. facts: the query's
+    `well`, or `fov` and `patch`; extractor, side, group; the perturbation of the well; `as` and `note` for a new image.
     """
 
     neighbours: pl.DataFrame
@@ -31,10 +31,10 @@ class Answer(NamedTuple):
 
 
 def search_well(run: Run, well: str, extractor: str | None, side: str | None, count: int) -> Answer:
-    """Returns the `count` nearest other wells of the well's group.
+    """Return the `count` nearest other wells of the well's group.
 
-    well: PLATE/WELL. extractor and side: as `saved_index.chosen` takes them. Raises DataError, with the nearest match, for a well
-    that is not there, and for a name that two wells have.
+    well: PLATE/WELL. extractor, side: see `saved_index.chosen`. Raises DataError, with the nearest match, for an unknown well, and
+    for a name that two wells have.
     """
     indices = chosen_indices(run, None, extractor, side)
     plate, _, position = well.partition("/")
@@ -60,10 +60,10 @@ def search_well(run: Run, well: str, extractor: str | None, side: str | None, co
 
 
 def search_row(run: Run, fov_id: str, patch: int | None, extractor: str | None, side: str | None, count: int) -> Answer:
-    """Returns the `count` FOVs nearest to a FOV, from the index over FOVs; with `patch`, the patches nearest to its patch.
+    """Return the `count` FOVs nearest to a FOV; with `patch`, the patches nearest to that patch of the FOV.
 
-    patch: its number, counted row by row from 0. extractor and side: as `saved_index.chosen` takes them. Raises DataError for a FOV
-    that is not there, ConfigError for a patch that was not kept.
+    patch: its number, counted row by row from 0. extractor, side: see `saved_index.chosen`. Raises DataError for an unknown FOV,
+    ConfigError for a patch that was not kept.
     """
     level = "fov" if patch is None else "patch"
     indices = chosen_indices(run, level, extractor, side)
@@ -85,7 +85,7 @@ def search_row(run: Run, fov_id: str, patch: int | None, extractor: str | None, 
 
 
 class SearchSpace(NamedTuple):
-    """The place where a new image is searched for. name: of the index, or None for the profiles of wells."""
+    """The index in which a new image is searched for. name: the index's; None: search the profiles of wells, without an index."""
 
     extractor: str
     side: str
@@ -93,10 +93,8 @@ class SearchSpace(NamedTuple):
 
 
 def image_space(run: Run, level: str, extractor: str | None, side: str | None) -> SearchSpace:
-    """Returns the index of the level, fov or patch; where the run has none of FOVs, its profiles of wells.
-
-    Raises DataError where the run has neither.
-    """
+    """Return where to search for a new image: the index of the level, "fov" or "patch"; without an index of FOVs the profiles of
+    wells. Raises DataError if the run has neither the index nor profiles."""
     if level == "patch" or saved(run, level):
         indices = chosen_indices(run, level, extractor, side)
         return SearchSpace(indices.extractor, indices.side, indices.names[0])
@@ -107,9 +105,7 @@ def image_space(run: Run, level: str, extractor: str | None, side: str | None) -
 
 
 def search_vector(run: Run, vector: np.ndarray, space: SearchSpace, count: int) -> Answer:
-    """Returns the nearest neighbours of a new image's embedding (D,): FOVs or patches by their index, or wells by their
-    profiles.
-    """
+    """Return the nearest neighbours of a new image's embedding (D,): FOVs or patches by their index, or wells by their profiles."""
     facts = {"extractor": space.extractor, "side": space.side}
     if space.name is not None:
         return Answer(open_index(run, space.name).nearest(vector, count), facts | {"group": "all"})
@@ -118,10 +114,10 @@ def search_vector(run: Run, vector: np.ndarray, space: SearchSpace, count: int) 
 
 
 def nearest_profiles(folder: str, vector: np.ndarray, count: int, storage: Storage) -> pl.DataFrame:
-    """Returns the `count` wells nearest to a vector (D,) by cosine, exactly: SIMILARITY and their Metadata_*.
+    """Return the `count` wells nearest to a vector (D,) by cosine, exactly: SIMILARITY and their Metadata_*.
 
-    folder: of tables of profiles, one per plate: Metadata_*, then D features. One table is in memory at a time. Raises DataError
-    for profiles of another number of features.
+    folder: holds one table of profiles per plate: Metadata_*, then D features. One table is in memory at a time. Raises DataError
+    for profiles with another number of features.
     """
     nearest = pl.DataFrame()
     unit = unit_rows(vector[None])[0]
@@ -139,7 +135,7 @@ def nearest_profiles(folder: str, vector: np.ndarray, count: int, storage: Stora
 
 
 def _stored_number(run: Run, extractor: str, fov_id: str, patch: int) -> int:
-    """Returns the place of a patch among the patches of its FOV that were kept; ConfigError where it was not kept."""
+    """Return the index of a patch among the patches of its FOV that were kept. Raises ConfigError for a patch that was not kept."""
     kept = kept_patches(run.config, extractor, fov_id).tolist()
     if patch not in kept:
         numbers = ", ".join(map(str, kept))
