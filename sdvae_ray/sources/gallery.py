@@ -50,31 +50,31 @@ _OPTIONS = {SOURCE_COLUMN: "--source", BATCH_COLUMN: "--batch"}
 
 
 def place(row: Mapping[str, Any]) -> str:
-    """Names the file and the row, for an error."""
+    """Return the file and the row, for an error."""
     return f"{row[FILE]}, row {row[ROW]}"
 
 
 def first_row(table: pl.DataFrame, condition: pl.Expr) -> dict[str, Any] | None:
-    """Returns the first row, by file and line, for which the condition holds; None where it holds for no row."""
+    """Return the first row, by file and line, for which the condition holds; None if it holds for no row."""
     rows = table.filter(condition)
     return rows.sort(FILE, ROW).row(0, named=True) if rows.height else None
 
 
 def is_empty(column: str) -> pl.Expr:
-    """True where the column is null, or text of spaces alone."""
+    """Return an expression: True if the column is null, or text of spaces alone."""
     return pl.col(column).is_null() | (pl.col(column).str.strip_chars() == "")
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
-    """Joins the first `most` names by commas, and adds the number of names where there are more."""
+    """Return the first `most` names joined by commas, with the number of all names if there are more."""
     names = list(names)
     return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def read_table(uri: str, storage: Storage) -> pl.DataFrame:
-    """Reads a CSV or TSV file, gzipped or not, or a Parquet file, told by its content: columns of text, `_file` and `_row`.
+    """Read a CSV or TSV file, gzipped or not, or a Parquet file, told by its content: columns of text, `_file` and `_row`.
 
-    Raises DataError for a file that is absent, damaged, empty or no table.
+    Raises DataError for a file that is absent, damaged, empty or not a table.
     """
     try:
         data = storage.read_bytes(uri)
@@ -96,7 +96,7 @@ def read_table(uri: str, storage: Storage) -> pl.DataFrame:
 
 
 def _read_csv(data: bytes, uri: str) -> pl.DataFrame:
-    """Reads with pyarrow, since polars fills up a line that is too short without an error."""
+    """Read a CSV with pyarrow, since polars fills up a line that is too short without an error."""
     if not data.removeprefix(codecs.BOM_UTF8).strip():
         raise DataError(f"{uri} is empty")
     first = re.split(rb"\r\n?|\n", data, maxsplit=1)[0].decode("utf-8-sig")
@@ -137,17 +137,20 @@ def _unreadable(uri: str, message: str) -> str:
 
 
 def identifier(column: str) -> str | None:
-    """Returns the manifest's name of an identifier: with or without Metadata_, in any case, or an alias. None: no identifier."""
+    """Return the manifest's name of an identifier: with or without Metadata_, in any case, or an alias;
+    None for another column.
+    """
     return IDENTIFIERS.get(column.removeprefix(METADATA).lower())
 
 
 def read_load_data(
     uri: str, stains: Sequence[str], defaults: Mapping[str, str], storage: Storage
 ) -> tuple[pl.DataFrame, list[str]]:
-    """A load_data file -> (rows of a manifest with `_file` and `_row`, in the file's order, nothing rewritten; notes).
+    """Return (rows of a manifest with `_file` and `_row`, in the order of the load_data file, nothing rewritten; notes).
 
-    Locations are URL_<Orig|Illum><Stain>, or PathName_ and FileName_ joined by one slash. `defaults` gives keys (Metadata_Source,
-    Metadata_Batch) that are no column of the file; without a default they are read from the image paths. Raises DataError.
+    Locations are URL_<Orig|Illum><Stain>, or PathName_ and FileName_ joined by one slash. defaults: keys (Metadata_Source,
+    Metadata_Batch) that the file has no column for; without a default they are read from the image paths. Raises DataError for a
+    file that is not load_data, and for a stain or key that is missing.
     """
     raw = read_table(uri, storage)
     here = {match[1] for name in raw.columns if (match := re.fullmatch(r"(?:URL|FileName)_Orig(.+)", name))}
@@ -186,7 +189,7 @@ def read_load_data(
 
 
 def _location(columns: Sequence[str], kind: str, stain: str, header: str) -> pl.Expr:
-    """The location of a stain's image or illumination function; null where the file has none."""
+    """Return the location of a stain's image or illumination function; null if the file has none."""
     url, name, path = (f"{part}_{kind}{stain}" for part in ("URL", "FileName", "PathName"))
     locations = [pl.when(~is_empty(url)).then(url)] if url in columns else []
     if name in columns:
@@ -225,9 +228,10 @@ def _not_load_data(uri: str, columns: Sequence[str], stains: Sequence[str]) -> s
 def rewrite(
     table: pl.DataFrame, stains: Sequence[str], rewrites: Sequence[tuple[str, str]]
 ) -> tuple[pl.DataFrame, set[tuple[str, str]]]:
-    """Replaces a prefix FROM by TO in all locations, by the first rule that matches; returns the table and the rules that matched.
+    """Return the table with a prefix FROM replaced by TO in all locations, by the first rule that matches; and the rules that
+    matched.
 
-    Where FROM or TO ends in a slash, one slash joins TO and the rest. A local TO is made absolute, since workers run elsewhere.
+    If FROM or TO ends in a slash, one slash joins TO and the rest. A local TO is made absolute, since workers run elsewhere.
     """
     columns = [column(stain) for stain in stains for column in (uri_column, illum_column)]
     values: dict[str, pl.Expr] = {column: pl.col(column) for column in columns}

@@ -32,7 +32,7 @@ _READERS = 8  # load_data files read at a time
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest's rows (`table`), and sentences about their origin that a person should read (`notes`)."""
+    """The rows of a manifest (`table`), and sentences about their origin that a person should read (`notes`)."""
 
     table: pl.DataFrame
     notes: list[str]
@@ -49,7 +49,7 @@ def build_manifest(
     drop_unmapped_wells: bool = False,
     storage: Storage,
 ) -> Manifest:
-    """load_data files (CSV, CSV.gz, Parquet; FileName/PathName or URL), platemaps and metadata -> a checked manifest.
+    """Return the checked manifest of load_data files (CSV, CSV.gz, Parquet; FileName/PathName or URL), platemaps and metadata.
 
     rewrites    (FROM, TO) prefixes of image and illumination locations; the first that matches counts
     defaults    Metadata_Source, Metadata_Batch, ... for files that lack the column
@@ -84,7 +84,7 @@ def _read_all(
     rewrites: Sequence[tuple[str, str]],
     storage: Storage,
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Reads, checks and rewrites the rows of all files; a note that several files share is one note."""
+    """Return the checked and rewritten rows of all files, and notes; a note that several files share is one note."""
     used: set[tuple[str, str]] = set()
 
     def read(uri: str) -> tuple[pl.DataFrame, list[str]]:
@@ -125,7 +125,7 @@ def _relative(table: pl.DataFrame, stains: Sequence[str]) -> list[str]:
 
 
 def _without_illumination(table: pl.DataFrame, stains: Sequence[str]) -> list[str]:
-    """Notes the plates without illumination functions: one note for all plates that lack the same functions."""
+    """Return notes about plates without illumination functions: one note for all plates that lack the same functions."""
     missing = [pl.col(illum_column(stain)).is_null().sum().alias(stain) for stain in stains]
     counts = table.group_by(PLATE_COLUMN).agg(pl.len(), *missing).sort(PLATE_COLUMN)
     plates: dict[str, list[str]] = {}
@@ -140,10 +140,10 @@ def _without_illumination(table: pl.DataFrame, stains: Sequence[str]) -> list[st
 
 
 def check_manifest(table: pl.DataFrame, stains: Sequence[str], where: str) -> None:
-    """Raises DataError, with the row, unless the table is a sound manifest of the stains.
+    """Raise DataError, with the row, unless the table is a sound manifest of the stains.
 
     In a sound manifest no image location and no key is empty, no key has a "/", and fov_id is made of the keys and unique.
-    `channel_<stain>` and `illum_<stain>` may be absent (0, ones). The error names a row by its columns `_file` and `_row` where the
+    `channel_<stain>` and `illum_<stain>` may be absent (0, ones). The error names a row by its columns `_file` and `_row` if the
     table has them (while it is built), else by `where` and the row's number from 1.
     """
     _check_columns(table, stains, where)
@@ -184,22 +184,22 @@ def _check_columns(table: pl.DataFrame, stains: Sequence[str], where: str) -> No
 
 
 def stains_of(table: pl.DataFrame) -> list[str]:
-    """Returns the stains whose images a manifest locates, in its order."""
+    """Return the stains whose images a manifest locates, in its order."""
     prefix = uri_column("")
     return [name.removeprefix(prefix) for name in table.columns if name.startswith(prefix)]
 
 
 def write_manifest(manifest_table: pl.DataFrame, uri: str, storage: Storage) -> None:
-    """Writes a manifest as Parquet: zstd, row groups of ROWS_PER_GROUP rows."""
+    """Write a manifest as Parquet: zstd, row groups of ROWS_PER_GROUP rows."""
     buffer = io.BytesIO()
     manifest_table.rechunk().write_parquet(buffer, compression="zstd", row_group_size=ROWS_PER_GROUP)
     storage.write_bytes(uri, buffer.getvalue())
 
 
 def read_manifest(uri: str, storage: Storage) -> pl.DataFrame:
-    """Reads a whole manifest, checked for all stains that it locates.
+    """Read a whole manifest, checked for all stains that it locates.
 
-    Raises DataError where the file is missing, is no Parquet file or is not sound.
+    Raises DataError if the file is missing, is not a Parquet file or is not sound.
     """
     try:
         table = pl.read_parquet(io.BytesIO(storage.read_bytes(uri)))

@@ -13,9 +13,9 @@ from sdvae_ray.storage import Storage
 
 
 def row_groups(uri: str, storage: Storage) -> tuple[list[int], list[str]]:
-    """Returns (the number of rows of every row group, the names of the columns) of a manifest, from its footer alone.
+    """Return (the number of rows of every row group, the names of the columns) of a manifest, from its footer alone.
 
-    Raises DataError where there is no manifest.
+    Raises DataError if there is no manifest at the URI.
     """
     with _opened(uri, storage) as reader:
         sizes = [reader.metadata.row_group(group).num_rows for group in range(reader.num_row_groups)]
@@ -23,13 +23,13 @@ def row_groups(uri: str, storage: Storage) -> tuple[list[int], list[str]]:
 
 
 def read_row_group(uri: str, group: int, storage: Storage) -> pa.Table:
-    """Reads one row group of a manifest, the places of its shards as URIs; raises DataError where there is no manifest."""
+    """Read one row group of a manifest, with the places of its shards as URIs. Raises DataError if there is no manifest."""
     with _opened(uri, storage) as reader:
         return _with_located_shards(reader.read_row_group(group), uri)
 
 
 def iterate_row_groups(uri: str, storage: Storage) -> Iterator[pa.Table]:
-    """Reads the row groups of a manifest one after another; raises DataError where there is no manifest."""
+    """Yield the row groups of a manifest one after another. Raises DataError if there is no manifest."""
     with _opened(uri, storage) as reader:
         for group in range(reader.num_row_groups):
             yield reader.read_row_group(group)
@@ -54,6 +54,6 @@ def _opened(uri: str, storage: Storage) -> Iterator[pq.ParquetFile]:
 
 
 def read_manifest_column(uri: str, name: str, storage: Storage) -> pa.ChunkedArray:
-    """Reads one column of all rows as it is stored, in the manifest's order; raises DataError where there is no manifest."""
+    """Read one column of all rows as it is stored, in the manifest's order. Raises DataError if there is no manifest."""
     with _opened(uri, storage) as reader:
         return reader.read(columns=[name])[name]

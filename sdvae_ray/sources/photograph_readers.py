@@ -29,7 +29,9 @@ Losses = dict[str, list[str]]  # reason -> URIs left out for it
 
 @dataclass(frozen=True)
 class Photograph:
-    """One encoded photograph. `uri`: its file, or <shard>#<member>. `label`: its class as written there, None where it has none."""
+    """One encoded photograph. uri: its file, or <shard>#<member>. label: its class, as the folder or shard
+    names it; None without.
+    """
 
     uri: str
     label: str | None
@@ -38,19 +40,19 @@ class Photograph:
 
 @dataclass(frozen=True)
 class Place:
-    """One shard (`names` is empty), or a folder and the names of its image files, relative to it."""
+    """One shard, then `names` is empty; or a folder and the names of its image files, relative to it."""
 
     uri: str
     names: tuple[str, ...] = ()
 
     @property
     def is_shard(self) -> bool:
-        """A photograph in a shard has no URI that storage could read alone."""
+        """Return whether the place is a shard, whose photographs have no URI that storage could read alone."""
         return not self.names
 
 
 def find_photographs(sources: Sequence[str], storage: Storage, losses: Losses) -> list[Place]:
-    """Finds the shards and image files of folders, files and shards; other files of a folder of images are noted in `losses`.
+    """Return the shards and image files of folders, files and shards; other files of a folder of images are noted in `losses`.
 
     Raises DataError for a source that is absent, that holds no photographs, or that holds files and shards.
     """
@@ -58,7 +60,7 @@ def find_photographs(sources: Sequence[str], storage: Storage, losses: Losses) -
 
 
 def read_photographs(places: Iterable[Place], storage: Storage, losses: Losses) -> Iterator[Photograph]:
-    """Yields every photograph of the places, in their order, with one or a few in memory at a time.
+    """Yield every photograph of the places, in their order, with one or a few in memory at a time.
 
     A file that is gone is noted in `losses`. Raises DataError for a damaged shard.
     """
@@ -101,7 +103,7 @@ def _is_shard(name: str) -> bool:
 
 
 def _read_files(place: Place, storage: Storage, losses: Losses) -> Iterator[Photograph]:
-    """Reads ahead of the caller, since a bucket answers one request at a time in tens of milliseconds."""
+    """Yield the photographs, read ahead of the caller: a bucket answers one request in tens of milliseconds."""
     names = iter(place.names)
     with ThreadPoolExecutor(_READERS) as readers:
 
@@ -146,7 +148,7 @@ def _read_shard(uri: str, storage: Storage) -> Iterator[Photograph]:
 
 
 def _sample_key(member: tarfile.TarInfo) -> str:
-    """WebDataset's key: the path up to the first dot of the file's name."""
+    """Return WebDataset's key: the path up to the first dot of the file's name."""
     folder, name = posixpath.split(member.name)
     return posixpath.join(folder, name.split(".")[0])
 

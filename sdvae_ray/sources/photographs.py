@@ -2,12 +2,12 @@
 
 Metadata_Source   photographs
 Metadata_Batch    the set's name
-Metadata_Plate    the photograph's class, with "_" for "/"; "-" where it has none
+Metadata_Plate    the photograph's class, with "_" for "/"; "-" for a photograph without a class
 Metadata_Well     -
 Metadata_Site     the first 16 hex digits of the sha256 of the photograph's bytes
 uri_R, _G, _B     its file, or <shard>#<member>; channel_R, _G, _B are 0, 1, 2
 colour            true
-pixels            its bytes as they are encoded, where it is in a shard; null or absent where it is a file
+pixels            its encoded bytes, if it is in a shard; null or absent if it is a file
 
 The first pass over the photographs keeps their hashes, the second writes their bytes, so that a set of any size needs little
 memory. The same photographs in any order give the same rows.
@@ -44,12 +44,12 @@ _MAPPED = 256 << 20  # bytes from which a manifest is handed to storage without 
 
 @dataclass(frozen=True)
 class Photographs:
-    """A set of photographs whose bytes are not read yet for good.
+    """A set of photographs before it is written; shards are read again when it is written.
 
     table    the manifest's rows without `pixels`, sorted by their keys
     notes    sentences that a person should read
-    shards   the shards of the set: their photographs travel in the manifest
-    carried  fov_id of the photographs that travel in the manifest
+    shards   the shards of the set: their photographs are stored in the manifest
+    carried  fov_id of the photographs that are stored in the manifest
     """
 
     table: pl.DataFrame
@@ -59,7 +59,7 @@ class Photographs:
 
 
 def build_photographs(sources: Sequence[str], *, name: str, storage: Storage, limit: int | None = None) -> Photographs:
-    """Folders of images and WebDataset shards -> the rows of one set, without the pixels.
+    """Return the rows of one set, without the pixels, from folders of images and WebDataset shards.
 
     name   of the set, Metadata_Batch
     limit  the most photographs of a class; the photographs with the lowest hashes are kept
@@ -122,7 +122,7 @@ def _row(name: str, digest: str, plate: str, uri: str) -> tuple[str | int | bool
 
 
 def _limited(plates: dict[str, str], limit: int | None) -> list[str]:
-    """Digests, the `limit` lowest of each class."""
+    """Return digests, the `limit` lowest of each class; None: all."""
     if limit is None:
         return list(plates)
     classes = defaultdict[str, list[str]](list)
@@ -132,10 +132,10 @@ def _limited(plates: dict[str, str], limit: int | None) -> list[str]:
 
 
 def write_photographs(photographs: Photographs, uri: str, storage: Storage) -> None:
-    """Writes the manifest; photographs in shards are read again and written as they come, a row group in memory at a time.
+    """Write the manifest; photographs in shards are read again and written as they come, a row group in memory at a time.
 
-    On the way to a bucket the manifest is first a temporary file here. Raises DataError where a shard has changed since it was
-    read, and StorageError.
+    A manifest for a bucket is first a temporary local file. Raises DataError if a shard has changed since it was first read, and
+    StorageError.
     """
     if not photographs.carried:
         write_manifest(photographs.table, uri, storage)
@@ -180,7 +180,7 @@ def _write(photographs: Photographs, path: Path, storage: Storage) -> None:
 
 
 def _row_groups(photographs: Photographs, storage: Storage) -> Iterator[tuple[list[int], list[bytes | None]]]:
-    """Yields (rows of the table, their bytes): files first, then the shards in their order."""
+    """Yield (rows of the table, their bytes): files first, then the shards in their order."""
     ids = photographs.table[FOV_ID].to_list()
     files = [row for row, fov in enumerate(ids) if fov not in photographs.carried]
     for start in range(0, len(files), ROWS_PER_GROUP):

@@ -31,11 +31,13 @@ _OTHER_FILE, _OTHER_ROW = "_other_file", "_other_row"
 def join_platemaps(
     table: pl.DataFrame, platemaps: Sequence[str], drop_unmapped_wells: bool, storage: Storage
 ) -> tuple[pl.DataFrame, list[str]]:
-    """plate -> barcode_platemap.csv -> platemap/<name>.txt -> well: adds Metadata_Plate_Map_Name and the columns of the files.
+    """Return the table with the columns of its platemaps and with Metadata_Plate_Map_Name, and notes.
 
-    A path of `platemaps` is a barcode_platemap.csv or the folder that holds it. A plate that stands in several maps is taken from
-    the map whose folder is named for the plate's batch. A1 and A01 are the same well; the text of load_data stays. Returns the
-    joined table and notes; raises DataError.
+    platemaps: paths of barcode_platemap.csv, or of the folders that hold it. It names the plate map of every plate;
+    platemap/<name>.txt in its folder has one row per well. If several barcode maps list a plate, the one counts whose folder has
+    the name of the plate's batch. A1 and A01 are the same well; a value of load_data that is not null stays. drop_unmapped_wells:
+    leave out the wells that are not on their platemap, which are an error otherwise. Raises DataError for a plate without a plate
+    map, for such a well, and for values that contradict each other.
     """
     chosen = _maps_of_plates(table, pl.concat([_barcode_map(path, storage) for path in platemaps]))
     files = chosen.select(_BARCODES, PLATE_MAP, PLATE_COLUMN).unique([_BARCODES, PLATE_MAP]).sort(_BARCODES, PLATE_MAP)
@@ -66,7 +68,7 @@ def _barcode_map(path: str, storage: Storage) -> pl.DataFrame:
 
 
 def _maps_of_plates(table: pl.DataFrame, barcodes: pl.DataFrame) -> pl.DataFrame:
-    """One row per (batch, plate) of the table: the plate map's name, and the barcode map that names it."""
+    """Return one row per (batch, plate) of the table: the plate map's name, and the barcode map that names it."""
     folder = pl.col(_BARCODES).str.extract(r"([^/]+)/[^/]+$")
     plates = table.group_by(BATCH_COLUMN, PLATE_COLUMN).agg(pl.col(FILE).min())
     barcodes = barcodes.rename({FILE: _BARCODES}).unique([_BARCODES, PLATE_COLUMN])
@@ -99,13 +101,14 @@ def _platemap(barcodes: str, name: str, plate: str, storage: Storage) -> pl.Data
 
 
 def join_metadata(table: pl.DataFrame, uri: str, storage: Storage) -> tuple[pl.DataFrame, list[str]]:
-    """Adds a metadata table's columns, joined on the identifiers that it shares with the manifest.
+    """Return the manifest's table with the columns of a metadata table, joined on the identifiers that both have, and notes.
 
-    Those that say where (source, batch, plate, well, site, plate map) count together. Where there is none, or where
-    they do not single out a row, the first counts that says what is in the well (broad_sample, JCP2022, pert_iname).
-    An empty sample meets the table's empty sample (DMSO in CPJUMP1's compounds), but not on a plate whose other samples
-    are all unknown to the table: an untreated well of a CRISPR plate is no DMSO well. A row without a match gets nulls.
-    A column that is there already is filled where it was null; where the two differ, the table is refused.
+    The identifiers of a place (source, batch, plate, well, site, plate map) are used together. If the tables share none of them,
+    or several rows have the same, the first identifier of a treatment is used too (broad_sample, JCP2022, pert_iname). An empty
+    sample matches the metadata's empty sample (DMSO in CPJUMP1's compounds), but not on a plate whose other samples are all
+    unknown to the metadata: an untreated well of a CRISPR plate is not a DMSO well. A row without a match gets nulls. A column
+    that the manifest has already is filled where it was null. Raises DataError without a shared identifier, for two different rows
+    of one key, and for values that contradict the manifest's.
     """
     other = _named(read_table(uri, storage))
     shared = [name for name in (*WHERE, *WHAT) if name in other.columns and name in table.columns]
@@ -135,7 +138,7 @@ def join_metadata(table: pl.DataFrame, uri: str, storage: Storage) -> tuple[pl.D
 
 
 def _named(table: pl.DataFrame) -> pl.DataFrame:
-    """Renames the columns to their names in a manifest; DataError where two columns have one name."""
+    """Return the table with its columns named as in a manifest. Raises DataError if two columns get one name."""
     names = {c: identifier(c) or METADATA + c.removeprefix(METADATA) for c in table.columns if c not in (FILE, ROW)}
     seen: dict[str, str] = {}
     for column, name in names.items():
@@ -146,13 +149,13 @@ def _named(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def _well(column: str) -> pl.Expr:
-    """A1, a01 and A001 -> A01, for a join; any other text as it is."""
+    """Return an expression for a join: A1, a01 and A001 give A01; any other text stays."""
     row, number = (pl.col(column).str.extract(r"^\s*([A-Za-z]{1,2})0*(\d+)\s*$", group) for group in (1, 2))
     return pl.coalesce(row.str.to_uppercase() + number.str.zfill(2), pl.col(column)).alias(_WELL)
 
 
 def _one_row_each(table: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """Drops repeats of a whole row; DataError where a key still has two rows."""
+    """Return the table without repeats of a whole row. Raises DataError if a key still has two rows."""
     table = table.unique([name for name in table.columns if name != ROW], keep="first", maintain_order=True)
     twice = table.filter(pl.struct(key).is_duplicated())
     if twice.height:
@@ -164,7 +167,7 @@ def _one_row_each(table: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
 
 
 def _attach(table: pl.DataFrame, other: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
-    """Left join; adds `_other_file` and `_other_row`, null where there was no match. `key` is unique in `other`."""
+    """Return the left join, with `_other_file` and `_other_row`, null without a match. `key` is unique in `other`."""
     other = other.rename({FILE: _OTHER_FILE, ROW: _OTHER_ROW})
     both = [name for name in other.columns if name in table.columns and name not in key]
     joined = table.join(other, on=list(key), how="left", suffix=_THEIRS)

@@ -19,7 +19,7 @@ from sdvae_ray.storage import Storage
 class ProfileTable:
     """Profiles of W wells.
 
-    wells     every Metadata_* column as text, "" where the table has no value
+    wells     every Metadata_* column as text, "" for a missing value
     features  (W, D) float64, finite
     names     of the D features
     notes     sentences that a person should read
@@ -37,11 +37,11 @@ Source = str | Path | pl.DataFrame
 def read_profiles(
     profiles: Source | Sequence[Source], storage: Storage, prefixes: Sequence[str] = (), drop: Sequence[str] = ()
 ) -> ProfileTable:
-    """Stacks files, URIs or frames of profiles on the columns that all of them have.
+    """Return the profiles of files, URIs or frames, stacked on the columns that all of them have.
 
-    A feature is a column of numbers that is no Metadata_*: those that start with one of `prefixes` where there are any, less those
-    that match a glob of `drop`. Numbers that are not finite become 0, with a note. Raises DataError for a file that is no table,
-    for files without a common feature, for a prefix or glob that matches nothing.
+    A feature is a column of numbers that is not Metadata_*. prefixes: keep the features that start with one of them; empty: all.
+    drop: globs of features to leave out. Numbers that are not finite become 0, with a note. Raises DataError for a file that is
+    not a table, for files without a common feature, for a prefix or glob that matches nothing.
     """
     sources: Sequence[Source] = [profiles] if isinstance(profiles, str | Path | pl.DataFrame) else profiles
     tables = [source if isinstance(source, pl.DataFrame) else _read(str(source), storage) for source in sources]
@@ -71,7 +71,7 @@ def read_profiles(
 
 
 def _read(uri: str, storage: Storage) -> pl.DataFrame:
-    """Reads the columns of a CSV as text, the columns of a Parquet file as they are."""
+    """Return the columns of a CSV as text, or those of a Parquet file with their own types."""
     try:
         data = storage.read_bytes(uri)
     except FileNotFoundError as error:

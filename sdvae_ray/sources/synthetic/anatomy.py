@@ -38,7 +38,7 @@ class Cells:
 class Geometry:
     """The cell of every pixel of a field, and the pixel's place in that cell; all (size, size)."""
 
-    cell: NDArray[np.intp]  # index of the cell; meaningless where cover is 0
+    cell: NDArray[np.intp]  # index of the cell; without meaning if cover is 0
     dy: Array  # pixels from the cell's centre
     dx: Array
     cover: Array  # 0..1, body of any cell
@@ -49,7 +49,7 @@ class Geometry:
 
 @lru_cache(maxsize=64)
 def _band(size: int, wavelength: float, octaves: float) -> Array:
-    """(size, size // 2 + 1) gain of a band-pass filter, Gaussian in log frequency, for noise of variance 1."""
+    """Return the gain of a band-pass filter, (size, size // 2 + 1), Gaussian in log frequency, for noise of variance 1."""
     fy, fx = fft.fftfreq(size)[:, None], fft.rfftfreq(size)[None]
     f = np.hypot(fy, fx)
     f[0, 0] = 1e-9
@@ -63,13 +63,13 @@ def _band(size: int, wavelength: float, octaves: float) -> Array:
 
 
 def texture(rng: np.random.Generator, size: int, wavelength: float, octaves: float = 0.4) -> Array:
-    """(size, size) Gaussian noise of mean 0 and variance 1 around a wavelength in pixels."""
+    """Return Gaussian noise (size, size) of mean 0 and variance 1 around a wavelength in pixels."""
     white = rng.standard_normal((size, size), dtype=np.float32)
     return np.asarray(fft.irfft2(fft.rfft2(white) * _band(size, wavelength, octaves), s=(size, size)), np.float32)
 
 
 def _outlines(rng: np.random.Generator, count: int, orders: range, amplitude: float) -> Array:
-    """(count, ANGLES) random closed curves around radius 1: harmonics whose amplitude falls with their order."""
+    """Return random closed curves (count, ANGLES) around radius 1: harmonics whose amplitude falls with their order."""
     theta = np.linspace(-np.pi, np.pi, ANGLES, endpoint=False)
     curve = np.ones((count, ANGLES))
     for order in orders:
@@ -79,14 +79,14 @@ def _outlines(rng: np.random.Generator, count: int, orders: range, amplitude: fl
 
 
 def _ellipse(angle: Array, aspect: Array) -> Array:
-    """(cells, ANGLES) radius of ellipses of area pi."""
+    """Return the radius of ellipses of area pi, (cells, ANGLES)."""
     theta = np.linspace(-np.pi, np.pi, ANGLES, endpoint=False)[None] - angle[:, None]
     a = np.sqrt(aspect)[:, None]
     return np.asarray(1.0 / np.hypot(np.cos(theta) / a, np.sin(theta) * a), np.float32)
 
 
 def place_cells(rng: np.random.Generator, size: int, look: Look, crowding: float) -> Cells:
-    """Cells in and around a field of `size` pixels: clustered, but never with overlapping nuclei."""
+    """Return cells in and around a field of `size` pixels: clustered, but never with overlapping nuclei."""
     extent = size + 2 * MARGIN  # pixels
     wanted = int(rng.poisson(1.7e-4 * extent * extent * look.density * crowding))
     favour = 1 / (1 + np.exp(-2.0 * texture(rng, 64, 24.0)))  # chance of a cell, on a coarse grid over the area
@@ -127,7 +127,7 @@ def place_cells(rng: np.random.Generator, size: int, look: Look, crowding: float
 
 
 def locate(rng: np.random.Generator, size: int, cells: Cells) -> Geometry:
-    """Divides the field among the cells: where bodies overlap, each pixel goes to the relatively nearer one."""
+    """Return the cell of every pixel: of two bodies that overlap, a pixel goes to the relatively nearer one."""
     grid = np.arange(size, dtype=np.float32)
     warp_y = grid[:, None] + 2.2 * texture(rng, size, 40.0) + 0.7 * texture(rng, size, 14.0)
     warp_x = grid[None] + 2.2 * texture(rng, size, 40.0) + 0.7 * texture(rng, size, 14.0)

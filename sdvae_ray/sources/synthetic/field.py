@@ -19,7 +19,7 @@ Array = NDArray[np.float32]
 
 
 def _mitochondria(rng: np.random.Generator, size: int, look: Look, thick: Array) -> Array:
-    """Filaments along the zero lines of band-passed noise; fragmentation trades them for dots of equal total light."""
+    """Return filaments along the zero lines of band-passed noise; fragmentation trades them for dots of equal total light."""
     noise = texture(rng, size, 9.5, 0.5)
     gy, gx = np.gradient(noise)
     away = np.abs(noise) / (np.hypot(gy, gx) + 0.05)  # pixels from the nearest filament
@@ -32,7 +32,9 @@ def _mitochondria(rng: np.random.Generator, size: int, look: Look, thick: Array)
 
 
 def _spots(rng: np.random.Generator, size: int, at: Array, sigma: tuple[float, float], value: Array) -> Array:
-    """(size, size) sum of round spots centred on `at` (spots, 2), brightness `value`, sigma drawn from a range."""
+    """Return the sum of round spots, (size, size), centred on `at` (spots, 2), of brightness `value`;
+    sigma is drawn from a range.
+    """
     out = np.zeros((size, size), np.float32)
     for (y, x), v in zip(at, value, strict=True):
         s, r = rng.uniform(*sigma), 7
@@ -45,7 +47,7 @@ def _spots(rng: np.random.Generator, size: int, at: Array, sigma: tuple[float, f
 
 
 def _nucleoli(rng: np.random.Generator, size: int, cells: Cells) -> Array:
-    """Three to seven bright bodies inside every nucleus, about 5 px across."""
+    """Return three to seven bright bodies inside every nucleus, about 5 px across."""
     counts = rng.integers(3, 8, len(cells.y))
     owner = np.repeat(np.arange(len(cells.y)), counts)
     theta, far = rng.uniform(-np.pi, np.pi, len(owner)), np.sqrt(rng.uniform(0, 0.45, len(owner)))
@@ -55,7 +57,7 @@ def _nucleoli(rng: np.random.Generator, size: int, cells: Cells) -> Array:
 
 
 def _golgi(rng: np.random.Generator, size: int, cells: Cells, geometry: Geometry, look: Look) -> Array:
-    """Bright grains in one cluster beside the nucleus, or scattered over the whole body."""
+    """Return bright grains in one cluster beside the nucleus, or scattered over the whole body."""
     centre = np.append(cells.golgi, np.zeros((1, 2), np.float32), 0)[geometry.cell]
     away = np.hypot(geometry.dy - centre[..., 0], geometry.dx - centre[..., 1])
     cluster = np.exp(-0.5 * (away / 6.5) ** 2)
@@ -65,7 +67,7 @@ def _golgi(rng: np.random.Generator, size: int, cells: Cells, geometry: Geometry
 
 
 def _fibres(rng: np.random.Generator, cells: Cells, geometry: Geometry) -> Array:
-    """Stress fibres: stripes along the long axis of each cell, 3 to 5 px apart, from one row of noise per cell."""
+    """Return stress fibres: stripes along the long axis of each cell, 3 to 5 px apart, from one row of noise per cell."""
     length = 256
     rows = np.stack(
         [ndimage.gaussian_filter1d(rng.standard_normal(length), 1.1, mode="wrap") for _ in cells.y]
@@ -81,7 +83,7 @@ def _fibres(rng: np.random.Generator, cells: Cells, geometry: Geometry) -> Array
 
 
 def specimen(rng: np.random.Generator, size: int, look: Look, crowding: float = 1.0) -> Array:
-    """(5, size, size) fluorescence before the microscope, 0 to about 1, in the order of `STAINS`."""
+    """Return the fluorescence before the microscope, (5, size, size), 0 to about 1, in the order of `STAINS`."""
     cells = place_cells(rng, size, look, crowding)
     g = locate(rng, size, cells)
     reach = np.append(cells.reach, np.float32(15))[g.cell]
@@ -119,9 +121,9 @@ def render_field(
     strength: float = 0.0,
     batch: BatchEffect | None = None,
 ) -> NDArray[np.uint16]:
-    """(5, size, size) uint16 camera counts of one field, stains in the order of `STAINS`.
+    """Return the camera counts of one field, (5, size, size) uint16, stains in the order of `STAINS`.
 
-    `strength` in [0, 1] runs from untreated to the full phenotype. Errors: KeyError for an unknown phenotype.
+    strength: in [0, 1], from untreated to the full phenotype. Raises KeyError for an unknown phenotype.
     """
     batch = batch or BatchEffect()
     return expose(rng, specimen(rng, size, look_of(phenotype, strength), batch.density), batch)

@@ -13,7 +13,7 @@ from sdvae_ray.storage import Storage, absolute
 
 
 def make_screen(config: SyntheticConfig, manifest: str, console: Console) -> None:
-    """Draws the plates into the folder and writes their manifest; the plates are local in every run."""
+    """Draw the plates into the folder and write their manifest; the plates are local in every run."""
     start = time.monotonic()
     storage = Storage()
     design = config.model_dump(exclude={"folder"})

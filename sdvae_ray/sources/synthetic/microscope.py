@@ -32,7 +32,9 @@ class BatchEffect:
 
 
 def batch_effect(rng: np.random.Generator, spread: float = 1.0) -> BatchEffect:
-    """A random plate; `spread` 0 gives the ideal microscope, 1 gains that vary by about 12 %."""
+    """Return the effect of a random plate. spread: 0: the default BatchEffect, the same for every plate; 1: gains vary by about 12
+    %.
+    """
     plain = BatchEffect()
     return BatchEffect(
         gain=tuple(float(g) for g in np.exp(spread * rng.normal(0, 0.12, 5))),
@@ -45,7 +47,7 @@ def batch_effect(rng: np.random.Generator, spread: float = 1.0) -> BatchEffect:
 
 
 def illumination(size: int, batch: BatchEffect) -> Array:
-    """(5, size, size) share of the light that reaches each pixel and stain, 1 at its brightest."""
+    """Return the share of the light that reaches each pixel and stain, (5, size, size), 1 at its brightest."""
     axis = (np.arange(size, dtype=np.float32) + 0.5) / (size / 2) - 1
     away = (axis[:, None] - batch.centre[0]) ** 2 + (axis[None] - batch.centre[1]) ** 2
     light = 1 - np.array(batch.vignette, np.float32)[:, None, None] * away / 2
@@ -53,13 +55,14 @@ def illumination(size: int, batch: BatchEffect) -> Array:
 
 
 def correction(size: int, batch: BatchEffect) -> Array:
-    """(5, size, size) the illumination function to divide by: as CellProfiler scales it, 1 at its darkest."""
+    """Return the illumination function to divide by, (5, size, size): as CellProfiler scales it, 1 at its darkest."""
     light = illumination(size, batch)
     return np.asarray(light / light.min((1, 2), keepdims=True), np.float32)
 
 
 def expose(rng: np.random.Generator, stack: Array, batch: BatchEffect) -> NDArray[np.uint16]:
-    """The microscope: blur and haze, uneven light, gains, photon and read noise. (5, s, s) in 0..1 -> uint16 counts."""
+    """Return the camera counts (5, s, s) uint16 of a specimen `stack` (5, s, s) in 0..1. The microscope adds blur and haze, uneven
+    light, gains, photon and read noise."""
     sharp = ndimage.gaussian_filter(stack, (0, batch.blur, batch.blur), truncate=3)
     haze = ndimage.gaussian_filter(stack[:, ::4, ::4], (0, 2.5, 2.5), truncate=3).repeat(4, 1).repeat(4, 2)
     haze = ndimage.uniform_filter(haze, (0, 7, 7))[:, : stack.shape[1], : stack.shape[2]]

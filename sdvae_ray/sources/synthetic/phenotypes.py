@@ -36,7 +36,7 @@ PHENOTYPES: dict[str, Look] = {
 
 
 def look_of(phenotype: str, strength: float) -> Look:
-    """The look at `strength` in [0, 1] on the straight line from untreated (0) to the full phenotype (1)."""
+    """Return the look at `strength` in [0, 1], on the straight line from untreated (0) to the full phenotype (1)."""
     target = PHENOTYPES[phenotype]
     pairs = {f.name: (getattr(UNTREATED, f.name), getattr(target, f.name)) for f in fields(Look)}
     return replace(UNTREATED, **{name: a + strength * (b - a) for name, (a, b) in pairs.items()})

@@ -50,7 +50,7 @@ class Compound:
 
     @property
     def truth(self) -> str:
-        """active or inactive."""
+        """Return "active" or "inactive"."""
         return "active" if self.strength else "inactive"
 
 
@@ -66,7 +66,7 @@ COMPOUNDS = _default_compounds()  # seven phenotypes at full and half strength, 
 
 @dataclass(frozen=True)
 class Well:
-    """One well of one plate, with its treatment; `compound` None is DMSO."""
+    """One well of one plate, with its treatment; compound None: DMSO."""
 
     plate: str
     row: int  # 0..15
@@ -75,13 +75,13 @@ class Well:
 
     @property
     def name(self) -> str:
-        """The position on the plate, A01 to P24."""
+        """Return the position on the plate, A01 to P24."""
         return f"{chr(ord('A') + self.row)}{self.column + 1:02d}"
 
 
 @dataclass(frozen=True)
 class ScreenFiles:
-    """The files of a written screen. With `rewrites`, (FROM, TO) prefixes, its load_data files name the images under `root`."""
+    """The files of a written screen. rewrites: (FROM, TO) prefixes; with them the load_data files name the images under `root`."""
 
     root: Path
     load_data: tuple[Path, ...]  # one per plate
@@ -95,7 +95,8 @@ class ScreenFiles:
 def lay_out(
     seed: int, plates: int, controls: int, replicates_per_plate: int, compounds: Sequence[Compound] = COMPOUNDS
 ) -> dict[str, list[Well]]:
-    """Returns plate -> wells by position; the treatments of every plate are dealt anew over all 384 positions."""
+    """Return plate -> wells by position; the treatments of every plate are dealt anew over all 384 positions. Raises ConfigError
+    if the treatments do not fit on a plate."""
     treatments: list[Compound | None] = [None] * controls
     treatments += [compound for compound in compounds for _ in range(replicates_per_plate)]
     if len(treatments) > ROWS * COLUMNS:
@@ -121,9 +122,9 @@ def write_screen(
     compounds: Sequence[Compound] = COMPOUNDS,
     workers: int = 1,
 ) -> ScreenFiles:
-    """Renders and writes a screen; `size` in pixels, `sites` fields per well, `controls` DMSO wells per plate.
+    """Render and write a screen. size: pixels. sites: fields per well. controls: DMSO wells per plate.
 
-    The defaults make 116 fields and take some 10 seconds on one core. Errors: ConfigError where a plate is too full.
+    The defaults make 116 fields and take some 10 seconds on one core. Raises ConfigError if a plate is too full.
     """
     root = Path(output).absolute()
     base = root / PROJECT / SOURCE
@@ -154,7 +155,7 @@ def _file_name(well: Well, site: int, channel: int) -> str:
 
 
 def _write_field(job: tuple[Path, int, int, Well, int, BatchEffect]) -> None:
-    """Five LZW TIFFs, ch1 to ch5 in the order of STAINS; the pixels depend on (seed, plate, well, site) alone."""
+    """Write five LZW TIFFs, ch1 to ch5 in the order of STAINS; the pixels depend on (seed, plate, well, site) alone."""
     base, seed, size, well, site, effect = job
     rng = generator(seed, well.plate, well.name, str(site))
     compound = well.compound or Compound("", "DMSO")
@@ -200,7 +201,7 @@ def _write_tables(root: Path, base: Path, screen: dict[str, list[Well]], sites: 
 
 
 def _write_load_data(base: Path, number: int, plate: str, wells: Sequence[Well], sites: int) -> Path:
-    """One row per field. Odd plates: FileName_ and PathName_ columns, CSV; even plates: URL_ columns, gzipped."""
+    """Write one row per field. Odd plates: FileName_ and PathName_ columns, CSV; even plates: URL_ columns, gzipped."""
     bucket = PREFIXES[(number + 1) % 2]
     root = base.parent.parent
     images = bucket + _image_folder(base, plate).relative_to(root).as_posix()
