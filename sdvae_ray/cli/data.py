@@ -1,4 +1,4 @@
-"""Commands about what goes into a run, or needs none: manifests, tables of profiles, the shelves."""
+"""Commands that prepare the input of a run, or need no run: manifests, tables of profiles, the shelves."""
 
 import enum
 from typing import Annotated, Any
@@ -13,14 +13,14 @@ from sdvae_ray.errors import ConfigError
 
 
 class Format(enum.StrEnum):
-    """What `pack` writes."""
+    """The file format of the shards that `pack` writes."""
 
     parquet = "parquet"
     webdataset = "webdataset"
 
 
 class Compression(enum.StrEnum):
-    """Of the planes that `pack --crop` writes."""
+    """The compression of the planes that `pack --crop` writes."""
 
     zstd = "zstd"
     none = "none"

@@ -78,7 +78,7 @@ def _stopped(number: int, frame: FrameType | None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs a command and exits with its code; a SIGTERM unwinds as Ctrl-C does, so that what is held is let go."""
+    """Run a command and exit with its code. A SIGTERM unwinds as Ctrl-C does, so that leases and clusters are released."""
     signal.signal(signal.SIGTERM, _stopped)
     errors = Console(stderr=True)
     try:

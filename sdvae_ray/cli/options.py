@@ -26,7 +26,7 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
 def opens_storage(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the storage options. It takes them as `storage`: the keys of `storage:` that were given."""
+    """Return the command with the storage options. It takes them as `storage`: the keys of `storage:` that were given."""
 
     @functools.wraps(command)
     def wrapper(**given: Any) -> None:
@@ -37,7 +37,7 @@ def opens_storage(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def opens_run(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command RUN, --set and the storage options. It takes them as `run`, opened."""
+    """Return the command with RUN, --set and the storage options. It takes them as `run`, an opened run."""
 
     @functools.wraps(command)
     def wrapper(place: str, set: list[str] | None, **given: Any) -> None:
@@ -51,7 +51,7 @@ def opens_run(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _taken(given: dict[str, Any]) -> dict[str, Any]:
-    """The storage options that were typed, taken out of `given`."""
+    """Return the storage options that were typed, and remove all storage options from `given`."""
     options = {name: given.pop(name) for name in _STORAGE}
     return {name: value for name, value in options.items() if value is not None}
 
@@ -63,7 +63,9 @@ def _optional(name: str, annotation: Any) -> inspect.Parameter:
 def _with_parameters(
     wrapper: Callable[..., None], command: Callable[..., None], replaced: str, added: list[inspect.Parameter]
 ) -> Callable[..., None]:
-    """The wrapper with the signature that typer reads: the command's, with `added` and the storage options for `replaced`."""
+    """Return the wrapper with the signature that typer reads: the command's, with `added` and the storage
+    options for `replaced`.
+    """
     own = [option for name, option in inspect.signature(command).parameters.items() if name != replaced]
     parameters = [*added[:1], *(option.replace(kind=_KEYWORD) for option in own), *added[1:]]
     parameters += [_optional(name, annotation) for name, annotation in _STORAGE.items()]

@@ -1,4 +1,4 @@
-"""Commands about one run, or two: what is computed, what is reported, what is asked of it afterwards."""
+"""Commands about one run, or two: compute it, report it, and ask questions of it afterwards."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What is on the shelves: every model, codec and metric with its size, licence, input and output, and whether its weights are here.
+"""The catalogue of the shelves: every model, codec and metric with its size, licence, input, output, and if its weights are here.
 
 Nothing is built and nothing is fetched: the modules are imported and read.
 """
@@ -13,11 +13,11 @@ Entry = dict[str, Any]
 
 
 def catalogue() -> list[Entry]:
-    """One entry per module, in the order of the shelves:
+    """Return one entry per module, in the order of the shelves:
 
     shelf, name, summary
-    checkpoints    of models and codecs: the fields of contracts.Checkpoint, and `at_hand`, None where no weights are needed
-    unit, higher_is_better (None where neither is), bands, takes_weights    of metrics
+    checkpoints    of models and codecs: the fields of contracts.Checkpoint, and `at_hand`; None if no weights are needed
+    unit, higher_is_better (None: no direction is better), bands, takes_weights    of metrics
     """
     return [_entry(shelf, name) for shelf in SHELVES for name in shelves.names(shelf)]
 

@@ -1,4 +1,4 @@
-"""Charts as values: what each figure of the page shows. The page draws them as SVG and chooses nothing."""
+"""Charts as values, one for every figure of the page. The page draws them as SVG and chooses nothing."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Chart:
-    """`more`: words beside the title, such as what could not be drawn."""
+    """A chart. more: words after the title, such as what could not be drawn."""
 
     title: str
     more: str
@@ -31,7 +31,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Strips(Chart):
-    """One metric: per part (stain or RGB pass) a strip per side."""
+    """One metric: for every part (stain or RGB pass) one strip per side."""
 
     axis: str
     parts: Sequence[tuple[str, Sequence[Strip]]]
@@ -39,7 +39,7 @@ class Strips(Chart):
 
 @dataclass(frozen=True)
 class Dumbbell:
-    """Fraction retrieved of one side beside the originals'; None where it was not scored. `counts`: text at the right."""
+    """The fractions retrieved from one side and from the originals; None if a side was not scored. counts: text at the right."""
 
     extractor: str
     group: str
@@ -57,7 +57,7 @@ class Dumbbells(Chart):
 
 @dataclass(frozen=True)
 class Point:
-    """A compound: its mAP on the originals (x) and on a reconstruction (y), and whether each retrieved it."""
+    """A compound: its mAP on the originals (x) and on a reconstruction (y), and on which of them it was retrieved."""
 
     name: str
     x: float
@@ -67,7 +67,7 @@ class Point:
 
     @property
     def kind(self) -> str:
-        """A key of KINDS."""
+        """Return a key of KINDS."""
         if self.on_image:
             return "both" if self.on_recon else "lost"
         return "gained" if self.on_recon else "neither"
@@ -82,7 +82,7 @@ class Scatter(Chart):
 
 @dataclass(frozen=True)
 class Curve:
-    """One side's values over the bands; None where there is none."""
+    """One side's values over the bands; a band without a value is None."""
 
     side: Side
     values: tuple[float | None, ...]
@@ -90,7 +90,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves(Chart):
-    """Ratios over the named bands, a line per side."""
+    """Ratios over the named bands, one line per side."""
 
     x_axis: str
     y_axis: str
@@ -109,7 +109,7 @@ class RatePoint:
 
 @dataclass(frozen=True)
 class RatePoints(Chart):
-    """Each side at its rate; `reference`: the originals' value."""
+    """The value of every side at its rate. reference: the originals' value."""
 
     y_axis: str
     points: Sequence[RatePoint]

@@ -1,4 +1,4 @@
-"""Two runs side by side: what differs in how they were made, and what their scores say, with the paper's FR where it applies.
+"""Two runs side by side: the differences of their settings and of their scores, with the paper's FR if it applies.
 
 Everything is read from run.json, scores/ and fovs/. Sides, extractors, groups and metrics are matched by name.
 """
@@ -24,19 +24,18 @@ Rows = Mapping[tuple[str, ...], Values]
 
 
 def comparison(a: Run, b: Run) -> dict[str, Any]:
-    """Everything that is compared, as JSON knows it: NaN is None, an infinite number is the text "inf" or "-inf".
+    """Return the comparison of two runs, JSON-ready: NaN is None, an infinite number is the text "inf" or "-inf".
 
-    a, b        uri, digest, manifest, random_weights, synthetic; only (names that the other has not, by kind); reasons (why a row
-                has no score); no_paper (why no printed FR applies) and departures (from the published protocol, where one does)
-    settings    key, a, b, only ("a" or "b" where the other has no such key): keys of the run file, and recorded.* of run.json
+    a, b        uri, digest, manifest, random_weights, synthetic; only (names that the other run lacks, by kind); reasons (why a
+                row has no score); no_paper (why no printed FR applies) and departures (from the published protocol)
+    settings    key, a, b, only ("a" or "b" if the other has no such key): keys of the run file, and recorded.* of run.json
     retrieval   extractor, group, side; of a and b: fraction_retrieved, mean_map, compounds_scored, paper, status
     floors      extractor, group, side; of a and b: FR (low, high), its difference from the originals' (difference_low, _high),
                 and FR of every floor
-    metrics     side, metric; of a and b: mean and median, each the mean over parts, unit, better, and one_minus where it is SSIM
-    distances   extractor, group, side; of a and b: each distance, the mean over parts, and the reason for what is None
-
-    A row of these has a None where that run has no such row, and a `difference`, b - a. Raises DataError where one is no run
-    or has no scores.
+    metrics     side, metric; of a and b: mean and median, each the mean over parts, unit, better, and for SSIM one_minus
+    distances   extractor, group, side; of a and b: each distance, the mean over parts, and the reason for a None
+    In the last four, a or b is None if that run has no such row, and `difference` is b - a. Raises DataError if a or b is not a
+    run or has no scores.
     """
     runs = [ScoredRun.read(run) for run in (a, b) if run.record]
     papers = [published.papers(scored) for scored in runs]
@@ -67,7 +66,7 @@ def _settings(scored: ScoredRun) -> Values:
 
 
 def _differences(a: Any, b: Any, key: str = "") -> Iterator[Values]:
-    """What one has and the other has not is one row, with all that is under it."""
+    """Yield one row per difference. A mapping that only one of the two has is one row, with all its content."""
     if isinstance(a, dict) and isinstance(b, dict):
         for name in dict.fromkeys([*a, *b]):
             yield from _differences(a.get(name, _ABSENT), b.get(name, _ABSENT), f"{key}.{name}".lstrip("."))
@@ -114,7 +113,7 @@ def _retrieval(scored: ScoredRun, papers: Mapping[tuple[str, ...], float]) -> Ro
 
 
 def _floors(scored: ScoredRun) -> Rows:
-    """FR with its interval and its difference from the originals', beside FR of every floor."""
+    """Return FR with its interval, its difference from the originals', and FR of every floor."""
     differences, rows = scored.scores.differences, dict[tuple[str, ...], Values]()
     if differences.height == 0:
         return rows
@@ -128,7 +127,7 @@ def _floors(scored: ScoredRun) -> Rows:
 
 
 def _metrics(scored: ScoredRun) -> Rows:
-    """Metrics that are one number per part, then the rates per pixel and stain."""
+    """Return the metrics that are one number per part, then the rates per pixel and stain."""
     config, plain = scored.config, scored.scores.metrics.filter(pl.col("band").is_null())
     names = [*(column.key for column in metric_columns(scored)), *RATES]
     rows: dict[tuple[str, ...], Values] = {}
@@ -159,7 +158,7 @@ def _distances(scored: ScoredRun) -> Rows:
 
 
 def _matched(names: Sequence[str], runs: Sequence[Rows], numbers: Sequence[str]) -> list[Values]:
-    """One row per key of either run, in the order of the first, then of the second."""
+    """Return one row per key of either run, in the order of the first run, then of the second."""
     keys = [*runs[0], *runs[1]]
     ranks = [{value: rank for rank, value in enumerate(dict.fromkeys(part))} for part in zip(*keys, strict=True)]
     matched = []

@@ -1,4 +1,4 @@
-"""Floors of a score: what the same code gives where there is nothing to find, by the quantity of scores/floors."""
+"""Floors of a score: the number that the same code gives if there is nothing to find, by the quantity of scores/floors."""
 
 from sdvae_ray.report.facts.table import Column
 

@@ -13,7 +13,7 @@ from sdvae_ray.schema import RATES
 
 
 def metric_column(config: RunConfig, name: str) -> Column:
-    """The column of a metric of the run file, with the unit and direction that the metric's module gives."""
+    """Return the table column of a metric of the run file, with the unit and direction that the metric's module gives."""
     shelved = config.metrics[name].name if name in config.metrics else name
     module = shelves.find("metrics", shelved) if shelved in shelves.names("metrics") else None
     is_better: bool | None = getattr(module, "HIGHER_IS_BETTER", None)
@@ -22,29 +22,29 @@ def metric_column(config: RunConfig, name: str) -> Column:
 
 
 def plain_metrics(metrics: pl.DataFrame) -> pl.DataFrame:
-    """Rows of the metrics that are one number per part: neither rates nor spectra."""
+    """Return the rows of the metrics that are one number per part: neither rates nor spectra."""
     return metrics.filter(pl.col("band").is_null() & ~pl.col("metric").is_in(list(RATES)))
 
 
 def metric_columns(scored: ScoredRun) -> list[Column]:
-    """A column per plain metric, as the run file has them."""
+    """Return one table column per plain metric, in the order of the run file."""
     names = in_order_of(plain_metrics(scored.scores.metrics)["metric"], list(scored.config.metrics))
     return [metric_column(scored.config, name) for name in names]
 
 
 def mean_of(metrics: pl.DataFrame, side: str, metric: str, column: str = "mean") -> float | None:
-    """Mean over parts (stains or RGB passes) of a column of scores/metrics; None where the metric does not apply."""
+    """Return the mean over parts (stains or RGB passes) of a column of scores/metrics; None if the metric does not apply."""
     rows = metrics.filter((pl.col("side") == side) & (pl.col("metric") == metric))
     return mean(rows[column].drop_nulls().to_list())
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """The mean, summed in the order of the values; None of no value."""
+    """Return the mean, summed in the order of the values; None without values."""
     return sum(values) / len(values) if values else None
 
 
 def shown_mean(metrics: pl.DataFrame, side: str, metric: str) -> Value:
-    """`mean_of`; with the median beside it where one exact patch makes a mean of decibels infinite."""
+    """Return `mean_of`; with the median in words if one exact patch makes a mean of decibels infinite."""
     average, median = mean_of(metrics, side, metric), mean_of(metrics, side, metric, "median")
     if average is None or median is None or not math.isinf(average) or math.isinf(median):
         return average

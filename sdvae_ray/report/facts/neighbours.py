@@ -14,7 +14,7 @@ _KNOWN = ("Metadata_control_type", "Metadata_pert_iname", "Metadata_phenotype", 
 
 
 def neighbours_table(config: RunConfig, neighbours: pl.DataFrame, facts: Mapping[str, str]) -> Table:
-    """neighbours, facts: as sdvae_ray.queries.search gives them."""
+    """Return the table of an answer of sdvae_ray.queries.search: its `neighbours` under a title from its `facts`."""
     perturbation = f" ({facts['perturbation']})" if facts.get("perturbation") else ""
     kind = "wells" if "well" in facts else "patches" if PATCH in facts else "FOVs"
     query = facts.get("well") or f"{facts['fov']}{f', patch {facts[PATCH]}' if PATCH in facts else ''}"

@@ -24,7 +24,7 @@ DISTANCES = {  # of scores/distributions
 
 
 def retrieval_rows(scored: ScoredRun) -> list[Values]:
-    """Rows of scores/summary in order, with `fid`; and `reason` in place of the counts where nothing was scored."""
+    """Return the rows of scores/summary in order, with `fid`. A row that was not scored has `reason` instead of the counts."""
     fid = {tuple(key): value for *key, value in mean_distances(scored, "fid")}
     rows = []
     for row in scored.scores.summary.to_dicts():
@@ -36,7 +36,9 @@ def retrieval_rows(scored: ScoredRun) -> list[Values]:
 
 
 def mean_distances(scored: ScoredRun, name: str) -> list[tuple[str, str, str, float]]:
-    """(extractor, side, group, value) of a distance, a column of scores/distributions: its mean over stains or RGB passes."""
+    """Return (extractor, side, group, value) of a distance, a column of scores/distributions: its mean
+    over stains or RGB passes.
+    """
     table = scored.scores.distributions
     if name not in table.columns:
         return []
@@ -44,7 +46,7 @@ def mean_distances(scored: ScoredRun, name: str) -> list[tuple[str, str, str, fl
 
 
 def reasons(scored: ScoredRun) -> list[str]:
-    """A line per distinct reason why rows have no score, naming the rows."""
+    """Return one line per distinct reason why rows have no score; the line names the rows."""
     lines: dict[str, list[str]] = {}
     for row in retrieval_rows(scored):
         if REASON in row:
@@ -55,9 +57,10 @@ def reasons(scored: ScoredRun) -> list[str]:
 
 
 def kept(scored: ScoredRun) -> list[Values]:
-    """Rows of an extractor, group and reconstruction that was scored beside the originals: original, both, added.
+    """Return counts of compounds for every extractor, group and reconstruction that was scored as the originals were.
 
-    Of `original` compounds that the originals retrieve, the reconstruction retrieves `both`, and `added` that they do not.
+    original: compounds that the originals retrieve. both: those of them that the reconstruction retrieves too. added: compounds
+    that only the reconstruction retrieves.
     """
     if scored.scores.compounds.height == 0:
         return []

@@ -1,4 +1,4 @@
-"""The fractions retrieved that the authors print, and where they may stand beside a run's.
+"""The fractions retrieved that the authors print, and the rows of a run that they may be compared with.
 
 Cropsal & Mercado 2025, arXiv 2510.19887: CPJUMP1, four groups of cell line and time, 306 compounds each.
 """
@@ -61,10 +61,10 @@ _HOURS = re.compile(r"(\d+)(?:\.0+)?\s*(?:h|hr|hrs|hour|hours)?")
 
 
 def printed(extractor: str, is_image_side: bool, group: str, aggregate: str) -> float | None:
-    """The fraction retrieved, in [0, 1], that the authors print; None where they print none.
+    """Return the fraction retrieved, in [0, 1], that the authors print; None if they print none.
 
-    extractor: its name on the shelf. group: cell line and hours, such as "A549 / 24", in either order and any case, the time with
-    or without its unit. aggregate: mean or median, of the fields of a well.
+    extractor: its name on the shelf. group: cell line and hours, such as "A549 / 24", in either order and any case, with or
+    without the unit of time. aggregate: mean or median, of the fields of a well.
     """
     row = FRACTIONS.get(aggregate, {}).get(_cell_and_hours(group) or ("", 0))
     if row is None or extractor not in EXTRACTORS:
@@ -80,7 +80,9 @@ def _cell_and_hours(group: str) -> tuple[str, int] | None:
 
 
 def why_not(config: RunConfig, extractor: str, side: str) -> tuple[str, str] | None:
-    """(who, reason) where no printed FR may stand beside this extractor (a name of the run) on this side, whatever the data."""
+    """Return (name, reason) if no printed FR applies to this extractor (a name of the run) on this side, whatever the data; else
+    None.
+    """
     model = config.extractors.get(extractor)
     if model is None or model.name not in EXTRACTORS:
         return extractor, f"the authors print FR of {' and '.join(sorted(EXTRACTORS))} alone"
@@ -101,15 +103,15 @@ def why_not(config: RunConfig, extractor: str, side: str) -> tuple[str, str] | N
 
 
 def is_their_data(batches: Iterable[str | None]) -> bool:
-    """Whether every batch, of which there is one at least, says that it is of CPJUMP1."""
+    """Return whether every batch names CPJUMP1; False without batches."""
     names = list(batches)
     return bool(names) and all(DATA.lower() in (name or "").lower() for name in names)
 
 
 def departures(config: RunConfig, extractors: Iterable[str], sides: Iterable[str]) -> list[str]:
-    """Where the run is not the published protocol: "score.negatives plate (published: group)".
+    """Return one line per setting that departs from the published protocol: "score.negatives plate (published: group)".
 
-    extractors, sides: the names that a printed FR stands beside.
+    extractors, sides: the names that a printed FR is shown for.
     """
     wanted = {tuple(key.split(".")): value for key, value in _PROTOCOL.items()}
     for name in extractors:
@@ -136,7 +138,8 @@ def _said(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Papers:
-    """The printed FR of (extractor, group, side) of a run; why others have none; where the run is not the published protocol."""
+    """The printed FR that apply to a run. fractions: (extractor, group, side) -> FR. reasons: why other rows have no printed FR.
+    departures: from the published protocol."""
 
     fractions: dict[tuple[str, ...], float]
     reasons: list[str]
@@ -144,7 +147,7 @@ class Papers:
 
 
 def papers(scored: ScoredRun) -> Papers:
-    """What may stand beside the run's own FR."""
+    """Return the printed FR that apply to the run, why other rows have none, and the run's departures from the protocol."""
     config = scored.config
     reasons: dict[str, dict[str, None]] = {}  # reason -> whose, in order
     fitting: list[Values] = []

@@ -1,4 +1,4 @@
-"""What `retrieve` found, as lines and a table: the score with its interval, and its floors."""
+"""The result of `retrieve` as lines and a table: the score with its interval, and its floors."""
 
 from sdvae_ray.queries.copairs_lists import PERMUTED
 from sdvae_ray.queries.retrieve import Retrieved
@@ -17,7 +17,7 @@ _COLUMNS = (
 
 
 def retrieved_section(retrieved: Retrieved) -> Section:
-    """The score in two lines; a table of floors, or why there is none."""
+    """Return the score in two lines, and a table of floors or why it is missing."""
     summary, floors = retrieved.summary, retrieved.floors
     most = "" if summary["null"] == "copairs" else "at most "  # the others stop early, or count
     low, high = (number(summary[f"{FRACTION}_{end}"], 3) for end in ("low", "high"))

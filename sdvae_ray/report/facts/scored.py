@@ -1,4 +1,4 @@
-"""A run with its record, scores and fields of view, each read once: what every fact of the report is taken from."""
+"""A run with its record, scores and fields of view, each read once; every fact of the report is taken from it."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,11 +24,11 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A scored run; `record` is None where run.json is gone.
+    """A scored run. record: None if run.json is gone.
 
-    fovs  one row per field of view that was tried: fov_id, error, files, the keys, the perturbation, the known truth, and the
-          columns of score.control; each where the run has it
-    say   is told how far a slow part of the report is
+    fovs  one row per field of view that was tried: fov_id, error, files, and as far as the run has them the keys, the
+          perturbation, the known truth, and the columns of score.control
+    say   a function that prints the progress of a slow part of the report
     """
 
     run: Run
@@ -39,7 +39,9 @@ class ScoredRun:
 
     @classmethod
     def read(cls, run: Run, scores: Scores | None = None, say: Callable[[str], None] = lambda _: None) -> Self:
-        """Reads a scored run; DataError where it has not been scored. scores: of the run, where they are in memory."""
+        """Read a scored run. scores: if they are in memory already. say: prints progress. Raises DataError if
+        it was not scored.
+        """
         score = run.config.score
         words = re.findall(r"\w+", score.control)  # the columns of the expression are among its words
         asked = [*KEYS, score.perturbation or FOV_ID, PHENOTYPE, STRENGTH, TRUTH, *words]
@@ -47,57 +49,57 @@ class ScoredRun:
 
     @property
     def config(self) -> RunConfig:
-        """The configuration of the run."""
+        """Return the configuration of the run."""
         return self.run.config
 
     @property
     def usable(self) -> pl.DataFrame:
-        """The fields of view without an error."""
+        """Return the fields of view without an error."""
         return self.fovs.filter(pl.col(ERROR).is_null())
 
     @property
     def failures(self) -> list[tuple[str, str]]:
-        """(fov_id, reason) of every field of view without a usable row, sorted."""
+        """Return (fov_id, reason) of every field of view without a usable row, sorted."""
         return sorted(self.fovs.filter(pl.col(ERROR).is_not_null()).select(FOV_ID, ERROR).iter_rows())
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether the images are drawn."""
+        """Return whether the images are drawn."""
         return self.config.synthetic is not None
 
     # --- names ---------------------------------------------------------------------------------------------------------------
 
     def label(self, name: str) -> str:
-        """The name of a side or extractor, with what must be said beside it everywhere."""
+        """Return the name of a side or extractor, marked if its weights are random."""
         return f"{name} {RANDOM}" if name in self.config.random_weights else name
 
     def side(self, name: str) -> Side:
-        """The side with its label and colour."""
+        """Return the side with its label and colour."""
         sides = self.config.sides
         known = 1 + sides.index(name) % _COLOURS if name in sides else _COLOURS
         return Side(self.label(name), 0 if name == IMAGE_SIDE else known)
 
     def side_column(self, name: str, digits: int | None = None) -> Column:
-        """A column of numbers about one side."""
+        """Return a column of numbers about one side."""
         side = self.side(name)
         return Column(name, side.text, digits, colour=side.colour)
 
     def sides(self, names: Iterable[str]) -> list[str]:
-        """Distinct names, the originals first, then as the run file has them, then sides that it does not know."""
+        """Return the distinct names: the originals, then the run file's order, then sides that the run file does not have."""
         return in_order_of(names, [IMAGE_SIDE, *self.config.sides])
 
     def extractors(self, names: Iterable[str]) -> list[str]:
-        """Distinct names, as the run file has them, then extractors that it does not know."""
+        """Return the distinct names: the run file's order, then extractors that the run file does not have."""
         return in_order_of(names, list(self.config.extractors))
 
     def by(self, extractor: str, group: str) -> str:
-        """The extractor and, unless all wells are one group, the group."""
+        """Return the extractor's label and, unless all wells are one group, the group."""
         return self.label(extractor) + ("" if group == "all" else f", {group}")
 
     # --- rows ----------------------------------------------------------------------------------------------------------------
 
     def in_order(self, rows: Iterable[Mapping[str, Any]]) -> list[Values]:
-        """Rows of an extractor, side and group, by extractor, group and side as the run file has them."""
+        """Return rows that have extractor, group and side, sorted by these three in the order of the run file."""
         listed = [dict(row) for row in rows]
         extractors = self.extractors(row["extractor"] for row in listed)
         sides = self.sides(row["side"] for row in listed)
@@ -108,7 +110,9 @@ class ScoredRun:
     def tables_by_extractor(
         self, title: str, rows: Iterable[Mapping[str, Any]], columns: Sequence[Column]
     ) -> list[Table]:
-        """A table per extractor, titled `<title> by <extractor>`; the group is a column, or in the title if there is only one."""
+        """Return one table per extractor, `<title> by <extractor>`; the group is a column, or in the title if
+        there is only one.
+        """
         ordered = self.in_order(rows)
         many = len({row["group"] for row in ordered}) > 1
         tables = []
@@ -121,13 +125,13 @@ class ScoredRun:
 
 
 def in_order_of(names: Iterable[str], known: Sequence[str]) -> list[str]:
-    """Distinct names in the order of `known`, then the unknown ones sorted."""
+    """Return the distinct names in the order of `known`, then the unknown ones sorted."""
     distinct = set(names)
     return [name for name in known if name in distinct] + sorted(distinct - set(known))
 
 
 def counted_reasons(reasons: Iterable[str], unit: str) -> list[str]:
-    """A line per distinct reason, with how often it holds: `<reason> (<count> of <unit>)`."""
+    """Return one line per distinct reason, with the number of times that it occurs: `<reason> (<count> of <unit>)`."""
     counts: dict[str, int] = {}
     for reason in reasons:
         counts[reason] = counts.get(reason, 0) + 1

@@ -31,12 +31,12 @@ Comparison = Mapping[str, Any]
 
 
 def sections(comparison: Comparison) -> list[Section]:
-    """What `comparison` gives, as tables and lines."""
+    """Return the sections of a comparison: its tables and lines."""
     return [make(comparison) for make in (_data, _settings, _retrieval, _floors, _metrics, _distances, _only)]
 
 
 def headings(comparison: Comparison) -> list[str]:
-    """A line per run: where it is and how many fields of view it has."""
+    """Return one line per run: where it is and how many fields of view it has."""
     lines = []
     for run in RUNS:
         facts = comparison[run]
@@ -46,7 +46,7 @@ def headings(comparison: Comparison) -> list[str]:
 
 
 def _lines(comparison: Comparison, lines_of: Callable[[Values], list[str]]) -> Iterator[tuple[str, str]]:
-    """(run, line), with the run "A and B" where both have it."""
+    """Yield (run, line); the run is "A and B" if both runs have the line."""
     a, b = ([line for line in lines_of(comparison[run]) if line] for run in RUNS)
     for line in dict.fromkeys([*a, *b]):
         yield ("A and B" if line in a and line in b else "A" if line in a else "B"), line
@@ -77,7 +77,7 @@ def _settings(comparison: Comparison) -> Section:
 
 
 def _words(value: Any) -> str:
-    """A value of a run file in short; of a model's settings those that are set, of a hash its beginning."""
+    """Return a value of a run file in short: only the settings of a model that are set, only the first 12 digits of a hash."""
     if isinstance(value, dict):
         settings = ((key, setting) for key, setting in value.items() if setting is not None and setting is not False)
         return ", ".join(f"{key} {_words(setting)}" for key, setting in settings)
@@ -114,7 +114,7 @@ def _retrieval(comparison: Comparison) -> Section:
 
 
 def _paper(row: Values) -> float | str | None:
-    """The printed FR of both runs, or of A and of B where they differ."""
+    """Return the printed FR if it is the same for both runs, else the FR of A and of B as text."""
     a, b = (_of(row, run, "paper") for run in RUNS)
     if a == b:
         return a
@@ -122,7 +122,7 @@ def _paper(row: Values) -> float | str | None:
 
 
 def _floors(comparison: Comparison) -> Section:
-    """FR with its interval, its difference from the originals', and its floors; a row per run."""
+    """Return FR with its interval, its difference from the originals', and its floors; one row per run."""
     columns = [
         *_PLACE,
         _RUN,
@@ -158,7 +158,7 @@ def _metrics(comparison: Comparison) -> Section:
 
 
 def _beside_mean(row: Values) -> str:
-    """1 - SSIM of both runs, or their medians where a mean is infinite."""
+    """Return 1 - SSIM of both runs, or their medians if a mean is infinite; else ""."""
     if any(_of(row, run, "one_minus") is not None for run in RUNS):
         key, words = "one_minus", "1 - SSIM"
     elif any(_of(row, run, "mean") in ("inf", "-inf") for run in RUNS):
@@ -169,7 +169,7 @@ def _beside_mean(row: Values) -> str:
 
 
 def _distances(comparison: Comparison) -> Section:
-    """Every distance that a run has; rows A, B and the difference."""
+    """Return every distance that a run has; rows A, B and the difference."""
     tables, reasons = [], []
     for extractor, rows in _by_extractor(comparison["distances"]):
         columns = [c for c in DISTANCES.values() if any(c.key in (row[run] or {}) for row in rows for run in RUNS)]
@@ -198,7 +198,7 @@ def _tables(
     columns: Sequence[Column],
     shown: Callable[[Values], list[Values]],
 ) -> list[Table]:
-    """A table per extractor; `shown`: the rows of the table that a row of the comparison gives, without their place."""
+    """Return one table per extractor. shown: returns the table rows of a row of the comparison, without group and side."""
     return [
         Table(
             f"{title} by {_label(comparison, extractor)}",
@@ -214,19 +214,19 @@ def _by_extractor(rows: Sequence[Values]) -> list[tuple[str, list[Values]]]:
 
 
 def _three(column: Column) -> list[Column]:
-    """The columns of A, B and the difference."""
+    """Return the columns of A, B and the difference."""
     a, b = (replace(column, key=f"{column.key} {run}", unit=run.upper()) for run in RUNS)
     return [a, b, replace(column, key=f"{column.key} b-a", unit="B - A", signed=True)]
 
 
 def _values(row: Values, name: str) -> Values:
-    """A, B and the difference, under the keys of `_three`."""
+    """Return the values of A, B and the difference, under the keys of `_three`."""
     a, b = (_float(_of(row, run, name)) for run in RUNS)
     return {f"{name} a": a, f"{name} b": b, f"{name} b-a": _float(row["difference"][name])}
 
 
 def _of(row: Values, run: str, name: str) -> Any:
-    """A value of a run in a row; None where the run has no such row, or the row no such value."""
+    """Return a value of a run in a row; None if the run has no such row, or the row no such value."""
     return (row[run] or {}).get(name)
 
 
@@ -240,5 +240,5 @@ def _label(comparison: Comparison, name: str) -> str:
 
 
 def _float(value: float | str | None) -> float | None:
-    """A number of the comparison; "inf" is a text there."""
+    """Return a number of the comparison, in which infinity is the text "inf"."""
     return None if value is None else float(value)

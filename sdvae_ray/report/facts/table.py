@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-NONE = "–"  # stands where there is no number
+NONE = "–"  # printed for a missing number
 BLOCK, REASON = "block", "reason"  # keys of a row beside its columns
 _AT_THE_RIGHT = 5  # characters
 _ARROWS = {"higher": "↑", "lower": "↓"}
@@ -24,14 +24,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Beside:
-    """A number and the words beside it: its interval, or whether a compound was retrieved."""
+    """A number and words that belong to it: its interval, or whether a compound was retrieved."""
 
     value: float | None
     words: str
 
     @property
     def is_below(self) -> bool:
-        """Whether the words stand below the number, since they are too long to stand at its right."""
+        """Return whether the words are printed below the number, because they are too long for its right."""
         return len(self.words) > _AT_THE_RIGHT
 
 
@@ -46,12 +46,12 @@ class Column:
     key          of the value in a row
     heading      words above the column, without an arrow
     digits       decimals of a number; None: about four significant digits, and none of an int
-    better       "higher", "lower", or "" where a value is no score
+    better       "higher", "lower", or "" if no direction is better
     unit         words in small print below the heading
     signed       a number above 0 has a plus sign
-    is_number    values stand at the right
-    says_once    a value that the row above has is left out
-    in_terminal  False: the page alone has the column, since a terminal is narrow
+    is_number    values are aligned at the right
+    says_once    a value that equals the one above it is left out
+    in_terminal  False: only the page has the column, since a terminal is narrow
     colour       of the side that the column is about
     keeps        characters of a word that a narrow terminal does not break
     """
@@ -70,11 +70,11 @@ class Column:
 
     @property
     def head(self) -> str:
-        """The heading with its arrow, which no line break parts from the last word."""
+        """Return the heading with its arrow, which no line break separates from the last word."""
         return f"{self.heading}\u00a0{_ARROWS[self.better]}" if self.better else self.heading
 
     def text(self, value: Value) -> str:
-        """The text of a value; a Beside has its number's alone."""
+        """Return the text of a value. For a Beside this is the number alone, without its words."""
         if isinstance(value, Beside):
             value = value.value
         if isinstance(value, Side):
@@ -89,10 +89,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows by key under their columns; `notes`: small print below the table, on the page.
+    """Rows by key under their columns. notes: small print below the table, on the page.
 
-    A row may have two keys more. `block`: a row whose block is another than the row's above begins a new block of rows. `reason`:
-    why values of the row are missing; the page says it in their place.
+    A row may have two more keys. block: a row whose block differs from that of the row above begins a new block of rows. reason:
+    why values of the row are missing; the page prints it in their place.
     """
 
     title: str
@@ -102,17 +102,17 @@ class Table:
     rows_in_terminal: int | None = None  # None: all
 
     def starts_block(self, index: int) -> bool:
-        """Whether row `index` is another block than the row above; False for the first row."""
+        """Return whether row `index` begins a new block; False for the first row."""
         return index > 0 and self.rows[index].get(BLOCK) != self.rows[index - 1].get(BLOCK)
 
     def value(self, index: int, column: Column) -> Value:
-        """The value of a column in row `index`; "" where `says_once` leaves it out."""
+        """Return the value of a column in row `index`; "" if `says_once` leaves it out."""
         value, above = self.rows[index].get(column.key), self.rows[index - 1].get(column.key) if index else None
         return "" if column.says_once and value == above and not self.starts_block(index) else value
 
 
 def text_column(key: str, heading: str, **settings: Any) -> Column:
-    """A column of words."""
+    """Return a column of words."""
     return Column(key, heading, is_number=False, **settings)
 
 
@@ -121,16 +121,16 @@ SIDE = text_column("side", "side")
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the report and, where it is in the summary, of the terminal.
+    """One part of the report; some sections are printed in the terminal too.
 
     link      words of the page's navigation; "" leaves the section out of it
     lead      a paragraph above all on the page
     lines     sentences, above the tables on the page
-    tables    in both
-    reasons   lines in both: why something has no number
+    tables    on the page and in the terminal
+    reasons   lines on both: why something has no number
     legend    sides whose colours the charts have
     charts    drawn on the page, see sdvae_ray.report.facts.chart
-    terms     word -> what it means, a list on the page
+    terms     word -> its meaning, a list on the page
     notes     small print on the page, below all
     brief     small print in a terminal, below all
     template  of sdvae_ray/report/page/templates; `content` is for a template of the section's own
@@ -153,7 +153,7 @@ class Section:
 
 
 def number(value: float | None, digits: int | None = None) -> str:
-    """`digits` decimals, or about four significant ones; "inf" and NONE are words."""
+    """Return a number as text with `digits` decimals, or about four significant digits; None and NaN give NONE, infinity "inf"."""
     if value is None or math.isnan(value):
         return NONE
     if math.isinf(value):
@@ -169,7 +169,7 @@ def number(value: float | None, digits: int | None = None) -> str:
 
 
 def with_interval(values: Mapping[str, Any], name: str, ends: str = "") -> Beside | None:
-    """A number beside its interval, `0.20 to 0.50`, which has the keys `<ends>low` and `<ends>high`; None without the number."""
+    """Return a number and its interval, `0.20 to 0.50`, from the keys `<ends>low` and `<ends>high`; None without the number."""
     if values.get(name) is None:
         return None
     low, high = values.get(f"{ends}low"), values.get(f"{ends}high")

@@ -23,7 +23,9 @@ _LINE = 12  # pixels between labels
 
 
 def curves(chart: Curves) -> str:
-    """A line per side on a logarithmic axis; dashed at 1. What lies outside of the axis is on its edge."""
+    """Return the chart as SVG: one line per side on a logarithmic axis; dashed at 1. Values beyond the
+    axis are drawn on its edge.
+    """
     known = [value for curve in chart.curves for value in curve.values if value is not None and value > 0]
     low, high = (math.floor(math.log2(min([0.5, *known]))), math.ceil(math.log2(max([2.0, *known]))))
     low, high = max(low, _RATIOS[0]), min(high, _RATIOS[1])
@@ -59,7 +61,9 @@ def _words(curve: Curve, chart: Curves) -> str:
 
 
 def rate_points(chart: RatePoints) -> str:
-    """Each side at its rate, the rate on a logarithmic axis; dashed at the originals' value."""
+    """Return the chart as SVG: every side at its rate, on a logarithmic axis; dashed at the originals'
+    value. "" without points.
+    """
     points = [point for point in chart.points if math.isfinite(point.value) and point.bits > 0]
     if not points:
         return ""
@@ -89,7 +93,8 @@ def rate_points(chart: RatePoints) -> str:
 
 
 def _free(taken: list[tuple[float, float, float]], x: float, y: float, ends: bool, words: str) -> float:
-    """The y nearest below `y` where a label that starts or ends at x meets none of `taken` (left, right, y), which it joins."""
+    """Return the y nearest below `y` at which a label that starts or ends at x overlaps none of `taken`. taken: (left, right, y)
+    of the labels so far; the label is added to them."""
     width = 9 + 6.2 * len(words)
     left, right = (x - width, x) if ends else (x, x + width)
     while any(left < end and start < right and abs(y - other) < _LINE for start, end, other in taken):

@@ -14,7 +14,8 @@ _LONGEST = 23  # characters of a part's name
 
 
 def strips(chart: Strips) -> str:
-    """Per part a strip per side: thin 5-95 %, thick 25-75 %, dot the median. Infinity has a column of its own at the right."""
+    """Return the chart as SVG: one strip per part and side, thin 5-95 %, thick 25-75 %, dot the median; "" without parts. Infinity
+    has a column of its own at the right."""
     if not chart.parts:
         return ""
     values = [value for _, part in chart.parts for strip in part for value in strip.quantiles]
@@ -53,7 +54,9 @@ def _strip(strip: Strip, scale: Scale, y: float, part: str, infinity: float) -> 
 
 
 def dumbbells(chart: Dumbbells) -> str:
-    """Per extractor, group and side a line from the originals' fraction (ring) to the reconstruction's (dot), with counts."""
+    """Return the chart as SVG: per extractor, group and side a line from the originals' fraction (ring) to the reconstruction's
+    (dot).
+    """
     left, right, width, top, step = 340, 700, 960, 8, 26
     scale = Scale(0.0, 1.0, left, right)
     marks, y, least, before = "", float(top), 0.0, ("", "")
@@ -87,7 +90,7 @@ def _dumbbell(row: Dumbbell, scale: Scale, y: float) -> str:
 
 
 def scatter(chart: Scatter) -> str:
-    """Compounds, 0 to 1 on both axes, with the diagonal; the mark says from which side a compound was retrieved."""
+    """Return the chart as SVG: compounds, 0 to 1 on both axes; the mark says from which sides a compound was retrieved."""
     left, top, size = 58, 10, 250
     across, down = Scale(0.0, 1.0, left, left + size), Scale(0.0, 1.0, top + size, top)
     ticks = [0, 0.25, 0.5, 0.75, 1.0]
@@ -115,7 +118,7 @@ def _shape(kind: str) -> str:
 
 
 def key(kind: str) -> str:
-    """The mark of a kind of point, for a legend in the text."""
+    """Return the mark of a kind of point as SVG, for a legend in the text."""
     return f'<svg class="key" viewBox="-7 -7 14 14" aria-hidden="true"><path class="mark {kind}" d="{_shape(kind)}"/></svg>'
 
 

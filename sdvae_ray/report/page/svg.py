@@ -8,7 +8,7 @@ from html import escape
 
 @dataclass(frozen=True)
 class Scale:
-    """Values first..last on pixels low..high."""
+    """A linear map from the values first..last to the pixels low..high."""
 
     first: float
     last: float
@@ -20,7 +20,7 @@ class Scale:
 
 
 def framed(width: float, height: float, title: str, words: str, body: str) -> str:
-    """A whole chart; `words` describe it to a screen reader."""
+    """Return a whole chart as SVG. words: describe it to a screen reader."""
     return (
         f'<svg class="chart" viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}" '
         f'style="max-width:{width:.0f}px"><desc>{escape(words[:2000])}</desc>{body}</svg>'
@@ -28,25 +28,25 @@ def framed(width: float, height: float, title: str, words: str, body: str) -> st
 
 
 def svg_text(x: float, y: float, words: str, anchor: str, kind: str, whole: str | None = None) -> str:
-    """Words at a place; `whole`: shown over them where they are shortened."""
+    """Return SVG of words at a place. whole: the full text, shown over shortened words when a reader points at them."""
     more = titled(whole) if whole is not None and whole != words else ""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}{more}</text>'
 
 
 def titled(words: str) -> str:
-    """What a reader sees who points at a mark."""
+    """Return the SVG title of a mark: the words that a reader sees when pointing at the mark."""
     return f"<title>{escape(words)}</title>"
 
 
 def line(kind: str, x1: float, x2: float, y1: float, y2: float) -> str:
-    """A line from (x1, y1) to (x2, y2), in pixels; `kind` is its class in the style sheet."""
+    """Return SVG of a line from (x1, y1) to (x2, y2), in pixels. kind: its class in the style sheet."""
     return f'<line class="{kind}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
 
 
 def x_axis(
     scale: Scale, ticks: Sequence[float], top: float, bottom: float, words: str, names: Sequence[str] = ()
 ) -> str:
-    """Grid lines, ticks and words of a horizontal axis; `names` of the ticks where they are not their numbers."""
+    """Return SVG of the grid lines, ticks and words of a horizontal axis. names: texts of the ticks, if not their numbers."""
     parts = []
     for tick, name in zip(ticks, names or map(tick_text, ticks), strict=True):
         parts.append(line("grid", scale(tick), scale(tick), top, bottom))
@@ -58,7 +58,7 @@ def x_axis(
 def y_axis(
     scale: Scale, ticks: Sequence[float], left: float, right: float, words: str, names: Sequence[str] = ()
 ) -> str:
-    """Grid lines, ticks and words of a vertical axis."""
+    """Return SVG of the grid lines, ticks and words of a vertical axis. names: texts of the ticks, if not their numbers."""
     parts = []
     for tick, name in zip(ticks, names or map(tick_text, ticks), strict=True):
         parts.append(line("grid", left, right, scale(tick), scale(tick)))
@@ -68,7 +68,7 @@ def y_axis(
 
 
 def ticks_around(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers that enclose low..high."""
+    """Return round numbers, equally spaced, that enclose low..high; at most about `wanted` steps."""
     spread = high - low or abs(high) or 1.0
     power = 10.0 ** math.floor(math.log10(spread / wanted))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor * wanted >= spread * 0.999)
@@ -77,7 +77,7 @@ def ticks_around(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def tick_text(value: float) -> str:
-    """A number beside a tick: five significant digits at most, thousands as k."""
+    """Return the number of a tick as text: five significant digits at most, thousands as k."""
     if math.isinf(value):
         return "∞"
     size = abs(value)
@@ -87,5 +87,5 @@ def tick_text(value: float) -> str:
 
 
 def power_text(power: int) -> str:
-    """2^power, a fraction below 1."""
+    """Return 2^power as text, a fraction below 1."""
     return f"1/{2**-power}" if power < 0 else f"{2**power}"

@@ -27,14 +27,14 @@ _DRAWN_BY: dict[type, Callable[[Any], str]] = {
 
 
 def write_report(scored: ScoredRun) -> str:
-    """Writes `<output>/report/index.html` and returns its URI. What cannot be shown now is said on the page."""
+    """Write `<output>/report/index.html` and return its URI. The page itself says what could not be shown."""
     uri = scored.run.uri(FILE)
     scored.run.storage.write_bytes(uri, render(scored).encode())
     return uri
 
 
 def render(scored: ScoredRun) -> str:
-    """The whole page as text."""
+    """Return the whole page as text."""
     style = Markup((files("sdvae_ray.report.page") / "page.css").read_text())
     page = _templates().get_template("page.html")
     return page.render(header=header(scored), sections=sections_of(scored), style=style)
@@ -64,7 +64,7 @@ def _base64(png: bytes) -> str:
 
 
 def cells(table: Table, index: int) -> list[tuple[Column, Value, int]]:
-    """(column, value, columns that the cell spans) of a row; a reason stands in place of the first values that are missing."""
+    """Return (column, value, number of columns that the cell spans) of a row; a reason replaces the first missing values."""
     row: Row = table.rows[index]
     columns = list(table.columns)
     spanned = [(column, table.value(index, column), 1) for column in columns]

@@ -1,4 +1,4 @@
-"""Which fields of view the report shows: a control and the most active compounds, deterministically."""
+"""The choice of the fields of view that the report shows: a control and the most active compounds, deterministically."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ EXAMPLES = 4
 
 @dataclass(frozen=True)
 class Choice:
-    """A FOV and, in words, what it is and why it was chosen."""
+    """A FOV that is shown. what: its treatment in words. why: why it was chosen."""
 
     fov_id: str
     what: str
@@ -24,9 +24,10 @@ class Choice:
 
 
 def choose(scored: ScoredRun, count: int = EXAMPLES) -> list[Choice]:
-    """A control, then the compounds of highest normalised mAP on the originals, of distinct phenotypes where they are known.
+    """Return the FOVs to show: a control, then one FOV of each of the compounds with the highest normalised mAP on the originals.
 
-    Which FOV of a compound is a matter of the seed; where nothing was scored, so is the compound.
+    The compounds have distinct phenotypes, if these are known. The FOV of a compound is chosen by the seed; if nothing was scored,
+    the compound is too.
     """
     config, fovs = scored.config, scored.usable
     if fovs.height == 0:
@@ -58,7 +59,8 @@ def choose(scored: ScoredRun, count: int = EXAMPLES) -> list[Choice]:
 
 
 def _most_active(scored: ScoredRun) -> list[tuple[str, str]]:
-    """(compound, why), by the mean over extractors and groups of normalised mAP on the originals, else on any side."""
+    """Return (compound, why), highest first, by normalised mAP on the originals, averaged over extractors and groups. If the
+    originals were not scored, the mAP is that on the reconstructions."""
     if scored.scores.compounds.height == 0:
         return []
     known = scored.scores.compounds.filter(pl.col("normalised_map").is_not_null())
@@ -71,7 +73,7 @@ def _most_active(scored: ScoredRun) -> list[tuple[str, str]]:
 
 
 def _what(rows: pl.DataFrame, name: str) -> str:
-    """The compound, and its phenotype where that is known."""
+    """Return the compound's name, with its phenotype if that is known."""
     if PHENOTYPE not in rows.columns or rows[PHENOTYPE][0] is None:
         return name
     strength = f", strength {rows[STRENGTH][0]}" if STRENGTH in rows.columns and rows[STRENGTH][0] is not None else ""

@@ -29,10 +29,8 @@ Pixels = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Pictures:
-    """One row of an example. `stains`: PNG per stain; `differences`: of |reconstruction - original|; the original has none.
-
-    `captions`: per stain, the patch's metrics as stored in the run. `exact`: the reconstruction is the original.
-    """
+    """One row of an example. stains: one PNG per stain. differences: PNGs of |reconstruction - original|; empty for the original.
+    captions: for each stain, the patch's metrics as stored in the run. exact: the reconstruction is the original."""
 
     composite: bytes
     stains: list[bytes]
@@ -43,7 +41,7 @@ class Pictures:
 
 
 def crop_of(config: RunConfig, examples: int) -> int:
-    """Side of the square that is shown: the whole patch, or less where the page would grow too large."""
+    """Return the side, in pixels, of the square that is shown: the whole patch, or less if the page would grow too large."""
     stains = len(config.image.stains)
     names = [model.name for model in config.autoencoders.values()] + [codec.name for codec in config.codecs.values()]
     sides = sum(name not in ("identity", "lossless") for name in names)  # an exact copy is not shown again
@@ -60,7 +58,9 @@ def draw(
     captions: list[dict[str, float]] | None = None,
     how: str = "",
 ) -> Pictures:
-    """(C, S, S) of either side, stretched by the original's percentiles; with differences unless it is the original."""
+    """Return the pictures of an image (C, S, S), stretched by the original's percentiles; with differences unless it is the
+    original.
+    """
     low, high = (np.percentile(original, q, axis=(1, 2))[:, None, None] for q in (LOW, HIGH))
     spread = np.maximum(high - low, 1 / (2**config.image.scaling.bits - 1))
     shown = np.clip((_centre(image, crop) - low) / spread, 0, 1)
@@ -78,12 +78,12 @@ def _centre(image: NDArray[np.float32], crop: int) -> NDArray[np.float32]:
 
 
 def _composite(config: RunConfig, shown: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(C, S, S) in [0, 1] -> (S, S, 3): every stain's light added in its colour."""
+    """Return (S, S, 3) of the stains `shown` (C, S, S) in [0, 1]: every stain's light added in its colour."""
     colours = [_COLOURS.get(name, _OTHER_COLOURS[at % 5]) for at, name in enumerate(config.image.stains)]
     return np.clip(np.einsum("chw,ck->hwk", shown, np.array(colours)), 0, 1)
 
 
 def _png(values: NDArray[np.float64]) -> bytes:
-    """(H, W) or (H, W, 3) in [0, 1]."""
+    """Return values (H, W) or (H, W, 3), in [0, 1], as a PNG."""
     levels = np.round(np.round(values * (_LEVELS - 1)) * (255 / (_LEVELS - 1))).astype(np.uint8)
     return bytes(imagecodecs.png_encode(np.ascontiguousarray(levels), level=9))

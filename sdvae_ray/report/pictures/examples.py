@@ -1,7 +1,7 @@
-"""Originals beside reconstructions: a few fields of view, their pixels loaded again, their stored latents decoded again.
+"""Originals and their reconstructions: a few fields of view, their pixels loaded again, their stored latents decoded again.
 
-One patch of each field, chosen by hash and not by looks. Where weights, pixels or time are lacking, a reason stands in place of
-pictures.
+One patch of each field, chosen by hash and not by looks. If weights, pixels or time are lacking, a reason takes the place of
+the pictures.
 """
 
 import time
@@ -39,7 +39,7 @@ CAPTIONS = ("ssim", "psnr")  # metrics of the patch under each reconstruction
 
 @dataclass(frozen=True)
 class Example:
-    """`sides`: the pictures of a side, or the reason why there are none."""
+    """A patch of a chosen FOV. sides: side -> its pictures, or the reason why it has none."""
 
     choice: Choice
     patch: int
@@ -49,7 +49,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """`crop`: pixels shown of a patch, its centre. `notes`: what is not shown, and why."""
+    """The examples of the report. crop: pixels shown of a patch, its centre. notes: what is not shown, and why."""
 
     shown: list[Example]
     crop: int
@@ -57,7 +57,7 @@ class Examples:
 
 
 def load_examples(scored: ScoredRun, choices: Sequence[Choice]) -> Examples:
-    """Pictures of the chosen FOVs on every side, in about a minute at most."""
+    """Return pictures of the chosen FOVs on every side, in about a minute at most."""
     start, config = time.monotonic(), scored.config
     crop = crop_of(config, len(choices))
     try:
@@ -108,13 +108,13 @@ class _Patch:
         self.image: Pixels = pixels[number].astype(np.float32) / np.float32(2**run.config.image.scaling.bits - 1)
 
     def stored(self, table: str, column: str) -> np.ndarray | None:
-        """A column's row of the patch; None where the run has not stored it."""
+        """Return the patch's value of a column; None if the run has not stored it."""
         values = self.run.read(table, column, self.fov).values
         return values[0, self.number] if len(values) else None
 
 
 def _load_pixels(run: Run, ids: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """fov_id -> (P, C, S, S) integers, of the manifest's rows of these FOVs; and why others have none."""
+    """Return fov_id -> (P, C, S, S) integers, from the manifest's rows of these FOVs; and notes why others have none."""
     if not ids:
         return {}, []
     config, storage = run.config, run.storage
@@ -138,7 +138,7 @@ def _load_pixels(run: Run, ids: Sequence[str]) -> tuple[dict[str, np.ndarray], l
 
 
 def _models(scored: ScoredRun, device: torch.device) -> tuple[dict[str, Autoencoder | Codec], dict[str, str]]:
-    """The run's sides, and the reason for each that cannot be loaded now or has other weights than the run had."""
+    """Return the run's sides, and the reason for every side that cannot be loaded or has other weights than the run had."""
     models: dict[str, Autoencoder | Codec] = dict(load_codecs(scored.config))
     reasons = {}
     for side in scored.config.autoencoders:
@@ -151,10 +151,8 @@ def _models(scored: ScoredRun, device: torch.device) -> tuple[dict[str, Autoenco
 
 @torch.inference_mode()
 def _side(sides: Sides, side: str, model: Autoencoder | Codec, patch: _Patch, crop: int) -> Pictures | str:
-    """One patch on one side: from its stored latent where the run stored it, else made again.
-
-    In float32 and one pass at a time, so that a full-size model stays small in memory.
-    """
+    """Return one patch on one side: decoded from its stored latent, or computed again if the run stored none. It is computed in
+    float32, one pass at a time, so that a full-size model needs little memory. A text is why there is no picture."""
     try:
         stored, captions = patch.stored(latents_table(side), LATENT), _captions(side, patch)
     except (SdvaeRayError, OSError) as error:
@@ -179,7 +177,7 @@ def _side(sides: Sides, side: str, model: Autoencoder | Codec, patch: _Patch, cr
 
 
 def _captions(side: str, patch: _Patch) -> list[dict[str, float]]:
-    """Per stain, the stored metrics of the patch."""
+    """Return the stored metrics of the patch, one mapping per stain."""
     config = patch.run.config
     captions: list[dict[str, float]] = [{} for _ in config.image.stains]
     for metric in CAPTIONS:

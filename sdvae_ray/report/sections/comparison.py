@@ -1,4 +1,4 @@
-"""Originals against reconstructions: FR of each side beside the originals', and mAP compound by compound."""
+"""Originals against reconstructions: FR of each side and of the originals, and mAP compound by compound."""
 
 import itertools
 
@@ -18,7 +18,7 @@ _HEAD = ("fr", "Originals against reconstructions", "Comparison")
 
 
 def section(scored: ScoredRun) -> Section:
-    """`content`: the charts of compounds, and the key of their marks."""
+    """Return the section. content: the charts of compounds, and the key of their marks."""
     fractions = fraction_chart(scored)
     if not fractions.rows:
         return Section(*_HEAD, lead="No compound was scored, so there is nothing to compare.")
@@ -27,7 +27,7 @@ def section(scored: ScoredRun) -> Section:
 
 
 def fraction_chart(scored: ScoredRun) -> Dumbbells:
-    """Fraction retrieved from the originals beside each reconstruction's; no row where nothing was scored."""
+    """Return the chart of fractions retrieved from the originals and from each reconstruction; no row if nothing was scored."""
     rows = [row for row in outcome.retrieval_rows(scored) if row.get(FRACTION) is not None]
     originals = {(row["extractor"], row["group"]): row for row in rows if row["side"] == IMAGE_SIDE}
     compared = {(row["extractor"], row["group"]) for row in rows if row["side"] != IMAGE_SIDE}
@@ -51,7 +51,7 @@ def _counts(row: Values) -> str:
 
 
 def map_charts(scored: ScoredRun) -> list[Scatter]:
-    """Per extractor and reconstruction: mAP of every compound against the originals'."""
+    """Return a chart per extractor and reconstruction: mAP of every compound against its mAP on the originals."""
     compounds = scored.scores.compounds
     if compounds.height == 0:
         return []

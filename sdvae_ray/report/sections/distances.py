@@ -1,4 +1,4 @@
-"""Distances between patches: how far apart the features of the originals and of a side are, a table per extractor."""
+"""Distances between the features of the originals' patches and those of a side, one table per extractor."""
 
 import itertools
 
@@ -17,7 +17,7 @@ _LEAD = (
 
 
 def section(scored: ScoredRun) -> Section | None:
-    """A table per extractor: the distances of every side, group and part; None where none was computed."""
+    """Return one table per extractor: the distances of every side, group and part; None if none was computed."""
     distances = scored.scores.distributions
     columns = [column for name, column in DISTANCES.items() if name in distances.columns]
     if distances.height == 0 or not columns:

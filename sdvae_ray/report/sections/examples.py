@@ -1,4 +1,4 @@
-"""Originals beside reconstructions: pictures of a few fields of view, or why there are none."""
+"""Originals and their reconstructions: pictures of a few fields of view, or the reason why they are missing."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from sdvae_ray.report.pictures.examples import Example, Examples, load_examples
 
 @dataclass(frozen=True)
 class Gallery:
-    """One field of view: what it is, where and why it was chosen; per side its pictures, or the reason why there are none."""
+    """One field of view: its treatment, its place and why it was chosen. sides: pictures of a side, or the reason for none."""
 
     title: str
     where: str
@@ -21,7 +21,7 @@ class Gallery:
 
 
 def section(scored: ScoredRun) -> Section:
-    """`content`: a gallery per field of view, the stains, and the size of a picture in pixels."""
+    """Return the section. content: a gallery per field of view, the stains, and the size of a picture in pixels."""
     examples, image = _load(scored), scored.config.image
     patch, crop, lead = image.patch, examples.crop, ""
     if examples.shown:

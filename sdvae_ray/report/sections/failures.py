@@ -8,7 +8,7 @@ _IN_TERMINAL = 3
 
 
 def section(scored: ScoredRun) -> Section:
-    """The fields of view that failed, with the reason for every one."""
+    """Return the fields of view that failed, with the reason for every one."""
     failures, tried = scored.failures, scored.fovs.height
     head = ("failures", "Failed fields of view", "Failures")
     if not failures:

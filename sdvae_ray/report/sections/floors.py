@@ -1,4 +1,4 @@
-"""Floors: every FR with its interval, its difference from the originals', and FR where there is nothing to find."""
+"""Floors: every FR with its interval, its difference from the originals', and FR without anything to find."""
 
 import polars as pl
 
@@ -24,7 +24,7 @@ _BRIEF = (
 
 
 def section(scored: ScoredRun) -> Section | None:
-    """FR and its floors; None where nothing was scored."""
+    """Return FR and its floors; None if nothing was scored."""
     differences, floors = scored.scores.differences, scored.scores.floors
     if differences.height == 0:
         return None
@@ -52,7 +52,7 @@ def section(scored: ScoredRun) -> Section | None:
 
 
 def _reasons(floors: pl.DataFrame) -> list[str]:
-    """A line per floor and reason why it has no number."""
+    """Return one line per floor and reason why the floor has no number."""
     if floors.height == 0:
         return []
     lacking = floors.filter((pl.col("status") != OK) & pl.col("quantity").is_in(list(FLOORS)))

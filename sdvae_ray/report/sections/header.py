@@ -1,4 +1,4 @@
-"""The head of the report: what the run is, in one sentence and a few counts, and what must be known before any number."""
+"""The head of the report: one sentence and a few counts about the run, and the warnings that come before any number."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ _NAMED = 3  # sides that the title names
 
 @dataclass(frozen=True)
 class Header:
-    """subject: the sides in words; tiles: what is counted -> the count; synthetic: whether the data is drawn."""
+    """The head of the page. subject: the sides in words. tiles: what is counted -> the count. synthetic: the images are drawn."""
 
     subject: str
     lead: str
@@ -22,7 +22,7 @@ class Header:
 
 
 def header(scored: ScoredRun) -> Header:
-    """The subject, the counts and the warnings of the page's head."""
+    """Return the subject, the counts and the warnings of the page's head."""
     config = scored.config
     shelves = ((config.autoencoders, "autoencoder"), (config.codecs, "codec"))
     kinds = {kind if len(shelf) == 1 else f"{kind}s": len(shelf) for shelf, kind in shelves if shelf}
@@ -47,7 +47,7 @@ def header(scored: ScoredRun) -> Header:
 
 
 def expected_fovs(scored: ScoredRun) -> int:
-    """Fields of view of the manifest; of those that were tried where there is no run.json."""
+    """Return the number of fields of view in the manifest; without run.json the number that were tried."""
     return int(scored.record["manifest"]["fovs"]) if scored.record else scored.fovs.height
 
 

@@ -1,4 +1,4 @@
-"""What the stored latents take beside the pixels, and how much of their space they use."""
+"""The size of the stored latents compared with that of the pixels, and how much of their space the latents use."""
 
 import math
 
@@ -24,7 +24,7 @@ _COLUMNS = (
 
 
 def sizes(scored: ScoredRun) -> Section | None:
-    """Pixels and latents of one field of view in bits, a row per autoencoder; None where no field of view is usable."""
+    """Return the pixels and latents of one field of view in bits, one row per autoencoder; None if no field of view is usable."""
     if scored.usable.height == 0:
         return None
     image = scored.config.image
@@ -43,7 +43,7 @@ def sizes(scored: ScoredRun) -> Section | None:
 
 
 def _size(scored: ScoredRun, side: str) -> Values:
-    """One autoencoder, from the latent (P, T, Z, s, s) of one field of view."""
+    """Return the row of one autoencoder, from the latent (P, T, Z, s, s) of one field of view."""
     image = scored.config.image
     raw = image.patches * len(image.stains) * image.patch**2 * image.scaling.bits
     row: Values = {"side": scored.side(side), "raw": raw}
@@ -57,7 +57,7 @@ def _size(scored: ScoredRun, side: str) -> Values:
 
 
 def space(scored: ScoredRun) -> Section | None:
-    """How much of the latent space each side uses; None where no latent is stored."""
+    """Return how much of the latent space each side uses; None if no latent is stored."""
     rows = []
     for row in scored.scores.latents.rows(named=True):
         channels = scored.scores.latent_channels

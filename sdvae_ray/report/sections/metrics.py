@@ -1,4 +1,4 @@
-"""Reconstruction quality: the mean of every metric per side, its distribution over patches, and which frequencies are lost."""
+"""Reconstruction quality: the mean of every metric per side, its distribution over patches, and the lost frequencies."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ _LEAD = (
 
 
 def means(scored: ScoredRun) -> Section:
-    """A row per side: the mean of every metric."""
+    """Return one row per side: the mean of every metric."""
     plain, columns = plain_metrics(scored.scores.metrics), metric_columns(scored)
     rows: list[Row] = [
         {"side": scored.side(side)} | {column.key: shown_mean(plain, side, column.key) for column in columns}
@@ -41,7 +41,9 @@ def means(scored: ScoredRun) -> Section:
 
 
 def spectra(scored: ScoredRun) -> Section | None:
-    """Of every metric with bands, per part, a curve of each side's median over patches; None where no metric has bands."""
+    """Return, for every metric with bands and every part, a curve per side of the median over patches;
+    None without such a metric.
+    """
     banded = scored.scores.metrics.filter(pl.col("band").is_not_null())
     if banded.height == 0:
         return None
@@ -63,7 +65,7 @@ def _spectrum(scored: ScoredRun, title: str, rows: pl.DataFrame) -> Curves:
 
 
 def distributions(scored: ScoredRun) -> Section | None:
-    """The distribution of every metric over patches, per stain or RGB pass and side; None where there is nothing to draw."""
+    """Return the distribution of every metric over patches, per stain or RGB pass and side; None without values."""
     usable, prefix = scored.usable, f"{METRICS}/"
     measured = [table.removeprefix(prefix) for table in scored.run.tables() if table.startswith(prefix)]
     columns = metric_columns(scored)
@@ -78,7 +80,7 @@ def distributions(scored: ScoredRun) -> Section | None:
 
 
 def sampled(scored: ScoredRun) -> pl.DataFrame:
-    """Usable fields of view of whole files, chosen by hash, enough for the distributions of a large run."""
+    """Return usable fields of view of whole files, chosen by hash, enough for the distributions of a large run."""
     file = pl.col("files").list.first()
     counts = dict(scored.usable.group_by(file).len().rows())
     names = sorted(counts)

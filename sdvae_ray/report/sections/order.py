@@ -24,7 +24,7 @@ from sdvae_ray.report.sections import (
 
 
 class Entry(NamedTuple):
-    """`make` gives the section of a run, or None where the run has nothing for it."""
+    """A section's place in the report. make: returns the section of a run, or None if the run has nothing for it."""
 
     make: Callable[[ScoredRun], Section | None]
     in_terminal: bool = False
@@ -54,6 +54,6 @@ SECTIONS = [
 
 
 def sections_of(scored: ScoredRun, in_terminal: bool = False) -> list[Section]:
-    """Every section that the run has something for, in order; `in_terminal`: of the terminal alone."""
+    """Return the sections that the run has something for, in order. in_terminal: only the terminal's."""
     sections = [entry.make(scored) for entry in SECTIONS if entry.in_terminal or not in_terminal]
     return [section for section in sections if section is not None]

@@ -1,4 +1,4 @@
-"""What the run was made with, and how to have it again."""
+"""The settings, versions and weights of the run, and how to repeat it."""
 
 import yaml
 
@@ -20,7 +20,7 @@ _COMMANDS = (
 
 
 def the_run(scored: ScoredRun) -> Section:
-    """`terms`: settings and versions; a table of weights."""
+    """Return the section. terms: settings and versions. tables: the weights."""
     head, record, facts = ("run", "The run", "The run"), scored.record, _settings(scored)
     if record is None:
         missing = "There is no run.json: versions and weights are not known."
@@ -72,7 +72,7 @@ def _weights(name: str, weights: Record) -> dict[str, str]:
 
 
 def again(scored: ScoredRun) -> Section:
-    """`content`: the commands, and the text of the run file."""
+    """Return the section. content: the commands, and the text of the run file."""
     text = yaml.safe_dump(scored.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
     lead = "Save the text under run.yaml as a file of that name; results follow from it, the manifest and the weights."
     return Section("again", "To have it again", "Again", lead=lead, template="again.html", content=(_COMMANDS, text))

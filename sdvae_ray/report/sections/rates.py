@@ -19,7 +19,7 @@ _NOTE = (
 
 
 def section(scored: ScoredRun) -> Section | None:
-    """A row per side with its rate, and a chart per extractor; None for a run of fewer than two sides."""
+    """Return one row per side with its rate, and a chart per extractor; None for a run of fewer than two sides."""
     rows, names = rates(scored), extractors(scored)
     if len(rows) < 2:
         return None
@@ -48,16 +48,17 @@ def section(scored: ScoredRun) -> Section | None:
 
 
 def extractors(scored: ScoredRun) -> list[str]:
-    """The extractors that were scored, three at most."""
+    """Return the extractors that were scored, three at most."""
     summary = scored.scores.summary
     return scored.extractors(summary["extractor"] if summary.height else ())[:_MOST_EXTRACTORS]
 
 
 def rates(scored: ScoredRun) -> list[Values]:
-    """A row per side, the originals first, then from most bits to least.
+    """Return one row per side, the originals first, then from most bits to least.
 
-    side; every rate of schema.RATES, in bits per pixel and stain; distortions, the mean over parts and patches; and per extractor
-    `<extractor> fraction_retrieved`, `<extractor> mean_map`, means over groups, and `<extractor> fid`, over groups and parts.
+    Keys: side; every rate of schema.RATES, in bits per pixel and stain; distortions, the mean over parts and patches; and per
+    extractor `<extractor> fraction_retrieved` and `<extractor> mean_map`, means over groups, and `<extractor> fid`, over groups
+    and parts.
     """
     pixels, metrics = scored.config.image.patch**2, scored.scores.metrics
     rows = []
@@ -78,14 +79,14 @@ def _distortions(scored: ScoredRun) -> list[str]:
 
 
 def _phenotype(scored: ScoredRun, extractor: str, side: str) -> dict[str, float | None]:
-    """Means over groups of FR, mAP and the Frechet distance (itself a mean over parts)."""
+    """Return the means over groups of FR, mAP and the Frechet distance (itself a mean over parts)."""
     rows = [row for row in outcome.retrieval_rows(scored) if (row["extractor"], row["side"]) == (extractor, side)]
     keys = ("fraction_retrieved", "mean_map", "fid")
     return {key: mean([row[key] for row in rows if row.get(key) is not None]) for key in keys}
 
 
 def _chart(scored: ScoredRun, rows: list[Values], extractor: str) -> RatePoints:
-    """FR over the rate; a latent at its entropy where that is known."""
+    """Return the chart of FR over the rate; a latent is drawn at its entropy, if that is known."""
     key, title = f"{extractor} fraction_retrieved", f"Fraction retrieved by {scored.label(extractor)}"
     points = [
         RatePoint(scored.side(row["side"]), row[ENTROPY] or row[BITS] or 0, row[key])

@@ -49,7 +49,7 @@ _WHITENING = (
 
 
 def section(scored: ScoredRun) -> Section:
-    """Term -> sentence, of what this run's report shows."""
+    """Return term -> sentence, for the numbers that this run's report shows."""
     config = scored.config
     unused = set(shelves.names("metrics")) - set(config.metrics)
     terms = {term: text for term, text in _READ.items() if term.partition(" ")[0] not in unused}

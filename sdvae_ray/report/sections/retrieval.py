@@ -24,7 +24,7 @@ _BRIEF = (
 
 
 def section(scored: ScoredRun) -> Section:
-    """A table of scores per extractor, or the reason why there is none."""
+    """Return one table of scores per extractor, or the reason why nothing was scored."""
     rows = outcome.retrieval_rows(scored)
     if scored.config.score.perturbation is None:
         return Section(
@@ -42,7 +42,7 @@ def section(scored: ScoredRun) -> Section:
 
 
 def recall_columns(config: RunConfig) -> list[Column]:
-    """Replicate recall at three k at most: the first, the middle and the last."""
+    """Return the columns of replicate recall at three k at most: the first, the middle and the last."""
     at = sorted(set(config.score.recall_at))
     chosen = at if len(at) <= 3 else [at[0], at[len(at) // 2], at[-1]]
     return [Column(f"replicate_recall_at_{k}", f"R@{k}", 3, "higher") for k in chosen]

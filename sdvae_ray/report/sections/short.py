@@ -17,7 +17,7 @@ _EFFECTS: dict[str, Callable[[TruthRow], bool]] = {
 
 
 def section(scored: ScoredRun) -> Section:
-    """A sentence per reconstruction, and a table of counts."""
+    """Return one sentence per reconstruction, and a table of counts."""
     rows = [row for row in outcome.retrieval_rows(scored) if row.get(FRACTION) is not None]
     lines = _sentences(scored) if rows else ["No compound was scored."]
     if rows and not any(row["side"] == IMAGE_SIDE for row in rows):
@@ -41,7 +41,7 @@ def _sentences(scored: ScoredRun) -> list[str]:
 
 
 def _counts(scored: ScoredRun, scores: Sequence[Values]) -> Table:
-    """Retrieved of scored compounds, every side a column; the truth, where it is known, below each extractor and group."""
+    """Return retrieved of scored compounds, one column per side; below each extractor and group the truth, if it is known."""
     columns = [text_column("extractor", "extractor", says_once=True), text_column("compounds", "compounds")]
     columns += [scored.side_column(side) for side in scored.sides(row["side"] for row in scores)]
     truth = truth_rows(scored)

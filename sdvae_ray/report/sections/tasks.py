@@ -1,4 +1,4 @@
-"""Retrieval tasks beside phenotypic activity, within a group and from one group to another: a table per extractor and task."""
+"""Retrieval tasks other than phenotypic activity, within a group and between groups: a table per extractor and task."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ _BETWEEN = " / "  # the values of a group
 
 
 def within(scored: ScoredRun) -> Section | None:
-    """Tasks within a group; None of a run that was scored without them."""
+    """Return the tasks within a group; None if the run was scored without them."""
     rows = [row for row in scored.scores.tasks.rows(named=True) if row["task"] in TASKS]
     if not rows:
         return None
@@ -58,7 +58,7 @@ def within(scored: ScoredRun) -> Section | None:
 
 
 def transfer(scored: ScoredRun) -> Section | None:
-    """Transfer between groups; None of a run that was scored without transfer, or before there was any."""
+    """Return the transfer between groups; None if the run was scored without transfer."""
     rows = [row for row in scored.scores.tasks.rows(named=True) if row["task"] in TRANSFERS]
     if not rows:
         return None
@@ -69,7 +69,7 @@ def transfer(scored: ScoredRun) -> Section | None:
 
 
 def _transfer_tables(scored: ScoredRun, rows: list[Values]) -> list[Table]:
-    """By extractor and task; rows by column, from and to, and side."""
+    """Return one table per extractor and task; rows are sorted by column, then groups, then side."""
     routed = scored.in_order({**row, "group": route(row["source"], row["target"])} for row in rows)
     tables = []
     for extractor in scored.extractors(row["extractor"] for row in routed):
@@ -86,7 +86,7 @@ def _transfer_tables(scored: ScoredRun, rows: list[Values]) -> list[Table]:
 
 
 def route(source: str, target: str) -> str:
-    """From one group to another; a value in which they agree is said once: A549 → U2OS / 24."""
+    """Return the text of a transfer from one group to another; a value that both have is printed once: A549 → U2OS / 24."""
     before, after = source.split(_BETWEEN), target.split(_BETWEEN)
     if len(before) != len(after):
         return f"{source} → {target}"
@@ -94,7 +94,9 @@ def route(source: str, target: str) -> str:
 
 
 def _reasons(rows: list[Values]) -> list[str]:
-    """Per row, task and distinct reason why it has no number, or no floor where that is another reason."""
+    """Return lines that say why numbers are missing: for every row one line for its score and one for a
+    floor with another reason.
+    """
     lines = []
     for row in rows:
         lacking = {row[f"{name}_status"]: f"'s floor {name}" for name in ("position", "floor")} | {row["status"]: ""}

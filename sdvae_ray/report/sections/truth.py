@@ -1,4 +1,4 @@
-"""The truth where the metadata knows it, beside the scores: by phenotype and strength of the compounds."""
+"""The scores by the known truth of the metadata: the phenotype and strength of the compounds."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,8 @@ _LEAD = (
 
 @dataclass(frozen=True)
 class TruthCell:
-    """Compounds of one phenotype and strength on one side: mean normalised mAP, and how many of those with a p were retrieved."""
+    """Compounds of one phenotype and strength on one side. normalised_map: their mean. retrieved, scored: compounds, scored are
+    those with a p. compounds: all of them."""
 
     normalised_map: float | None
     retrieved: int
@@ -24,7 +25,7 @@ class TruthCell:
 
     @property
     def verdict(self) -> str:
-        """yes or no for one compound, `retrieved/scored` for several, NONE where none was scored."""
+        """Return yes or no for one compound, `retrieved/scored` for several, NONE if none was scored."""
         if self.scored == 0:
             return NONE
         if self.compounds == 1:
@@ -34,7 +35,7 @@ class TruthCell:
 
 @dataclass(frozen=True)
 class TruthRow:
-    """One phenotype and strength; `cells`: by side."""
+    """One phenotype and strength. cells: side -> its compounds."""
 
     extractor: str
     group: str
@@ -44,7 +45,7 @@ class TruthRow:
 
     @property
     def degree(self) -> float:
-        """The strength as a number; -1 where it is none."""
+        """Return the strength as a number; -1 if it is not a number."""
         try:
             return float(self.strength)
         except ValueError:
@@ -52,7 +53,7 @@ class TruthRow:
 
 
 def section(scored: ScoredRun) -> Section | None:
-    """A table per extractor by phenotype and strength; None where the metadata knows no truth."""
+    """Return one table per extractor by phenotype and strength; None if the metadata has no truth."""
     rows = truth_rows(scored)
     if not rows:
         return None
@@ -80,7 +81,7 @@ def section(scored: ScoredRun) -> Section | None:
 
 
 def truth_rows(scored: ScoredRun) -> list[TruthRow]:
-    """Scores by the phenotype and strength of a compound, where the metadata of the fields of view knows them.
+    """Return scores by the phenotype and strength of the compounds; empty if the metadata has neither.
 
     Strong before weak, and compounds without a phenotype last.
     """

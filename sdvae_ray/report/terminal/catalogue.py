@@ -1,4 +1,4 @@
-"""The shelves in a terminal: in one line what a module is, then its checkpoints by what goes in and comes out of them."""
+"""The shelves in a terminal: one line about each module, then its checkpoints, grouped by input and output."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -21,7 +21,7 @@ _BETTER = {True: "higher is better", False: "lower is better", None: "neither hi
 
 
 def print_catalogue(console: Console) -> None:
-    """The catalogue for people."""
+    """Print the catalogue of the shelves as indented tables, one for every shelf."""
     entries = catalogue()
     for number, shelf in enumerate(SHELVES):
         if number:
@@ -45,7 +45,7 @@ def print_catalogue(console: Console) -> None:
 
 
 def parameters_text(count: int | None) -> str:
-    """83653863 -> 83.7 M; what is not known is a dash."""
+    """Return a number of parameters as text, 83653863 -> 83.7 M; NONE for an unknown number."""
     if count is None:
         return NONE
     if count < 10_000:
@@ -70,7 +70,8 @@ def _metric_words(entry: Entry) -> str:
 
 
 def _widths(rows: Sequence[Sequence[str]], available: int) -> list[int]:
-    """Of all columns but the last, the same in the whole shelf; the licence keeps some room, and the first folds if it must."""
+    """Return the widths of all columns except the last, the same in the whole shelf. The licence keeps some room, and the first
+    column folds if it must."""
     columns = zip(_HEADS, *rows, strict=True) if rows else ()
     widths = [max(map(len, column)) for column in columns][:-1]
     if widths:
@@ -80,7 +81,7 @@ def _widths(rows: Sequence[Sequence[str]], available: int) -> list[int]:
 
 
 def _row(cells: Sequence[str | Text], widths: Sequence[int], style: str = "") -> Table:
-    """One line, its last cell wrapped in what `widths` leave; the style is of all of it."""
+    """Return one line; its last cell wraps in the width that is left. style: the style of the whole line."""
     table = Table.grid(padding=(0, 2, 0, 0), pad_edge=False)
     for at in range(len(cells)):
         number = len(cells) == len(_HEADS) and _HEADS[at] == "params"

@@ -13,7 +13,7 @@ from sdvae_ray.report.terminal.tables import print_section, say
 
 
 def print_summary(scored: ScoredRun, console: Console) -> None:
-    """The sections of the report that a terminal has, and what failed."""
+    """Print the number of usable fields of view, and the sections of the report that a terminal has."""
     kind = "synthetic plates, " if scored.is_synthetic else ""
     total = expected_fovs(scored)
     say(console, f"{scored.run.output}: {kind}{scored.usable.height} usable FOVs of {total}", style="bold")
@@ -25,7 +25,7 @@ def print_summary(scored: ScoredRun, console: Console) -> None:
 
 
 def print_comparison(comparison: Mapping[str, Any], console: Console) -> None:
-    """What `comparison` gives, as tables; the difference is always B - A."""
+    """Print a comparison of two runs as tables; a difference is always B - A."""
     for line in side_by_side.headings(comparison):
         say(console, line, style="bold")
     for section in side_by_side.sections(comparison):

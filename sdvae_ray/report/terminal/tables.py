@@ -15,7 +15,7 @@ _GAP = 2  # characters between columns
 
 
 def print_section(section: Section, console: Console) -> None:
-    """Lines, tables, reasons (yellow) and the brief small print (dim) of a section."""
+    """Print the lines, tables, reasons (yellow) and brief small print (dim) of a section."""
     for line in section.lines:
         say(console, line)
     for table in section.tables:
@@ -27,12 +27,12 @@ def print_section(section: Section, console: Console) -> None:
 
 
 def say(console: Console, text: str, style: str = "") -> None:
-    """Prints a text without markup, wrapped to the width of the console."""
+    """Print a text without markup, wrapped to the width of the console."""
     console.print(text, style=style, markup=False, highlight=False)
 
 
 def print_table(table: Table, console: Console) -> None:
-    """One grid or, where the console is too narrow for it, several that each begin with the columns of words."""
+    """Print a table as one grid; on a narrow console as several, each with the leading columns of words."""
     shown = replace(table, rows=table.rows[: table.rows_in_terminal])
     texts = {column.key: [_text(shown, index, column) for index in range(len(shown.rows))] for column in table.columns}
     for number, columns in enumerate(_abreast(table.columns, texts, console.width)):
@@ -61,14 +61,14 @@ def _text(table: Table, index: int, column: Column) -> str:
 
 
 def _heading(column: Column, texts: Sequence[str]) -> str:
-    """The heading and unit over as many lines as the column's width wants."""
+    """Return the heading and unit, broken into lines of the column's least width."""
     width = _least(column, texts)
     lines = [line for words in (column.head, column.unit) for line in textwrap.wrap(words, width)]
     return "\n".join(lines).replace("\u00a0", " ")
 
 
 def _least(column: Column, texts: Sequence[str]) -> int:
-    """Characters below which a column would be cut: all of a number and of the words above it; a part of a longer text."""
+    """Return the least width in characters: all of a number and of the words above it; a part of a longer text."""
     words = [word for text in (column.head, column.unit) for word in text.split(" ")]
     if column.is_number:
         return max(len(line) for text in (*words, *texts) for line in text.split("\n"))
@@ -76,7 +76,8 @@ def _least(column: Column, texts: Sequence[str]) -> int:
 
 
 def _widths(columns: Sequence[Column], texts: dict[str, list[str]], room: int) -> list[int]:
-    """Characters of each column: its longest line; while that is too much in all, the widest column of words gives one up."""
+    """Return the characters of each column: its longest line, less as much as is needed to fit the room. The widest column of
+    words gives up characters first, down to its least width."""
     widths = []
     for column in columns:
         heading = _heading(column, texts[column.key])
@@ -91,7 +92,7 @@ def _widths(columns: Sequence[Column], texts: dict[str, list[str]], room: int) -
 
 
 def _abreast(columns: Sequence[Column], texts: dict[str, list[str]], width: int) -> Iterator[list[Column]]:
-    """The columns of each grid: as many as fit beside the leading columns of words, which every grid repeats."""
+    """Yield the columns of each grid: the leading columns of words, which every grid repeats, and as many others as fit."""
     shown = [column for column in columns if column.in_terminal]
     first = next((index for index, column in enumerate(shown) if column.is_number), 0)
     lead, abreast = shown[:first], list[Column]()
