@@ -60,10 +60,8 @@ def illum_column(stain: str) -> str:
 
 
 def pixels_column(stain: str) -> str:
-    """Return the shard's column of the bytes of the stain's file.
-
-    Null if an earlier stain of the FOV has the same file, which is stored once.
-    """
+    """Return the shard's column of the bytes of the stain's file. Null if an earlier stain of the FOV has the same file, which is
+    stored once."""
     return f"{PIXELS}_{stain}"
 
 

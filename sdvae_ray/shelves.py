@@ -1,12 +1,12 @@
 """The folder is the registry: a model, codec, extractor or metric is one file on its shelf, under the file's name everywhere.
 
 A module on a shelf offers `load(weights, **options)` (autoencoders, extractors, and metrics that have weights), `load(**options)`
-(codecs) or `compute(reconstruction)` (metrics). It may set `SOURCE`, the source of its weights where the run names none. Models and
-codecs list their `CHECKPOINTS`. A constant says where a module differs from the rule:
+(codecs) or `compute(reconstruction)` (metrics). It may set `SOURCE`, the source of its weights if the run names none. Models and
+codecs list their `CHECKPOINTS`. A constant says how a module differs from the rule:
 
-autoencoders  HAS_POSTERIOR = False; STORES_LATENTS = False where the latent is no smaller than the image
+autoencoders  HAS_POSTERIOR = False; STORES_LATENTS = False if the latent is not smaller than the image
 extractors    TAKES_POSTERIOR = True
-metrics       UNIT, HIGHER_IS_BETTER; BANDS, the names of a last axis; NEEDS_POSTERIOR = True where a stored latent is not enough
+metrics       UNIT, HIGHER_IS_BETTER; BANDS, the names of a last axis; NEEDS_POSTERIOR = True if a stored latent is not enough
 """
 
 import importlib

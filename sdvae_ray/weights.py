@@ -6,8 +6,8 @@ s3:// prefix     copied to a cache folder once
 asset:<name>     a folder of the package
 torchvision:<W>  torchvision's published file of a weights enum, through torch.hub and its cache
 
-A model's files are its tensors and their descriptions. Files of torch's formats count only where there is no safetensors file
-beside them, Python code only where the model's options say `remote_code: true`. Other files are neither fetched nor hashed.
+A model's files are its tensors and their descriptions. Files of torch's formats count only if their folder has no safetensors
+file, Python code only if the model's options say `remote_code: true`. Other files are neither fetched nor hashed.
 """
 
 import hashlib

@@ -31,11 +31,8 @@ class DiffusersAutoencoder:
         self.shift_factor: float | None = model.config.get("shift_factor")
 
     def to(self: Self, device: torch.device) -> Self:
-        """Move the model; on CUDA in channels_last.
-
-        On a CPU, torch's group normalisation loses digits in that format (torch 2.15: errors of 0.5 for a mean of 3 and a
-        deviation of 0.01), and dark images have such means and deviations.
-        """
+        """Move the model; on CUDA in channels_last. On a CPU, torch's group normalisation loses digits in that format (torch 2.15:
+        errors of 0.5 for a mean of 3 and a deviation of 0.01), and dark images have such means and deviations."""
         memory_format = torch.channels_last if device.type == "cuda" else torch.contiguous_format
         self.model = self.model.to(device, memory_format=memory_format)
         return self
@@ -55,10 +52,8 @@ class DiffusersAutoencoder:
         return rgb.float() * 2 - 1
 
     def _precision(self, values: Tensor) -> AbstractContextManager[object]:
-        """Return a context that switches an autocast to float16 off if the model overflows in float16.
-
-        bfloat16 has float32's range and stays, as in diffusers' own pipelines, which upcast only float16 models.
-        """
+        """Return a context that switches an autocast to float16 off if the model overflows in float16. bfloat16 has float32's
+        range and stays, as in diffusers' own pipelines, which upcast only float16 models."""
         device = values.device.type
         if not self.force_upcast or device == "meta":  # no data, no precision: for counting operations
             return nullcontext()

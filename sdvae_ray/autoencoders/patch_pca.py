@@ -30,10 +30,8 @@ CHECKPOINTS = (
 
 
 class PatchPCA:
-    """A linear autoencoder of 8 x 8 patches, flattened as (3, 8, 8) in [0, 1].
-
-    mean: (192,). components: (Z, 192), orthonormal rows.
-    """
+    """A linear autoencoder of 8 x 8 patches, flattened as (3, 8, 8) in [0, 1]. mean: (192,). components: (Z, 192), orthonormal
+    rows."""
 
     def __init__(self, mean: Tensor, components: Tensor) -> None:
         self.mean, self.components = mean, components

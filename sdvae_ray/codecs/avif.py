@@ -23,11 +23,8 @@ LOSSLESS = 100
 
 
 def load(*, quality: int = 80, speed: int = 6, bits: int | None = None) -> PlaneCodec:
-    """Return the codec. quality: 1 to 100, libavif's scale, 100 is lossless at the codec's depth.
-
-    speed: 0 (slow, small files) to 10. bits: 8, 10 or 12; None: 8 for 8-bit and 12 for 16-bit images. Raises ConfigError for an
-    option that is not allowed.
-    """
+    """Return the codec. quality: 1 to 100, libavif's scale, 100 is lossless at the codec's depth. speed: 0 (slow, small files) to
+    10. bits: 8, 10 or 12; None: 8 for 8-bit and 12 for 16-bit images. Raises ConfigError for an option that is not allowed."""
     require("avif", "AVIF")
     if bits is not None and (isinstance(bits, bool) or bits not in BITS):
         raise ConfigError(f"avif: bits is {bits!r} (allowed: 8, 10, 12)")

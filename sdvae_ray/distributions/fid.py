@@ -3,7 +3,7 @@
 d^2 = |mu_a - mu_b|^2 + tr C_a + tr C_b - 2 tr (C_a C_b)^(1/2)   (Dowson & Landau 1982; Heusel et al. 2017, FID).
 
 With any factors C_a = A A^T and C_b = B B^T, tr (C_a C_b)^(1/2) is the sum of the singular values of A^T B: real and
-not negative by construction, defined where a covariance is singular (fewer vectors than features), and free of the
+not negative by construction, defined even if a covariance is singular (fewer vectors than features), and free of the
 square root of rounding errors that a matrix square root of the product suffers.
 """
 

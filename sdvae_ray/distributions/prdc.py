@@ -2,8 +2,8 @@
 
 Precision and recall: Kynkaanniemi et al. 2019 (NeurIPS); density and coverage: Naeem et al. 2020 (ICML). The ball of a vector
 reaches to its k-th nearest neighbour in its own set, without the vector itself. Balls are closed, as Kynkaanniemi et al. define
-them (the code of Naeem et al. leaves the boundary out), so the balls of a set hold all of the set even where k + 1 of its vectors
-are equal, such as empty patches. Closed and open balls differ only where distances are exactly equal.
+them (the code of Naeem et al. leaves the boundary out), so the balls of a set hold all of the set even if k + 1 of its vectors
+are equal, such as empty patches. Closed and open balls differ only if distances are exactly equal.
 """
 
 from collections.abc import Iterator

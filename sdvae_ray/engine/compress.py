@@ -31,10 +31,8 @@ class Compressed:
 
 
 def compress(codec: Codec, image: np.ndarray, transpose: bool = False) -> Compressed:
-    """Return the stains of a field (P, C, S, S) after compression and decompression, with their sizes.
-
-    transpose: rows and columns of every patch are exchanged before the codec and back after it.
-    """
+    """Return the stains of a field (P, C, S, S) after compression and decompression, with their sizes. transpose: rows and columns
+    of every patch are exchanged before the codec and back after it."""
     field = untile(image.swapaxes(2, 3) if transpose else image)
     pixels, sizes = codec.roundtrip(field[None])
     patches = tile(pixels[0], image.shape[-1])

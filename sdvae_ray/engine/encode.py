@@ -90,10 +90,8 @@ class Encoder:
                 )
 
     def __call__(self, batch: Mapping[str, np.ndarray], latents: Mapping[str, Latents] | None = None) -> Batch:
-        """Return the batch with the added columns.
-
-        latents: fov_id -> side -> stored latent, for the sides in `decodes_only`; a FOV without a stored latent is encoded again.
-        """
+        """Return the batch with the added columns. latents: fov_id -> side -> stored latent, for the sides in `decodes_only`; a
+        FOV without a stored latent is encoded again."""
         count = len(batch[FOV_ID])
         out = without_pixels({key: np.asarray(values) for key, values in batch.items()})
         errors = np.array(batch[ERROR], object)

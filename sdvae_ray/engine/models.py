@@ -60,10 +60,8 @@ def check_names(config: RunConfig) -> None:
 
 
 def resolve_weights(config: RunConfig, storage: Storage) -> dict[str, weights.Weights]:
-    """Return `<shelf>.<name>` -> weights on this machine, for every autoencoder, extractor and metric with weights.
-
-    Raises WeightsError for weights that are not there.
-    """
+    """Return `<shelf>.<name>` -> weights on this machine, for every autoencoder, extractor and metric with weights. Raises
+    WeightsError for weights that are not there."""
     return {
         f"{shelf}.{name}": weights.resolve(model, getattr(shelves.find(shelf, model.name), "SOURCE", None), storage)
         for shelf, models in _shelves(config)

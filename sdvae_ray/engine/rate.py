@@ -73,11 +73,8 @@ MEASURES: dict[str, Callable[[Coded], Tensor]] = {  # a rate of schema.RATES -> 
 
 
 def pass_bits(latent: Tensor, width: int, levels: int) -> dict[str, Tensor]:
-    """Return rate -> the bits of every pass, (M,) float64, for every rate of schema.RATES; latent: (M, Z, s, s).
-
-    width: bits of a value as stored. levels: bits of a value after quantisation. If a latent is not finite, only `bits` has a
-    meaning.
-    """
+    """Return rate -> the bits of every pass, (M,) float64, for every rate of schema.RATES; latent: (M, Z, s, s). width: bits of a
+    value as stored. levels: bits of a value after quantisation. If a latent is not finite, only `bits` has a meaning."""
     _, symbols = quantise(torch.nan_to_num(latent), levels)  # a symbol is always a number of a level
     coded = Coded(latent, width, symbols, 2**levels)
     return {name: measure(coded) for name, measure in MEASURES.items()}
@@ -89,10 +86,8 @@ def stored_alone(bits: Tensor) -> dict[str, Tensor]:
 
 
 def per_stain(pass_bits: Tensor, index: Sequence[Sequence[int]], stains: int) -> Tensor:
-    """Return the bits of stains, (N, C) float32, from the bits of RGB passes, (N, T).
-
-    index: for every pass, the stain number of each of its three planes.
-    """
+    """Return the bits of stains, (N, C) float32, from the bits of RGB passes, (N, T). index: for every pass, the stain number of
+    each of its three planes."""
     total = torch.zeros(len(pass_bits), stains, dtype=torch.float64, device=pass_bits.device)
     for number, planes in enumerate(index):
         for stain in planes:

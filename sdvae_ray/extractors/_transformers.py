@@ -36,7 +36,7 @@ _TOWERS |= dict.fromkeys(("siglip", "siglip_vision_model"), "SiglipVisionModel")
 
 @dataclass(frozen=True)
 class Preparation:
-    """How an image is prepared. size: pixels. mean, std: of the three channels on [0, 1]. interpolation: bicubic or bilinear."""
+    """The preparation of an image. size: in pixels. mean, std: three numbers on [0, 1]. interpolation: bicubic or bilinear."""
 
     size: int
     mean: Sequence[float] = IMAGENET_MEAN

@@ -1,4 +1,4 @@
-"""CLIP: the image embedding that stands beside a text's, 512 numbers per RGB pass or per stain as a grey image.
+"""CLIP: the image embedding that is compared with a text's, 512 numbers per RGB pass or per stain as a grey image.
 
 224 x 224 (any multiple of the patch), bicubic, CLIP's mean and standard deviation; the embedding is not scaled to unit length.
 """

@@ -1,6 +1,6 @@
 """Any vision model of transformers, by id or folder: class token, mean of patches or its own pooling, per RGB pass or stain.
 
-Image size, mean, standard deviation and interpolation are those of the folder's preprocessor_config.json where it has one, else
+Image size, mean, standard deviation and interpolation are those of the folder's preprocessor_config.json if it has one, else
 the model's image_size, ImageNet's and bicubic; each can be set. Of CLIP and SigLIP the image's half is used.
 Remote code is never run.
 """

@@ -110,8 +110,6 @@ def build() -> nn.Module:
 
 def load(weights: Path | None, *, weights_seed: int = 0) -> PassFeatures:
     """Return the extractor of the published state dict (.pth read with weights_only, or .safetensors); None: random weights.
-
-    weights: that file, or a folder with it.
-    """
+    weights: that file, or a folder with it."""
     model = load_network(build, weights, weights_seed, "inception_fid", "the InceptionV3 of TF-FID", WANTED)
     return PassFeatures(model, prepare)

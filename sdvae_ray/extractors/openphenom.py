@@ -4,7 +4,7 @@ Stains of 256 x 256 (other sizes are resized, bilinear, antialias), at most 11. 
 each image of a stain to mean 0 and variance 1 (eps 1e-5), so it is given 0 to 255; `published_range: true` gives it [0, 1], as the
 paper did, where eps outweighs the variance and brightness is not normalised away. Its weights are not for commercial use.
 
-The model is Python code of its own repository, which runs here only where the run file says `remote_code: true`; that code wants
+The model is Python code of its own repository, which runs here only if the run file says `remote_code: true`; that code wants
 the package timm. The random form is a network of the same shape only, our own, and says nothing of OpenPhenom.
 """
 

@@ -18,10 +18,8 @@ FLOOR = 2 / 255  # of full scale
 
 
 def foreground(image: Tensor) -> Tensor:
-    """Return the foreground mask (N, C, S, S) of images (N, C, S, S) in [0, 1], each patch and stain by itself.
-
-    All False for a blank patch, and if S is 8 or less.
-    """
+    """Return the foreground mask (N, C, S, S) of images (N, C, S, S) in [0, 1], each patch and stain by itself. All False for a
+    blank patch, and if S is 8 or less."""
     planes = image.flatten(0, 1)
     if min(planes.shape[1:]) <= RADIUS:
         return torch.zeros_like(image, dtype=torch.bool)

@@ -34,10 +34,8 @@ _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's m
 
 
 class Lpips:
-    """The perceptual distance LPIPS: it compares the features of both images in five layers of AlexNet.
-
-    features: AlexNet's convolutional part. linear: for each of its five ReLUs, one non-negative weight per channel.
-    """
+    """The perceptual distance LPIPS: it compares the features of both images in five layers of AlexNet. features: AlexNet's
+    convolutional part. linear: for each of its five ReLUs, one non-negative weight per channel."""
 
     def __init__(self, features: nn.Sequential, linear: list[Tensor]) -> None:
         self.features, self.linear = features, linear

@@ -17,10 +17,8 @@ def blocks(start: int, stop: int, size: int) -> list[slice]:
 
 
 def as_profiles(features: ArrayLike) -> Profiles:
-    """Return the features (W, D) as floating-point numbers: unchanged if they are floating-point, else copied as float64.
-
-    Raises ValueError if the features are not a matrix.
-    """
+    """Return the features (W, D) as floating-point numbers: unchanged if they are floating-point, else copied as float64. Raises
+    ValueError if the features are not a matrix."""
     x = np.asarray(features)
     if x.ndim != 2:
         raise ValueError(f"profiles must be a matrix of wells x features, not of shape {x.shape}")

@@ -133,7 +133,7 @@ class Run:
         return self._of_table(latents_table(autoencoder), LATENT)
 
     def embeddings(self, extractor: str, side: str = IMAGE_SIDE) -> Column:
-        """Return (n, G, D) float16: the embeddings of the originals, or of a reconstruction, each the mean over a field's patches."""
+        """Return (n, G, D) float16: the embeddings of the originals or of a reconstruction, means over a field's patches."""
         return self._of_table(embeddings_table(extractor, side), EMBEDDING)
 
     def metrics(self, side: str, metric: str) -> Column:
@@ -141,7 +141,7 @@ class Run:
         return self._of_table(metrics_table(side), metric)
 
     def _of_table(self, table: str, column: str) -> Column:
-        """DataError, with the nearest match, where the run has no such table or column."""
+        """Return a column of a table. Raises DataError, with the nearest match, if the run has no such table or column."""
         try:
             values = self.read(table, column)
         except KeyError as error:
@@ -192,10 +192,8 @@ def _recorded(output: str, overrides: Sequence[str], storage: Storage) -> RunCon
 
 
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Return the configuration with absolute paths. Raises ConfigError for a relative output in a submitted job.
-
-    The folder of such a job is temporary, and what is written there is lost.
-    """
+    """Return the configuration with absolute paths. Raises ConfigError for a relative output in a submitted job. The folder of
+    such a job is temporary, and what is written there is lost."""
     expanded = os.path.expanduser(config.output)
     in_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if in_job and not is_remote(config.output) and not os.path.isabs(expanded):

@@ -26,7 +26,7 @@ class Scores:
                      originals' over the same compounds, with its interval
     distributions    per extractor, side, by (group or slice), slice, part (RGB pass or stain): n_image, n_side, dimensions,
                      sampled, fid, kid, kid_paired, cmmd, precision, recall, density, coverage; a distance is null with a `reason`
-    metrics          per side, metric, part (stain or RGB pass), band (null where the metric has none): patches, mean, sd, median,
+    metrics          per side, metric, part (stain or RGB pass), band (null if the metric has none): patches, mean, sd, median,
                      q05, q95 over patches; the rates (schema.RATES), bits per patch, are among the metrics
     latents          per side, group: passes, channels, units, active_units, effective_rank of the stored latents
     latent_channels  per side, group, channel: passes, mean, sd, skewness, kurtosis, min, max

@@ -145,10 +145,8 @@ def read_commits(
 
 
 def read_file_column(output: str, table: str, column: str, file: str, storage: Storage) -> tuple[list[str], np.ndarray]:
-    """Return (fov_ids, values (n, ...)) of one file of a data table.
-
-    Raises FileNotFoundError if the file does not exist, KeyError if it has no such column.
-    """
+    """Return (fov_ids, values (n, ...)) of one file of a data table. Raises FileNotFoundError if the file does not exist, KeyError
+    if it has no such column."""
     data = read_table(join(output, table, file), storage, [FOV_ID, column])
     if column not in data.column_names:
         raise KeyError(f"{table} has no column {column}")
@@ -194,10 +192,8 @@ def data_tables(output: str, storage: Storage) -> list[str]:
 
 
 def sweep(output: str, storage: Storage) -> int:
-    """Delete temporary files and data files without a commit. Return the number of these data files.
-
-    Call it only while no other writer works on the output: a write in progress looks like the remains of a killed one.
-    """
+    """Delete temporary files and data files without a commit. Return the number of these data files. Call it only while no other
+    writer works on the output: a write in progress looks like the remains of a killed one."""
     commits = set(committed_files(output, storage))
     stale = [(table, name) for table, name in _data_files(output, storage) if name not in commits]
     for table, name in stale:

@@ -22,7 +22,7 @@ _WARPS = 4
 
 
 class Fused:
-    """The operations as Triton kernels, in which biases and moments wait. groups: of every group normalisation of the model."""
+    """The operations as Triton kernels, in which biases and moments wait. groups: the number of groups of every normalisation."""
 
     def __init__(self, groups: int) -> None:
         self.groups = groups

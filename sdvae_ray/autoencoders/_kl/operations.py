@@ -118,10 +118,8 @@ class Plain:
 
 
 def _group_norm(values: Tensor, norm: Norm) -> Tensor:
-    """Return the group normalisation of channels_last values.
-
-    The variance is that of deviations from the mean, so that dark images keep their digits.
-    """
+    """Return the group normalisation of channels_last values. The variance is that of deviations from the mean, so that dark
+    images keep their digits."""
     batch, channels, height, width = values.shape
     rows = values.permute(0, 2, 3, 1).reshape(batch, height * width, norm.groups, channels // norm.groups)
     deviation = rows - rows.mean((1, 3), keepdim=True)

@@ -1,4 +1,4 @@
-"""Floors beside a retrieval score: what the same code gives without the leak, without an effect, or for position alone.
+"""Floors of a retrieval score: the number that the same code gives without the leak, without an effect, or for position alone.
 
 One row per group and quantity. A quantity gives wells other roles (fit, negative, query) or other labels; then they are
 normalised and scored by `phenotypic_activity`, as in the score. significance/permutations.py draws, floor_tables.py makes
@@ -179,10 +179,8 @@ class _Group:
     def activity(
         self, profiles: Profiles | str, negatives: Bools, queries: Bools, labels: Texts | None = None
     ) -> Activity | str:
-        """Return the score of `queries` against `negatives`, both (W,); labels (W,), if given, replace the compounds.
-
-        `profiles` may be the reason why there are no profiles; that reason comes back.
-        """
+        """Return the score of `queries` against `negatives`, both (W,); labels (W,), if given, replace the compounds. `profiles`
+        may be the reason why there are no profiles; that reason comes back."""
         if isinstance(profiles, str):
             return profiles
         wells = self.wells.with_columns(is_control=pl.Series(negatives), is_treated=pl.Series(queries))
@@ -249,10 +247,8 @@ def _permuted_labels(group: _Group, repeat: int, whole: Profiles | str) -> dict[
 
 
 def _matched(group: _Group, whole: Profiles | str) -> Activity | str:
-    """Return the score in which a control's position takes the part of its plate.
-
-    The negatives of a query are the controls at its own position. Under the null, a compound's wells change places with these.
-    """
+    """Return the score in which a control's position takes the part of its plate. The negatives of a query are the controls at its
+    own position. Under the null, a compound's wells change places with these."""
     if not group.control.any():
         return NO_CONTROLS
     layouts = {frozenset(group.position[group.control & (group.plate == plate)]) for plate in np.unique(group.plate)}

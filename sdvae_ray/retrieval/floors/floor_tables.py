@@ -20,11 +20,8 @@ Ways = list[Activity | str]  # the scores of one repeat, one for each half in tu
 
 
 def summary(repeats: list[Ways]) -> dict[str, Any]:
-    """Return the numbers of one row of the table, over the repeats in which every way could be scored.
-
-    A way is one scoring within a repeat, such as one half of the controls as the fit. Without a complete repeat: repeats 0 and
-    the status.
-    """
+    """Return the numbers of one row of the table, over the repeats in which every way could be scored. A way is one scoring within
+    a repeat, such as one half of the controls as the fit. Without a complete repeat: repeats 0 and the status."""
     complete: list[list[Activity]] = []
     for ways in repeats:
         scored = [way for way in ways if not isinstance(way, str)]

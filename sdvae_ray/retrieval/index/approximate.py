@@ -5,8 +5,8 @@
     shard = add(empty, vectors, ids)                                   # per plate, on any machine; to_bytes and from_bytes carry it
     whole = merge(shards)                                              # finds what one build of all vectors finds
 
-Ids are int64; a table beside the index says what an id stands for. Every kind takes inner products of unit vectors. All kinds but
-flat estimate them, so an index is worth little without its measured recall: see `retrieval.index.tuning`.
+Ids are int64; a table that the caller keeps says what an id stands for. Every kind takes inner products of unit vectors. All
+kinds except flat estimate them, so an index is worth little without its measured recall: see `retrieval.index.tuning`.
 """
 
 import math
@@ -123,10 +123,8 @@ def train(sample: ArrayLike, choice: Choice) -> tuple[Index, Choice]:
 
 
 def nearest_cosine(sample: ArrayLike, most: int = 2000) -> float:
-    """Return the median cosine, in [-1, 1], of a vector and its nearest neighbour, among the first `most` of (N, D) vectors.
-
-    0 for fewer than two vectors.
-    """
+    """Return the median cosine, in [-1, 1], of a vector and its nearest neighbour, among the first `most` of (N, D) vectors. 0 for
+    fewer than two vectors."""
     x = faiss_index.unit_float32(np.asarray(sample)[:most])
     if len(x) < 2:
         return 0.0

@@ -197,10 +197,8 @@ def _readable(subject: str) -> Iterator[None]:
 
 
 def unit_float32(vectors: ArrayLike) -> NDArray[np.float32]:
-    """Return rows (N, D) as float32, scaled to length 1, `BLOCK` rows at a time.
-
-    Raises DataError for rows that are not finite, ValueError if `vectors` is not a matrix.
-    """
+    """Return rows (N, D) as float32, scaled to length 1, `BLOCK` rows at a time. Raises DataError for rows that are not finite,
+    ValueError if `vectors` is not a matrix."""
     rows = np.asarray(vectors)
     if rows.ndim != 2:
         raise ValueError(f"an index takes a matrix of profiles x features, not an array of shape {rows.shape}")

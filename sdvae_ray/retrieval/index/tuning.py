@@ -51,11 +51,8 @@ class Tuned:
 
 
 def measure_recall(index: Index, queries: ArrayLike, exact: NDArray[np.int64], k: int = 10) -> Recall:
-    """Return recall@k and speed on `queries`, (Q, D), which should not be in the index.
-
-    exact: ids of the exact neighbours, nearest first, (Q, K) with K >= k. Raises ValueError for other shapes and for no
-    queries.
-    """
+    """Return recall@k and speed on `queries`, (Q, D), which should not be in the index. exact: ids of the exact neighbours,
+    nearest first, (Q, K) with K >= k. Raises ValueError for other shapes and for no queries."""
     x = np.asarray(queries)
     if len(x) == 0 or len(exact) != len(x) or exact.shape[1] < k:
         raise ValueError(f"exact neighbours of {len(x)} queries must be {len(x)} x {k} ids or more, not {exact.shape}")

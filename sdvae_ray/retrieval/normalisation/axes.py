@@ -1,4 +1,4 @@
-"""Principal axes of the wells of a fit, or of their merged moments where the fit is too large to hold; float64 throughout."""
+"""Principal axes of the wells of a fit, from their profiles, or from moments if the fit is too large to hold; in float64."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -20,10 +20,8 @@ class Moments:
 
 
 def moments(profiles: ArrayLike, products: bool = True) -> Moments:
-    """Return the moments of (n, D) finite numbers, float64; n may be 0.
-
-    products: True: the scatter has the sums of all products, (D, D); False: the sums of squares alone, (D,).
-    """
+    """Return the moments of (n, D) finite numbers, float64; n may be 0. products: True: the scatter has the sums of all products,
+    (D, D); False: the sums of squares alone, (D,)."""
     x = np.asarray(profiles, dtype=np.float64)
     if not len(x):
         return Moments(0, np.zeros(x.shape[1]), np.zeros((x.shape[1],) * (2 if products else 1)))

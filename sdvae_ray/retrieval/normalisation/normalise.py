@@ -1,7 +1,7 @@
 """Normalise the well profiles of one group (one cell line and time) by a list of named steps, in any order.
 
-Arrays in, arrays out: every step is fitted on the wells that the caller marks as controls (or on all, where asked) and
-applied to all wells. The decisions of a step (components kept, features dropped) are returned beside the profiles. The
+Arrays in, arrays out: every step is fitted on the wells that the caller marks as controls (or on all, if asked) and
+applied to all wells. The decisions of a step (components kept, features dropped) are returned with the profiles. The
 steps are the files of retrieval/normalisation/steps; nothing here scores.
 """
 
@@ -84,11 +84,8 @@ def normalise(
 
 
 def fit_steps(source: ProfileSource, steps: Sequence[ResolvedStep]) -> Normalised:
-    """Return the normalised profiles of a source. steps: as resolve_steps returns them.
-
-    Raises DataError for too few wells to fit on, as `normalise` does. Features that are not finite are not noticed here: the
-    reader of the source refuses them.
-    """
+    """Return the normalised profiles of a source. steps: as resolve_steps returns them. Raises DataError for too few wells to fit
+    on, as `normalise` does. Features that are not finite are not noticed here: the reader of the source refuses them."""
     wells = source.wells
     for name, options in steps:
         if "fit" in options:

@@ -4,14 +4,14 @@ A module of the folder is a step; its file's name is its name in the run file. I
 
     fit_to(source: ProfileSource, *, options...) -> Fitted
 
-and, where it departs from the rule,
+and, if it departs from the rule,
 
     check(**options)    raises ConfigError for options that do not go together, before a run starts
-    PER = "plate"       what the step is fitted per, where that is no option: each plate or batch needs two wells to fit on
+    PER = "plate"       "plate" or "batch", if that is not an option: every plate or batch needs two wells to fit on
     NO_FIT = "..."      why the step has no map for a well that it was not given; its chain is a Corrected
 
 Every option has a default, and a type of contract.py, a Literal of texts, or a union of them.
-A name that starts with an underscore is no step.
+A name that starts with an underscore is not a step.
 """
 
 import importlib
@@ -41,10 +41,8 @@ def find_step(name: str) -> ModuleType:
 
 
 def checked_options(name: str, given: Any) -> dict[str, Any]:
-    """Return all options of a step: the given values, checked, and the defaults of the others.
-
-    Raises ConfigError, with the nearest match, for a wrong name or value.
-    """
+    """Return all options of a step: the given values, checked, and the defaults of the others. Raises ConfigError, with the
+    nearest match, for a wrong name or value."""
     module = find_step(name)
     if not isinstance(given, Mapping):
         raise ConfigError(f"normalisation step {name}: parameters must be a mapping, not {given!r}")

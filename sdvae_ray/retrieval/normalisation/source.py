@@ -1,7 +1,7 @@
 """The profiles that a step is fitted on: held in memory, or in parts that are read one after the other.
 
-A fit asks a `ProfileSource` for rows where they are few, and for statistics that parts add to one another (moments, float64) where
-they are many; the maps of a fitted step are applied part by part.
+A fit asks a `ProfileSource` for rows if they are few. If they are many, it asks for statistics that can be added over the parts
+(moments, float64). The maps of a fitted step are applied part by part.
 """
 
 import functools
@@ -44,11 +44,8 @@ class ProfileSource(Protocol):
     def map(
         self, function: Callable[[Floats, Wells], T], fit: str | None = None, together: bool = False
     ) -> Iterator[T]:
-        """Yield function(profiles, wells) for every part, in the order of the parts.
-
-        fit: "controls" or "all": only the wells of this fit; None: all wells. together: the source may join several parts into
-        one call.
-        """
+        """Yield function(profiles, wells) for every part, in the order of the parts. fit: "controls" or "all": only the wells of
+        this fit; None: all wells. together: the source may join several parts into one call."""
         ...
 
 

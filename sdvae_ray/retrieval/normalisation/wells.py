@@ -1,4 +1,4 @@
-"""The wells of a group beside their profiles: which are fitted on, and the plate and batch of each."""
+"""The wells of a group, one for each profile: whether a step is fitted on the well, its plate and its batch."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, Self

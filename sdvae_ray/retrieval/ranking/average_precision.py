@@ -166,10 +166,8 @@ class _Ranking:
             self.ap[lists[alike]] = average_precision_of_counts(*counts, self.ties)
 
     def _count(self, job: Job, rows: Ints, entries: Ints, positives: Positives, above: Ints, level: Ints) -> None:
-        """Add to `above` and `level` how many negatives a block of queries has above and level with each positive.
-
-        rows, entries: see _row_blocks.
-        """
+        """Add to `above` and `level` how many negatives a block of queries has above and level with each positive. rows, entries:
+        see _row_blocks."""
         real = entries >= 0
         chosen = entries[real]
         low, high = np.full((2, *entries.shape), np.inf)

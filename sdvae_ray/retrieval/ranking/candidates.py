@@ -38,11 +38,11 @@ class Job:
 
 
 def lay_out(group: Ints, different: Sequence[Ints], is_query: Bools, size: Floats) -> tuple[Ints, list[Job]]:
-    """Return the order of the wells (W,), the well at each place, and the jobs of all queries.
+    """Return the wells in a new order, (W,), and the jobs of all queries.
 
-    Wells are sorted by group. Within a group they are sorted by the one neg_diffby column that saves the most comparisons, then
-    by size. group: (W,) codes of neg_sameby, from 0. different: one array of codes (W,) for each column of neg_diffby.
-    is_query: (W,) bool. size: (W,), see similarity.py.
+    Wells are sorted by group. Within a group they are sorted by the one neg_diffby column that saves the most comparisons, then by
+    size. group: (W,) codes of neg_sameby, from 0. different: one array of codes (W,) for each column of neg_diffby. is_query: (W,)
+    bool. size: (W,), see similarity.py.
     """
     count = len(group)
     members = np.bincount(group)
@@ -77,20 +77,16 @@ def lay_out(group: Ints, different: Sequence[Ints], is_query: Bools, size: Float
 
 @dataclass(frozen=True)
 class SharedLabels:
-    """A table of which wells share a label, W wells and L labels.
-
-    by_place: (W, L) sparse, 1 if the well at the place has the label. by_label: (L, W), its transpose.
-    """
+    """A table of which wells share a label, W wells and L labels. by_place: (W, L) sparse, 1 if the well at the place has the
+    label. by_label: (L, W), its transpose."""
 
     by_place: csr_array
     by_label: csr_array
 
     @classmethod
     def of(cls, place: Ints, label: Ints, shape: tuple[int, int]) -> "SharedLabels":
-        """Return the table of N pairs of a well and a label; place: (N,) the well's place; label: (N,) the label's code.
-
-        shape: (number of wells, number of labels).
-        """
+        """Return the table of N pairs of a well and a label; place: (N,) the well's place; label: (N,) the label's code. shape:
+        (number of wells, number of labels)."""
         by_place = csr_array((np.ones(len(place), dtype=np.int32), (place, label)), shape=shape)
         return cls(by_place, by_place.T.tocsr())
 

@@ -56,10 +56,8 @@ class QueryBlock:
         counts: tuple[Ints, Ints],
         ties: Ties,
     ) -> tuple[Ints, Ints]:
-        """Return (above, level) after the doubtful pairs are computed again, exactly.
-
-        bounds: (low, high), a pair is in doubt if its score is between them.
-        """
+        """Return (above, level) after the doubtful pairs are computed again, exactly. bounds: (low, high), a pair is in doubt if
+        its score is between them."""
         (low, high), (above, doubtful) = bounds, counts
         level = np.zeros_like(above)
         rows, positives = np.nonzero(doubtful)
@@ -119,10 +117,8 @@ def _counts(scores: Profiles, low: Profiles | None, high: Profiles) -> tuple[Int
 
 
 def _true_per_row(hits: Bools) -> Ints:
-    """Return the number of True in each row of hits (R, 8n), (R,) int64.
-
-    Eight bytes are added at a time, in sums too short to carry from one byte to the next.
-    """
+    """Return the number of True in each row of hits (R, 8n), (R,) int64. Eight bytes are added at a time, in sums too short to
+    carry from one byte to the next."""
     words = hits.view(np.uint64)
     out = np.zeros(len(hits), dtype=np.int64)
     for start in range(0, words.shape[1], 255):

@@ -1,4 +1,4 @@
-"""Which wells are each other's positives and negatives, in copairs' words: columns that pairs share, columns that differ.
+"""The rules of positive and negative pairs, in copairs' words: columns in which a pair is equal, columns in which it differs.
 
 activity          pos_sameby [compound], neg_sameby [plate], neg_diffby [role]; controls have compounds of their own
 distinctiveness   pos_sameby [compound], neg_diffby [compound]
@@ -77,10 +77,8 @@ def combined(codes: Sequence[Ints], size: int) -> Ints:
 
 
 def wells_and_labels(wells: pl.DataFrame, column: str) -> tuple[Ints, Ints, pl.Series]:
-    """Return (well, code of the label) of every label of every well, both (N,) int64, and the labels, sorted.
-
-    A null in a list is not a label.
-    """
+    """Return (well, code of the label) of every label of every well, both (N,) int64, and the labels, sorted. A null in a list is
+    not a label."""
     rows = (
         wells.select(pl.col(column), well=pl.int_range(pl.len(), dtype=pl.Int64)).explode(column).drop_nulls().unique()
     )

@@ -22,10 +22,8 @@ def numbers_of_ranges(start: Ints, stop: Ints) -> Ints:
 
 
 def cuts_by_sum(sizes: Ints, limit: int) -> Ints:
-    """Return the indices, int64, at which to split a sequence so that the sizes of every part sum to at most `limit`.
-
-    An item larger than `limit` is a part of its own. The indices are inside the sequence: 0 and len(sizes) are not among them.
-    """
+    """Return the indices, int64, at which to split a sequence so that the sizes of every part sum to at most `limit`. An item
+    larger than `limit` is a part of its own. The indices are inside the sequence: 0 and len(sizes) are not among them."""
     total = np.cumsum(sizes)
     before = total - sizes
     cuts, start = [], 0

@@ -68,11 +68,8 @@ class Cosine:
         return scores
 
     def level_bounds(self, scores: Floats, ties: Ties) -> tuple[Floats, Floats]:
-        """Return (low, high): a score above `high` ranks above the given one, a score below `low` ranks below it.
-
-        A score between them is level with the given one (ties="average"), or in doubt until `copairs_keys` decides
-        (ties="copairs").
-        """
+        """Return (low, high): a score above `high` ranks above the given one, a score below `low` ranks below it. A score between
+        them is level with the given one (ties="average"), or in doubt until `copairs_keys` decides (ties="copairs")."""
         step = SIMILARITY_STEP if ties == "average" else _COPAIRS_STEP
         return scores - step, scores + step
 

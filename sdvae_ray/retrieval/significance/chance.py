@@ -12,7 +12,7 @@ NULLS: tuple[Null, ...] = ("exchange", "copairs", "copairs_exact")
 
 @dataclass(frozen=True)
 class Chance:
-    """How a score is compared with chance: the ranking, the null of its p-values, and when a group of queries is retrieved.
+    """The settings of a comparison with chance: the ranking, the null of p-values, and when a group of queries is retrieved.
 
     null       exchange: a compound's wells change places with control wells (exchange.py); for phenotypic activity
                alone, other scores take copairs' null. copairs: random orders of a rank list (p_values.py).

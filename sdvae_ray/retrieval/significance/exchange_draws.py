@@ -22,7 +22,7 @@ _LEVEL = 31  # bits of each packed count where wells are level
 class Scorer:
     """Computes the mean AP of any R wells of a pool: np.nanmean, over the queries, of what average_precision would give.
 
-    ranks: of the P wells of the pool. own: (R,) places of the compound's wells; well i of a draw takes the place own[i].
+    ranks: the ranks of the P wells of the pool. own: (R,) places of the compound's wells; well i of a draw takes the place own[i].
     queries: (Q,) indices into `own` of the wells that have a negative.
     """
 
@@ -54,10 +54,8 @@ class Scorer:
         return out
 
     def _of_cells(self, cells: NDArray[np.signedinteger]) -> Floats:
-        """Return the mean AP (B,) from numbers of wells above, (R - 1, Q, B).
-
-        A number has one more bit if a drawn well can be a negative of another: the bit says that the well is one.
-        """
+        """Return the mean AP (B,) from numbers of wells above, (R - 1, Q, B). A number has one more bit if a drawn well can be a
+        negative of another: the bit says that the well is one."""
         cells = _sorted(cells)
         total = np.zeros(cells.shape[1:])
         rank = np.empty(cells.shape[1:])
@@ -85,10 +83,8 @@ class Scorer:
 
 
 def draw(uniform: Floats, pools: Sequence[Ints], counts: Sequence[int]) -> Ints:
-    """Return places (R, B): counts[i] distinct places of pools[i], for one pool after the other.
-
-    uniform: (B, R) random numbers in [0, 1).
-    """
+    """Return places (R, B): counts[i] distinct places of pools[i], for one pool after the other. uniform: (B, R) random numbers in
+    [0, 1)."""
     columns = np.ascontiguousarray(uniform.T)
     first, parts = 0, []
     for pool, count in zip(pools, counts, strict=True):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sdvae_ray.retrieval.arrays import Bools, Floats, Ints
 from sdvae_ray.retrieval.ranking.formula import SIMILARITY_STEP, Ties
 
-Keys = NDArray[np.floating]  # NaN, neither above nor level: a well to itself, and places that are empty
+Keys = NDArray[np.floating]  # NaN for a well and itself, and for an empty place: it is neither above nor level
 Counts = NDArray[np.signedinteger]
 _CELLS = 1 << 20  # comparisons held at a time
 

@@ -1,4 +1,4 @@
-"""Which control positions, wells and labels a floor takes: draws keyed by names and the seed, never by row numbers.
+"""The draws of control positions, wells and labels for a floor: keyed by names and the seed, never by row numbers.
 
 Wells come in the order of their names. Every draw is keyed by (seed, the kind of draw, group, repeat), so that it does
 not depend on another group, on another quantity or on how many repeats were asked for.
@@ -18,7 +18,7 @@ Texts = NDArray[Any]  # of text
 
 
 def halves(positions: Texts, seed: int, group: str, repeat: int) -> tuple[Texts, Texts]:
-    """Return two disjoint halves of the distinct positions, each (n // 2,) in random order. An odd position is in neither."""
+    """Return two disjoint halves, (n // 2,) each, of the n distinct positions, in random order. An odd position is in neither."""
     ordered = np.unique(positions)
     order = ordered[block_generator(seed, "floors", "halves", group, block=repeat).permutation(len(ordered))]
     half = len(order) // 2
@@ -26,16 +26,14 @@ def halves(positions: Texts, seed: int, group: str, repeat: int) -> tuple[Texts,
 
 
 def quarters(half: Texts) -> tuple[Texts, Texts]:
-    """Return the two halves of a half, each (n // 2,). An odd position is in neither."""
+    """Return the first and the second half of a half, each (n // 2,). An odd position is in neither."""
     size = len(half) // 2
     return half[:size], half[size : 2 * size]
 
 
 def permuted_rows(plate: Texts, movable: Bools, what: str, seed: int, group: str, repeat: int) -> Ints:
-    """Return rows (W,) int64: the movable wells of every plate change places among themselves; all other wells keep theirs.
-
-    plate: (W,) text. movable: (W,) bool. what, seed, group, repeat: key the draws.
-    """
+    """Return rows (W,) int64: the movable wells of every plate change places among themselves; all other wells keep theirs. plate:
+    (W,) text. movable: (W,) bool. what, seed, group, repeat: key the draws."""
     rows = np.arange(len(plate))
     for name in np.unique(plate):
         own = np.flatnonzero(movable & (plate == name))

@@ -3,7 +3,7 @@
 transfer_activity         its compound's wells there against the negative controls there
 transfer_distinctiveness  its compound's wells there against the treated wells of all other compounds there
 
-The negatives are of the whole target, for a query is on none of its plates. Beside each score stand two floors, by the same code:
+The negatives are on all plates of the target, since the query is on none of them. Each score has two floors, by the same code:
 
 floor     compounds permuted among the treated wells of each plate of the target: what treated wells have in common, and the
           leak of a fit into the negatives

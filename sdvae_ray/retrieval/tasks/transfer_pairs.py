@@ -1,4 +1,4 @@
-"""Which groups are paired for transfer, and the table that it gives: its columns, and its rows where nothing could be scored."""
+"""The pairs of groups of transfer, and the table of its scores: its columns, and its rows if nothing could be scored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

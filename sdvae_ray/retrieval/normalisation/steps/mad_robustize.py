@@ -17,10 +17,8 @@ MAD_TO_SD = 1.4826  # of a normal distribution; pycytominer's RobustMAD has thes
 
 
 def fit_to(source: ProfileSource, *, epsilon: Amount = 1e-18, fit: Fit = "controls", per: Per = "group") -> Fitted:
-    """Fit the median and the MAD of every feature, on the group or on every plate.
-
-    epsilon: added to the scaled MAD of a feature that varies; a feature that does not vary is only centred.
-    """
+    """Fit the median and the MAD of every feature, on the group or on every plate. epsilon: added to the scaled MAD of a feature
+    that varies; a feature that does not vary is only centred."""
 
     def median_and_mad(profiles: Floats) -> tuple[Floats, Floats, Bools]:
         median = np.median(profiles, axis=0)
