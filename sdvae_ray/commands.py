@@ -53,7 +53,7 @@ def _encode(run: Run, console: Console, address: str | None, extend: bool = Fals
 
 
 def score(run: Run, console: Console, address: str | None = None) -> ScoredRun:
-    """Score the run, print the summary, and return the scored run for `report`. address: a Ray cluster's; None: start Ray here."""
+    """Score the run, print the summary, and return the scored run for `report`. address: a Ray cluster's, see `ray_session`."""
     _begin("score", run, console)
     from sdvae_ray.report.terminal.summary import print_summary
     from sdvae_ray.scoring.score import score as score_run

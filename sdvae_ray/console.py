@@ -1,4 +1,4 @@
-"""How a command says a line to its user: as it is, in one piece, whatever the width of the terminal."""
+"""Prints a line of a command to its user: unchanged and in one piece, whatever the width of the terminal."""
 
 from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""Which wells are controls: a small expression over metadata columns, read safely.
+"""Selects wells, such as the controls, by a small expression over metadata columns, read safely.
 
     Metadata_control_type == 'negcon'
     Metadata_JCP2022 in ['JCP2022_800001', 'JCP2022_800002'] and Metadata_Plate != 'P1'

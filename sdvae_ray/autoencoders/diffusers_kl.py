@@ -97,8 +97,9 @@ ENGINES = ("fast", "diffusers")
 
 
 class DiffusersKL(_diffusers.DiffusersAutoencoder):
-    """An AutoencoderKL, by one of two engines. fast the inference form (`_kl/inference.py`), built from diffusers' weights at the
-    first use of a precision and device diffusers the forward of diffusers, which is the reference"""
+    """An AutoencoderKL, computed by one of two engines. `fast`: the inference form (`_kl/inference.py`), built from diffusers'
+    weights at the first use of a precision and device. `diffusers`: the forward of diffusers, which is the reference.
+    """
 
     def __init__(self, model: Any, vae_scale_factor: int, force_upcast: bool, engine: str) -> None:
         super().__init__(model, "diffusers_kl", vae_scale_factor, force_upcast)

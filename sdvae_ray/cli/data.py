@@ -128,7 +128,7 @@ def retrieve(
 
 
 def models(as_json: AsJson = False) -> None:
-    """What is on the shelves: autoencoders, codecs, extractors and metrics; size, licence, and whether weights are at hand."""
+    """List the shelves: autoencoders, codecs, extractors and metrics; size, licence, and whether weights are at hand."""
     commands.list_models(console, as_json)
 
 

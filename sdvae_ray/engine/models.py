@@ -1,4 +1,4 @@
-"""From the run file to loaded models: finds names on the shelves, resolves weights, and checks all of them before use."""
+"""Loads the models of a run file: finds names on the shelves, resolves weights, and checks all of them before use."""
 
 import json
 from collections.abc import Mapping

@@ -40,7 +40,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 def load(
     weights: Path | None, *, per: str = "pass", size: int = 224, architecture: str = "b32", weights_seed: int = 0
 ) -> Vision:
-    """Return CLIP's image half from a folder of config.json and weights of a CLIP or of that half; None: random weights.
+    """Return the extractor of a folder of config.json and weights of a CLIP or of its image half; None: random weights.
 
     per   pass, or stain: each stain as a grey image
     size  pixels, a multiple of the patch

@@ -29,7 +29,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 def load(
     weights: Path | None, *, per: str = "pass", size: int = 224, architecture: str = "base", weights_seed: int = 0
 ) -> Vision:
-    """Return any DINOv2, with or without registers, from a folder of config.json and weights; None: random weights.
+    """Return the extractor of a folder of config.json and weights of any DINOv2, with or without registers; None: random weights.
 
     per   pass, or stain: each stain as a grey image
     size  pixels, a multiple of 14

@@ -32,7 +32,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 def load(
     weights: Path | None, *, per: str = "pass", size: int = 224, architecture: str = "small", weights_seed: int = 0
 ) -> Vision:
-    """Return any DINOv3 ViT from a folder of config.json and weights; None: random weights.
+    """Return the extractor of a folder of config.json and weights of any DINOv3 ViT; None: random weights.
 
     per   pass, or stain: each stain as a grey image
     size  pixels, a multiple of 16

@@ -54,13 +54,13 @@ def load(
     architecture: str = "tiny",
     weights_seed: int = 0,
 ) -> Vision:
-    """Return a vision model from a folder of config.json and weights; None: a random ViT of `architecture`.
+    """Return the extractor of a folder of config.json and weights; None: a random ViT of `architecture`.
 
     pooling        cls, mean, pooler, or projection (CLIP)
     per            pass, or stain: each stain as a grey image
-    size           pixels
-    mean, std      of the three channels, on [0, 1]
-    interpolation  bicubic or bilinear, antialias
+    size           pixels; None: as the folder says
+    mean, std      of the three channels, on [0, 1]; None: as the folder says
+    interpolation  bicubic or bilinear, antialias; None: as the folder says
     """
     if weights is None:
         settings = pick("hf_vision", architecture, ARCHITECTURES)

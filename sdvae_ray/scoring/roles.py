@@ -1,4 +1,4 @@
-"""Which wells are treated, which are negative controls, and which controls the normalisation is fitted on."""
+"""The roles of wells: treated wells, negative controls, and the controls that the normalisation is fitted on."""
 
 import numpy as np
 import polars as pl

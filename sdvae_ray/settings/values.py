@@ -1,4 +1,4 @@
-"""What the sections of a run file share: frozen models that refuse unknown keys, and the types of their values."""
+"""Shared by the sections of a run file: frozen models that refuse unknown keys, and the types of their values."""
 
 from typing import Annotated, Any, Literal
 

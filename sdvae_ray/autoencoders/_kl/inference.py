@@ -84,8 +84,8 @@ class KLInference:
         self._decoder_out = self._convolution(decoder.conv_out)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and logvar of the posterior, (M, Z, s, s) float32 each (float64 for float64); images: (M, 3, S, S) in [-1,
-        1].
+        """Return mean and logvar of the posterior of images (M, 3, S, S) in [-1, 1]: (M, Z, s, s) float32
+        (float64 for float64).
         """
         operations = self.operations
         x = operations.convolve(self._laid(images), self._encoder_in, padding=1)

@@ -1,4 +1,4 @@
-"""How the inference form of AutoencoderKL computes on one device at one precision: a choice that no timing makes.
+"""The choices of the inference form of AutoencoderKL for one device and precision; no timing makes them.
 
 Two processes with equal devices make equal choices, so a run gives the same bytes on each of its workers. `torch.compile` and
 cuDNN's autotuning choose kernels by timing, and the form therefore uses neither.

@@ -59,8 +59,8 @@ def reasons(scored: ScoredRun) -> list[str]:
 def kept(scored: ScoredRun) -> list[Values]:
     """Return counts of compounds for every extractor, group and reconstruction that was scored as the originals were.
 
-    original: compounds that the originals retrieve. both: those of them that the reconstruction retrieves too. added: compounds
-    that only the reconstruction retrieves.
+    original: compounds that the originals retrieve. both: compounds that the originals and the reconstruction retrieve. added:
+    compounds that only the reconstruction retrieves.
     """
     if scored.scores.compounds.height == 0:
         return []

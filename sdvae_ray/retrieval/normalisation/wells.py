@@ -52,8 +52,8 @@ class Wells:
         return f"plates {', '.join(np.unique(self.plate)[:4])}"
 
     def require_two(self, step: str, fit: str, per: By) -> None:
-        """Raise DataError if the group has fewer than 2 wells to fit on, or a plate or batch has in a step fitted per plate or
-        batch.
+        """Raise DataError for fewer than 2 wells to fit on in the group; in a step fitted per plate or batch
+        also in one of these.
         """
         in_fit = self.in_fit(fit)
         kind = "control wells" if fit == "controls" else "wells to fit on"

@@ -1,4 +1,4 @@
-"""How a score is compared with chance: one value, made once from a run's settings, that travels to every score."""
+"""The settings of a comparison with chance: one value, made once from a run's settings, that is passed to every score."""
 
 from dataclasses import dataclass
 from typing import Literal
