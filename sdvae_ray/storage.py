@@ -18,7 +18,7 @@ from sdvae_ray.errors import StorageError, one_line
 from sdvae_ray.runfile import parse_storage
 
 T = TypeVar("T")
-_TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp-"  # begins the names of files that are not whole yet
 
 
 def is_remote(uri: str) -> bool:
@@ -85,20 +85,20 @@ class Storage:
 
     def read_bytes(self, uri: str) -> bytes:
         """Returns a whole object."""
-        return self._call(uri, "read", lambda fs, path: bytes(fs.cat_file(path)))
+        return self.call(uri, "read", lambda fs, path: bytes(fs.cat_file(path)))
 
     def read_range(self, uri: str, start: int, stop: int) -> bytes:
         """Returns the bytes from `start` up to `stop` of an object, by one request."""
-        return self._call(uri, "read", lambda fs, path: bytes(fs.cat_file(path, start=start, end=stop)))
+        return self.call(uri, "read", lambda fs, path: bytes(fs.cat_file(path, start=start, end=stop)))
 
     def size(self, uri: str) -> int:
         """Returns the number of bytes of an object."""
-        return int(self._call(uri, "look for", lambda fs, path: fs.info(path)["size"]))
+        return int(self.call(uri, "look for", lambda fs, path: fs.info(path)["size"]))
 
     @contextmanager
     def open(self, uri: str) -> Iterator[IO[bytes]]:
         """Opens a seekable binary file for reading."""
-        file = self._call(uri, "read", lambda fs, path: fs.open(path, "rb"))
+        file = self.call(uri, "read", lambda fs, path: fs.open(path, "rb"))
         with file:
             yield file
 
@@ -111,7 +111,7 @@ class Storage:
                 return
             target = Path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f"{_TEMPORARY}{uuid.uuid4().hex}-{target.name}")
+            temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{target.name}")
             try:
                 with temporary.open("wb") as file:
                     file.write(data)
@@ -121,15 +121,15 @@ class Storage:
             finally:
                 temporary.unlink(missing_ok=True)
 
-        self._call(uri, "write", write)
+        self.call(uri, "write", write)
 
     def exists(self, uri: str) -> bool:
         """Tells whether there is an object or a folder at the URI."""
-        return bool(self._call(uri, "look for", lambda fs, path: fs.exists(path)))
+        return bool(self.call(uri, "look for", lambda fs, path: fs.exists(path)))
 
     def is_folder(self, uri: str) -> bool:
         """Tells whether there is a folder at the URI."""
-        return bool(self._call(uri, "look for", lambda fs, path: fs.isdir(path)))
+        return bool(self.call(uri, "look for", lambda fs, path: fs.isdir(path)))
 
     def list(self, uri: str) -> list[str]:
         """Returns the sorted paths of all files under a folder, relative to it; none where there is no such folder."""
@@ -147,27 +147,22 @@ class Storage:
             }
 
         try:
-            return self._call(uri, "list", find)
+            return self.call(uri, "list", find)
         except FileNotFoundError:
             return {}
 
     def delete(self, uri: str) -> None:
         """Deletes one object; its absence is no error."""
         with suppress(FileNotFoundError):
-            self._call(uri, "delete", lambda fs, path: fs.rm_file(path))
+            self.call(uri, "delete", lambda fs, path: fs.rm_file(path))
 
     def delete_folder(self, uri: str) -> None:
         """Deletes a folder with everything under it; its absence is no error."""
         with suppress(FileNotFoundError):
-            self._call(uri, "delete", lambda fs, path: fs.rm(path, recursive=True))
+            self.call(uri, "delete", lambda fs, path: fs.rm(path, recursive=True))
 
-    def delete_temporaries(self, uri: str) -> None:
-        """Deletes the temporary files that a killed writer left under a folder."""
-        for name in self.list(uri):
-            if name.rpartition("/")[2].startswith(_TEMPORARY):
-                self.delete(join(uri, name))
-
-    def _call(self, uri: str, verb: str, action: Callable[[Any, str], T]) -> T:
+    def call(self, uri: str, verb: str, action: Callable[[Any, str], T]) -> T:
+        """Returns action(fsspec filesystem, path). verb: what the action does, for the errors, such as `read`."""
         fs, path = self.filesystem(uri)
         try:
             return action(fs, path)

@@ -59,7 +59,7 @@ class Counts:
 
 
 class Ledger:
-    """A Ray actor that keeps the Counts of a run. Its answer stops a run with too many failed FOVs.
+    """A Ray actor that keeps the Counts of a run. Its answers stop a run with too many failed FOVs, or without its lease.
 
     counters: makes the counters that the cluster exports; None: no such counters. clock: seconds, which only grow.
     """
@@ -72,6 +72,7 @@ class Ledger:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.allowed_errors = allowed_errors
+        self.stopped: str | None = None
         self.state = Counts(stages={stage: Stage() for stage in stages})
         self.counters = counters() if counters else None
         self.clock, self.start = clock, clock()
@@ -97,14 +98,24 @@ class Ledger:
         if self.counters:
             self.counters.rows(stage, rows, seconds)
 
-    def add_written(self, rows: int, errors: int, example: str | None) -> bool:
-        """Counts one write; False where more rows have failed than `allowed_errors`. example: the error of one failed row."""
+    def stop(self, reason: str) -> None:
+        """From now on no write may begin."""
+        self.stopped = self.stopped or reason
+
+    def refusal(self) -> str | None:
+        """Why no write may begin; None: it may."""
+        return self.stopped
+
+    def add_written(self, rows: int, errors: int, example: str | None) -> str | None:
+        """Counts one write, and returns `refusal`: more rows may have failed than `allowed_errors`. example: one row's error."""
         state = self.state
         state.written, state.errors = state.written + rows, state.errors + errors
         state.last_error = example or state.last_error
         if self.counters:
             self.counters.written(rows, errors)
-        return state.errors <= self.allowed_errors
+        if state.errors > self.allowed_errors:
+            self.stop(f"more FOVs failed than max_error_fraction allows; the last one: {state.last_error}")
+        return self.stopped
 
     def counts(self) -> Counts:
         """The counts so far."""

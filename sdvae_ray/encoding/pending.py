@@ -30,7 +30,7 @@ def pending(run: Run, keys: pl.DataFrame) -> list[Work]:
 
     The FOVs that lack the most columns come first.
     """
-    return lacking(run, keys, *run.commits([]))
+    return lacking(run, keys, *run.present_commits())
 
 
 def lacking(run: Run, keys: pl.DataFrame, fovs: pl.DataFrame, commits: Mapping[str, frozenset[str]]) -> list[Work]:

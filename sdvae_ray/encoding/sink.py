@@ -26,15 +26,17 @@ class RunSink(Datasink[Written]):
         self.rows_per_file, self.ledger = rows_per_file, ledger
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> Written:
-        """Commits the rows of the blocks. RunError where too many FOVs have failed."""
+        """Commits the rows of the blocks. Raises RunError if too many FOVs have failed, or the lease of the run is lost."""
         columns = _columns(blocks)
         if not columns:
             return Written(0, 0)
+        if refusal := ray.get(self.ledger.refusal.remote()):
+            raise RunError(refusal)
         name = f"{self.session}-{ctx.task_idx:06d}"
         written = write_rows(self.run.output, name, columns, self.run.storage, self.run.config.random_weights)
         example = next((str(error) for error in columns[ERROR] if error), None)
-        if not ray.get(self.ledger.add_written.remote(written.rows, written.errors, example)):
-            raise RunError(f"more FOVs failed than max_error_fraction allows; the last one: {example}")
+        if refusal := ray.get(self.ledger.add_written.remote(written.rows, written.errors, example)):
+            raise RunError(refusal)
         return written
 
     @property

@@ -3,11 +3,14 @@
 The driver reads one column of the manifest, subtracts the committed FOVs, and hands out row numbers. Pixels never pass through it.
 """
 
+import _thread
 import functools
 import json
 import time
 import uuid
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +82,8 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
     check_names(run.config)
     keys = checked_manifest(run)
     resolved = resolve_weights(run.config, run.storage)
-    with Lease(run.output, run.storage) as lease:
+    with Lease(run.output, run.storage, lambda line: print_line(console, f"encode: {line}")) as lease:
+        sweep(run.output, run.storage, run.sessions())
         works = pending(run, keys)
         total = sum(work.keys.height for work in works)
         if works:
@@ -100,10 +104,9 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
                 record["sessions"].append({"session": session, "started": now(), "fovs": total, "stages": []})
                 run.write_record(record)
                 for number, work in enumerate(works):
-                    stages = _stream(run, work, pools, record, f"{session}{number or ''}", console)
+                    stages = _stream(run, work, pools, record, f"{session}{number or ''}", console, lease)
                     record["sessions"][-1]["stages"].append(stages)
                     lease.check()
-        sweep(run.output, run.storage)
         seconds = time.monotonic() - start
         result = _summary(run, keys, before, total, seconds)
         if total:
@@ -112,14 +115,17 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
     return result
 
 
-def _stream(run: Run, work: Work, pools: Pools, record: Record, session: str, console: Console) -> dict[str, Any]:
+def _stream(
+    run: Run, work: Work, pools: Pools, record: Record, session: str, console: Console, lease: Lease
+) -> dict[str, Any]:
     """Streams one piece of work. Returns its record: a stage -> `_told`; first_fov -> seconds to the first encoded FOVs."""
     quiet_ray_data()
     total = work.keys.height
     sides = wanted_codecs(run.config, work.wanted)
     stages = {name: pool for name, pool in pools.stages.items() if name != "compress" or sides}
+    allowed = _allowed_errors(run, record["manifest"]["fovs"])
     counters = functools.partial(Counters, run.output)
-    ledger = ray.remote(Ledger).options(num_cpus=0).remote(_allowed_errors(run, total), list(stages), counters)
+    ledger = ray.remote(Ledger).options(num_cpus=0).remote(allowed, list(stages), counters)
     pieces = _pieces(work.keys, pools.load.least)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray 2.60 has no other way to bound restarts
@@ -141,10 +147,33 @@ def _stream(run: Run, work: Work, pools: Pools, record: Record, session: str, co
     memory = weighing(_WRITE_COPIES * sink.rows_per_file * measured_bytes(run))
     actors = {name: pool.least for name, pool in stages.items()}
     start = time.monotonic()
-    with unwrapped_failures(), shown(console, "encode", total, actors, lambda: ray.get(ledger.counts.remote())):
+    with (
+        _stopped_without(lease, ledger),
+        unwrapped_failures(),
+        shown(console, "encode", total, actors, lambda: ray.get(ledger.counts.remote())),
+    ):
         stream.write_datasink(sink, ray_remote_args={"num_cpus": pools.write_cpus, **memory})
     seconds, counts = time.monotonic() - start, ray.get(ledger.counts.remote())
     return {name: _told(stage, seconds) for name, stage in counts.stages.items()} | {"first_fov": counts.first_at}
+
+
+@contextmanager
+def _stopped_without(lease: Lease, ledger: Any) -> Iterator[None]:
+    """A block that ends with a RunError soon after the lease is lost: no further write begins, and the driver is interrupted."""
+
+    def stop() -> None:
+        ledger.stop.remote(lease.loss)
+        _thread.interrupt_main()
+
+    lease.on_lost = stop
+    try:
+        yield
+    except KeyboardInterrupt:
+        if lease.lost:
+            raise RunError(lease.loss) from None
+        raise
+    finally:
+        lease.on_lost = lambda: None
 
 
 def _told(stage: Stage, seconds: float) -> dict[str, Any]:
@@ -187,7 +216,7 @@ def _pieces(pending: pl.DataFrame, loaders: int) -> list[dict[str, Any]]:
 
 
 def _summary(run: Run, keys: pl.DataFrame, before: int, total: int, seconds: float) -> Encoded:
-    fovs, commits = run.commits([])
+    fovs, commits = run.present_commits()
     missing = keys.filter(~pl.col(FOV_ID).is_in(fovs[FOV_ID].implode()))
     if missing.height:
         raise RunError(

@@ -1,7 +1,8 @@
-"""One driver per output: a lease, an object on storage with a heartbeat.
+"""One driver per output: a lease, an object on storage that is created, renewed and taken over by conditional writes.
 
-A second driver is refused while the holder of the lease lives. It takes the lease over once the holder is dead or silent, so that
-the same command resumes a killed run.
+A second driver is refused while the holder of the lease lives. The age of a heartbeat is never read from a clock of another
+machine: a driver that finds a lease watches it, and takes it over after a minute in which it did not change. The lease of a process
+of this machine that has ended is taken over at once, so that the same command resumes a killed run.
 """
 
 import json
@@ -10,88 +11,173 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Self
 
+from sdvae_ray import conditional_writes
 from sdvae_ray.errors import ConfigError, RunError, StorageError
 from sdvae_ray.storage import Storage, join
 
 FILE = "_lease.json"
-STALE_AFTER = 60.0  # seconds without a heartbeat
+STALE_AFTER = 60.0  # seconds in which a lease that is watched does not change
 HEARTBEAT = 10.0  # seconds
+_LOOK = 1.0  # seconds between two looks at the lease of another driver
+_SETTLE = 2.0  # seconds: on a store without conditional writes, the last of two writers has written by then
+_FIELDS = {"token", "host", "pid"}
 
 
 class Lease:
     """A context manager that holds the lease of an output.
 
-    Entering raises ConfigError if another driver holds the lease. `check` raises RunError after another driver took it over.
+    say: takes a line for the user, where entering takes time. on_lost: is called once, in a thread, when another driver has taken
+    the lease over. Entering raises ConfigError if another driver holds the lease, StorageError if storage does not answer. `check`
+    raises RunError after another driver took it over.
     """
 
-    def __init__(self, output: str, storage: Storage) -> None:
-        self.uri, self.storage = join(output, FILE), storage
+    def __init__(self, output: str, storage: Storage, say: Callable[[str], None] = lambda line: None) -> None:
+        self.output, self.uri, self.storage, self.say = output, join(output, FILE), storage, say
+        self.on_lost: Callable[[], None] = lambda: None
         self.token = uuid.uuid4().hex
         self.lost = False
-        self._stop = threading.Event()
+        self._version, self._beats, self._conditional = "", 0, True
+        self._renewing, self._stop = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="lease")
 
     def __enter__(self) -> Self:
-        held = self._read()
-        if held is not None and (age := time.time() - held["heartbeat"]) < STALE_AFTER and not _is_dead(held):
-            raise ConfigError(
-                f"another driver ({held['host']}, process {held['pid']}) is writing to {self.uri.rpartition('/')[0]}: "
-                f"its heartbeat is {age:.0f} s old (it is taken over after {STALE_AFTER:.0f} s of silence)"
-            )
-        self._write()
-        if (held := self._read()) is None or held["token"] != self.token:
-            raise ConfigError(f"another driver took {self.uri.rpartition('/')[0]} at the same moment")
+        self._acquire()
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
-        self._thread.join()
-        if not self._taken_over():
-            self.storage.delete(self.uri)
+        self._thread.join(timeout=HEARTBEAT)
+        with suppress(OSError, StorageError):  # what is not let go is free after a minute
+            if self._conditional:
+                conditional_writes.delete(self.uri, self._version, self.storage)
+            elif not self.lost and (held := self._read()) and held[0]["token"] == self.token:
+                self.storage.delete(self.uri)
 
     def check(self) -> None:
-        """Raise RunError if another driver has taken over the lease."""
-        if self._taken_over():
-            raise RunError(f"another driver has taken over {self.uri.rpartition('/')[0]}: this one stops")
+        """Renews the lease. Raises RunError if another driver has taken it over."""
+        self._renew()
+        if self.lost:
+            raise RunError(self.loss)
+
+    @property
+    def loss(self) -> str:
+        """What a driver says that has lost the lease."""
+        return f"another driver has taken over {self.output}: this one stops"
+
+    # --- getting it --------------------------------------------------------------------------------------------------------------
+
+    def _acquire(self) -> None:
+        watched, since = "", time.monotonic()
+        while True:
+            if version := conditional_writes.create(self.uri, self._content(), self.storage):
+                return self._own(version)
+            if (found := self._read()) is None:
+                continue  # it was let go in between
+            held, version = found
+            if not watched:
+                watched, since = version, time.monotonic()
+                if _is_alive(held):
+                    raise ConfigError(self._told(held))
+                if held and not _is_dead(held):
+                    self.say(f"{self._told(held)}; waiting up to {STALE_AFTER:.0f} s for a sign of life")
+            elif version != watched:
+                raise ConfigError(self._told(held))
+            if not held or _is_dead(held) or time.monotonic() - since >= STALE_AFTER:
+                if taken := conditional_writes.replace(self.uri, self._content(), version, self.storage):
+                    return self._own(taken)
+                continue  # another driver was first: its lease is a change
+            time.sleep(min(_LOOK, STALE_AFTER))
+
+    def _own(self, version: str) -> None:
+        self._version = version
+        if conditional_writes.honoured(self.uri, self.storage):
+            return
+        self._conditional = False
+        self.say(
+            "note: storage ignores If-None-Match: two drivers that start within two seconds may not see each other"
+        )
+        self.storage.write_bytes(self.uri, self._content())
+        time.sleep(_SETTLE)
+        found = self._read()
+        if found is None or found[0].get("token") != self.token:
+            raise ConfigError(f"another driver took {self.output} at the same moment")
+
+    def _told(self, held: dict[str, Any]) -> str:
+        holder = f"{held['host']}, process {held['pid']}" if held else "of which nothing can be read"
+        return f"another driver ({holder}) is writing to {self.output}"
+
+    # --- keeping it --------------------------------------------------------------------------------------------------------------
 
     def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT):
-            try:
-                if self._taken_over():
-                    return
-                self._write()
-            except (OSError, StorageError):
-                continue  # storage does not answer for a while: the next beat tries again
+        while not self._stop.wait(HEARTBEAT) and not self.lost:
+            with suppress(OSError, StorageError):  # storage does not answer for a while: the next beat tries again
+                self._renew()
 
-    def _taken_over(self) -> bool:
-        held = self._read()
-        self.lost = self.lost or (held is not None and held["token"] != self.token)
-        return self.lost
+    def _renew(self) -> None:
+        with self._renewing:
+            if self.lost:
+                return
+            self._beats += 1
+            if self._conditional:
+                version = conditional_writes.replace(self.uri, self._content(), self._version, self.storage)
+                self.lost = version is None
+                self._version = version or self._version
+            elif (found := self._read()) and found[0].get("token") != self.token:
+                self.lost = True
+            else:
+                self.storage.write_bytes(self.uri, self._content())
+            if self.lost:
+                self.on_lost()
 
-    def _read(self) -> dict[str, Any] | None:
-        """Return the content of the lease; None if the object does not exist or is not a lease."""
+    def _read(self) -> tuple[dict[str, Any], str] | None:
+        """The content of the lease, empty if it is none, and its version; None without an object."""
         try:
-            held = json.loads(self.storage.read_bytes(self.uri))
-        except (FileNotFoundError, ValueError):
+            data, version = conditional_writes.read(self.uri, self.storage)
+        except FileNotFoundError:
             return None
-        return held if isinstance(held, dict) and {"token", "host", "pid", "heartbeat"} <= held.keys() else None
+        try:
+            held = json.loads(data)
+        except ValueError:
+            held = {}
+        return (held if isinstance(held, dict) and held.keys() >= _FIELDS else {}), version
 
-    def _write(self) -> None:
-        held = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "heartbeat": time.time()}
-        self.storage.write_bytes(self.uri, json.dumps(held).encode())
+    def _content(self) -> bytes:
+        own = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "beats": self._beats}
+        return json.dumps({**own, "machine": _machine(), "started": _started(os.getpid())}).encode()
+
+
+def _machine() -> str:
+    """Names this boot of this machine and its space of process ids; empty where the system does not tell."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
+    return ""
+
+
+def _started(pid: int) -> str | None:
+    """When a process of this machine started, in ticks since the boot, as text; None if it has ended."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, ValueError):
+        return None
+    return None if state in "ZX" else fields[18]
 
 
 def _is_dead(held: dict[str, Any]) -> bool:
-    """Return whether the holder was a process of this host that has ended."""
-    if held["host"] != socket.gethostname():
-        return False
-    try:
-        os.kill(held["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:  # it lives, as another user's
-        pass
-    return False
+    """Whether the holder was a process of this machine that has ended."""
+    return _is_here(held) and _started(held["pid"]) != held.get("started")
+
+
+def _is_alive(held: dict[str, Any]) -> bool:
+    """Whether the holder is a process of this machine that runs."""
+    return _is_here(held) and not _is_dead(held)
+
+
+def _is_here(held: dict[str, Any]) -> bool:
+    return bool(held) and held.get("machine") == _machine() != ""

@@ -24,7 +24,15 @@ from sdvae_ray.run import record, tables
 from sdvae_ray.run.record import Record
 from sdvae_ray.run.scores import Scores, read_scores
 from sdvae_ray.runfile import load_run, override, parse_run
-from sdvae_ray.schema import EMBEDDING, EMBEDDINGS, ERROR, LATENT, embeddings_table, latents_table, metrics_table
+from sdvae_ray.schema import (
+    EMBEDDING,
+    EMBEDDINGS,
+    ERROR,
+    LATENT,
+    embeddings_table,
+    latents_table,
+    metrics_table,
+)
 from sdvae_ray.storage import Storage, absolute, is_remote, join
 
 PROFILES = "profiles"
@@ -92,6 +100,10 @@ class Run:
             raise DataError(f"no run at {self.output}: there is no {record.FILE}; run `sdvae-ray encode` first")
         return stored
 
+    def sessions(self) -> list[str]:
+        """The sessions that run.json names: the first 8 characters of the files that they wrote."""
+        return [session["session"] for session in (self.find_record() or {}).get("sessions", [])]
+
     def write_record(self, changed: Record) -> None:
         """Write run.json; it replaces the earlier one."""
         record.write_record(self.output, changed, self.storage)
@@ -109,6 +121,15 @@ class Run:
     def commits(self, columns: Sequence[str] | None = None) -> tuple[pl.DataFrame, dict[str, frozenset[str]]]:
         """Return what `fovs` returns, and file name -> the columns `<table>:<column>` that this file of fovs/ commits."""
         return tables.read_commits(self.output, self.storage, columns)
+
+    def present_commits(self) -> tuple[pl.DataFrame, dict[str, frozenset[str]]]:
+        """`commits([])` without the columns whose file is gone, which are to be computed again."""
+        fovs, commits = self.commits([])
+        return fovs, tables.present_commits(self.output, self.storage, commits)
+
+    def check_whole(self) -> None:
+        """Raises DataError if a file is gone that fovs/ commits: scores of what is left would be scores of other wells."""
+        tables.check_whole(self.output, self.storage, *self.commits([]))
 
     def tables(self) -> list[str]:
         """Return the names of the data tables that have files, such as `embeddings/latent/sd14`."""

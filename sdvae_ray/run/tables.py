@@ -8,6 +8,7 @@ another name, with the added columns.
 
 import io
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sdvae_ray.errors import DataError
 from sdvae_ray.schema import (
     EMBEDDINGS,
     ERROR,
@@ -29,7 +31,7 @@ from sdvae_ray.schema import (
     column_to_numpy,
     table_from_columns,
 )
-from sdvae_ray.storage import Storage, join
+from sdvae_ray.storage import TEMPORARY, Storage, join
 
 _TENSORS_PER_GROUP, _ROWS_PER_GROUP = 64, 4096  # rows: small row groups, so that a reader of a few rows reads little
 _DATA_TABLES = (LATENTS, METRICS, EMBEDDINGS)
@@ -144,6 +146,26 @@ def read_commits(
     return joined, {name: commits for name, (_, commits) in zip(names, files_read, strict=True)}
 
 
+def present_commits(output: str, storage: Storage, commits: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+    """The commits without the columns of tables that have lost their file. commits: from `read_commits`."""
+    there = set(_data_files(output, storage))
+    return {
+        name: frozenset(column for column in columns if (column.rpartition(SEPARATOR)[0], name) in there)
+        for name, columns in commits.items()
+    }
+
+
+def _is_committed(output: str, table: str, column: str, file: str, asked: Sequence[str], storage: Storage) -> bool:
+    """Whether a file of fovs/ commits a usable row of one of the FOVs `asked` with this column."""
+    with storage.open(join(output, FOVS, file)) as opened:
+        reader = pq.ParquetFile(opened)
+        commits = json.loads((reader.schema_arrow.metadata or {}).get(_COMMITS.encode(), b"[]"))
+        if f"{table}{SEPARATOR}{column}" not in commits:
+            return False
+        rows = pl.DataFrame(reader.read(columns=[FOV_ID, ERROR]))
+    return rows.filter(pl.col(ERROR).is_null() & pl.col(FOV_ID).is_in(list(asked))).height > 0
+
+
 def read_file_column(output: str, table: str, column: str, file: str, storage: Storage) -> tuple[list[str], np.ndarray]:
     """Return (fov_ids, values (n, ...)) of one file of a data table. Raises FileNotFoundError if the file does not exist, KeyError
     if it has no such column."""
@@ -158,12 +180,13 @@ def read_column(
 ) -> tuple[list[str], np.ndarray]:
     """Return (fov_ids, values (n, ...)) of one column of a data table, for the FOVs in `wanted` (fov_id, files) that have it.
 
-    Only the files that `wanted` names for a FOV are read. If a row was written twice, the first file with the column counts.
-    Raises KeyError if the table exists and no file has the column.
+    Only the files that fovs names for a FOV are read. Of a row that was written twice, the first file with the column counts.
+    Raises KeyError if the table exists and no file has the column, DataError if a file is gone that fovs/ commits.
     """
     ids: list[str] = []
     parts: list[np.ndarray] = []
     seen: set[str] = set()
+    absent: list[tuple[str, list[str]]] = []
     lacking = False
     for (file,), group in wanted.select(FOV_ID, "files").explode("files").group_by("files", maintain_order=True):
         asked = [fov for fov in group[FOV_ID].to_list() if fov not in seen]
@@ -172,6 +195,7 @@ def read_column(
         try:
             present, values = read_file_column(output, table, column, str(file), storage)
         except FileNotFoundError:
+            absent.append((str(file), asked))
             continue
         except KeyError:
             lacking = True
@@ -181,9 +205,31 @@ def read_column(
         ids += new
         seen.update(new)
         parts.append(values[rows])
+    for file, asked in absent:
+        lost = [fov for fov in asked if fov not in seen]  # the others were computed again
+        if lost and _is_committed(output, table, column, file, lost, storage):
+            raise DataError(_gone(output, table, file))
     if lacking and not parts:
         raise KeyError(f"{table} has no column {column}")
     return ids, np.concatenate(parts) if parts else np.empty((0,))
+
+
+def check_whole(output: str, storage: Storage, fovs: pl.DataFrame, commits: Mapping[str, frozenset[str]]) -> None:
+    """Raises DataError if a usable FOV has lost a column that was committed. fovs, commits: the results of `read_commits`."""
+    present = present_commits(output, storage, commits)
+    gone: set[tuple[str, str]] = set()
+    for (files,), _ in fovs.filter(pl.col(ERROR).is_null()).select("files").group_by("files"):
+        there = frozenset().union(*(present[name] for name in files))
+        for name in files:
+            gone |= {(name, column.rpartition(SEPARATOR)[0]) for column in commits[name] - there}
+    if gone:
+        file, table = min(gone)
+        raise DataError(_gone(output, table, file) + (f" ({len(gone)} files are gone in all)" if len(gone) > 1 else ""))
+
+
+def _gone(output: str, table: str, file: str) -> str:
+    place = join(output, table, file)
+    return f"{place} is gone, though {FOVS}/{file} commits its rows; `sdvae-ray encode` computes them again"
 
 
 def data_tables(output: str, storage: Storage) -> list[str]:
@@ -191,16 +237,22 @@ def data_tables(output: str, storage: Storage) -> list[str]:
     return sorted({table for table, _ in _data_files(output, storage)})
 
 
-def sweep(output: str, storage: Storage) -> int:
-    """Delete temporary files and data files without a commit. Return the number of these data files. Call it only while no other
-    writer works on the output: a write in progress looks like the remains of a killed one."""
-    commits = set(committed_files(output, storage))
-    stale = [(table, name) for table, name in _data_files(output, storage) if name not in commits]
-    for table, name in stale:
-        storage.delete(join(output, table, name))
+def sweep(output: str, storage: Storage, sessions: Collection[str]) -> int:
+    """Deletes the remains of killed writes: temporary files, and data files without a commit. Returns the number of data files.
+
+    sessions: of the run; the files of all other writers stay. Call it under the lease: a write of a living driver looks the same.
+    """
+    if not sessions:
+        return 0
+    ours = re.compile(rf"(\{TEMPORARY}[0-9a-f]+-)?({'|'.join(sessions)})\d*-\d{{6}}\.parquet")
+    commits, stale = set(committed_files(output, storage)), 0
     for root in (FOVS, *_DATA_TABLES):
-        storage.delete_temporaries(join(output, root))
-    return len(stale)
+        for path in storage.list(join(output, root)):
+            name = path.rpartition("/")[2]
+            if (match := ours.fullmatch(name)) and (match[1] or (root != FOVS and name not in commits)):
+                storage.delete(join(output, root, path))
+                stale += not match[1]
+    return stale
 
 
 def _data_files(output: str, storage: Storage) -> Iterable[tuple[str, str]]:

@@ -22,6 +22,7 @@ from sdvae_ray.console import print_line
 from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
 from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
+from sdvae_ray.run.lease import Lease
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores
 from sdvae_ray.schema import ERROR, PLATE_COLUMN, WELL_KEY
@@ -49,10 +50,23 @@ from sdvae_ray.scoring.well_index import (
 def score(run: Run, console: Console, address: str | None = None) -> Scores:
     """Score everything that `encode` has committed, write the tables of scores/ and return them.
 
-    address: a Ray cluster's, see `ray_session`. Raises DataError if no FOV is usable, ConfigError for a column that does
-    not exist.
+    address: of a Ray cluster, as `ray_session` takes it. Raises DataError if nothing is usable, or a committed file is gone;
+    ConfigError for a column that is not there, or if another driver writes to the output.
     """
+    with Lease(run.output, run.storage, lambda line: print_line(console, f"score: {line}")) as lease:
+        scores = _scored(run, console, address)
+        lease.check()
+        scores.write(run.output, run.storage)
+        if record := run.find_record():  # the settings of this score: `score` may run again with other settings
+            record["config"]["score"] = run.config.model_dump(mode="json")["score"]
+            run.write_record(record)
+    return scores
+
+
+def _scored(run: Run, console: Console, address: str | None) -> Scores:
+    """The scores, which are not written yet; profiles and indices are."""
     fovs = _fovs_to_score(run)
+    run.check_whole()
     pairs = run.embedded()
     settings = run.config.score
     plates = f" of plates {', '.join(settings.plates)} alone" if settings.plates else ""
@@ -88,12 +102,7 @@ def score(run: Run, console: Console, address: str | None = None) -> Scores:
         "latents": latents,
         "latent_channels": channels,
     }
-    scores = Scores(**{name: _with_random_weights(run, table) for name, table in tables.items()})
-    scores.write(run.output, run.storage)
-    if record := run.find_record():  # the settings of this score: `score` may run again with other settings
-        record["config"]["score"] = run.config.model_dump(mode="json")["score"]
-        run.write_record(record)
-    return scores
+    return Scores(**{name: _with_random_weights(run, table) for name, table in tables.items()})
 
 
 def bands(run: Run) -> dict[str, tuple[str, ...]]:

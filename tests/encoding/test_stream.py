@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,10 +28,12 @@ from sdvae_ray.cli.main import main
 from sdvae_ray.encoding.check import check
 from sdvae_ray.encoding.forecast import MEASURED, measured_bytes, measured_seconds
 from sdvae_ray.encoding.stream import encode
-from sdvae_ray.errors import ConfigError, ResourceError, RunError
+from sdvae_ray.errors import ConfigError, DataError, ResourceError, RunError
+from sdvae_ray.run import lease
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_fovs
 from sdvae_ray.schema import FOV_ID, column_to_numpy
+from sdvae_ray.scoring.score import score
 from sdvae_ray.storage import Storage
 
 SILENT = Console(quiet=True)
@@ -205,3 +208,62 @@ def test_a_killed_driver_resumes_with_every_fov_exactly_once(local_ray, tmp_path
         ids = pl.read_parquet(f"{config.output}/{table}/*.parquet", columns=[FOV_ID])[FOV_ID]
         assert (len(ids), ids.n_unique()) == (count, count), table
     assert stored_values(config) == expected_values(config)
+
+
+def test_a_finished_run_with_failures_runs_again_and_computes_what_was_lost(local_ray, tmp_path):
+    """Two of six FOVs are damaged, as many as may fail. Later one committed file of embeddings is gone."""
+    fields = write_fields(tmp_path / "images", count=6)
+    for number in (1, 4):
+        damaged = Path(fields["uri_DNA"][number])
+        damaged.write_bytes(damaged.read_bytes()[:-2000])
+    manifest = write_manifest(tmp_path / "manifest.parquet", fields)
+    limits = {"max_error_fraction": 0.34, "write": {"rows_per_file": 2}}
+    limits["score"] = {"control": "Metadata_broad_sample == 'BRD-1'"}
+    run = Run(small_run(tmp_path, manifest=str(manifest), autoencoders={"pca": {"name": "patch_pca"}}, **limits))
+    first = encode(run, SILENT)
+    assert (first.computed, first.errors) == (6, 2)
+    again = encode(run, SILENT)
+    assert (again.computed, again.errors) == (2, 2)
+
+    before = stored_values(run.config)
+    files = sorted((Path(run.output) / "embeddings/intensity/pca").glob("*.parquet"))
+    lost = pl.read_parquet(files[0], columns=[FOV_ID]).height
+    files[0].unlink()
+    with pytest.raises(DataError, match=re.escape(f"embeddings/intensity/pca/{files[0].name} is gone")):
+        score(run, SILENT)
+    third = encode(run, SILENT)
+    assert (third.computed, third.errors) == (lost + 2, 2)
+    after = stored_values(run.config)
+    assert after.keys() == before.keys()
+    for key, values in before.items():
+        np.testing.assert_array_equal(after[key], values, err_msg=str(key))
+    run.check_whole()
+
+
+def test_a_driver_that_loses_its_lease_stops_before_it_commits_more(local_ray, tmp_path, monkeypatch):
+    """One image is a pipe that nobody writes to: the stream waits there while another driver takes the lease."""
+    monkeypatch.setattr(lease, "HEARTBEAT", 0.5)
+    fields = write_fields(tmp_path / "images", count=4)
+    manifest = write_manifest(tmp_path / "manifest.parquet", fields)
+    stuck = Path(fields["uri_DNA"][3])
+    pixels = stuck.read_bytes()
+    stuck.unlink()
+    os.mkfifo(stuck)
+    one_by_one = {pool: {**keys, "batch_fovs": 1} for pool, keys in ONE_EACH.items()}
+    run = Run(small_run(tmp_path, manifest=str(manifest), write={"rows_per_file": 1}, **one_by_one))
+
+    def take_over() -> None:
+        while not list(Path(run.output).glob("fovs/*.parquet")):
+            time.sleep(0.1)
+        run.storage.write_bytes(run.uri(lease.FILE), b'{"token": "of another", "host": "another", "pid": 1}')
+        time.sleep(5)
+        with stuck.open("wb") as pipe:  # the loader goes on, so that the actors can end
+            pipe.write(pixels)
+
+    other = threading.Thread(target=take_over)
+    other.start()
+    with pytest.raises(RunError, match="another driver has taken over"):
+        encode(run, SILENT)
+    other.join()
+    assert len(list(Path(run.output).glob("fovs/*.parquet"))) < 4
+    assert b"of another" in run.storage.read_bytes(run.uri(lease.FILE))

@@ -117,17 +117,6 @@ def test_a_missing_object_is_a_file_not_found_with_its_name(room):
 
 
 @ROOM
-def test_only_temporaries_are_swept(room):
-    storage, place = room
-    names = ("a.parquet", "deep/.tmp-123-b.parquet", ".tmp-0", "deep/b.tmp-x", ".hidden")
-    for name in names:
-        storage.write_bytes(join(place, name), b"x")
-    storage.delete_temporaries(place)
-    assert storage.list(place) == sorted([".hidden", "a.parquet", "deep/b.tmp-x"])
-    storage.delete_temporaries(join(place, "nothing"))
-
-
-@ROOM
 def test_storage_travels_to_another_process(room):
     storage, place = room
     storage.write_bytes(join(place, "x"), b"x")

@@ -10,10 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sdvae_ray.errors import DataError
 from sdvae_ray.run.tables import (
+    check_whole,
     committed_files,
     data_tables,
+    present_commits,
     read_column,
+    read_commits,
     read_fovs,
     read_table,
     sweep,
@@ -206,7 +210,7 @@ def test_an_output_without_rows_is_empty_and_no_error(output):
     assert read_fovs(output, STORAGE).height == 0
     assert {FOV_ID, ERROR, "files"} <= set(read_fovs(output, STORAGE).columns)
     assert data_tables(output, STORAGE) == []
-    assert sweep(output, STORAGE) == 0
+    assert sweep(output, STORAGE, ["0123abcd"]) == 0
     ids, _ = read_column(output, "metrics/sd", "mae", read_fovs(output, STORAGE), STORAGE)
     assert ids == []
 
@@ -247,19 +251,21 @@ def test_a_fov_that_was_written_twice_counts_once(output):
 def test_a_data_file_without_its_commit_does_not_count_and_is_swept(room):
     output, storage = room
     fill(output, storage)
-    write_rows(output, "dead", rows([7]), storage)
-    storage.delete(join(output, "fovs", "dead.parquet"))
+    dead = "0123abcd1-000007"
+    write_rows(output, dead, rows([7]), storage)
+    storage.delete(join(output, "fovs", f"{dead}.parquet"))
     fovs = read_fovs(output, storage)
     assert fov(7) not in fovs[FOV_ID].to_list()
     ids, _ = read_column(output, "metrics/sd", "mae", fovs, storage)
     assert sorted(ids) == [fov(1), fov(3)]
-    kept = [name for name in storage.list(output) if "dead" not in name]
-    storage.write_bytes(join(output, "metrics/sd/.tmp-1234-x.parquet"), b"half")
-    storage.write_bytes(join(output, "fovs/.tmp-1234-y.parquet"), b"half")
+    kept = [name for name in storage.list(output) if dead not in name]
+    storage.write_bytes(join(output, f"metrics/sd/.tmp-12ab-{dead}.parquet"), b"half")
+    storage.write_bytes(join(output, f"fovs/.tmp-12ab-{dead}.parquet"), b"half")
     assert read_fovs(output, storage).equals(fovs)
-    assert sweep(output, storage) == 3
+    assert sweep(output, storage, ["ffffffff"]) == 0
+    assert sweep(output, storage, ["ffffffff", "0123abcd"]) == 3
     assert storage.list(output) == kept
-    assert sweep(output, storage) == 0
+    assert sweep(output, storage, ["0123abcd"]) == 0
     assert read_fovs(output, storage).equals(fovs)
 
 
@@ -272,11 +278,17 @@ def test_a_sweep_leaves_what_is_not_its_own(output):
         "profiles/latent/sd.parquet",
         "index/a.faiss",
         "notes/x.parquet",
+        "metrics/sd/x.parquet",
+        "metrics/sd/ffffffff-000001.parquet",
+        "metrics/mine/0123abcd.parquet",
+        "latents/.tmp-notes",
+        "embeddings/.tmp-12-x.parquet",
     )
     for name in others:
         STORAGE.write_bytes(join(output, name), b"x")
     before = STORAGE.list(output)
-    assert sweep(output, STORAGE) == 0
+    assert sweep(output, STORAGE, ["0123abcd"]) == 0
+    assert sweep(output, STORAGE, []) == 0
     assert STORAGE.list(output) == before
 
 
@@ -328,3 +340,29 @@ def test_text_and_its_nulls_are_text_even_where_all_of_them_are_null(texts):
     column = table_from_columns({FOV_ID: ["a", "b"], "Metadata_x": np.array(texts, object)})["Metadata_x"]
     assert column.to_pylist() == texts
     assert column.type == pa.string()
+
+
+@ROOM
+@pytest.mark.parametrize("table", ["latents/sd", "metrics/sd", "embeddings/latent/sd"])
+def test_a_committed_file_that_is_gone_is_named_and_never_read_as_nothing(room, table):
+    output, storage = room
+    write_rows(output, "a", rows([1, 2]), storage)
+    write_rows(output, "b", rows([3], {3: LOST}), storage)
+    write_rows(output, "c", rows([4]), storage)
+    fovs, commits = read_commits(output, storage)
+    assert present_commits(output, storage, {"a.parquet": commits["a.parquet"]}) == {"a.parquet": commits["a.parquet"]}
+    check_whole(output, storage, fovs, commits)
+    storage.delete(join(output, table, "a.parquet"))
+    lost = {name for name in commits["a.parquet"] if name.startswith(f"{table}:")}
+    assert present_commits(output, storage, commits)["a.parquet"] == commits["a.parquet"] - lost
+    with pytest.raises(DataError, match=rf"{table}/a\.parquet is gone, though fovs/a\.parquet commits its rows"):
+        check_whole(output, storage, fovs, commits)
+    column = min(lost).partition(":")[2]
+    with pytest.raises(DataError, match=rf"{table}/a\.parquet is gone"):
+        read_column(output, table, column, fovs, storage)
+    usable = fovs.filter(pl.col(FOV_ID) == fov(4))
+    assert read_column(output, table, column, usable, storage)[0] == [fov(4)]
+    write_rows(output, "again", rows([1, 2]), storage)
+    fovs, commits = read_commits(output, storage)
+    check_whole(output, storage, fovs, commits)
+    assert sorted(read_column(output, table, column, fovs, storage)[0]) == [fov(1), fov(2), fov(4)]
