@@ -125,15 +125,26 @@ class Lease:
                 return
             self._beats += 1
             if self._conditional:
-                version = conditional_writes.replace(self.uri, self._content(), self._version, self.storage)
-                self.lost = version is None
-                self._version = version or self._version
+                self.lost = not (self._replace() or (self._is_ours() and self._replace()))
             elif (found := self._read()) and found[0].get("token") != self.token:
                 self.lost = True
             else:
                 self.storage.write_bytes(self.uri, self._content())
             if self.lost:
                 self.on_lost()
+
+    def _replace(self) -> bool:
+        version = conditional_writes.replace(self.uri, self._content(), self._version, self.storage)
+        self._version = version or self._version
+        return version is not None
+
+    def _is_ours(self) -> bool:
+        """Whether the lease is ours after all: a heartbeat whose answer was lost has changed its version."""
+        found = self._read()
+        if found is None or found[0].get("token") != self.token:
+            return False
+        self._version = found[1]
+        return True
 
     def _read(self) -> tuple[dict[str, Any], str] | None:
         """The content of the lease, empty if it is none, and its version; None without an object."""

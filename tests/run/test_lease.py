@@ -203,6 +203,15 @@ def test_a_store_that_is_away_for_a_while_does_not_lose_the_lease(room, monkeypa
         assert content(room)["beats"] > before
 
 
+@ROOM
+def test_a_heartbeat_whose_answer_was_lost_does_not_lose_the_lease(room, monkeypatch):
+    with Lease(*room) as held:
+        lost = conditional_writes.replace(held.uri, held._content(), held._version, room[1])
+        assert lost is not None
+        held.check()
+        held.check()
+
+
 # Between two heartbeats
 
 
