@@ -35,6 +35,46 @@ def _begin(command: str, run: Run, console: Console) -> None:
     print_line(console, f"{command}: {run.output}; starting")
 
 
+def retry(run: Run, console: Console, reason: str | None = None, address: str | None = None) -> None:
+    """Compute again the FOVs that failed; reason: only those whose error contains this text."""
+    _begin("retry", run, console)
+    _encode(run, console, address, failed=reason or "")
+
+
+def status(run: Run, console: Console, as_json: bool = False) -> None:
+    """Print how far a run is, what failed and why, its sessions and its driver, as lines or as JSON."""
+    from sdvae_ray.report.terminal.status import print_status
+    from sdvae_ray.run.status import status as status_of
+
+    state = status_of(run)
+    if as_json:
+        console.print_json(json.dumps(state))
+    else:
+        print_status(state, console)
+
+
+def verify(run: Run, console: Console, repair: bool = False, as_json: bool = False) -> bool:
+    """Read every file of a run's tables, and print what is wrong. Return whether the run is whole.
+
+    repair: delete the damaged files, so that `encode` computes their FOVs again.
+    """
+    from dataclasses import asdict
+
+    from sdvae_ray.report.terminal.status import print_verified
+    from sdvae_ray.run.verify import verify as verify_run
+
+    def say(line: str) -> None:
+        if not as_json:
+            print_line(console, f"verify: {line}")
+
+    verified = verify_run(run, say, repair)
+    if as_json:
+        console.print_json(json.dumps({**asdict(verified), "whole": verified.is_whole}))
+    else:
+        print_verified(asdict(verified), console)
+    return verified.is_whole
+
+
 def encode(run: Run, console: Console, address: str | None = None, extend: bool = False) -> None:
     """Compute the fields of view that have no usable row yet; print how many, how fast and how many failed."""
     _begin("encode", run, console)
@@ -42,10 +82,10 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
     _encode(run, console, address, extend)
 
 
-def _encode(run: Run, console: Console, address: str | None, extend: bool = False) -> None:
+def _encode(run: Run, console: Console, address: str | None, extend: bool = False, failed: str | None = None) -> None:
     from sdvae_ray.encoding.stream import encode as stream
 
-    done = stream(run, console, address, extend)
+    done = stream(run, console, address, extend, failed)
     rate = f", {done.computed / done.seconds:.2f} FOV/s" if done.computed and done.seconds else ""
     failed = f"; {done.errors} failed, each with its reason in fovs/" if done.errors else ""
     rows = f"{done.fovs} of {done.fovs} have a row{failed}"

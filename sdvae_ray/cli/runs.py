@@ -70,6 +70,35 @@ def encode(
 
 
 @opens_run
+def retry(
+    run: "Run",
+    reason: Annotated[str | None, typer.Option(help="Only fields whose error contains this text.")] = None,
+    address: Address = None,
+) -> None:
+    """Compute the failed fields of view again, and no others."""
+    commands.retry(run, console, reason, address)
+
+
+@opens_run
+def status(run: "Run", as_json: AsJson = False) -> None:
+    """How far a run is; what failed, by reason, plate and source; its sessions; who works on it now."""
+    commands.status(run, console, as_json)
+
+
+@opens_run
+def verify(
+    run: "Run",
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Delete damaged files, so that encode computes their fields again.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read every file of a run's tables: what is damaged, gone or foreign. Exit code 1 unless the run is whole."""
+    if not commands.verify(run, console, repair, as_json):
+        raise typer.Exit(1)
+
+
+@opens_run
 def score(
     run: "Run",
     plates: Annotated[str | None, typer.Option(help="Score these alone: values of Metadata_Plate, by commas.")] = None,

@@ -25,12 +25,16 @@ class Work:
     keys: pl.DataFrame
 
 
-def pending(run: Run, keys: pl.DataFrame) -> list[Work]:
+def pending(run: Run, keys: pl.DataFrame, failed: str | None = None) -> list[Work]:
     """The work left in a run; empty where the run is complete. keys: fov_id, row_group, row of every FOV of the manifest.
 
-    The FOVs that lack the most columns come first.
+    failed: only FOVs whose row has an error that contains this text. The FOVs that lack the most columns come first.
     """
-    return lacking(run, keys, *run.present_commits())
+    fovs, commits = run.present_commits()
+    if failed is not None:
+        again = fovs.filter(pl.col(ERROR).str.contains(failed, literal=True))
+        keys = keys.filter(pl.col(FOV_ID).is_in(again[FOV_ID].implode()))
+    return lacking(run, keys, fovs, commits)
 
 
 def lacking(run: Run, keys: pl.DataFrame, fovs: pl.DataFrame, commits: Mapping[str, frozenset[str]]) -> list[Work]:

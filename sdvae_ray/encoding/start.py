@@ -15,9 +15,9 @@ from sdvae_ray.engine.models import autoencoder_engines, check_same_weights, lat
 from sdvae_ray.engine.pack import check_stored_crop
 from sdvae_ray.errors import ConfigError, DataError, StorageError
 from sdvae_ray.images.prepare import CropError
-from sdvae_ray.run.record import Record, check_same_run, describe_manifest, extended, new_record
+from sdvae_ray.run.record import FILE, Record, check_same_run, describe_manifest, extended, new_record
 from sdvae_ray.run.run import Run
-from sdvae_ray.schema import FOV_ID, SHARD, SHARD_CROP, SHARD_ROW_GROUP, divisor_column, offset_column, uri_column
+from sdvae_ray.schema import FOV_ID, FOVS, SHARD, SHARD_CROP, SHARD_ROW_GROUP, divisor_column, offset_column, uri_column
 from sdvae_ray.sources.manifest_reader import read_manifest_column, read_row_group, row_groups
 from sdvae_ray.weights import Weights
 
@@ -39,6 +39,10 @@ def prepare_record(run: Run, fovs: int, resolved: Mapping[str, Weights], pool: P
         if added:
             return extended(record, run.config, weights, added, latent_scaling(run.config, resolved), engines)
         return record
+    if run.storage.list(run.uri(FOVS)):
+        raise DataError(
+            f"{run.output} holds rows and no {FILE}: they may be of another run; put its {FILE} back, or choose another output"
+        )
     micro_batch = run.config.encode.micro_batch
     size = auto_micro_batch(run.config, on_gpu=pool.gpus > 0) if micro_batch == "auto" else micro_batch
     precision = _precision_on_node(run, pool)

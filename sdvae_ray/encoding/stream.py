@@ -72,19 +72,21 @@ class Encoded:
     seconds: float
 
 
-def encode(run: Run, console: Console, address: str | None = None, extend: bool = False) -> Encoded:
+def encode(
+    run: Run, console: Console, address: str | None = None, extend: bool = False, failed: str | None = None
+) -> Encoded:
     """Computes every FOV of the manifest that has no usable row yet; with `extend` also the columns that a finished run lacks.
 
-    address: a Ray cluster; None: the cluster of this job, else this machine. Raises ConfigError, DataError, StorageError,
-    WeightsError or ResourceError before anything is computed, and RunError where the run was stopped or is incomplete. Committed
-    rows stay.
+    failed: only FOVs whose error contains this text; None: those that were never tried too. address: a Ray cluster; None: the
+    cluster of this job, else this machine. Raises ConfigError, DataError, StorageError, WeightsError or ResourceError before
+    anything is computed, and RunError where the run was stopped or is incomplete. Committed rows stay.
     """
     check_names(run.config)
     keys = checked_manifest(run)
     resolved = resolve_weights(run.config, run.storage)
     with Lease(run.output, run.storage, lambda line: print_line(console, f"encode: {line}")) as lease:
         sweep(run.output, run.storage, run.sessions())
-        works = pending(run, keys)
+        works = pending(run, keys, failed)
         total = sum(work.keys.height for work in works)
         if works:
             probe(run, works[0].keys)
@@ -108,7 +110,7 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
                     record["sessions"][-1]["stages"].append(stages)
                     lease.check()
         seconds = time.monotonic() - start
-        result = _summary(run, keys, before, total, seconds)
+        result = _summary(run, keys, before, total, seconds, whole=failed is None)
         if total:
             record["sessions"][-1] |= {"ended": now(), "seconds": round(seconds, 2), "errors": result.errors}
             run.write_record(record)
@@ -215,10 +217,11 @@ def _pieces(pending: pl.DataFrame, loaders: int) -> list[dict[str, Any]]:
     return pieces
 
 
-def _summary(run: Run, keys: pl.DataFrame, before: int, total: int, seconds: float) -> Encoded:
+def _summary(run: Run, keys: pl.DataFrame, before: int, total: int, seconds: float, whole: bool) -> Encoded:
+    """The result of `encode`. whole: every FOV must have a row. Raises RunError where one has none, or too many have failed."""
     fovs, commits = run.present_commits()
     missing = keys.filter(~pl.col(FOV_ID).is_in(fovs[FOV_ID].implode()))
-    if missing.height:
+    if missing.height and whole:
         raise RunError(
             f"{missing.height} FOVs have no row after the run, the first of them {missing[FOV_ID][0]}; run again"
         )

@@ -152,15 +152,29 @@ class Lease:
             data, version = conditional_writes.read(self.uri, self.storage)
         except FileNotFoundError:
             return None
-        try:
-            held = json.loads(data)
-        except ValueError:
-            held = {}
-        return (held if isinstance(held, dict) and held.keys() >= _FIELDS else {}), version
+        return _parsed(data), version
 
     def _content(self) -> bytes:
         own = {"token": self.token, "host": socket.gethostname(), "pid": os.getpid(), "beats": self._beats}
         return json.dumps({**own, "machine": _machine(), "started": _started(os.getpid())}).encode()
+
+
+def holder(output: str, storage: Storage) -> dict[str, Any] | None:
+    """Return {host, pid} of the driver that holds the lease of an output; None without one, or if that process has ended."""
+    try:
+        held = _parsed(storage.read_bytes(join(output, FILE)))
+    except FileNotFoundError:
+        return None
+    return {key: held[key] for key in ("host", "pid")} if held and not _is_dead(held) else None
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    """The content of a lease; empty if it is none."""
+    try:
+        held = json.loads(data)
+    except ValueError:
+        return {}
+    return held if isinstance(held, dict) and held.keys() >= _FIELDS else {}
 
 
 def _machine() -> str:

@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from sdvae_ray.config import SHELVES, RunConfig
-from sdvae_ray.errors import ConfigError
+from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.storage import Storage, join
 from sdvae_ray.version import VERSION
 
@@ -21,6 +21,7 @@ _LIBRARIES = (
 Record = dict[str, Any]
 
 
+_NEEDED = {"config", "manifest", "weights", "sessions"}  # keys of every record
 _CODEC_UNIT = "stain of a field"  # what a codec writes as one file; rows of another unit have other bits
 
 
@@ -62,10 +63,16 @@ def _described(config: RunConfig) -> Record:
 
 def read_record(output: str, storage: Storage) -> Record | None:
     """Return the content of run.json; None if the output has no run.json."""
+    uri = join(output, FILE)
     try:
-        return json.loads(storage.read_bytes(join(output, FILE)))
+        stored = json.loads(storage.read_bytes(uri))
     except FileNotFoundError:
         return None
+    except ValueError:
+        stored = None
+    if not isinstance(stored, dict) or not stored.keys() >= _NEEDED:
+        raise DataError(f"{uri} is damaged: it is no record of a run; put a copy of it back, or choose another output")
+    return stored
 
 
 def write_record(output: str, record: Record, storage: Storage) -> None:

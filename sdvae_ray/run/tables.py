@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sdvae_ray.errors import DataError
+from sdvae_ray.parquet import opened
 from sdvae_ray.schema import (
     EMBEDDINGS,
     ERROR,
@@ -36,6 +37,7 @@ from sdvae_ray.storage import TEMPORARY, Storage, join
 _TENSORS_PER_GROUP, _ROWS_PER_GROUP = 64, 4096  # rows: small row groups, so that a reader of a few rows reads little
 _DATA_TABLES = (LATENTS, METRICS, EMBEDDINGS)
 _COMMITS = "commits"
+REPAIR = "`sdvae-ray verify RUN --repair` makes its fields of view pending"
 _READERS = 16  # threads: there are many small files, and object storage is slow to answer a request
 
 
@@ -96,9 +98,9 @@ def write_wide_table(uri: str, table: pa.Table, storage: Storage) -> None:
 
 
 def read_table(uri: str, storage: Storage, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return a whole Parquet file, or those of `columns` that it has. Raises FileNotFoundError if the file does not exist."""
-    with storage.open(uri) as file:
-        return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
+    """Return a Parquet file, or those of `columns` that it has. Raises FileNotFoundError; DataError if damaged."""
+    with opened(uri, storage, REPAIR) as file:
+        return file.read(columns=None if columns is None else list(columns))
 
 
 def committed_files(output: str, storage: Storage) -> list[str]:
@@ -121,13 +123,11 @@ def read_commits(
     """Return the result of `read_fovs`, and file name -> the columns `<table>:<column>` that the file commits."""
 
     def read(name: str) -> tuple[pl.DataFrame, frozenset[str]]:
-        with storage.open(join(output, FOVS, name)) as file:
-            reader = pq.ParquetFile(file)
+        with opened(join(output, FOVS, name), storage, REPAIR) as reader:
             plain = [f.name for f in reader.schema_arrow if not isinstance(f.type, pa.BaseExtensionType)]
             wanted = plain if columns is None else [c for c in plain if c in {FOV_ID, ERROR, *columns}]
             frame = pl.DataFrame(reader.read(columns=wanted)).with_columns(_file=pl.lit(name))
-            commits = (reader.schema_arrow.metadata or {}).get(_COMMITS.encode(), b"[]")
-            return frame, frozenset(json.loads(commits))
+            return frame, committed_columns(reader)
 
     names = committed_files(output, storage)
     if not names:
@@ -146,9 +146,14 @@ def read_commits(
     return joined, {name: commits for name, (_, commits) in zip(names, files_read, strict=True)}
 
 
+def committed_columns(file: pq.ParquetFile) -> frozenset[str]:
+    """Return the columns `<table>:<column>` that an open file of fovs/ commits."""
+    return frozenset(json.loads((file.schema_arrow.metadata or {}).get(_COMMITS.encode(), b"[]")))
+
+
 def present_commits(output: str, storage: Storage, commits: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
     """The commits without the columns of tables that have lost their file. commits: from `read_commits`."""
-    there = set(_data_files(output, storage))
+    there = set(data_files(output, storage))
     return {
         name: frozenset(column for column in columns if (column.rpartition(SEPARATOR)[0], name) in there)
         for name, columns in commits.items()
@@ -157,10 +162,8 @@ def present_commits(output: str, storage: Storage, commits: Mapping[str, frozens
 
 def _is_committed(output: str, table: str, column: str, file: str, asked: Sequence[str], storage: Storage) -> bool:
     """Whether a file of fovs/ commits a usable row of one of the FOVs `asked` with this column."""
-    with storage.open(join(output, FOVS, file)) as opened:
-        reader = pq.ParquetFile(opened)
-        commits = json.loads((reader.schema_arrow.metadata or {}).get(_COMMITS.encode(), b"[]"))
-        if f"{table}{SEPARATOR}{column}" not in commits:
+    with opened(join(output, FOVS, file), storage, REPAIR) as reader:
+        if f"{table}{SEPARATOR}{column}" not in committed_columns(reader):
             return False
         rows = pl.DataFrame(reader.read(columns=[FOV_ID, ERROR]))
     return rows.filter(pl.col(ERROR).is_null() & pl.col(FOV_ID).is_in(list(asked))).height > 0
@@ -214,17 +217,25 @@ def read_column(
     return ids, np.concatenate(parts) if parts else np.empty((0,))
 
 
-def check_whole(output: str, storage: Storage, fovs: pl.DataFrame, commits: Mapping[str, frozenset[str]]) -> None:
-    """Raises DataError if a usable FOV has lost a column that was committed. fovs, commits: the results of `read_commits`."""
-    present = present_commits(output, storage, commits)
+def gone_files(
+    fovs: pl.DataFrame, commits: Mapping[str, frozenset[str]], present: Mapping[str, frozenset[str]]
+) -> list[tuple[str, str]]:
+    """Return (table, file name) of every file that is gone with columns that no other file has for the same FOV.
+
+    fovs: usable FOVs, with the column `files`. commits: file name -> columns that it commits; present: those that are there.
+    """
     gone: set[tuple[str, str]] = set()
-    for (files,), _ in fovs.filter(pl.col(ERROR).is_null()).select("files").group_by("files"):
-        there = frozenset().union(*(present[name] for name in files))
-        for name in files:
-            gone |= {(name, column.rpartition(SEPARATOR)[0]) for column in commits[name] - there}
-    if gone:
-        file, table = min(gone)
-        raise DataError(_gone(output, table, file) + (f" ({len(gone)} files are gone in all)" if len(gone) > 1 else ""))
+    for (files,), _ in fovs.select("files").group_by("files"):
+        there = frozenset[str]().union(*(present[name] for name in files))
+        gone |= {(column.rpartition(SEPARATOR)[0], name) for name in files for column in commits[name] - there}
+    return sorted(gone)
+
+
+def check_whole(output: str, storage: Storage, fovs: pl.DataFrame, commits: Mapping[str, frozenset[str]]) -> None:
+    """Raise DataError if a usable FOV has lost a column that was committed. fovs, commits: the results of `read_commits`."""
+    usable = fovs.filter(pl.col(ERROR).is_null())
+    if gone := gone_files(usable, commits, present_commits(output, storage, commits)):
+        raise DataError(_gone(output, *gone[0]) + (f" ({len(gone)} files are gone in all)" if len(gone) > 1 else ""))
 
 
 def _gone(output: str, table: str, file: str) -> str:
@@ -234,7 +245,7 @@ def _gone(output: str, table: str, file: str) -> str:
 
 def data_tables(output: str, storage: Storage) -> list[str]:
     """Return the names of the data tables that have files, such as `embeddings/latent/demo`."""
-    return sorted({table for table, _ in _data_files(output, storage)})
+    return sorted({table for table, _ in data_files(output, storage)})
 
 
 def sweep(output: str, storage: Storage, sessions: Collection[str]) -> int:
@@ -255,7 +266,8 @@ def sweep(output: str, storage: Storage, sessions: Collection[str]) -> int:
     return stale
 
 
-def _data_files(output: str, storage: Storage) -> Iterable[tuple[str, str]]:
+def data_files(output: str, storage: Storage) -> Iterable[tuple[str, str]]:
+    """Yield (table, file name) of every file of the data tables, without temporary files."""
     for root in _DATA_TABLES:
         for path in storage.list(join(output, root)):
             table, _, name = f"{root}/{path}".rpartition("/")

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sdvae_ray.errors import DataError
+from sdvae_ray.parquet import opened
 from sdvae_ray.schema import SHARD
 from sdvae_ray.sources.shards import shard_uri
 from sdvae_ray.storage import Storage
@@ -45,12 +46,10 @@ def _with_located_shards(table: pa.Table, uri: str) -> pa.Table:
 @contextmanager
 def _opened(uri: str, storage: Storage) -> Iterator[pq.ParquetFile]:
     try:
-        with storage.open(uri) as file:
-            yield pq.ParquetFile(file)
+        with opened(uri, storage, "a Parquet file from `sdvae-ray manifest` is wanted") as file:
+            yield file
     except FileNotFoundError as error:
         raise DataError(f"no manifest at {uri}; `sdvae-ray manifest` writes one") from error
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{uri} is not a manifest: a Parquet file from `sdvae-ray manifest` is wanted") from error
 
 
 def read_manifest_column(uri: str, name: str, storage: Storage) -> pa.ChunkedArray:

@@ -142,7 +142,7 @@ def test_alone_the_command_says_what_to_do_next(capsys):
         assert command in text
 
 
-OF_A_RUN = ("check", "bench", "encode", "score", "report", "run", "search", "decode")
+OF_A_RUN = ("check", "bench", "encode", "status", "retry", "verify", "score", "report", "run", "search", "decode")
 OTHERS = ("demo", "manifest", "photographs", "pack", "retrieve", "compare", "models")
 
 
