@@ -24,6 +24,7 @@ import yaml
 from botocore.validate import ParamValidator
 from moto import mock_aws
 from ray.autoscaler._private.aws import config as launcher
+from ray.autoscaler._private.aws import node_provider
 from ray.autoscaler._private.aws import utils as launcher_clients
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.util import prepare_config, validate_config
@@ -39,6 +40,7 @@ TEXT = (ROOT / "cluster.yaml").read_text()
 PAGE = (ROOT / "docs" / "cluster.md").read_text()
 PLACEHOLDER = "EDIT-ME"
 LOOPBACK = "127.0.0.1"
+INSTANCE_TYPES = cache(node_provider.list_ec2_instances)  # moto takes seconds to say all of them, and always the same
 OPERATOR = "198.51.100.7/32"  # an address of RFC 5737, which nobody has
 
 Config = dict[str, Any]
@@ -60,6 +62,7 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     caches = (launcher_clients.resource_cache, launcher_clients.client_cache, launcher._get_subnets_or_die)
+    monkeypatch.setattr(node_provider, "list_ec2_instances", INSTANCE_TYPES)
     with mock_aws():
         for cache in caches:
             cache.cache_clear()
