@@ -60,6 +60,8 @@ class Waiting:
 
     def mend(self) -> int:
         """Puts the file in the place of the pipe; returns how many FOVs are committed."""
+        with contextlib.suppress(OSError):  # a loader that still waits at the pipe goes on, so that it can end
+            os.close(os.open(self.pipe, os.O_WRONLY | os.O_NONBLOCK))
         self.pipe.unlink()
         self.pipe.write_bytes(self.pixels)
         done = read_fovs(self.config.output, Storage()).height
