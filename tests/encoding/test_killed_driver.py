@@ -53,7 +53,7 @@ class Waiting:
             [*self.command, *options], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         fovs = Path(self.config.output) / "fovs"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300  # seconds; a busy machine takes two minutes to start a Ray
         while len(list(fovs.glob("[!.]*.parquet"))) < 2 and time.monotonic() < deadline and driver.poll() is None:
             time.sleep(0.02)
         return driver
