@@ -20,6 +20,7 @@ from sdvae_ray.storage import Storage
 
 # each is read when its library is first imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small images: more threads only wait for each other on a busy machine
+os.environ.setdefault("POLARS_MAX_THREADS", "1")  # small tables: the same
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # else the other process of tests starves the workers

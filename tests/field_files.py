@@ -1,5 +1,6 @@
 """Small images of fields of view, and their rows of a manifest."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def write_fields(
         keys = dict(zip(KEYS, ("source_1", "batch 1", "P1", f"A{number:02d}", "1"), strict=True))
         row: dict[str, Any] = {FOV_ID: fov_id(keys), **keys, "Metadata_broad_sample": f"BRD-{number}"}
         for stain in stains:
-            pixels = blobs(np.random.default_rng([seed, number, stains.index(stain)]), size)
+            pixels = blobs(seed, number, stains.index(stain), size)
             name = f"{keys['Metadata_Well']}-{stain}.tiff"
             row[uri_column(stain)] = write_tiff(folder / "P1__2021-05-02-Measurement 1" / name, pixels)
             function = 0.5 + np.hypot(*np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]) / 2
@@ -56,8 +57,10 @@ def write_fields(
     return {name: np.array([row[name] for row in rows], object) for name in rows[0]}
 
 
-def blobs(random: np.random.Generator, size: int) -> np.ndarray:
+@lru_cache(1024)  # most tests write the same few fields
+def blobs(seed: int, field: int, stain: int, size: int) -> np.ndarray:
     """(size, size) uint16: a dozen bright discs with soft edges over a dim background with shot noise."""
+    random = np.random.default_rng([seed, field, stain])
     y, x = np.mgrid[:size, :size]
     image = np.full((size, size), 2000.0)
     for _ in range(12):

@@ -7,6 +7,7 @@ computation in a straight line: tifffile, numpy, scipy, scikit-image and diffuse
 
 import io
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,26 +23,34 @@ from sdvae_ray.run.tables import read_column, read_fovs
 from sdvae_ray.storage import Storage
 
 GALLERY = "s3://cellpainting-gallery/"
-CROP = 256
 FULL_WIDTH = (128, 256, 512, 512)  # channels of the blocks
+
+
+@dataclass(frozen=True)
+class SavedVae:
+    """folder: with `vae/`, Stable Diffusion 1.x at random, as diffusers saves it. crop: pixels of the field that it is given."""
+
+    folder: Path
+    crop: int
 
 
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(tuple(channels // 4 for channels in FULL_WIDTH), id="quarter width"),
-        pytest.param(FULL_WIDTH, id="full width", marks=pytest.mark.slow),
+        pytest.param((tuple(channels // 4 for channels in FULL_WIDTH), 128), id="quarter width"),
+        pytest.param((FULL_WIDTH, 256), id="full width", marks=pytest.mark.slow),
     ],
 )
-def saved_vae(request, tmp_path_factory) -> Path:
-    """A folder with `vae/`: Stable Diffusion 1.x at random, as diffusers saves it."""
+def saved_vae(request, tmp_path_factory) -> SavedVae:
     from diffusers import AutoencoderKL
+
+    channels, crop = request.param
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(14)
         model = AutoencoderKL(  # vae/config.json of CompVis/stable-diffusion-v1-4
             act_fn="silu",
-            block_out_channels=request.param,
+            block_out_channels=channels,
             down_block_types=("DownEncoderBlock2D",) * 4,
             in_channels=3,
             latent_channels=4,
@@ -51,11 +60,11 @@ def saved_vae(request, tmp_path_factory) -> Path:
             sample_size=512,
             up_block_types=("UpDecoderBlock2D",) * 4,
         )
-    if request.param == FULL_WIDTH:
+    if channels == FULL_WIDTH:
         assert sum(weight.numel() for weight in model.parameters()) == 83_653_863
     folder = tmp_path_factory.mktemp("stable-diffusion")
     model.save_pretrained(folder / "vae")
-    return folder
+    return SavedVae(folder, crop)
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +72,11 @@ def straight_line(real_field, saved_vae) -> dict[str, np.ndarray]:
     """stains and recon (5, S, S), latent (2, 4, s, s) float16, mean and logvar, of the centre of the field."""
     from diffusers import AutoencoderKL
 
-    edge = (1080 - CROP) // 2
-    planes = [tifffile.imread(path)[edge : edge + CROP, edge : edge + CROP] for path in real_field.values()]
+    centre = slice((1080 - saved_vae.crop) // 2, (1080 + saved_vae.crop) // 2)
+    planes = [tifffile.imread(path)[centre, centre] for path in real_field.values()]
     stains = np.clip(np.stack(planes).astype(np.float64) / 256, 0, 255).astype(np.uint8) / 255.0
     rgb = torch.from_numpy(np.stack([stains[[0, 1, 2]], stains[[2, 3, 4]]])).float()
-    vae = AutoencoderKL.from_pretrained(saved_vae, subfolder="vae").eval()
+    vae = AutoencoderKL.from_pretrained(saved_vae.folder, subfolder="vae").eval()
     with torch.inference_mode():
         posterior = vae.encode(2 * rgb - 1).latent_dist
         latent = posterior.mode().half()
@@ -107,8 +116,8 @@ def run_file(s3, shared, real_field, saved_vae, tmp_path) -> Path:
         "manifest": f"{here}manifest.parquet",
         "output": f"{here}run",
         "storage": {"anonymous": True, "endpoint_url": s3.endpoint, "region": "us-east-1"},
-        "image": {"crop": CROP, "patch": CROP},
-        "autoencoders": {"sd": {"name": "diffusers_kl", "source": str(saved_vae), "subfolder": "vae"}},
+        "image": {"crop": saved_vae.crop, "patch": saved_vae.crop},
+        "autoencoders": {"sd": {"name": "diffusers_kl", "source": str(saved_vae.folder), "subfolder": "vae"}},
         "extractors": {"latent": {"name": "latent"}},
         "encode": {"actors": 1, "cpus": 1, "batch_fovs": 1, "micro_batch": 2},
         "load": {"actors": 1, "cpus": 0.25},
@@ -131,7 +140,7 @@ def test_a_real_field_from_s3_gives_the_numbers_of_a_straight_line_computation(
     assert fovs["Metadata_ImageResolutionX"].to_list() == ["5.979760809567617e-07"]  # text, to the last digit
 
     stored = read_column(output, "latents/sd", "latent", fovs, storage)[1]
-    assert (stored.shape, stored.dtype) == ((1, 1, 2, 4, 32, 32), np.float16)
+    assert (stored.shape[1:], stored.dtype) == ((1, *straight_line["latent"].shape), np.float16)
     expected = straight_line["latent"].astype(np.float32)
     step = np.maximum(np.spacing(np.abs(straight_line["latent"])), np.spacing(np.abs(stored[0, 0]))).astype(np.float32)
     noise = 1e-5 * np.abs(expected).max()  # of float32 convolutions in another memory format; a step near zero is finer

@@ -24,6 +24,7 @@ import yaml
 from botocore.validate import ParamValidator
 from moto import mock_aws
 from ray.autoscaler._private.aws import config as launcher
+from ray.autoscaler._private.aws import node_provider
 from ray.autoscaler._private.aws import utils as launcher_clients
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.util import prepare_config, validate_config
@@ -60,6 +61,7 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     caches = (launcher_clients.resource_cache, launcher_clients.client_cache, launcher._get_subnets_or_die)
+    monkeypatch.setattr(node_provider, "list_ec2_instances", _instance_types)
     with mock_aws():
         for cache in caches:
             cache.cache_clear()
@@ -69,6 +71,14 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
         yield boto3.client("ec2")
     for cache in caches:
         cache.cache_clear()
+
+
+@cache
+def _instance_types(region: str, credentials: dict[str, Any] | None = None) -> Any:
+    """What the simulated AWS says of the types of the file. Ray asks for all types there are, which takes moto ten seconds."""
+    node_types = yaml.safe_load(TEXT)["available_node_types"].values()
+    named = sorted({node_type["node_config"]["InstanceType"] for node_type in node_types})
+    return boto3.client("ec2", region_name=region).describe_instance_types(InstanceTypes=named)["InstanceTypes"]
 
 
 # What may be wrong

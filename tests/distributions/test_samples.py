@@ -51,7 +51,7 @@ def features(request):
 # --- samples ---------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     rows=st.lists(st.tuples(st.text(max_size=2), st.integers(0, 3), st.integers(0, 4)), max_size=40),
     size=st.integers(1, 12),

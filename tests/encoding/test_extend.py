@@ -27,7 +27,7 @@ from sdvae_ray.sources.manifest import write_manifest
 from sdvae_ray.storage import Storage
 
 STORAGE = Storage()
-FOVS = 6
+FOVS = 4
 FEW = {"autoencoders": {"tiny": None, "pca": {"name": "patch_pca"}}}
 ADDED = {
     "autoencoders": {"tiny": {"name": "diffusers_kl", "random": True, "architecture": "tiny"}},

@@ -3,9 +3,6 @@
 import io
 import os
 import re
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +21,6 @@ from rich.console import Console
 from run_files import ONE_EACH, small_run
 from straight_line import BROKEN, FOVS, expected_values, stored_values, write_manifest
 
-from sdvae_ray.cli.main import main
 from sdvae_ray.encoding.check import check
 from sdvae_ray.encoding.forecast import MEASURED, measured_bytes, measured_seconds
 from sdvae_ray.encoding.stream import encode
@@ -158,56 +154,6 @@ def test_pools_that_starve_reading_and_writing_are_refused(local_ray, config):
     encode_pool = config.encode.model_copy(update={"actors": cpus, "cpus": 1.0})
     with pytest.raises(ResourceError, match="too few CPUs.*encode.actors"):
         encode(Run(config.model_copy(update={"encode": encode_pool})), SILENT)
-
-
-def test_a_killed_driver_resumes_with_every_fov_exactly_once(local_ray, tmp_path, capsys):
-    """SIGKILL once two files are committed; the same command again; the tables are those of a run that was left alone.
-
-    One file is a pipe that nobody writes to, so that the first run waits there and the kill comes neither too early nor too late.
-    """
-    count, stuck = 8, 6
-    fields = write_fields(tmp_path / "images", count=count)
-    manifest = write_manifest(tmp_path / "manifest.parquet", fields)
-    one_by_one = {pool: {**keys, "batch_fovs": 1} for pool, keys in ONE_EACH.items()}
-    config = small_run(
-        tmp_path,
-        manifest=str(manifest),
-        write={"rows_per_file": 1},
-        autoencoders={"tiny": None, "pca": {"name": "patch_pca"}},
-        **one_by_one,
-    )
-    run_file = tmp_path / "run.yaml"
-    run_file.write_text(config.model_dump_json())
-    waited_for = Path(fields["uri_DNA"][stuck])
-    pixels = waited_for.read_bytes()
-    waited_for.unlink()
-    os.mkfifo(waited_for)
-
-    cluster = ray.get_runtime_context().gcs_address
-    command = [sys.executable, "-m", "sdvae_ray.cli.main", "encode", str(run_file), "--address", cluster]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    first = subprocess.Popen(command, start_new_session=True, **quiet)
-    fovs = Path(config.output) / "fovs"
-    deadline = time.monotonic() + 120
-    while len(list(fovs.glob("[!.]*.parquet"))) < 2 and time.monotonic() < deadline and first.poll() is None:
-        time.sleep(0.02)
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    time.sleep(3)  # workers that outlive their driver end, or finish the write that they are in
-    waited_for.unlink()
-    waited_for.write_bytes(pixels)
-    done = read_fovs(config.output, Storage()).height
-    assert 0 < done <= stuck, "the kill came too late or too early to show anything"
-
-    with pytest.raises(SystemExit) as ended:
-        main(["encode", str(run_file)])
-    said = capsys.readouterr()
-    assert ended.value.code == 0, said.err
-    assert f"encode: {count - done} of {count} FOVs to do ({done} done before)" in said.out
-    for table in ("fovs", "latents/pca", "embeddings/latent/pca", "metrics/identity"):
-        ids = pl.read_parquet(f"{config.output}/{table}/*.parquet", columns=[FOV_ID])[FOV_ID]
-        assert (len(ids), ids.n_unique()) == (count, count), table
-    assert stored_values(config) == expected_values(config)
 
 
 def test_a_finished_run_with_failures_runs_again_and_computes_what_was_lost(local_ray, tmp_path):

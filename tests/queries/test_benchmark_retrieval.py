@@ -19,6 +19,8 @@ def record(monkeypatch):
     pytest.importorskip("copairs.map", reason="copairs is a test dependency")
     rates = {f"{dtype} numpy": harness.Rate(0.1, 0.1) for dtype in ("float64", "float32")}
     monkeypatch.setattr(retrieval, "product_rates", lambda: rates)
+    monkeypatch.setattr(retrieval, "FEATURES", 64)  # copairs' seconds grow with it
+    monkeypatch.setattr(retrieval, "FEATURES_ALONE", 64)
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         code = retrieval.main(["--wells=600", "--alone=1600", "--repeats=1", "--threads=1"])

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 import tifffile
 import torch
+from field_files import write_fields
+from run_files import copied, small_run
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.encode import Encoder
@@ -56,18 +59,30 @@ def encoded(config: RunConfig, batch: Batch, precision: str = "float32") -> Batc
     return out | {IMAGE: loaded[IMAGE]}
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[RunConfig, Batch]]:
+    """finished(precision, settings) -> (run, what the engine gave): A01 and A02 usable, A03 truncated. Each is encoded once."""
+
+    @cache
+    def encoded_once(precision: str, settings: str) -> tuple[RunConfig, Batch]:
+        folder = tmp_path_factory.mktemp("finished")
+        config = small_run(folder, **json.loads(settings))
+        batch = write_fields(folder / "images", 3)
+        broken = Path(batch[uri_column("ER")][2])
+        broken.write_bytes(broken.read_bytes()[:500])
+        return config, encoded(config, batch, precision)
+
+    return encoded_once
+
+
 @pytest.fixture
-def make(small_run_config: Callable[..., RunConfig], write_fields: Callable[..., Batch]) -> Callable[..., Any]:
-    """make(**changes) -> (run, what the engine gave): A01 and A02 usable, A03 truncated. Also `pca`, and no extractor but one."""
+def make(finished: Callable[..., tuple[RunConfig, Batch]], tmp_path: Path) -> Callable[..., tuple[RunConfig, Batch]]:
+    """make(precision, **changes) -> a copy of that run, which the test may change. Also `pca`, and no extractor but one."""
 
     def run(precision: str = "float32", **changes: Any) -> tuple[RunConfig, Batch]:
         autoencoders = {"pca": {"name": "patch_pca"}, **changes.pop("autoencoders", {})}
         settings = {"autoencoders": autoencoders, "extractors": {"latent": None}, "metrics": ["mae"], **changes}
-        config = small_run_config(**settings)
-        batch = write_fields(3)
-        broken = Path(batch[uri_column("ER")][2])
-        broken.write_bytes(broken.read_bytes()[:500])
-        return config, encoded(config, batch, precision)
+        return copied(finished(precision, json.dumps(settings)), tmp_path)
 
     return run
 
@@ -127,7 +142,7 @@ def test_the_picture_is_the_slow_obvious_one(make):
 
 @pytest.mark.parametrize("transpose", [False, True])
 @pytest.mark.parametrize(("bits", "most"), [(8, 0), (16, 16)])
-def test_the_control_comes_back_as_the_field_lies(make, write_fields, transpose, bits, most):
+def test_the_control_comes_back_as_the_field_lies(make, tmp_path, transpose, bits, most):
     """Of 16 bits a float16 latent keeps 11: 65535 * 2^-12 is its largest error."""
     scaling = {"bits": bits, "divisor": 256 if bits == 8 else 1}
     config, _ = make(
@@ -135,7 +150,7 @@ def test_the_control_comes_back_as_the_field_lies(make, write_fields, transpose,
         image={"transpose": transpose, "scaling": scaling},
     )
     stains, facts = decode_fov(Run(config), FOV, None)
-    batch = write_fields(1)
+    batch = write_fields(tmp_path / "images", 1)
     for at, stain in enumerate(STAINS):
         plane = tifffile.imread(batch[uri_column(stain)][0])
         expected = scale(centre_crop(plane.astype(np.float64), 128, stain), 0, scaling["divisor"], bits)

@@ -31,8 +31,16 @@ from sdvae_ray.run.tables import read_column, read_fovs, write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, uri_column
 
 
-def test_the_page_is_one_file_that_fetches_nothing(run: RunConfig) -> None:
-    text = page_of(run, scores_of(run))
+@pytest.fixture(scope="module")
+def text(made: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of the run as it is."""
+    folder = tmp_path_factory.mktemp("page")
+    shutil.copytree(made.output, folder / "run")
+    config = made.model_copy(update={"output": str(folder / "run")})
+    return page_of(config, scores_of(config))
+
+
+def test_the_page_is_one_file_that_fetches_nothing(text: str) -> None:
     page = Page(text)
     assert {"script", "link", "iframe", "object", "base", "form"}.isdisjoint(page.tags)
     for tag, name, value in page.attributes:
@@ -49,8 +57,9 @@ def test_the_page_is_one_file_that_fetches_nothing(run: RunConfig) -> None:
     assert {value[1:] for _, name, value in page.attributes if name == "href"} <= anchors
 
 
-def test_the_page_names_every_side_and_extractor_and_says_what_is_synthetic_or_random(run: RunConfig) -> None:
-    text = page_of(run, scores_of(run))
+def test_the_page_names_every_side_and_extractor_and_says_what_is_synthetic_or_random(
+    run: RunConfig, text: str
+) -> None:
     page = Page(text)
     for name in (*run.autoencoders, *run.extractors, "image", *run.metrics, *STAINS):
         assert name in page.text
@@ -63,8 +72,8 @@ def test_the_page_names_every_side_and_extractor_and_says_what_is_synthetic_or_r
     assert "ynthetic" not in Page(page_of(real, scores_of(real))).text.replace("synthetic: null", "")
 
 
-def test_text_from_the_data_is_escaped(run: RunConfig) -> None:
-    page = Page(page_of(run, scores_of(run)))
+def test_text_from_the_data_is_escaped(text: str) -> None:
+    page = Page(text)
     assert "script" not in page.tags
     assert EVIL in page.text  # as text: the point of the scatter plot and the caption of the example
 

@@ -277,7 +277,7 @@ def given(extractor: Extractor, count: int) -> Tensor:
 
 
 def test_an_extractor_gives_one_vector_per_pass_or_stain(extractor):
-    batch = given(extractor, 3)
+    batch = given(extractor, 2)
     features = extractor(batch)
     assert features.shape[:2] == batch.shape[:2]
     assert features.ndim == 3
@@ -299,11 +299,10 @@ def test_an_extractor_is_deterministic_and_leaves_its_input_alone(extractor):
 
 
 def test_an_extractor_sees_each_image_by_itself(extractor):
-    batch = given(extractor, 4)
+    batch = given(extractor, 2)
     together = extractor(batch)
     torch.testing.assert_close(one_by_one(extractor, batch), together, atol=1e-4, rtol=1e-4)
-    order = [2, 0, 3, 1]
-    torch.testing.assert_close(extractor(batch[order]), together[order], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(extractor(batch.flip(0)), together.flip(0), atol=1e-4, rtol=1e-4)
 
 
 def test_the_latent_extractor_gives_the_moments_of_its_channels():

@@ -1,0 +1,137 @@
+"""A driver that is killed, alone or together with its own Ray: the same command again ends with every FOV exactly once.
+
+One file of the run is a pipe that nobody writes to. The run waits there, so the kill comes neither too early nor too late.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pytest
+import ray
+from field_files import write_fields
+from run_files import ONE_EACH, small_run
+from straight_line import expected_values, stored_values, write_manifest
+
+from sdvae_ray.cli.main import main
+from sdvae_ray.config import RunConfig
+from sdvae_ray.run.tables import read_fovs
+from sdvae_ray.schema import FOV_ID
+from sdvae_ray.storage import Storage
+
+COUNT, STUCK = 8, 6  # FOVs; the row whose DNA file is a pipe
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A run that waits at a pipe.
+
+    config    the run, of one FOV a file and a batch
+    run_file  its run file
+    pipe      where the pipe is
+    pixels    the bytes of the file that belongs there
+    """
+
+    config: RunConfig
+    run_file: Path
+    pipe: Path
+    pixels: bytes
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "sdvae_ray.cli.main", "encode", str(self.run_file)]
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        """A driver in a process of its own, once two FOVs are committed."""
+        driver = subprocess.Popen(
+            [*self.command, *options], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        fovs = Path(self.config.output) / "fovs"
+        deadline = time.monotonic() + 300  # seconds; a busy machine takes two minutes to start a Ray
+        while len(list(fovs.glob("[!.]*.parquet"))) < 2 and time.monotonic() < deadline and driver.poll() is None:
+            time.sleep(0.02)
+        return driver
+
+    def mend(self) -> int:
+        """Puts the file in the place of the pipe; returns how many FOVs are committed."""
+        with contextlib.suppress(OSError):  # a loader that still waits at the pipe goes on, so that it can end
+            os.close(os.open(self.pipe, os.O_WRONLY | os.O_NONBLOCK))
+        self.pipe.unlink()
+        self.pipe.write_bytes(self.pixels)
+        done = read_fovs(self.config.output, Storage()).height
+        assert 0 < done <= STUCK, "the kill came too late or too early to show anything"
+        return done
+
+    def check(self, done: int, said: str) -> None:
+        """The second run computed the rest, and the tables are those of a run that was left alone."""
+        assert f"encode: {COUNT - done} of {COUNT} FOVs to do ({done} done before)" in said
+        for table in ("fovs", "latents/pca", "embeddings/latent/pca", "metrics/identity"):
+            ids = pl.read_parquet(f"{self.config.output}/{table}/*.parquet", columns=[FOV_ID])[FOV_ID]
+            assert (len(ids), ids.n_unique()) == (COUNT, COUNT), table
+        assert stored_values(self.config) == expected_values(self.config)
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Waiting:
+    fields = write_fields(tmp_path / "images", count=COUNT)
+    manifest = write_manifest(tmp_path / "manifest.parquet", fields)
+    one_by_one = {pool: {**keys, "batch_fovs": 1} for pool, keys in ONE_EACH.items()}
+    config = small_run(
+        tmp_path,
+        manifest=str(manifest),
+        write={"rows_per_file": 1},
+        autoencoders={"tiny": None, "pca": {"name": "patch_pca"}},
+        **one_by_one,
+    )
+    run_file = tmp_path / "run.yaml"
+    run_file.write_text(config.model_dump_json())
+    pipe = Path(fields["uri_DNA"][STUCK])
+    pixels = pipe.read_bytes()
+    pipe.unlink()
+    os.mkfifo(pipe)
+    return Waiting(config, run_file, pipe, pixels)
+
+
+def test_a_killed_driver_resumes_with_every_fov_exactly_once(local_ray, waiting, capsys):
+    driver = waiting.start("--address", ray.get_runtime_context().gcs_address)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    time.sleep(3)  # workers that outlive their driver end, or finish the write that they are in
+    done = waiting.mend()
+    with pytest.raises(SystemExit) as ended:
+        main(["encode", str(waiting.run_file)])
+    said = capsys.readouterr()
+    assert ended.value.code == 0, said.err
+    waiting.check(done, said.out)
+
+
+def session_of(driver: subprocess.Popen[bytes]) -> list[int]:
+    """The ids of the driver, first, and of all processes that it and its Ray started."""
+    ids = sorted(int(folder.name) for folder in Path("/proc").glob("[0-9]*"))
+    session = []
+    for process in ids:
+        with contextlib.suppress(ProcessLookupError):  # it has ended since
+            if os.getsid(process) == driver.pid:
+                session.append(process)
+    return session
+
+
+@pytest.mark.slow
+def test_a_driver_that_dies_with_its_own_ray_resumes_with_every_fov_exactly_once(waiting, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    driver = waiting.start("--address", "local")
+    processes = session_of(driver)
+    assert len(processes) > 5, "the driver has no Ray of its own"
+    for process in processes:
+        os.kill(process, signal.SIGKILL)
+    driver.wait()
+    done = waiting.mend()
+    again = subprocess.run([*waiting.command, "--address", "local"], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    waiting.check(done, again.stdout)
