@@ -17,6 +17,7 @@ help:
 demo: $(VENV)/.demo
 	$(BIN)/sdvae-ray demo --output demo-run
 
+test: export OMP_NUM_THREADS = 1  # small images: more threads only wait for each other
 test: check
 	$(BIN)/python -m pytest -n $(PROCESSES) -m "not slow and not gpu"
 
