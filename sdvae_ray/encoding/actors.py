@@ -109,7 +109,7 @@ class LoadActor:
         for group, rows in zip(work["row_group"], work["rows"], strict=True):
             table = self.row_group(int(group)).take(pa.array(np.frombuffer(rows, np.int32)))
             if SHARD in table.column_names:
-                self.loader.shards.expect(as_batch(table))
+                self.loader.shards.expect(table.to_pylist())
             starts = range(0, len(table), self.batch_fovs)
             batches = (as_batch(table.slice(start, self.batch_fovs)) for start in starts)
             for start, batch in zip(starts, self.loader.stream(batches), strict=True):

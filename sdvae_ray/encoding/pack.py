@@ -5,7 +5,6 @@ The driver reads the manifest and hands the rows of a shard to a task, which fet
 whose record is there and whose size is right, unless storage did not answer for one of its FOVs.
 """
 
-import functools
 import hashlib
 import io
 import itertools
@@ -26,7 +25,7 @@ from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order, weighing
 from sdvae_ray.cluster.session import check_folder_is_shared, ray_session
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.pack_plan import SHARDS, PackOptions, Plan, plan_shards
-from sdvae_ray.engine.pack import PackedFov, pack_fov
+from sdvae_ray.engine.pack import PackedFov
 from sdvae_ray.engine.shard_files import parquet_shard, tar_shard
 from sdvae_ray.errors import RunError
 from sdvae_ray.run.lease import Lease
@@ -151,18 +150,12 @@ def _pack_shard(shared: tuple[Plan, str, Storage], number: int, rows: pa.Table) 
     if (record := _finished(plan, output, storage, number)) is not None:
         return {**record, "skipped": True}
     packed: list[PackedFov] = []
-    options: dict[str, Any] = {
-        "stains": plan.stains,
-        "storage": storage,
-        "crop": plan.crop,
-        "compression": plan.compression,
-    }
-    pack_row = functools.partial(pack_fov, **options)
+    packer = plan.packer(storage)
 
     def groups() -> Iterator[tuple[pa.Table, list[PackedFov]]]:
         for start in range(0, len(rows), plan.fovs_per_group):
             group = rows.slice(start, plan.fovs_per_group)
-            fovs = list(readers.map(pack_row, group.to_pylist()))
+            fovs = list(readers.map(packer.pack, group.to_pylist()))
             packed.extend(fov.without_files() for fov in fovs)
             yield _without_pixels(group), fovs
 

@@ -1,16 +1,16 @@
 """How a manifest is cut into shards: decided once, from the size of one field of view, and kept in `pack.json` of the output."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from sdvae_ray.engine.pack import Compression, read_fov
+from sdvae_ray.engine.pack import Compression, Packer
 from sdvae_ray.errors import ConfigError, DataError, StorageError
 from sdvae_ray.images.prepare import CropError
 from sdvae_ray.run.record import describe_manifest
-from sdvae_ray.schema import COLOUR, FOV_ID, SHARD, uri_column
+from sdvae_ray.schema import COLOUR, FOV_ID, SHARD
 from sdvae_ray.sources.manifest_reader import iterate_row_groups, row_groups
+from sdvae_ray.sources.manifest_row import located_stains
 from sdvae_ray.storage import Storage, join
 
 SHARDS = "shards"  # folder of the output
@@ -67,6 +67,10 @@ class Plan:
         """The name of the record of a shard, relative to the output."""
         return f"{SHARDS}/{number:06d}.json"
 
+    def packer(self, storage: Storage) -> Packer:
+        """The packer of its FOVs."""
+        return Packer(self.stains, storage, self.crop, self.compression)
+
 
 def plan_shards(manifest: str, output: str, storage: Storage, options: PackOptions) -> Plan:
     """The plan of an output: a new plan, which is stored, or the stored plan.
@@ -75,8 +79,7 @@ def plan_shards(manifest: str, output: str, storage: Storage, options: PackOptio
     begun with other options, and StorageError.
     """
     sizes, names = row_groups(manifest, storage)
-    prefix = uri_column("")
-    stains = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    stains = located_stains(names)
     if not stains or FOV_ID not in names:
         raise DataError(f"{manifest} is not a manifest: `sdvae-ray manifest` makes one")
     if SHARD in names:
@@ -94,7 +97,7 @@ def plan_shards(manifest: str, output: str, storage: Storage, options: PackOptio
     if stored is not None:
         _check_same(stored, output, described, {**chosen, "fovs": options.fovs_per_shard or stored["fovs_per_shard"]})
         return Plan(**{**stored, "manifest": described})
-    fov_size = _fov_size(manifest, stains, storage, options.crop, compression)
+    fov_size = _fov_size(manifest, Packer(stains, storage, options.crop, compression))
     group = 16 if 16 * fov_size <= _ROW_GROUP_SIZE else 8
     least, most = _FOVS
     fovs = options.fovs_per_shard or min(max(_SHARD_SIZE // max(fov_size, 1), least), most) // group * group
@@ -122,14 +125,12 @@ def _check_same(stored: dict[str, Any], output: str, manifest: dict[str, Any], o
             raise ConfigError(f"--output {output} was begun {was}: choose another folder")
 
 
-def _fov_size(
-    manifest: str, stains: Sequence[str], storage: Storage, crop: int | None, compression: Compression | None
-) -> int:
+def _fov_size(manifest: str, packer: Packer) -> int:
     """The stored bytes of the first FOV that can be read. Raises StorageError, and ConfigError for a crop that does not fit."""
-    first = next(iterate_row_groups(manifest, storage)).slice(0, _TRIED)
+    first = next(iterate_row_groups(manifest, packer.storage)).slice(0, _TRIED)
     for row in first.to_pylist():
         try:
-            return read_fov(row, stains, storage, crop, compression).stored_bytes
+            return packer.read(row).stored_bytes
         except CropError as error:
             raise ConfigError(f"--crop: {error}") from error
         except StorageError:

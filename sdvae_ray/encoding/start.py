@@ -12,9 +12,9 @@ from sdvae_ray.encoding.pending import READ
 from sdvae_ray.engine.encode import auto_micro_batch
 from sdvae_ray.engine.load import Loader
 from sdvae_ray.engine.models import autoencoder_engines, check_same_weights, latent_scaling, pick_device, pick_precision
-from sdvae_ray.engine.pack import check_stored_crop
 from sdvae_ray.errors import ConfigError, DataError, StorageError
 from sdvae_ray.images.prepare import CropError
+from sdvae_ray.images.stored_crop import check_stored_crop
 from sdvae_ray.run.record import Record, check_same_run, describe_manifest, extended, new_record
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import FOV_ID, SHARD, SHARD_CROP, SHARD_ROW_GROUP, divisor_column, offset_column, uri_column

@@ -9,15 +9,15 @@ import functools
 import io
 import itertools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sdvae_ray.schema import PACK_ERROR, SHARD, SHARD_BYTES, SHARD_ROW, SHARD_ROW_GROUP, pixels_column, uri_column
+from sdvae_ray.schema import PACK_ERROR, SHARD, SHARD_BYTES, SHARD_ROW, SHARD_ROW_GROUP, pixels_column
+from sdvae_ray.sources.manifest_row import Row, located_stains, stains_by_file
 from sdvae_ray.storage import Storage, absolute, is_remote, join
 
 _FOOTER = 64 << 10  # bytes from the end of a shard that are read first; the footers of most shards are smaller
@@ -60,25 +60,24 @@ class ShardReader:
         self._reads: dict[_RowGroup, Future[pa.Table]] = {}  # the last that were asked for, in the order of the asking
         self._next: dict[_RowGroup, _RowGroup] = {}
 
-    def expect(self, batch: Mapping[str, np.ndarray]) -> None:
+    def expect(self, rows: Iterable[Row]) -> None:
         """Announces the rows that come next: while the rows of a row group are in work, the next row group is fetched."""
-        sound = [row for row in range(len(batch[SHARD])) if not batch[PACK_ERROR][row]]
-        groups = dict.fromkeys(self._place(batch, row)[0] for row in sound)
+        groups = dict.fromkeys(self._place(row)[0] for row in rows if not row[PACK_ERROR])
         with self._lock:
             self._next = dict(itertools.pairwise(groups))
 
-    def files(self, batch: Mapping[str, np.ndarray], row: int) -> dict[str, bytes]:
-        """URI -> bytes of the file, for every file of the run's stains. `batch` has the columns of a manifest of shards.
+    def files(self, row: Row) -> dict[str, bytes]:
+        """URI -> bytes of the file, for every file of the run's stains. `row` is of a manifest of shards.
 
         Raises ShardError with the reason where the files could not be packed, or where the shard is damaged; FileNotFoundError
         where there is no such shard; StorageError.
         """
-        if batch[PACK_ERROR][row]:
-            raise ShardError(str(batch[PACK_ERROR][row]))
-        group, columns = self._place(batch, row)
+        if row[PACK_ERROR]:
+            raise ShardError(str(row[PACK_ERROR]))
+        group, columns = self._place(row)
         try:
             table = self._started(group).result()
-            cells = {uri: table[column][int(batch[SHARD_ROW][row])].as_py() for uri, column in columns.items()}
+            cells = {uri: table[column][int(row[SHARD_ROW])].as_py() for uri, column in columns.items()}
         except (pa.ArrowException, KeyError, IndexError, EOFError) as error:
             raise ShardError(f"the shard {group.shard} is damaged, or is not the shard of this manifest") from error
         if absent := [uri for uri, data in cells.items() if data is None]:
@@ -98,20 +97,12 @@ class ShardReader:
                 del self._reads[oldest]
         return read
 
-    def _place(self, batch: Mapping[str, np.ndarray], row: int) -> tuple[_RowGroup, dict[str, str]]:
-        """The row group of a FOV, and URI -> the column of its bytes."""
-        columns = self._columns(batch, row)
-        size, number = int(batch[SHARD_BYTES][row]), int(batch[SHARD_ROW_GROUP][row])
-        return _RowGroup(str(batch[SHARD][row]), size, number, tuple(columns.values())), columns
-
-    def _columns(self, batch: Mapping[str, np.ndarray], row: int) -> dict[str, str]:
-        """URI -> the column of its bytes. A file that several stains share is in the column of the first of them."""
-        first: dict[str, str] = {}
-        prefix = uri_column("")
-        for name in batch:
-            if name.startswith(prefix):
-                first.setdefault(str(batch[name][row]), pixels_column(name.removeprefix(prefix)))
-        return {uri: first[uri] for uri in (str(batch[uri_column(stain)][row]) for stain in self.stains)}
+    def _place(self, row: Row) -> tuple[_RowGroup, dict[str, str]]:
+        """The row group of a FOV, and URI -> the column of its bytes: the column of the first stain that has the file."""
+        first = stains_by_file(row, located_stains(row))
+        columns = {uri: pixels_column(first[uri][0]) for uri in stains_by_file(row, self.stains)}
+        place = str(row[SHARD]), int(row[SHARD_BYTES]), int(row[SHARD_ROW_GROUP])
+        return _RowGroup(*place, tuple(columns.values())), columns
 
     def _read_footer(self, uri: str, size: int) -> pq.FileMetaData:
         tail = self.storage.read_range(uri, max(0, size - _FOOTER), size)

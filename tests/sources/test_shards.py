@@ -19,7 +19,7 @@ from PIL import Image
 
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.engine.load import IMAGE, Loader
-from sdvae_ray.engine.pack import Compression, PackedFov, pack_fov
+from sdvae_ray.engine.pack import Compression, PackedFov, Packer
 from sdvae_ray.engine.shard_files import parquet_shard, tar_shard
 from sdvae_ray.images.prepare import CropError
 from sdvae_ray.schema import (
@@ -44,6 +44,7 @@ from sdvae_ray.schema import (
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.sources.manifest import read_manifest
 from sdvae_ray.sources.manifest_reader import read_row_group
+from sdvae_ray.sources.manifest_row import rows_of
 from sdvae_ray.sources.shards import ShardReader, shard_uri
 from sdvae_ray.storage import Storage
 
@@ -69,8 +70,7 @@ def packed(
     """The rows of the manifest of one shard at `uri`, where the FOVs of the batch are packed."""
     storage = storage or Storage()
     count = len(batch[FOV_ID])
-    rows = [{name: values[row] for name, values in batch.items()} for row in range(count)]
-    fovs = [pack_fov(row, stains, storage, crop, compression) for row in rows]
+    fovs = [Packer(stains, storage, crop, compression).pack(row) for row in rows_of(batch)]
     data = parquet_shard(groups(batch, fovs, per_group), stains)
     storage.write_bytes(str(uri), data)
     numbers = np.arange(count)
@@ -241,27 +241,27 @@ def test_a_row_group_is_one_ranged_read_of_the_wanted_columns_and_a_footer_is_on
 
 
 def test_the_next_row_group_is_fetched_while_a_row_group_is_in_work(tmp_path, write_fields, ranges):
-    rows = packed(write_fields(6), tmp_path / "0.parquet")
+    rows = rows_of(packed(write_fields(6), tmp_path / "0.parquet"))
     reader = ShardReader(Storage(), STAINS)
-    reader.expect({name: values[:5] for name, values in rows.items()})
-    reader.files(rows, 0)
+    reader.expect(rows[:5])
+    reader.files(rows[0])
     deadline = time.monotonic() + 30
     while len(ranges) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert len(ranges) == 3  # the footer and two row groups
-    for row in range(6):
-        reader.files(rows, row)
+    for row in rows:
+        reader.files(row)
     assert len(ranges) == 4
 
 
 def test_a_read_that_failed_is_tried_again_for_the_next_row(tmp_path, write_fields):
-    rows = packed(write_fields(2), tmp_path / "0.parquet")
+    row = rows_of(packed(write_fields(2), tmp_path / "0.parquet"))[0]
     (tmp_path / "0.parquet").rename(tmp_path / "1.parquet")
     reader = ShardReader(Storage(), STAINS)
     with pytest.raises(FileNotFoundError):
-        reader.files(rows, 0)
+        reader.files(row)
     (tmp_path / "1.parquet").rename(tmp_path / "0.parquet")
-    assert len(reader.files(rows, 0)) == len(STAINS)
+    assert len(reader.files(row)) == len(STAINS)
 
 
 def test_a_footer_of_more_than_the_first_read_is_read_whole(tmp_path, write_fields, ranges):
@@ -376,7 +376,7 @@ def test_an_illumination_function_of_another_size_is_refused_for_a_cropped_shard
 
 def test_a_cropped_shard_is_smaller_and_holds_the_central_pixels(tmp_path, write_fields):
     batch = write_fields(1, size=256)
-    fov = pack_fov({name: values[0] for name, values in batch.items()}, STAINS, Storage(), 128, "zstd")
+    fov = Packer(STAINS, Storage(), 128, "zstd").pack(rows_of(batch)[0])
     assert fov.stored_bytes < fov.source_bytes / 3
     assert fov.source_bytes == sum(Path(batch[uri_column(stain)][0]).stat().st_size for stain in STAINS)
     for stain in STAINS:
@@ -398,8 +398,7 @@ def test_a_run_that_sees_more_than_a_cropped_shard_holds_is_refused(tmp_path, wr
 
 def test_a_tar_holds_the_files_under_their_numbers_with_the_row_as_json(tmp_path, stacked):
     Path(stacked[uri_column("Mito")][0]).unlink()
-    rows = [{name: values[row] for name, values in stacked.items()} for row in range(2)]
-    fovs = [pack_fov(row, STAINS, Storage()) for row in rows]
+    fovs = [Packer(STAINS, Storage()).pack(row) for row in rows_of(stacked)]
     data = tar_shard(groups(stacked, fovs, 1), STAINS, first=64)
     assert tar_shard(groups(stacked, fovs, 2), STAINS, first=64) == data
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
