@@ -35,14 +35,17 @@ from sdvae_ray.schema import (
     SHARD,
     SHARD_BYTES,
     SHARD_CROP,
+    SHARD_FOOTER,
     SHARD_ROW,
     SHARD_ROW_GROUP,
     SHARD_SHA256,
+    checksum_column,
     height_column,
     width_column,
 )
 from sdvae_ray.sources.manifest import ROWS_PER_GROUP
 from sdvae_ray.sources.manifest_reader import iterate_row_groups
+from sdvae_ray.sources.shards import checksum, footer_size
 from sdvae_ray.storage import Storage, join
 
 MANIFEST = "manifest.parquet"
@@ -169,10 +172,12 @@ def _pack_shard(shared: tuple[Plan, str, Storage], number: int, rows: pa.Table) 
         "shard": plan.shard(number),
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
+        "footer": checksum(data[-footer_size(data[-8:]) :]) if plan.format == "parquet" else None,
         "errors": [fov.error for fov in packed],
         "transient": sum(fov.is_transient for fov in packed),
         "source_bytes": sum(fov.source_bytes for fov in packed),
         "stored_bytes": sum(fov.stored_bytes for fov in packed),
+        "checksums": {stain: [fov.checksums.get(stain) for fov in packed] for stain in plan.stains},
         "sizes": {stain: [fov.sizes.get(stain) for fov in packed] for stain in plan.stains} if plan.crop else {},
     }
     storage.write_bytes(join(output, plan.record(number)), json.dumps(record).encode())
@@ -218,8 +223,12 @@ def _with_places(plan: Plan, rows: pa.Table, record: dict[str, Any]) -> pa.Table
         SHARD_ROW: pa.array([fov % plan.fovs_per_group for fov in fovs], pa.int32()),
         SHARD_BYTES: pa.array([record["bytes"] for _ in fovs], pa.int64()),
         SHARD_SHA256: pa.array([record["sha256"] for _ in fovs], pa.string()),
+        SHARD_FOOTER: pa.array([record.get("footer") for _ in fovs], pa.uint32()),
         PACK_ERROR: pa.array(errors, pa.string()),
     }
+    for stain in plan.stains:
+        checksums = record.get("checksums", {}).get(stain)  # records of an earlier version have none
+        columns[checksum_column(stain)] = pa.array(checksums or [None for _ in fovs], pa.uint32())
     if plan.crop is not None:
         columns[SHARD_CROP] = pa.array([plan.crop for _ in fovs], pa.int32())
         for stain, sizes in record["sizes"].items():

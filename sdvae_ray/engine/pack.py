@@ -16,6 +16,7 @@ from sdvae_ray.images.decode import decode_planes
 from sdvae_ray.images.prepare import centre_crop
 from sdvae_ray.schema import PIXELS
 from sdvae_ray.sources.manifest_row import Row, channel_of, stains_by_file
+from sdvae_ray.sources.shards import checksum
 from sdvae_ray.storage import Storage
 
 Compression = Literal["zstd", "none"]
@@ -28,6 +29,7 @@ class PackedFov:
     """The files of one FOV.
 
     files         stain -> bytes: for every file, the first of the stains that share it
+    checksums     stain -> `checksum` of these bytes
     error         why the FOV has no files; None where it has them
     is_transient  the error is of the storage, and may pass
     source_bytes  bytes of the files as they were read
@@ -36,6 +38,7 @@ class PackedFov:
     """
 
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    checksums: Mapping[str, int] = field(default_factory=dict)
     error: str | None = None
     is_transient: bool = False
     source_bytes: int = 0
@@ -84,8 +87,9 @@ class Packer:
                 data, size = _cropped(data, channels, self.crop, self.compression or "none", uri)
                 sizes |= dict.fromkeys(sharing, size)
             files[sharing[0]] = data
+        checksums = {stain: checksum(data) for stain, data in files.items()}
         stored_bytes = sum(map(len, files.values()))
-        return PackedFov(files, source_bytes=source_bytes, stored_bytes=stored_bytes, sizes=sizes)
+        return PackedFov(files, checksums, source_bytes=source_bytes, stored_bytes=stored_bytes, sizes=sizes)
 
 
 def _cropped(

@@ -3,20 +3,36 @@
 A shard is a Parquet file of one FOV per row: the columns of its manifest, then one column `pixels_<stain>` per stain, without
 compression. A reader fetches the footer of a shard once, and every row group once: one ranged read from the first to the last
 column of the wanted stains.
+
+The manifest has the checksums of the bytes of every file and of every footer, and a reader compares them. So damage in the bytes
+of a file is an error of its FOV alone, and damage of the Parquet structure an error of the FOVs of a row group or of a shard. A
+footer is compared before pyarrow sees it: pyarrow ends the process on some damaged footers.
 """
 
 import functools
 import io
 import itertools
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NamedTuple
 
+import imagecodecs
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sdvae_ray.schema import PACK_ERROR, SHARD, SHARD_BYTES, SHARD_ROW, SHARD_ROW_GROUP, pixels_column
+from sdvae_ray.errors import one_line
+from sdvae_ray.schema import (
+    PACK_ERROR,
+    SHARD,
+    SHARD_BYTES,
+    SHARD_FOOTER,
+    SHARD_ROW,
+    SHARD_ROW_GROUP,
+    checksum_column,
+    pixels_column,
+)
 from sdvae_ray.sources.manifest_row import Row, located_stains, stains_by_file
 from sdvae_ray.storage import Storage, absolute, is_remote, join
 
@@ -26,8 +42,33 @@ _SHARDS_KEPT = 16  # footers held by a reader
 _ROW_GROUPS_KEPT = 3
 
 
+# errors of pyarrow on damaged Parquet, which may ask for any amount of memory; OSError is of a thrift message
+_DAMAGE = (pa.ArrowException, OSError, EOFError, ValueError, KeyError, IndexError, OverflowError, MemoryError)
+
+
 class ShardError(ValueError):
     """The files of a FOV are not in its shard: they could not be packed, or the shard is damaged."""
+
+
+def checksum(data: bytes) -> int:
+    """The CRC-32 of `zlib.crc32`, by libdeflate: 20 GB a second of a core, zlib's own 3."""
+    return int(imagecodecs.deflate_crc32(data))
+
+
+def footer_size(tail: bytes) -> int:
+    """The bytes of the footer at the end of a Parquet file, with its length and the magic bytes after it."""
+    return int.from_bytes(tail[-8:-4], "little") + 8
+
+
+@contextmanager
+def _parsing(shard: str) -> Iterator[None]:
+    """A block that reads the bytes of a shard, and no storage: any error in it is damage of the shard."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise ShardError(
+            f"the shard {shard} is damaged, or is not the shard of this manifest: {one_line(error)}"
+        ) from error
 
 
 def shard_uri(name: str, manifest: str) -> str:
@@ -38,10 +79,11 @@ def shard_uri(name: str, manifest: str) -> str:
 
 
 class _RowGroup(NamedTuple):
-    """What one ranged read brings. size: bytes of the shard."""
+    """What one ranged read brings. size: bytes of the shard. footer: its checksum, None in manifests of an earlier version."""
 
     shard: str
     size: int
+    footer: int | None
     number: int
     columns: tuple[str, ...]
 
@@ -74,17 +116,23 @@ class ShardReader:
         """
         if row[PACK_ERROR]:
             raise ShardError(str(row[PACK_ERROR]))
-        group, columns = self._place(row)
-        try:
-            table = self._started(group).result()
-            cells = {uri: table[column][int(row[SHARD_ROW])].as_py() for uri, column in columns.items()}
-        except (pa.ArrowException, KeyError, IndexError, EOFError) as error:
-            raise ShardError(f"the shard {group.shard} is damaged, or is not the shard of this manifest") from error
-        if absent := [uri for uri, data in cells.items() if data is None]:
-            raise ShardError(f"the shard {group.shard} has no bytes of {absent[0]}")
+        group, stains = self._place(row)
+        table = self._started(group).result()
+        with _parsing(group.shard):
+            place = int(row[SHARD_ROW])
+            cells = {uri: table[pixels_column(stain)][place].as_py() for uri, stain in stains.items()}
+        for uri, stain in stains.items():
+            self._check(cells[uri], row.get(checksum_column(stain)), group.shard, uri)
         if group in self._next:
             self._started(self._next[group])
         return cells
+
+    def _check(self, data: bytes | None, expected: int | None, shard: str, uri: str) -> None:
+        """Raises ShardError where a shard lacks the bytes of a file, or has other bytes than it was packed with."""
+        if data is None:
+            raise ShardError(f"the shard {shard} has no bytes of {uri}")
+        if expected is not None and checksum(data) != expected:  # manifests of an earlier version have no checksums
+            raise ShardError(f"the shard {shard} is damaged: wrong checksum of the bytes of {uri}")
 
     def _started(self, group: _RowGroup) -> Future[pa.Table]:
         """The read of a row group that is under way or done; a read that failed is begun anew."""
@@ -98,34 +146,47 @@ class ShardReader:
         return read
 
     def _place(self, row: Row) -> tuple[_RowGroup, dict[str, str]]:
-        """The row group of a FOV, and URI -> the column of its bytes: the column of the first stain that has the file."""
-        first = stains_by_file(row, located_stains(row))
-        columns = {uri: pixels_column(first[uri][0]) for uri in stains_by_file(row, self.stains)}
-        place = str(row[SHARD]), int(row[SHARD_BYTES]), int(row[SHARD_ROW_GROUP])
-        return _RowGroup(*place, tuple(columns.values())), columns
+        """The row group of a FOV, and URI -> the stain under which the shard has the file: the first stain that shares it."""
+        sharing = stains_by_file(row, located_stains(row))
+        stains = {uri: sharing[uri][0] for uri in stains_by_file(row, self.stains)}
+        place = str(row[SHARD]), int(row[SHARD_BYTES]), row.get(SHARD_FOOTER), int(row[SHARD_ROW_GROUP])
+        return _RowGroup(*place, tuple(map(pixels_column, stains.values()))), stains
 
-    def _read_footer(self, uri: str, size: int) -> pq.FileMetaData:
+    def _read_footer(self, uri: str, size: int, expected: int | None) -> pq.FileMetaData:
         tail = self.storage.read_range(uri, max(0, size - _FOOTER), size)
-        length = int.from_bytes(tail[-8:-4], "little") + 8
+        length = footer_size(tail)
         if len(tail) < length <= size:
             tail = self.storage.read_range(uri, size - length, size)
-        return pq.read_metadata(io.BytesIO(tail))
+        with _parsing(uri):
+            if expected is not None and checksum(tail[-length:]) != expected:
+                raise ValueError("wrong checksum of its footer")
+            return pq.read_metadata(io.BytesIO(tail))
 
     def _read_row_group(self, group: _RowGroup) -> pa.Table:
         uri, size, columns = group.shard, group.size, group.columns
-        footer = self._footer(uri, size)
-        meta = footer.row_group(group.number)
-        chunks = [meta.column(number) for number in range(meta.num_columns)]
-        wanted = [chunk for chunk in chunks if chunk.path_in_schema in columns]
-        if len(wanted) < len(columns):
-            raise KeyError(f"{uri} lacks a column of {', '.join(columns)}")
-        start = min(chunk.data_page_offset for chunk in wanted)  # pixels have no dictionary page
-        stop = max(chunk.data_page_offset + chunk.total_compressed_size for chunk in wanted)
+        footer = self._footer(uri, size, group.footer)
+        with _parsing(uri):
+            start, stop = _extent(footer, group)
         data = self.storage.read_range(uri, start, stop)
-        if len(data) < stop - start:
-            raise EOFError(f"{uri} ends before its row group {group.number}")
-        window = pa.PythonFile(_Window(data, start, size), mode="r")
-        return pq.ParquetFile(window, metadata=footer).read_row_group(group.number, columns=list(columns))
+        with _parsing(uri):
+            if len(data) < stop - start:
+                raise EOFError("it ends too early")
+            window = pa.PythonFile(_Window(data, start, size), mode="r")
+            return pq.ParquetFile(window, metadata=footer).read_row_group(group.number, columns=list(columns))
+
+
+def _extent(footer: pq.FileMetaData, group: _RowGroup) -> tuple[int, int]:
+    """The first byte of the wanted columns of a row group, and the byte after the last."""
+    meta = footer.row_group(group.number)
+    chunks = [meta.column(number) for number in range(meta.num_columns)]
+    wanted = [chunk for chunk in chunks if chunk.path_in_schema in group.columns]
+    if len(wanted) < len(group.columns):
+        raise KeyError(f"a column of {', '.join(group.columns)}")
+    start = min(chunk.data_page_offset for chunk in wanted)  # pixels have no dictionary page
+    stop = max(chunk.data_page_offset + chunk.total_compressed_size for chunk in wanted)
+    if not 0 <= start < stop <= group.size:
+        raise ValueError(f"its columns are at {start} to {stop}")
+    return start, stop
 
 
 class _Window:

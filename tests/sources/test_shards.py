@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,11 @@ from sdvae_ray.schema import (
     SHARD,
     SHARD_BYTES,
     SHARD_CROP,
+    SHARD_FOOTER,
     SHARD_ROW,
     SHARD_ROW_GROUP,
     channel_column,
+    checksum_column,
     height_column,
     illum_column,
     pixels_column,
@@ -44,8 +47,8 @@ from sdvae_ray.schema import (
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.sources.manifest import read_manifest
 from sdvae_ray.sources.manifest_reader import read_row_group
-from sdvae_ray.sources.manifest_row import rows_of
-from sdvae_ray.sources.shards import ShardReader, shard_uri
+from sdvae_ray.sources.manifest_row import Row, rows_of
+from sdvae_ray.sources.shards import ShardError, ShardReader, checksum, footer_size, shard_uri
 from sdvae_ray.storage import Storage
 
 SMALL: dict[str, Any] = {"crop": 128, "patch": 64}
@@ -77,9 +80,11 @@ def packed(
     columns: dict[str, list[Any]] = {
         SHARD: [str(uri)] * count,
         SHARD_BYTES: [len(data)] * count,
+        SHARD_FOOTER: [checksum(data[-footer_size(data) :])] * count,
         SHARD_ROW_GROUP: (numbers // per_group).tolist(),
         SHARD_ROW: (numbers % per_group).tolist(),
         PACK_ERROR: [fov.error for fov in fovs],
+        **{checksum_column(stain): [fov.checksums.get(stain) for fov in fovs] for stain in stains},
     }
     if crop is not None:
         columns[SHARD_CROP] = [crop] * count
@@ -332,6 +337,101 @@ def test_a_damaged_shard_gives_rows_with_an_error_that_names_it(tmp_path, write_
         path.write_bytes(after[damage])
     errors = load(rows)[ERROR]
     assert all("0.parquet" in error for error in errors)
+
+
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0x10
+    path.write_bytes(data)
+
+
+def chunk(path: Path, group: int, stain: str) -> pq.ColumnChunkMetaData:
+    meta = pq.read_metadata(path).row_group(group)
+    chunks = [meta.column(number) for number in range(meta.num_columns)]
+    return next(chunk for chunk in chunks if chunk.path_in_schema == pixels_column(stain))
+
+
+def test_a_checksum_is_that_of_zlib():
+    data = bytes(range(256)) * 100
+    assert checksum(data) == zlib.crc32(data)
+
+
+@pytest.mark.parametrize("compression", [None, "lzw"])
+def test_a_flipped_bit_in_the_bytes_of_a_file_costs_its_own_row_only(tmp_path, write_fields, write_tiff, compression):
+    batch = write_fields(4)
+    for stain in STAINS:
+        for uri in batch[uri_column(stain)]:
+            write_tiff(Path(uri), tifffile.imread(uri), compression)
+    expected = load(batch)
+    rows = packed(batch, tmp_path / "0.parquet")
+    uri = str(batch[uri_column("RNA")][2])
+    flip(tmp_path / "0.parquet", (tmp_path / "0.parquet").read_bytes().index(Path(uri).read_bytes()) + 9000)
+    loaded = load(rows)
+    shard = tmp_path / "0.parquet"
+    assert loaded[ERROR].tolist() == ["", "", f"the shard {shard} is damaged: wrong checksum of the bytes of {uri}", ""]
+    assert not loaded[IMAGE][2].any()
+    for row in (0, 1, 3):
+        np.testing.assert_array_equal(loaded[IMAGE][row], expected[IMAGE][row])
+    # a run that does not see the stain does not mind
+    assert load(rows, stains=("DNA", "ER"), packing="grey")[ERROR].tolist() == [""] * 4
+
+
+def files_or_error(reader: ShardReader, row: Row) -> dict[str, bytes] | str:
+    """The files of a row, or the text of the ShardError."""
+    try:
+        return reader.files(row)
+    except ShardError as error:
+        return str(error)
+
+
+def test_a_flipped_bit_anywhere_in_a_page_header_gives_errors_or_the_right_pixels(tmp_path, write_fields):
+    rows = rows_of(packed(write_fields(4), tmp_path / "0.parquet"))
+    path = tmp_path / "0.parquet"
+    sound = path.read_bytes()
+    files = [ShardReader(Storage(), STAINS).files(row) for row in rows]
+    damaged = 0
+    start = chunk(path, 1, "ER").data_page_offset
+    for position in range(start, start + 40):  # the header, the levels, and the length of the first value
+        flip(path, position)
+        reader = ShardReader(Storage(), STAINS)
+        assert [files_or_error(reader, row) for row in rows[:2]] == files[:2]
+        for row, sound_files in zip(rows[2:], files[2:], strict=True):
+            outcome = files_or_error(reader, row)
+            assert outcome == sound_files or "0.parquet is damaged" in str(outcome)
+            damaged += outcome != sound_files
+        path.write_bytes(sound)
+    assert damaged > 40
+
+
+def test_a_flipped_bit_in_a_footer_is_found_before_it_is_parsed(tmp_path, write_fields, monkeypatch):
+    rows = packed(write_fields(2), tmp_path / "0.parquet")
+    path = tmp_path / "0.parquet"
+    sound = path.read_bytes()
+    footer = footer_size(sound)
+    parsed = []
+    monkeypatch.setattr(pq, "read_metadata", parsed.append)
+    for position in (-footer, -footer // 2, -9, -8, -6, -5, -1):
+        flip(path, position)
+        for error in load(rows)[ERROR]:
+            assert error.startswith(f"the shard {path} is damaged")
+            assert "wrong checksum of its footer" in error
+        path.write_bytes(sound)
+    assert parsed == []
+
+
+def test_a_shard_of_another_manifest_is_an_error(tmp_path, write_fields):
+    rows = packed(write_fields(2), tmp_path / "0.parquet")
+    packed(write_fields(2, seed=1, folder=tmp_path / "others"), tmp_path / "0.parquet")
+    assert all("0.parquet is damaged, or is not the shard of this manifest" in error for error in load(rows)[ERROR])
+
+
+def test_a_manifest_of_shards_without_checksums_is_read(tmp_path, write_fields):
+    batch = write_fields(2)
+    rows = packed(batch, tmp_path / "0.parquet")
+    absent = {SHARD_FOOTER, *map(checksum_column, STAINS)}
+    same_rows(load({name: values for name, values in rows.items() if name not in absent}), load(batch))
+    nulls = {name: np.array([None, None], object) for name in absent}
+    same_rows(load(rows | nulls), load(batch))
 
 
 # Crops
