@@ -39,8 +39,8 @@ def absolute(uri: str) -> str:
 class Storage:
     """Reads and writes URIs. It holds only its options, so that it travels to any process.
 
-    Every method raises StorageError where the user must mend something; `read_bytes`, `read_range`, `size` and `open` raise
-    FileNotFoundError where there is no such object.
+    Every method raises StorageError where the user must mend something; `read_bytes`, `read_range`, `size`, `version` and `open`
+    raise FileNotFoundError where there is no such object.
     """
 
     def __init__(self, config: StorageConfig | None = None) -> None:
@@ -95,6 +95,10 @@ class Storage:
         """Returns the number of bytes of an object."""
         return int(self.call(uri, "look for", lambda fs, path: fs.info(path)["size"]))
 
+    def version(self, uri: str) -> str:
+        """Returns a mark of an object that changes with its content: the ETag, else size and time."""
+        return self._call(uri, "look for", lambda fs, path: _mark(fs.info(path)))
+
     @contextmanager
     def open(self, uri: str) -> Iterator[IO[bytes]]:
         """Opens a seekable binary file for reading."""
@@ -136,12 +140,12 @@ class Storage:
         return [*self.versions(uri)]
 
     def versions(self, uri: str) -> dict[str, str]:
-        """Returns the paths that `list` gives, each with a mark that changes with the content: the ETag, else size and time."""
+        """Returns the paths that `list` gives, each with the mark that `version` gives."""
 
         def find(fs: Any, path: str) -> dict[str, str]:
             root = path.rstrip("/")
             return {
-                file.removeprefix(root).lstrip("/"): str(info.get("ETag") or f"{info['size']}-{info.get('mtime')}")
+                file.removeprefix(root).lstrip("/"): _mark(info)
                 for file, info in sorted(fs.find(root, detail=True).items())
                 if file.rstrip("/") != root
             }
@@ -176,6 +180,10 @@ class Storage:
             if reason := _remote_reason(error):
                 raise StorageError(f"cannot {verb} {uri}: {reason}") from error
             raise
+
+
+def _mark(info: Mapping[str, Any]) -> str:
+    return str(info.get("ETag") or f"{info['size']}-{info.get('mtime')}")
 
 
 def local_copy(uri: str, storage: Storage) -> Path:

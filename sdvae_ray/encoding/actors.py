@@ -14,6 +14,7 @@ import ray
 
 from sdvae_ray.cluster.session import Pool
 from sdvae_ray.engine.compress import SECONDS, Compressor
+from sdvae_ray.engine.illumination import machine_folder
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_file_column
@@ -98,7 +99,7 @@ class LoadActor:
     def __init__(self, run: Run, ledger: Any) -> None:
         self.ledger = ledger
         self.batch_fovs = run.config.load.batch_fovs
-        self.loader = Loader(run.config.image, run.config.storage)
+        self.loader = Loader(run.config.image, run.config.storage, machine_folder())
         self.row_group = functools.lru_cache(maxsize=2)(
             lambda group: read_row_group(run.config.manifest, group, run.storage)
         )

@@ -10,12 +10,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from sdvae_ray.config import StorageConfig
+from sdvae_ray.engine.illumination import IlluminationReader
 from sdvae_ray.errors import StorageError, one_line
-from sdvae_ray.images.decode import decode_colours, decode_illumination, decode_planes
+from sdvae_ray.images.decode import decode_colours, decode_planes
 from sdvae_ray.images.prepare import centre_crop, check_same_size, resize, tile
 from sdvae_ray.images.scaling import scale_plane
 from sdvae_ray.images.stored_crop import whole_planes
@@ -87,12 +89,15 @@ class Loader:
     qc_zero       (n, C) float32, share of pixels at zero, in [0, 1]; NaN where `error` is set
     seconds_load  (n,) float32
     load_node     text
+
+    functions: the folder through which the loaders of a machine share illumination functions; None: this loader reads its own.
     """
 
-    def __init__(self, image: ImageConfig, storage: StorageConfig) -> None:
+    def __init__(self, image: ImageConfig, storage: StorageConfig, functions: Path | None = None) -> None:
         self.image = image
         self.storage = Storage(storage)
         self.shards = ShardReader(self.storage, image.stains)
+        self.illumination = IlluminationReader(self.storage, functions)
         self.readers = ThreadPoolExecutor(_READERS)
         self.functions: dict[str, Future[np.ndarray]] = {}  # URI -> its illumination function, the last used last
 
@@ -130,7 +135,7 @@ class Loader:
             ROW: np.array(list(map(json.dumps, metadata)), object),
         }
         field = self._empty_field()
-        pixels = np.zeros((count, self.image.patches, len(stains), patch, patch), field.dtype)
+        pixels = np.empty((count, self.image.patches, len(stains), patch, patch), field.dtype)
         qc = {name: np.full((count, len(stains)), np.nan, np.float32) for name in QC}
         errors = np.full(count, "", object)
         seconds = np.zeros(count, np.float32)
@@ -140,6 +145,7 @@ class Loader:
                 self._field(row, fetches[number], field)
             except (OSError, ValueError, StorageError) as error:
                 errors[number] = one_line(error, None)
+                pixels[number] = 0
             else:
                 tile(field, patch, pixels[number].swapaxes(2, 3) if self.image.transpose else pixels[number])
                 for name, measure in QC.items():
@@ -167,7 +173,7 @@ class Loader:
         """An illumination function: the one that this process holds, else asked for. One that failed is asked for again."""
         function = self.functions.pop(uri, None)
         if function is None or (function.done() and function.exception() is not None):
-            function = self.readers.submit(self._illumination, uri)
+            function = self.readers.submit(self.illumination.read, uri)
         self.functions[uri] = function
         if len(self.functions) > _FUNCTIONS_KEPT:
             del self.functions[next(iter(self.functions))]
@@ -223,9 +229,6 @@ class Loader:
                 f"{stain} has the scaling offset {offset} and divisor {divisor}; both must be numbers, and the divisor above 0"
             )
         return float(offset), float(divisor)
-
-    def _illumination(self, uri: str) -> np.ndarray:
-        return decode_illumination(self.storage.read_bytes(uri), uri)
 
 
 def _file(packed: Future[dict[str, bytes]], uri: str) -> bytes:
