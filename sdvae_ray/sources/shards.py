@@ -1,8 +1,8 @@
 """Reads the pixels of a manifest of shards: the rows of a manifest whose files lie, byte for byte, in Parquet shards beside it.
 
 A shard is a Parquet file of one FOV per row: the columns of its manifest, then one column `pixels_<stain>` per stain, without
-compression. A reader fetches the footer of a shard once, and every row group once: one ranged read from the first to the last
-column of the wanted stains.
+compression. A reader fetches the footer of a shard once, and every row group once: a ranged read for every wanted column, all at
+the same time, or one for several small columns that are neighbours.
 
 The manifest has the checksums of the bytes of every file and of every footer, and a reader compares them. So damage in the bytes
 of a file is an error of its FOV alone, and damage of the Parquet structure an error of the FOVs of a row group or of a shard. A
@@ -34,14 +34,15 @@ from sdvae_ray.schema import (
     pixels_column,
 )
 from sdvae_ray.sources.manifest_row import Row, located_stains, stains_by_file
+from sdvae_ray.sources.sparse_file import SparseFile
 from sdvae_ray.storage import Storage, absolute, is_remote, join
 
 _FOOTER = 64 << 10  # bytes from the end of a shard that are read first; the footers of most shards are smaller
 _SHARDS_KEPT = 16  # footers held by a reader
+_REQUEST = 16 << 20  # bytes: a connection to a bucket gives 50 to 100 MB/s, so a row group of 90 MB is several requests
+_REQUESTS = 8  # in flight
 # held by a reader: a batch may end in one row group and begin in another, and the next is on its way
 _ROW_GROUPS_KEPT = 3
-
-
 # errors of pyarrow on damaged Parquet, which may ask for any amount of memory; OSError is of a thrift message
 _DAMAGE = (pa.ArrowException, OSError, EOFError, ValueError, KeyError, IndexError, OverflowError, MemoryError)
 
@@ -79,7 +80,7 @@ def shard_uri(name: str, manifest: str) -> str:
 
 
 class _RowGroup(NamedTuple):
-    """What one ranged read brings. size: bytes of the shard. footer: its checksum, None in manifests of an earlier version."""
+    """What one read brings. size: bytes of the shard. footer: its checksum, None in manifests of an earlier version."""
 
     shard: str
     size: int
@@ -98,6 +99,7 @@ class ShardReader:
         self.storage, self.stains = storage, tuple(stains)
         self._footer = functools.lru_cache(_SHARDS_KEPT)(self._read_footer)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="shards")
+        self._requests = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="shards")
         self._lock = threading.Lock()  # of the two below
         self._reads: dict[_RowGroup, Future[pa.Table]] = {}  # the last that were asked for, in the order of the asking
         self._next: dict[_RowGroup, _RowGroup] = {}
@@ -166,63 +168,31 @@ class ShardReader:
         uri, size, columns = group.shard, group.size, group.columns
         footer = self._footer(uri, size, group.footer)
         with _parsing(uri):
-            start, stop = _extent(footer, group)
-        data = self.storage.read_range(uri, start, stop)
+            ranges = _ranges(footer, group)
+        starts, stops = zip(*ranges, strict=True)
+        parts = dict(
+            zip(starts, self._requests.map(self.storage.read_range, itertools.repeat(uri), starts, stops), strict=True)
+        )
         with _parsing(uri):
-            if len(data) < stop - start:
+            if any(len(parts[start]) < stop - start for start, stop in ranges):
                 raise EOFError("it ends too early")
-            window = pa.PythonFile(_Window(data, start, size), mode="r")
-            return pq.ParquetFile(window, metadata=footer).read_row_group(group.number, columns=list(columns))
+            file = pa.PythonFile(SparseFile(parts, size), mode="r")
+            reader = pq.ParquetFile(file, metadata=footer, pre_buffer=False)  # a buffer would read across the parts
+            return reader.read_row_group(group.number, columns=list(columns))
 
 
-def _extent(footer: pq.FileMetaData, group: _RowGroup) -> tuple[int, int]:
-    """The first byte of the wanted columns of a row group, and the byte after the last."""
+def _ranges(footer: pq.FileMetaData, group: _RowGroup) -> list[tuple[int, int]]:
+    """(first byte, byte after the last) of the wanted columns of a row group, in order; neighbours that are small are one range."""
     meta = footer.row_group(group.number)
     chunks = [meta.column(number) for number in range(meta.num_columns)]
     wanted = [chunk for chunk in chunks if chunk.path_in_schema in group.columns]
     if len(wanted) < len(group.columns):
         raise KeyError(f"a column of {', '.join(group.columns)}")
-    start = min(chunk.data_page_offset for chunk in wanted)  # pixels have no dictionary page
-    stop = max(chunk.data_page_offset + chunk.total_compressed_size for chunk in wanted)
-    if not 0 <= start < stop <= group.size:
-        raise ValueError(f"its columns are at {start} to {stop}")
-    return start, stop
-
-
-class _Window:
-    """A file of `size` bytes of which only the bytes from `start` on are at hand; reads give views, not copies."""
-
-    closed = False
-
-    def __init__(self, data: bytes, start: int, size: int) -> None:
-        self.data, self.start, self.size = memoryview(data), start, size
-        self.position = 0
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Moves to an offset from the start (0), the position (1) or the end (2)."""
-        self.position = offset + (0, self.position, self.size)[whence]
-        return self.position
-
-    def tell(self) -> int:
-        """The position."""
-        return self.position
-
-    def read(self, count: int) -> memoryview:
-        """The next `count` bytes; EOFError where they are not at hand."""
-        begin = self.position - self.start
-        if begin < 0 or begin + count > len(self.data):
-            raise EOFError("bytes outside the window")
-        self.position += count
-        return self.data[begin : begin + count]
-
-    def readable(self) -> bool:
-        """True."""
-        return True
-
-    def seekable(self) -> bool:
-        """True."""
-        return True
-
-    def close(self) -> None:
-        """Forgets the bytes."""
-        self.data = memoryview(b"")
+    ranges: list[tuple[int, int]] = []
+    for start, length in sorted((chunk.data_page_offset, chunk.total_compressed_size) for chunk in wanted):
+        # pixels have no dictionary page
+        if not 0 <= start < start + length <= group.size:
+            raise ValueError(f"a column is at {start} to {start + length}")
+        first = ranges.pop()[0] if ranges and start + length - ranges[-1][0] <= _REQUEST else start
+        ranges.append((first, start + length))
+    return ranges

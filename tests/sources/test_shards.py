@@ -1,4 +1,4 @@
-"""Shards: a run reads from them what it reads from the files, byte for byte, by one ranged read per row group."""
+"""Shards: a run reads from them what it reads from the files, byte for byte, by few ranged reads per row group."""
 
 import io
 import json
@@ -45,6 +45,7 @@ from sdvae_ray.schema import (
     width_column,
 )
 from sdvae_ray.settings.image import ImageConfig
+from sdvae_ray.sources import shards
 from sdvae_ray.sources.manifest import read_manifest
 from sdvae_ray.sources.manifest_reader import read_row_group
 from sdvae_ray.sources.manifest_row import Row, rows_of
@@ -223,7 +224,7 @@ def test_photographs_come_from_shards_as_from_their_files(tmp_path, is_carried):
 # Reads
 
 
-def test_a_row_group_is_one_ranged_read_of_the_wanted_columns_and_a_footer_is_one(tmp_path, write_fields, ranges):
+def test_a_small_row_group_is_one_ranged_read_of_the_wanted_columns_and_a_footer_is_one(tmp_path, write_fields, ranges):
     batch = write_fields(6, size=400)
     rows = packed(batch, tmp_path / "0.parquet")
     loader = Loader(ImageConfig(**SMALL), StorageConfig())
@@ -243,6 +244,22 @@ def test_a_row_group_is_one_ranged_read_of_the_wanted_columns_and_a_footer_is_on
     assert len(ranges) == 4
     wanted = sum(files[0][1:3]) + sum(files[1][1:3])
     assert wanted < ranges[1][2] - ranges[1][1] < 1.02 * wanted
+
+
+def test_large_columns_are_read_at_a_time_and_the_columns_between_them_are_left_out(
+    tmp_path, write_fields, ranges, monkeypatch
+):
+    batch = write_fields(2, size=200)
+    expected = load(batch)
+    rows = packed(batch, tmp_path / "0.parquet")
+    monkeypatch.setattr(shards, "_REQUEST", 1000)
+    same_rows(load(rows), expected)
+    places = [chunk(tmp_path / "0.parquet", 0, stain) for stain in STAINS]
+    wanted = [(place.data_page_offset, place.data_page_offset + place.total_compressed_size) for place in places]
+    assert sorted(read[1:] for read in ranges[1:]) == wanted
+    ranges.clear()
+    load(rows, stains=("DNA", "Mito"), packing="grey")
+    assert sorted(read[1:] for read in ranges[1:]) == [wanted[0], wanted[4]]
 
 
 def test_the_next_row_group_is_fetched_while_a_row_group_is_in_work(tmp_path, write_fields, ranges):
