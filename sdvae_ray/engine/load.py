@@ -123,7 +123,8 @@ class Loader:
     def probe(self, batch: Mapping[str, np.ndarray]) -> None:
         """Loads the first row and raises its error, if any: CropError, StorageError, OSError or ValueError."""
         row = rows_of(batch)[0]
-        self._field(row, self._fetch(row), self._empty_field())
+        for _ in self._planes(row, self._fetch(row), self._empty_plane()):
+            pass
 
     def _load(self, rows: Sequence[Row], fetches: list[Fetched]) -> Batch:
         """The columns of one batch. The files of a row are let go with the row."""
@@ -134,22 +135,24 @@ class Loader:
             FOV_ID: np.array([row[FOV_ID] for row in rows], object),
             ROW: np.array(list(map(json.dumps, metadata)), object),
         }
-        field = self._empty_field()
-        pixels = np.empty((count, self.image.patches, len(stains), patch, patch), field.dtype)
+        plane = self._empty_plane()
+        pixels = np.empty((count, self.image.patches, len(stains), patch, patch), plane.dtype)
         qc = {name: np.full((count, len(stains)), np.nan, np.float32) for name in QC}
         errors = np.full(count, "", object)
         seconds = np.zeros(count, np.float32)
         for number, row in enumerate(rows):
             start = time.perf_counter()
+            patches = pixels[number].swapaxes(2, 3) if self.image.transpose else pixels[number]
             try:
-                self._field(row, fetches[number], field)
+                for stain in self._planes(row, fetches[number], plane):  # one at a time stays in the processor's cache
+                    tile(plane, patch, patches[:, stain : stain + 1])
+                    for name, measure in QC.items():
+                        qc[name][number, stain] = measure(plane)[0]
             except (OSError, ValueError, StorageError) as error:
                 errors[number] = one_line(error, None)
                 pixels[number] = 0
-            else:
-                tile(field, patch, pixels[number].swapaxes(2, 3) if self.image.transpose else pixels[number])
-                for name, measure in QC.items():
-                    qc[name][number] = measure(field)
+                for values in qc.values():
+                    values[number] = np.nan
             fetches[number] = Fetched({}, {})
             seconds[number] = time.perf_counter() - start
         node = np.full(count, socket.gethostname(), object)
@@ -179,17 +182,20 @@ class Loader:
             del self.functions[next(iter(self.functions))]
         return function
 
-    def _empty_field(self) -> np.ndarray:
+    def _empty_plane(self) -> np.ndarray:
         dtype = np.uint8 if self.image.scaling.bits == 8 else np.uint16
-        return np.empty((len(self.image.stains), self.image.crop, self.image.crop), dtype)
+        return np.empty((1, self.image.crop, self.image.crop), dtype)
 
-    def _field(self, row: Row, fetched: Fetched, field: np.ndarray) -> None:
-        """Writes the scaled pixels of one FOV into `field`: (C, crop, crop) uint8 or uint16."""
-        out = dict(zip(self.image.stains, field, strict=True))
+    def _planes(self, row: Row, fetched: Fetched, out: np.ndarray) -> Iterator[int]:
+        """Writes the scaled pixels of the stains of one FOV into `out`, (1, crop, crop) uint8 or uint16, one after the other.
+
+        Yields the place of the stain in the run whose pixels `out` holds.
+        """
         for uri, sharing in stains_by_file(row, self.image.stains).items():
             planes = self._decoded(row, uri, sharing, fetched.files[uri].result())
             for stain in sharing:
-                self._scale(row, stain, uri, planes[channel_of(row, stain)], fetched.functions, out[stain])
+                self._scale(row, stain, uri, planes[channel_of(row, stain)], fetched.functions, out[0])
+                yield self.image.stains.index(stain)
 
     def _decoded(self, row: Row, uri: str, sharing: Sequence[str], data: bytes) -> dict[int, np.ndarray]:
         """Channel -> resized plane, for the channels of one file that the stains `sharing` it use."""
