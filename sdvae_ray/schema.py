@@ -67,7 +67,7 @@ def pixels_column(stain: str) -> str:
 
 
 def checksum_column(stain: str) -> str:
-    """Manifest of shards: CRC-32 of the bytes that the shard holds for the stain; null where it holds none."""
+    """Return the manifest's column of the CRC-32 of the bytes in the stain's `pixels_column`; null if there are none."""
     return f"crc32_{stain}"
 
 

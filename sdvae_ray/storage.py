@@ -96,8 +96,8 @@ class Storage:
         return int(self.call(uri, "look for", lambda fs, path: fs.info(path)["size"]))
 
     def version(self, uri: str) -> str:
-        """Returns a mark of an object that changes with its content: the ETag, else size and time."""
-        return self._call(uri, "look for", lambda fs, path: _mark(fs.info(path)))
+        """Return a mark of an object that changes with its content: the ETag, else size and time."""
+        return self.call(uri, "look for", lambda fs, path: _mark(fs.info(path)))
 
     @contextmanager
     def open(self, uri: str) -> Iterator[IO[bytes]]:

@@ -68,7 +68,7 @@ class Plan:
         return f"{SHARDS}/{number:06d}.json"
 
     def packer(self, storage: Storage) -> Packer:
-        """The packer of its FOVs."""
+        """Return the packer of the manifest's FOVs."""
         return Packer(self.stains, storage, self.crop, self.compression)
 
 
@@ -126,7 +126,7 @@ def _check_same(stored: dict[str, Any], output: str, manifest: dict[str, Any], o
 
 
 def _fov_size(manifest: str, packer: Packer) -> int:
-    """The stored bytes of the first FOV that can be read. Raises StorageError, and ConfigError for a crop that does not fit."""
+    """Return the stored bytes of the first readable FOV. Raises StorageError, and ConfigError for a crop that does not fit."""
     first = next(iterate_row_groups(manifest, packer.storage)).slice(0, _TRIED)
     for row in first.to_pylist():
         try:

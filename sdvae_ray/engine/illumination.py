@@ -23,7 +23,7 @@ _KEPT = 64  # functions in the folder: 0.6 GB of 1,080 x 1,080 pixels
 
 
 def machine_folder() -> Path | None:
-    """The folder of this machine and user; None where there is none that this user alone may write to."""
+    """Return the folder of this machine and user; None if there is none that this user alone may write to."""
     folder = Path(tempfile.gettempdir()) / f"sdvae_ray-{os.getuid()}"
     with suppress(OSError):
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -34,7 +34,7 @@ def machine_folder() -> Path | None:
 
 
 class IlluminationReader:
-    """Reads illumination functions. Threads may share a reader.
+    """A reader of illumination functions. Threads may share a reader.
 
     folder: see `machine_folder`; None: this reader fetches and decodes them for itself.
     """
@@ -43,9 +43,9 @@ class IlluminationReader:
         self.storage, self.folder = storage, folder
 
     def read(self, uri: str) -> np.ndarray:
-        """The function at a URI, (height, width) float64 above 0, read-only.
+        """Return the function at a URI, (height, width) float64 above 0, read-only.
 
-        Raises FileNotFoundError, StorageError, and DecodeError where the file holds no such function.
+        Raises FileNotFoundError, StorageError, and DecodeError if the file holds no such function.
         """
         if self.folder is None:
             return self._decoded(uri)
@@ -60,7 +60,7 @@ class IlluminationReader:
         return decode_illumination(self.storage.read_bytes(uri), uri)
 
     def _kept(self, function: np.ndarray, path: Path) -> np.ndarray:
-        """The function, mapped from `path`; as it is where the folder has no room for it."""
+        """Return the function, mapped from `path`; as it is if the folder has no room for it."""
         temporary = path.with_suffix(".tmp")  # its writer holds the lock
         try:
             with temporary.open("wb") as file:
@@ -75,7 +75,7 @@ class IlluminationReader:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """A block that one thread of this machine is in at a time; without a lock where the file system has none."""
+    """A block that one thread of this machine is in at a time; without a lock if the file system has none."""
     with ExitStack() as stack:
         with suppress(OSError):
             fcntl.flock(stack.enter_context(path.open("w")), fcntl.LOCK_EX)
@@ -83,7 +83,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _mapped(path: Path) -> np.ndarray | None:
-    """The array of a .npy file, read-only and mapped; None where there is no such file, or a damaged one."""
+    """Return the array of a .npy file, read-only and mapped; None if the file is absent or damaged."""
     try:
         function: np.ndarray = np.load(path, mmap_mode="r")
         os.utime(path)  # the folder keeps what was used last
@@ -93,7 +93,7 @@ def _mapped(path: Path) -> np.ndarray | None:
 
 
 def _delete_oldest(folder: Path) -> None:
-    """Deletes all functions but the last used. Who has mapped one keeps it."""
+    """Delete all functions but the last used. A process that has mapped a deleted file keeps its pages."""
     used: list[tuple[float, Path]] = []
     for path in folder.glob("*.*"):
         with suppress(FileNotFoundError):  # another process may delete it too

@@ -187,7 +187,7 @@ class Loader:
         return np.empty((1, self.image.crop, self.image.crop), dtype)
 
     def _planes(self, row: Row, fetched: Fetched, out: np.ndarray) -> Iterator[int]:
-        """Writes the scaled pixels of the stains of one FOV into `out`, (1, crop, crop) uint8 or uint16, one after the other.
+        """Write the scaled pixels of the stains of one FOV into `out`, (1, crop, crop) uint8 or uint16, one after the other.
 
         Yields the place of the stain in the run whose pixels `out` holds.
         """
@@ -198,7 +198,7 @@ class Loader:
                 yield self.image.stains.index(stain)
 
     def _decoded(self, row: Row, uri: str, sharing: Sequence[str], data: bytes) -> dict[int, np.ndarray]:
-        """Channel -> resized plane, for the channels of one file that the stains `sharing` it use."""
+        """Return channel -> resized plane, for the channels of one file that the stains `sharing` it use."""
         channels = list(dict.fromkeys(channel_of(row, stain) for stain in sharing))
         colour = row.get(COLOUR) in (True,)  # null and NaN are not
         planes = (decode_colours if colour else decode_planes)(data, channels, uri)

@@ -52,7 +52,7 @@ class PackedFov:
 
 @dataclass(frozen=True)
 class Packer:
-    """Packs rows of a manifest.
+    """A packer of rows of a manifest.
 
     stains       of the manifest
     crop         pixels of the central square that is kept; None: files as they are
@@ -65,7 +65,7 @@ class Packer:
     compression: Compression | None = None
 
     def pack(self, row: Row) -> PackedFov:
-        """The files of a row. An error of its files becomes the `error` of the result, in the words that `load` would use."""
+        """Return the files of a row. An error of the files is the `error` of the result, in the words that `load` would use."""
         try:
             return self.read(row)
         except StorageError as error:
@@ -74,7 +74,7 @@ class Packer:
             return PackedFov(error=one_line(error, None))
 
     def read(self, row: Row) -> PackedFov:
-        """The files of a row; raises CropError, StorageError, OSError or ValueError where they cannot be read."""
+        """Return the files of a row. Raises CropError, StorageError, OSError or ValueError if they cannot be read."""
         carried = row.get(PIXELS)
         files: dict[str, bytes] = {}
         sizes: dict[str, tuple[int, int]] = {}

@@ -15,9 +15,9 @@ from sdvae_ray.settings.image import ImageConfig
 
 
 def whole_planes(planes: list[np.ndarray], row: Mapping[str, Any], stain: str, image: ImageConfig) -> list[np.ndarray]:
-    """The planes of a file, which has this stain, as they are; squares of a cropped shard in planes of zeros of the old size.
+    """Return the planes of a file as they are; squares of a cropped shard in planes of zeros of the old size.
 
-    row: of the manifest. Raises CropError where the run would see pixels that the shard does not hold.
+    row: of the manifest. stain: whose file this is. Raises CropError if the run would see pixels that the shard does not hold.
     """
     stored = row.get(SHARD_CROP)
     if stored is None:
@@ -30,7 +30,7 @@ def whole_planes(planes: list[np.ndarray], row: Mapping[str, Any], stain: str, i
 
 
 def check_stored_crop(stored: int, image: ImageConfig) -> None:
-    """Raises CropError unless shards with the central `stored` x `stored` pixels hold all that a run of `image` sees."""
+    """Raise CropError unless shards with the central `stored` x `stored` pixels hold all that a run of `image` sees."""
     if image.resize is not None:
         raise CropError(
             f"the shards hold the central {stored} x {stored} pixels, and image.resize needs whole images: pack without --crop"

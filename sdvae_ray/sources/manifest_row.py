@@ -11,18 +11,18 @@ Row = Mapping[str, Any]  # column -> value; null is None
 
 
 def rows_of(batch: Mapping[str, np.ndarray]) -> list[Row]:
-    """The rows of a batch: columns (n,) of dtype object -> n rows."""
+    """Return the rows of a batch: columns (n,) of dtype object -> n rows."""
     return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
 
 
 def located_stains(columns: Iterable[str]) -> list[str]:
-    """The stains whose images the columns of a manifest locate, in the order of the columns."""
+    """Return the stains whose images the columns of a manifest locate, in the order of the columns."""
     prefix = uri_column("")
     return [name.removeprefix(prefix) for name in columns if name.startswith(prefix)]
 
 
 def stains_by_file(row: Row, stains: Sequence[str]) -> dict[str, list[str]]:
-    """URI of a file -> those of `stains` whose planes it holds, in their order."""
+    """Return URI of a file -> the stains whose planes the file holds, in the order of `stains`."""
     sharing: dict[str, list[str]] = {}
     for stain in stains:
         sharing.setdefault(str(row[uri_column(stain)]), []).append(stain)
@@ -30,12 +30,12 @@ def stains_by_file(row: Row, stains: Sequence[str]) -> dict[str, list[str]]:
 
 
 def channel_of(row: Row, stain: str) -> int:
-    """The index of the stain's plane in its file."""
+    """Return the index of the stain's plane in its file."""
     channel = row.get(channel_column(stain))
     return 0 if channel is None else int(channel)
 
 
 def function_of(row: Row, stain: str) -> str | None:
-    """Where the illumination function of a stain is; None where it is ones: null, NaN or empty."""
+    """Return the URI of a stain's illumination function; None for a function of ones: null, NaN or empty."""
     uri = row.get(illum_column(stain))
     return uri if isinstance(uri, str) and uri else None

@@ -52,12 +52,12 @@ class ShardError(ValueError):
 
 
 def checksum(data: bytes) -> int:
-    """The CRC-32 of `zlib.crc32`, by libdeflate: 20 GB a second of a core, zlib's own 3."""
+    """Return the CRC-32 that `zlib.crc32` gives, by libdeflate: 20 GB a second of a core, zlib 3."""
     return int(imagecodecs.deflate_crc32(data))
 
 
 def footer_size(tail: bytes) -> int:
-    """The bytes of the footer at the end of a Parquet file, with its length and the magic bytes after it."""
+    """Return the number of bytes of the footer at the end of a Parquet file, with its length and the magic bytes after it."""
     return int.from_bytes(tail[-8:-4], "little") + 8
 
 
@@ -105,13 +105,13 @@ class ShardReader:
         self._next: dict[_RowGroup, _RowGroup] = {}
 
     def expect(self, rows: Iterable[Row]) -> None:
-        """Announces the rows that come next: while the rows of a row group are in work, the next row group is fetched."""
+        """Announce the rows that come next: while the rows of a row group are in work, the next row group is fetched."""
         groups = dict.fromkeys(self._place(row)[0] for row in rows if not row[PACK_ERROR])
         with self._lock:
             self._next = dict(itertools.pairwise(groups))
 
     def files(self, row: Row) -> dict[str, bytes]:
-        """URI -> bytes of the file, for every file of the run's stains. `row` is of a manifest of shards.
+        """Return URI -> bytes of the file, for every file of the run's stains. `row` is of a manifest of shards.
 
         Raises ShardError with the reason where the files could not be packed, or where the shard is damaged; FileNotFoundError
         where there is no such shard; StorageError.
@@ -130,7 +130,7 @@ class ShardReader:
         return cells
 
     def _check(self, data: bytes | None, expected: int | None, shard: str, uri: str) -> None:
-        """Raises ShardError where a shard lacks the bytes of a file, or has other bytes than it was packed with."""
+        """Raise ShardError if a shard lacks the bytes of a file, or has other bytes than it was packed with."""
         if data is None:
             raise ShardError(f"the shard {shard} has no bytes of {uri}")
         if expected is not None and checksum(data) != expected:  # manifests of an earlier version have no checksums
@@ -148,7 +148,7 @@ class ShardReader:
         return read
 
     def _place(self, row: Row) -> tuple[_RowGroup, dict[str, str]]:
-        """The row group of a FOV, and URI -> the stain under which the shard has the file: the first stain that shares it."""
+        """Return the row group of a FOV, and URI -> the stain under which the shard has the file: the first that shares it."""
         sharing = stains_by_file(row, located_stains(row))
         stains = {uri: sharing[uri][0] for uri in stains_by_file(row, self.stains)}
         place = str(row[SHARD]), int(row[SHARD_BYTES]), row.get(SHARD_FOOTER), int(row[SHARD_ROW_GROUP])
@@ -182,7 +182,7 @@ class ShardReader:
 
 
 def _ranges(footer: pq.FileMetaData, group: _RowGroup) -> list[tuple[int, int]]:
-    """(first byte, byte after the last) of the wanted columns of a row group, in order; neighbours that are small are one range."""
+    """Return (first byte, byte after the last) of the wanted columns of a row group; small neighbours are one range."""
     meta = footer.row_group(group.number)
     chunks = [meta.column(number) for number in range(meta.num_columns)]
     wanted = [chunk for chunk in chunks if chunk.path_in_schema in group.columns]

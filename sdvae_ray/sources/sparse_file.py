@@ -16,16 +16,16 @@ class SparseFile:
         self.position = 0
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Moves to an offset from the start (0), the position (1) or the end (2)."""
+        """Move to an offset from the start (0), the position (1) or the end (2)."""
         self.position = offset + (0, self.position, self.size)[whence]
         return self.position
 
     def tell(self) -> int:
-        """The position."""
+        """Return the position."""
         return self.position
 
     def read(self, count: int) -> memoryview:
-        """The next `count` bytes; EOFError where one part does not have them all."""
+        """Return the next `count` bytes. Raises EOFError if no part has them all."""
         for start, data in self.parts.items():
             begin = self.position - start
             if begin >= 0 and begin + count <= len(data):
@@ -34,13 +34,13 @@ class SparseFile:
         raise EOFError("bytes that are not at hand")
 
     def readable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def close(self) -> None:
-        """Forgets the bytes."""
+        """Forget the bytes."""
         self.parts = {}
