@@ -27,6 +27,7 @@ COLOUR = "colour"  # manifest: true where the file is a photograph, whose channe
 SHARD = "shard"  # the Parquet file that holds them: a path beside the manifest, or a URI
 SHARD_ROW_GROUP, SHARD_ROW = "shard_row_group", "shard_row"  # the row group in the shard, and the row in that row group
 SHARD_BYTES, SHARD_SHA256 = "shard_bytes", "shard_sha256"  # of the whole shard
+SHARD_FOOTER = "shard_footer_crc32"  # CRC-32 of its Parquet footer, with the eight bytes after it
 SHARD_CROP = (
     "shard_crop"  # pixels: the shard holds the central square of every plane; absent where it holds whole files
 )
@@ -63,6 +64,11 @@ def pixels_column(stain: str) -> str:
     """Return the shard's column of the bytes of the stain's file. Null if an earlier stain of the FOV has the same file, which is
     stored once."""
     return f"{PIXELS}_{stain}"
+
+
+def checksum_column(stain: str) -> str:
+    """Return the manifest's column of the CRC-32 of the bytes in the stain's `pixels_column`; null if there are none."""
+    return f"crc32_{stain}"
 
 
 def height_column(stain: str) -> str:

@@ -22,25 +22,25 @@ TEMPORARY = ".tmp-"  # begins the names of files that are not whole yet
 
 
 def is_remote(uri: str) -> bool:
-    """Tells whether the URI is elsewhere: s3:// and its like, not a local path nor file://."""
+    """Return whether the URI is remote (s3:// and its like), and not a local path or file://."""
     return "://" in uri and not uri.startswith("file://")
 
 
 def join(uri: str, *parts: str) -> str:
-    """Joins a URI and the parts of a path under it, with one slash between them."""
+    """Join a URI and the parts of a path under it, with one slash between them."""
     return "/".join([uri.rstrip("/"), *(part.strip("/") for part in parts)])
 
 
 def absolute(uri: str) -> str:
-    """Returns a local path made absolute, with ~ expanded; a remote URI as it is."""
+    """Return a local path made absolute, with ~ expanded; a remote URI unchanged."""
     return uri if is_remote(uri) else str(Path(uri.removeprefix("file://")).expanduser().absolute())
 
 
 class Storage:
     """Reads and writes URIs. It holds only its options, so that it travels to any process.
 
-    Every method raises StorageError where the user must mend something; `read_bytes`, `read_range`, `size` and `open` raise
-    FileNotFoundError where there is no such object.
+    Every method raises StorageError if the user must mend something; `read_bytes`, `read_range`, `size` and `open` raise
+    FileNotFoundError if the object does not exist.
     """
 
     def __init__(self, config: StorageConfig | None = None) -> None:
@@ -48,11 +48,11 @@ class Storage:
 
     @classmethod
     def of(cls, keys: Mapping[str, Any] | None) -> Self:
-        """Returns the storage that keys of `storage:` in a run file describe; ConfigError where they are not allowed."""
+        """Return the storage that keys of `storage:` in a run file describe. Raises ConfigError if they are not allowed."""
         return cls(parse_storage(keys))
 
     def filesystem(self, uri: str) -> tuple[Any, str]:
-        """Returns (fsspec filesystem, path within it) of a URI; StorageError for a scheme without a reader."""
+        """Return (fsspec filesystem, path within it) of a URI. Raises StorageError for a scheme without a reader."""
         import fsspec
 
         if not is_remote(uri):
@@ -84,26 +84,30 @@ class Storage:
         )
 
     def read_bytes(self, uri: str) -> bytes:
-        """Returns a whole object."""
+        """Return a whole object."""
         return self.call(uri, "read", lambda fs, path: bytes(fs.cat_file(path)))
 
     def read_range(self, uri: str, start: int, stop: int) -> bytes:
-        """Returns the bytes from `start` up to `stop` of an object, by one request."""
+        """Return the bytes from `start` up to `stop` of an object, by one request."""
         return self.call(uri, "read", lambda fs, path: bytes(fs.cat_file(path, start=start, end=stop)))
 
     def size(self, uri: str) -> int:
-        """Returns the number of bytes of an object."""
+        """Return the number of bytes of an object."""
         return int(self.call(uri, "look for", lambda fs, path: fs.info(path)["size"]))
+
+    def version(self, uri: str) -> str:
+        """Return a mark of an object that changes with its content: the ETag, else size and time."""
+        return self.call(uri, "look for", lambda fs, path: _mark(fs.info(path)))
 
     @contextmanager
     def open(self, uri: str) -> Iterator[IO[bytes]]:
-        """Opens a seekable binary file for reading."""
+        """Open a seekable binary file for reading."""
         file = self.call(uri, "read", lambda fs, path: fs.open(path, "rb"))
         with file:
             yield file
 
     def write_bytes(self, uri: str, data: bytes) -> None:
-        """Writes a whole object: under a temporary name and renamed on a disk, one upload elsewhere."""
+        """Write a whole object: on a disk under a temporary name, then renamed; elsewhere as one upload."""
 
         def write(fs: Any, path: str) -> None:
             if is_remote(uri):
@@ -124,24 +128,24 @@ class Storage:
         self.call(uri, "write", write)
 
     def exists(self, uri: str) -> bool:
-        """Tells whether there is an object or a folder at the URI."""
+        """Return whether there is an object or a folder at the URI."""
         return bool(self.call(uri, "look for", lambda fs, path: fs.exists(path)))
 
     def is_folder(self, uri: str) -> bool:
-        """Tells whether there is a folder at the URI."""
+        """Return whether there is a folder at the URI."""
         return bool(self.call(uri, "look for", lambda fs, path: fs.isdir(path)))
 
     def list(self, uri: str) -> list[str]:
-        """Returns the sorted paths of all files under a folder, relative to it; none where there is no such folder."""
+        """Return the sorted paths of all files under a folder, relative to it; empty if there is no such folder."""
         return [*self.versions(uri)]
 
     def versions(self, uri: str) -> dict[str, str]:
-        """Returns the paths that `list` gives, each with a mark that changes with the content: the ETag, else size and time."""
+        """Return the paths that `list` returns, each with a mark that changes with the content: the ETag, else size and time."""
 
         def find(fs: Any, path: str) -> dict[str, str]:
             root = path.rstrip("/")
             return {
-                file.removeprefix(root).lstrip("/"): str(info.get("ETag") or f"{info['size']}-{info.get('mtime')}")
+                file.removeprefix(root).lstrip("/"): _mark(info)
                 for file, info in sorted(fs.find(root, detail=True).items())
                 if file.rstrip("/") != root
             }
@@ -152,17 +156,17 @@ class Storage:
             return {}
 
     def delete(self, uri: str) -> None:
-        """Deletes one object; its absence is no error."""
+        """Delete one object; its absence is no error."""
         with suppress(FileNotFoundError):
             self.call(uri, "delete", lambda fs, path: fs.rm_file(path))
 
     def delete_folder(self, uri: str) -> None:
-        """Deletes a folder with everything under it; its absence is no error."""
+        """Delete a folder with everything under it; its absence is no error."""
         with suppress(FileNotFoundError):
             self.call(uri, "delete", lambda fs, path: fs.rm(path, recursive=True))
 
     def call(self, uri: str, verb: str, action: Callable[[Any, str], T]) -> T:
-        """Returns action(fsspec filesystem, path). verb: what the action does, for the errors, such as `read`."""
+        """Return action(fsspec filesystem, path). verb: what the action does, for the errors, such as `read`."""
         fs, path = self.filesystem(uri)
         try:
             return action(fs, path)
@@ -178,10 +182,14 @@ class Storage:
             raise
 
 
-def local_copy(uri: str, storage: Storage) -> Path:
-    """Returns the path of an object on this machine. A remote object is copied first, see `local_copies`.
+def _mark(info: Mapping[str, Any]) -> str:
+    return str(info.get("ETag") or f"{info['size']}-{info.get('mtime')}")
 
-    Raises FileNotFoundError where there is no such remote object.
+
+def local_copy(uri: str, storage: Storage) -> Path:
+    """Return the path of an object on this machine. A remote object is copied first, see `local_copies`.
+
+    Raises FileNotFoundError if the remote object does not exist.
     """
     if not is_remote(uri):
         return Path(absolute(uri))
@@ -193,11 +201,11 @@ def local_copy(uri: str, storage: Storage) -> Path:
 
 
 def local_copies(prefix: str, versions: Mapping[str, str], storage: Storage) -> Path:
-    """Copies objects under a remote prefix to this machine, once per content, and returns the folder that holds them.
+    """Copy objects under a remote prefix to this machine, once per content, and return the folder that holds them.
 
     `versions` has the objects' names, relative to the prefix, with their marks from `Storage.versions`. The folder is in
-    $SDVAE_RAY_CACHE (default ~/.cache/sdvae_ray). Where a mark has changed, all the objects are copied anew, and the copies of
-    before are deleted. An object passes through memory whole.
+    $SDVAE_RAY_CACHE (default ~/.cache/sdvae_ray). If a mark has changed, all the objects are copied anew, and the earlier copies
+    are deleted. An object passes through memory whole.
     """
     cache = Path(os.environ.get("SDVAE_RAY_CACHE", Path.home() / ".cache" / "sdvae_ray"))
     copies = cache / _digest(f"{storage.config.endpoint_url}|{prefix}|{sorted(versions)}")
@@ -217,7 +225,7 @@ def _digest(text: str) -> str:
 
 
 def _remote_reason(error: Exception) -> str | None:
-    """Says what went wrong on the way to a bucket; None where the error is of another kind."""
+    """Return what went wrong on the way to a bucket; None if the error is of another kind."""
     import botocore.exceptions
 
     if isinstance(error, botocore.exceptions.NoCredentialsError):

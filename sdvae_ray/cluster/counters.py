@@ -31,18 +31,18 @@ class Counters:
         self.failures = counter("failed_fovs", "committed rows with an error")
 
     def actor(self, stage: str, again: bool) -> None:
-        """Counts an actor that started. again: in the place of a dead one."""
+        """Count an actor that started. again: True: it replaces a dead one."""
         self.starts.inc(1, {"stage": stage})
         if again:
             self.restarts.inc(1, {"stage": stage})
 
     def rows(self, stage: str, rows: int, seconds: float) -> None:
-        """Counts rows of a stage and its seconds of work on them."""
+        """Count rows of a stage and its seconds of work on them."""
         _add(self.fovs, rows, {"stage": stage})
         _add(self.busy, seconds, {"stage": stage})
 
     def written(self, rows: int, errors: int) -> None:
-        """Counts committed rows, and those of them that failed."""
+        """Count committed rows, and how many of them failed."""
         _add(self.commits, rows, {})
         _add(self.failures, errors, {})
 

@@ -8,7 +8,7 @@ from sdvae_ray.errors import SdvaeRayError
 
 @contextmanager
 def unwrapped_failures() -> Iterator[None]:
-    """Raises a SdvaeRayError of a worker as the worker raised it, without Ray's wrapping; any other error keeps its traceback."""
+    """Raise the SdvaeRayError of a worker as the worker raised it, without Ray's wrapping; any other error keeps its traceback."""
     try:
         yield
     except Exception as error:
@@ -18,7 +18,7 @@ def unwrapped_failures() -> Iterator[None]:
 
 
 def _unwrapped(error: BaseException) -> SdvaeRayError | None:
-    """The SdvaeRayError inside Ray's wrappings, with its message of one line; None where there is no such error."""
+    """Return the SdvaeRayError inside Ray's wrappings, with its message of one line; None if there is none."""
     seen: list[BaseException] = []
     queue: list[BaseException | None] = [error]
     while queue:

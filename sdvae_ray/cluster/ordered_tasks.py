@@ -13,7 +13,7 @@ _AHEAD = 4  # tasks that run, or whose results wait, per CPU of the cluster
 
 
 def in_order(task: Any, arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-    """The results of task.remote(*item) for every item of `arguments`, in their order.
+    """Yield the results of task.remote(*item) for every item of `arguments`, in their order.
 
     task: a Ray remote function. An exception that a task returns as its result is raised here.
     """
@@ -35,7 +35,7 @@ def _taken(reference: Any) -> Any:
 
 
 def weighing(needed: int) -> dict[str, int]:
-    """Ray options for a task that holds about `needed` bytes; none where the task is small.
+    """Return Ray options for a task that holds about `needed` bytes; empty if the task is small.
 
     With these options Ray runs no more such tasks on a node than its memory holds.
     """

@@ -45,10 +45,10 @@ class Pool:
 
 @dataclass(frozen=True)
 class Pools:
-    """The pools of the encode stream, in the order of the stages; compress: None in a run without codecs.
+    """The pools of the encode stream, in the order of the stages. compress: None in a run without codecs.
 
-    write_cpus: CPUs that a write task asks for. The CPUs that the pools leave then run few of them at once, for every one is a
-    process that imports Ray Data.
+    write_cpus: CPUs that a write task asks for. Each write task is a process that imports Ray Data, so only a few should run at
+    once on the CPUs that the pools leave.
     """
 
     load: Pool
@@ -58,7 +58,7 @@ class Pools:
 
     @property
     def stages(self) -> dict[str, Pool]:
-        """Section of the run file -> the pool of its stage."""
+        """Return section of the run file -> the pool of its stage."""
         stages = {"load": self.load, "compress": self.compress, "encode": self.encode}
         return {name: pool for name, pool in stages.items() if pool is not None}
 
@@ -68,9 +68,9 @@ class Pools:
 
 @contextmanager
 def ray_session(address: str | None = None) -> Iterator[None]:
-    """Connects to the cluster at `address`; None: to the cluster of this job, else to a new Ray on this machine.
+    """Connect to the cluster at `address`; None: to the cluster of this job, else to a new Ray on this machine.
 
-    Ray is shut down at the end of the block, unless it was running before. ConfigError where there is no Ray at the address.
+    Ray is shut down at the end of the block, unless it was running before. Raises ConfigError if no Ray answers at the address.
     """
     if ray.is_initialized():
         yield
@@ -93,7 +93,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
 
 def quiet_ray_data() -> None:
-    """Switches off the progress bars and advice of Ray Data: the driver reports the committed FOVs itself."""
+    """Switch off the progress bars and advice of Ray Data: the driver reports the committed FOVs itself."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -103,11 +103,10 @@ def quiet_ray_data() -> None:
 
 
 def plan_pools(config: RunConfig, seconds: Mapping[str, float] | None = None) -> Pools:
-    """The sizes of the pools for the nodes that are running; `auto` fills them.
+    """Return the sizes of the pools for the nodes that are running; `auto` fills them.
 
-    seconds: stage -> measured seconds of one actor per FOV, by which load and compress share the CPUs.
-    Raises ResourceError, which names the setting to change, where fixed pools do not fit; ConfigError for `auto` with
-    cluster.autoscaling.
+    seconds: stage -> measured seconds of one actor per FOV, by which load and compress share the CPUs; None: not measured. Raises
+    ResourceError, which names the setting to change, if fixed pools do not fit; ConfigError for `auto` with cluster.autoscaling.
     """
     if config.cluster.autoscaling:
         _check_explicit(config)
@@ -124,14 +123,14 @@ def plan_pools(config: RunConfig, seconds: Mapping[str, float] | None = None) ->
 
 
 def check_output_is_shared(config: RunConfig) -> None:
-    """ConfigError for a local output folder, where the cluster has several nodes and no shared file system."""
+    """Raise ConfigError for a local output folder, if the cluster has several nodes and no shared file system."""
     if not config.cluster.shared_filesystem:
         remedy = ", or cluster.shared_filesystem: true where it is the same folder on all nodes"
         check_folder_is_shared("output", config.output, config.cluster.autoscaling, remedy)
 
 
 def check_folder_is_shared(name: str, folder: str, autoscaling: bool = False, remedy: str = "") -> None:
-    """ConfigError for a local folder, where the cluster has several nodes. name: of the setting; remedy: added to the error."""
+    """Raise ConfigError for a local folder, if the cluster has several nodes. name: the setting's; remedy: ends the error."""
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     several = f"the cluster has {nodes} nodes" if nodes > 1 else "cluster.autoscaling brings more nodes"
     if (nodes > 1 or autoscaling) and not is_remote(folder):
@@ -140,7 +139,7 @@ def check_folder_is_shared(name: str, folder: str, autoscaling: bool = False, re
 
 @contextmanager
 def _stderr_of_libraries_closed() -> Iterator[None]:
-    """Closes file descriptor 2, on which Ray's C++ core writes a greeting at every log level; errors come as exceptions."""
+    """Close file descriptor 2, on which Ray's C++ core writes a greeting at every log level; errors come as exceptions."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -153,7 +152,7 @@ def _stderr_of_libraries_closed() -> Iterator[None]:
 
 
 def _check_explicit(config: RunConfig) -> None:
-    """ConfigError for `auto` on an autoscaling cluster, which may be empty now: `auto` then has no node to measure."""
+    """Raise ConfigError for `auto` on an autoscaling cluster: it may be empty now, and `auto` then has no node to measure."""
     keys = {"load.actors": config.load.actors, "encode.actors": config.encode.actors, "encode.gpus": config.encode.gpus}
     if config.codecs:
         keys["compress.actors"] = config.compress.actors
@@ -179,7 +178,7 @@ def _encode_pool(config: RunConfig, cpus: float, gpus: float) -> Pool:
 def _feeding_pools(
     config: RunConfig, cpus_left: float, seconds: Mapping[str, float] | None
 ) -> tuple[Pool, Pool | None]:
-    """The pools of load and, in a run with codecs, of compress, on the CPUs that encode leaves.
+    """Return the pools of load and, in a run with codecs, of compress, on the CPUs that encode leaves.
 
     A codec costs many times the CPU of loading: unless it was measured, `auto` gives compress three quarters of the CPUs.
     """

@@ -14,6 +14,7 @@ import ray
 
 from sdvae_ray.cluster.session import Pool
 from sdvae_ray.engine.compress import SECONDS, Compressor
+from sdvae_ray.engine.illumination import machine_folder
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_file_column
@@ -24,11 +25,11 @@ FILES = "files_json"  # column between the stages, where a run is extended: the 
 
 
 class EncodeActor:
-    """An Encoder in a Ray actor: brings the weights to its node, loads the models once, and counts its FOVs in the ledger.
+    """An Encoder in a Ray actor: it brings the weights to its node, loads the models once, and counts its FOVs in the ledger.
 
     record: run.json of the run, which gives the precision and the micro-batch. pool: the CPUs and GPUs of one actor. ledger: the
     handle of a Ledger actor. wanted: the columns `<table>:<column>` to compute; None: all columns of the run. Latents that the run
-    has stored already are decoded and not encoded again. Raises WeightsError where this node has other weights than the record.
+    has stored already are decoded, not encoded again. Raises WeightsError if this node has other weights than the record.
     """
 
     def __init__(
@@ -59,14 +60,14 @@ class EncodeActor:
         _report_start(ledger, "encode")
 
     def __call__(self, batch: Batch) -> Batch:
-        """The columns that `Encoder` gives for a batch of the loader."""
+        """Return the columns that `Encoder` computes for a batch of the loader."""
         files = batch.pop(FILES, None)
         out = self.encoder(batch, None if files is None else self._stored(batch[FOV_ID], files))
         self.ledger.add_rows.remote("encode", len(out[FOV_ID]), float(out["seconds_encode"].sum()))
         return out
 
     def _stored(self, fov_ids: np.ndarray, files: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-        """fov_id -> side -> the latent (P, T, Z, s, s) float16 that one of the files of the FOV holds."""
+        """Return fov_id -> side -> the latent (P, T, Z, s, s) float16 that one of the files of the FOV holds."""
         stored: dict[str, dict[str, np.ndarray]] = {}
         for side in self.encoder.decodes_only:
             for fov, names in zip(fov_ids, files, strict=True):
@@ -78,7 +79,7 @@ class EncodeActor:
 
 
 class CompressActor:
-    """A Compressor in a Ray actor. ledger: as of EncodeActor. sides: the codecs to run; None: all codecs of the run."""
+    """A Compressor in a Ray actor. ledger: the handle of a Ledger actor. sides: the codecs to run; None: all codecs of the run."""
 
     def __init__(self, run: Run, ledger: Any, sides: Collection[str] | None = None) -> None:
         self.compressor = Compressor.of(run.config, sides)
@@ -86,7 +87,7 @@ class CompressActor:
         _report_start(ledger, "compress")
 
     def __call__(self, batch: Batch) -> Batch:
-        """The batch of the loader, with the columns that `Compressor` adds."""
+        """Return the batch of the loader with the columns that `Compressor` adds."""
         out = self.compressor(batch)
         self.ledger.add_rows.remote("compress", len(out[FOV_ID]), float(out[SECONDS].sum()))
         return out
@@ -98,18 +99,18 @@ class LoadActor:
     def __init__(self, run: Run, ledger: Any) -> None:
         self.ledger = ledger
         self.batch_fovs = run.config.load.batch_fovs
-        self.loader = Loader(run.config.image, run.config.storage)
+        self.loader = Loader(run.config.image, run.config.storage, machine_folder())
         self.row_group = functools.lru_cache(maxsize=2)(
             lambda group: read_row_group(run.config.manifest, group, run.storage)
         )
         _report_start(ledger, "load")
 
     def __call__(self, work: Batch) -> Iterator[Batch]:
-        """Pieces of work (row_group, rows as int32 bytes) -> batches of the loader, each small enough to stay one block."""
+        """Yield batches of the loader for pieces of work (row_group, rows as int32 bytes), each small enough to stay one block."""
         for group, rows in zip(work["row_group"], work["rows"], strict=True):
             table = self.row_group(int(group)).take(pa.array(np.frombuffer(rows, np.int32)))
             if SHARD in table.column_names:
-                self.loader.shards.expect(as_batch(table))
+                self.loader.shards.expect(table.to_pylist())
             starts = range(0, len(table), self.batch_fovs)
             batches = (as_batch(table.slice(start, self.batch_fovs)) for start in starts)
             for start, batch in zip(starts, self.loader.stream(batches), strict=True):
@@ -121,13 +122,15 @@ class LoadActor:
 
 
 def _report_start(ledger: Any, stage: str) -> None:
-    """Tells the ledger that this actor is ready, for the first time or in the place of a dead one; None outside a stream."""
+    """Tell the ledger that this actor is ready, for the first time or after a dead one; outside a stream do nothing."""
     if ledger is not None:
         ledger.started.remote(stage, ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 def latents_of_file(run: Run, side: str, file: str) -> dict[str, np.ndarray]:
-    """fov_id -> latent (P, T, Z, s, s) float16, of one file of the latents table of `side`; empty where there is no such file."""
+    """Return fov_id -> latent (P, T, Z, s, s) float16, of one file of the latents table of `side`; empty
+    if the file is missing.
+    """
     try:
         ids, values = read_file_column(run.output, latents_table(side), LATENT, file, run.storage)
     except FileNotFoundError:
@@ -136,5 +139,5 @@ def latents_of_file(run: Run, side: str, file: str) -> dict[str, np.ndarray]:
 
 
 def as_batch(table: pa.Table) -> Batch:
-    """The rows of a manifest as columns of Python objects, (n,) arrays of dtype object; null becomes None."""
+    """Return the rows of a manifest as columns of Python objects, (n,) arrays of dtype object; null becomes None."""
     return {name: np.array(table[name].to_pylist(), object) for name in table.column_names}

@@ -32,10 +32,10 @@ class Step:
 
     fovs          FOVs of the step
     rate          FOV/s after the start of the newest encode actor; per_actor: divided by the actors
-    scaling       per_actor beside that of the first step, 1 for a stream that scales
+    scaling       per_actor over that of the first step, 1 for a stream that scales
     cold_start    seconds from the start of the stream to the first encoded FOVs: actors start and load models
     busy          stage -> share of the time that its actors worked, start included
-    dollars_per_1000_fovs  of the pools' CPUs and GPUs, by the prices of the run file; None without prices
+    dollars_per_1000_fovs  price of the pools' CPUs and GPUs, by the prices of the run file; None without prices
     devices       names of the processors or GPUs that encoded
     """
 
@@ -54,10 +54,10 @@ class Step:
 def bench(
     run: Run, console: Console, fovs_per_actor: int, actors: Sequence[int] | None = None, address: str | None = None
 ) -> dict[str, Any]:
-    """Measures the stream of a run and prints a line per step. Returns `{"precision", "micro_batch", "steps": [Step as a dict]}`.
+    """Measure the stream of a run and print a line per step. Return `{"precision", "micro_batch", "steps": [Step as a dict]}`.
 
     fovs_per_actor: FOVs of a step for every encode actor, as far as the manifest goes. actors: the steps; None: 1, 2, 4, ... as
-    many as fit. Raises ConfigError for too few FOVs, ResourceError for actors that do not fit, RunError where FOVs fail.
+    many as fit. Raises ConfigError for too few FOVs, ResourceError for actors that do not fit, RunError if FOVs fail.
     """
     keys = checked_manifest(run)
     steps: list[Step] = []
@@ -83,7 +83,7 @@ def _doubling(most: int) -> list[int]:
 
 
 def _spread(fovs: int, wanted: int) -> list[int]:
-    """The numbers of `wanted` of `fovs` rows, or of all: stretches of neighbours, spread evenly as far as there is room."""
+    """Return `wanted` of the row numbers below `fovs`, or all: runs of neighbours, spread evenly as far as there is room."""
     stretches = -(-wanted // _NEIGHBOURS)
     if stretches * _NEIGHBOURS > fovs:
         return list(range(min(fovs, wanted)))
@@ -92,7 +92,7 @@ def _spread(fovs: int, wanted: int) -> list[int]:
 
 
 def _part(run: Run, keys: pl.DataFrame, folder: str, actors: int) -> Run:
-    """The run of some FOVs, with a manifest and an output of its own. keys: row_group and row of the FOVs."""
+    """Return the run of some FOVs, with a manifest and an output of its own. keys: row_group and row of the FOVs."""
     tables = [
         read_row_group(run.config.manifest, group, run.storage).take(pa.array(rows["row"].to_numpy()))
         for (group,), rows in keys.group_by("row_group", maintain_order=True)
@@ -133,7 +133,7 @@ def _step(part: Run, pools: Pools, actors: int, first_per_actor: float | None) -
 
 
 def _line(step: Step) -> str:
-    """A step in one line."""
+    """Return a step as one line of text."""
     unit = "GPU" if step.gpus else "actor"
     count = step.gpus or step.actors
     busy = ", ".join(f"{name} {100 * share:.0f} %" for name, share in step.busy.items())

@@ -61,10 +61,10 @@ class Checked:
 
 
 def check(run: Run, console: Console, address: str | None = None) -> Checked:
-    """Validates names, manifest, storage, weights, resources and the section `score`; then runs some FOVs through every stage.
+    """Validate names, manifest, storage, weights, resources and the section `score`; then run some FOVs through every stage.
 
     Prints the result of every step to `console`, and what the whole manifest will take. Leaves `check.json` in the output, from
-    which `encode` fits its pools. Raises the error that `encode` or `score` would raise, and RunError where the first FOV fails.
+    which `encode` fits its pools. Raises the error that `encode` or `score` would raise, and RunError if the first FOV fails.
     """
     check_names(run.config)
     keys = checked_manifest(run)
@@ -99,7 +99,7 @@ def check(run: Run, console: Console, address: str | None = None) -> Checked:
 
 
 def _print_forecast(told: Forecast, pools: Pools, console: Console) -> None:
-    """The pools, what holds them up, and the hours and dollars of the manifest."""
+    """Print the pools, the bottleneck among them, and the hours and dollars of the manifest."""
     print_line(console, f"pools     {pools}")
     rates = ", ".join(f"{name} {rate:.3g}" for name, rate in told.rates.items())
     print_line(console, f"rates     FOV/s of the whole pool: {rates}; {told.bottleneck} is the bottleneck")
@@ -113,7 +113,9 @@ def _print_forecast(told: Forecast, pools: Pools, console: Console) -> None:
 
 
 def _check_score(run: Run, metadata: list[str]) -> None:
-    """ConfigError where the section `score` has a wrong step, expression or column. metadata: the Metadata_* columns that exist."""
+    """Raise ConfigError if the section `score` has a wrong step, expression or column. metadata: the Metadata_* columns that
+    exist.
+    """
     settings = run.config.score
     resolve_steps(settings.normalise)
     retrieval = settings.perturbation is not None
@@ -128,7 +130,7 @@ def _check_score(run: Run, metadata: list[str]) -> None:
 
 
 def _measured(run: Run, record: Mapping[str, Any], pool: Pool, keys: pl.DataFrame, console: Console) -> Checked:
-    """Runs the measurement on a node of the encode pool, and says what it does meanwhile. Leaves check.json in the output."""
+    """Return the measurement, which runs on a node of the encode pool, and print its progress. Leaves check.json in the output."""
     spread = np.unique(np.linspace(0, len(keys) - 1, _FOVS + 1).astype(int)).tolist()
     chosen = keys.select(FOV_ID, "row_group", "row")[spread]
     task = _some_fovs.options(num_cpus=pool.cpus, num_gpus=pool.gpus, num_returns="streaming")
@@ -150,7 +152,7 @@ def _measured(run: Run, record: Mapping[str, Any], pool: Pool, keys: pl.DataFram
 def _some_fovs(
     run: Run, record: Mapping[str, Any], pool: Pool, keys: pl.DataFrame, fovs: int
 ) -> Iterator[str | Checked]:
-    """Yields lines for the user, then the result. The first FOV must be valid and warms up; the others are one measured batch."""
+    """Yield lines for the user, then the result. The first FOV must be valid and warms up; the others are one measured batch."""
     yield "loading the models"
     actor, loader = EncodeActor(run, record, pool, None), Loader(run.config.image, run.config.storage)
     compressor = Compressor.of(run.config) if run.config.codecs else None
@@ -190,7 +192,7 @@ def _some_fovs(
 
 
 def _rows(run: Run, keys: pl.DataFrame) -> Batch:
-    """The rows of the manifest that `keys` (row_group, row) names, as a batch for the loader."""
+    """Return the rows of the manifest that `keys` (row_group, row) names, as a batch for the loader."""
     tables = [
         read_row_group(run.config.manifest, group, run.storage).slice(row, 1)
         for group, row in keys.select("row_group", "row").iter_rows()
@@ -199,7 +201,7 @@ def _rows(run: Run, keys: pl.DataFrame) -> Batch:
 
 
 def _write_and_remove(run: Run, columns: Batch) -> tuple[dict[str, int], float]:
-    """Writes one row and deletes it again: the bytes per table, and the seconds of the writing."""
+    """Write one row and delete it again. Return the bytes per table, and the seconds of the writing."""
     folder, storage = run.uri(_FOLDER), run.storage
     start = time.perf_counter()
     write_rows(folder, "check", columns, storage)

@@ -40,12 +40,12 @@ class Forecast:
 
     @property
     def rate(self) -> float:
-        """FOVs per second of the stream."""
+        """Return the FOVs per second of the stream."""
         return self.rates[self.bottleneck]
 
 
 def forecast(fovs: int, seconds: Mapping[str, float], pools: Pools, prices: ClusterConfig) -> Forecast:
-    """The forecast for `fovs` FOVs. seconds: stage -> seconds of work of one actor per FOV, above 0."""
+    """Return the forecast for `fovs` FOVs. seconds: stage -> seconds of work of one actor per FOV, above 0."""
     rates = {name: pool.most / seconds[name] for name, pool in pools.stages.items()}
     bottleneck = min(rates, key=lambda name: rates[name])
     hours = fovs / rates[bottleneck] / 3600
@@ -57,14 +57,15 @@ def forecast(fovs: int, seconds: Mapping[str, float], pools: Pools, prices: Clus
 
 
 def dollars(gpu_hours: float, cpu_hours: float, prices: ClusterConfig) -> float | None:
-    """The price of GPU-hours and CPU-hours. A kind of hour without a price counts nothing; None where neither kind has a price."""
+    """Return the price of GPU-hours and CPU-hours. A kind of hour without a price counts 0; None if neither has a price."""
     if prices.dollars_per_gpu_hour is None and prices.dollars_per_cpu_hour is None:
         return None
     return gpu_hours * (prices.dollars_per_gpu_hour or 0) + cpu_hours * (prices.dollars_per_cpu_hour or 0)
 
 
 def measured_seconds(run: Run) -> dict[str, float] | None:
-    """Stage -> seconds of work of one actor per FOV: of the newest session of the run, else of `check`; None without either.
+    """Return stage -> seconds of work of one actor per FOV: of the newest session of the run, else of `check`; None without
+    either.
 
     Numbers of another configuration are not taken.
     """
@@ -75,12 +76,12 @@ def measured_seconds(run: Run) -> dict[str, float] | None:
 
 
 def measured_bytes(run: Run) -> int:
-    """The bytes of all tables per FOV that `check` has measured; 0 without a check of this configuration."""
+    """Return the bytes of all tables per FOV that `check` has measured; 0 without a check of this configuration."""
     return sum(_checked(run).get("stored", {}).values())
 
 
 def _checked(run: Run) -> dict[str, Any]:
-    """What check.json holds; empty where there is none, where it is no whole file, or of another configuration."""
+    """Return the content of check.json; empty if it is missing, damaged, or of another configuration."""
     try:
         kept = json.loads(run.storage.read_bytes(run.uri(MEASURED)))
     except (FileNotFoundError, ValueError):
@@ -89,7 +90,7 @@ def _checked(run: Run) -> dict[str, Any]:
 
 
 def session_seconds(streams: list[dict[str, Any]]) -> dict[str, float] | None:
-    """Stage -> seconds of work per FOV over the streams of one session, as run.json has them; None where no FOV was encoded."""
+    """Return stage -> seconds of work per FOV over the streams of one session of run.json; None if no FOV was encoded."""
     seconds = {}
     for name in STAGES:
         counts = [stages[name] for stages in streams if name in stages]

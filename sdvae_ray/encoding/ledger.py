@@ -21,7 +21,7 @@ class Stage:
     actors     actors that have started, without restarts
     restarts   actors that were started again
     rows       FOVs that passed the stage
-    seconds    of work, summed over the actors
+    seconds    seconds of work, summed over the actors
     warm_rows  FOVs that had passed when the newest actor was ready and the next FOVs came
     warm_at    seconds from the start of the stream to that moment; None before it
     last_at    seconds from the start of the stream to the newest FOVs
@@ -37,7 +37,7 @@ class Stage:
 
     @property
     def rate(self) -> float | None:
-        """FOVs per second after the start of the newest actor; None where there was too little to judge by."""
+        """Return the FOVs per second after the start of the newest actor; None if too few FOVs have passed to judge by."""
         if self.warm_at is None or self.last_at <= self.warm_at:
             return None
         return (self.rows - self.warm_rows) / (self.last_at - self.warm_at)
@@ -45,7 +45,7 @@ class Stage:
 
 @dataclass
 class Counts:
-    """FOVs encoded, written and failed, the last error, and the stages by name.
+    """The numbers of FOVs encoded, written and failed, the last error, and the stages by name.
 
     first_at  seconds from the start of the stream to the first encoded FOVs; None before that moment
     """
@@ -61,7 +61,7 @@ class Counts:
 class Ledger:
     """A Ray actor that keeps the Counts of a run. Its answers stop a run with too many failed FOVs, or without its lease.
 
-    counters: makes the counters that the cluster exports; None: no such counters. clock: seconds, which only grow.
+    counters: makes the counters that the cluster exports; None: no such counters. clock: returns seconds, which only grow.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Ledger:
         self.clock, self.start = clock, clock()
 
     def started(self, stage: str, again: bool) -> None:
-        """Counts an actor that is ready. again: it took the place of a dead one."""
+        """Count an actor that is ready. again: True: it replaces a dead one."""
         counted = self.state.stages[stage]
         counted.restarts, counted.actors = counted.restarts + again, counted.actors + (not again)
         counted.warm_at = None
@@ -86,7 +86,7 @@ class Ledger:
             self.counters.actor(stage, again)
 
     def add_rows(self, stage: str, rows: int, seconds: float) -> None:
-        """Counts rows that an actor of a stage finished, and its seconds of work on them."""
+        """Count rows that an actor of a stage finished, and its seconds of work on them."""
         counted, now = self.state.stages[stage], self.clock() - self.start
         counted.rows, counted.seconds, counted.last_at = counted.rows + rows, counted.seconds + seconds, now
         if counted.warm_at is None:
@@ -107,7 +107,7 @@ class Ledger:
         return self.stopped
 
     def add_written(self, rows: int, errors: int, example: str | None) -> str | None:
-        """Counts one write, and returns `refusal`: more rows may have failed than `allowed_errors`. example: one row's error."""
+        """Count one write. Return `refusal`: more rows may have failed than `allowed_errors`. example: the error of one failed row."""
         state = self.state
         state.written, state.errors = state.written + rows, state.errors + errors
         state.last_error = example or state.last_error
@@ -118,5 +118,5 @@ class Ledger:
         return self.stopped
 
     def counts(self) -> Counts:
-        """The counts so far."""
+        """Return the counts so far."""
         return self.state

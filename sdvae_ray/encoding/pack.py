@@ -5,7 +5,6 @@ The driver reads the manifest and hands the rows of a shard to a task, which fet
 whose record is there and whose size is right, unless storage did not answer for one of its FOVs.
 """
 
-import functools
 import hashlib
 import io
 import itertools
@@ -26,7 +25,7 @@ from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order, weighing
 from sdvae_ray.cluster.session import check_folder_is_shared, ray_session
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.pack_plan import SHARDS, PackOptions, Plan, plan_shards
-from sdvae_ray.engine.pack import PackedFov, pack_fov
+from sdvae_ray.engine.pack import PackedFov
 from sdvae_ray.engine.shard_files import parquet_shard, tar_shard
 from sdvae_ray.errors import RunError
 from sdvae_ray.run.lease import Lease
@@ -36,14 +35,17 @@ from sdvae_ray.schema import (
     SHARD,
     SHARD_BYTES,
     SHARD_CROP,
+    SHARD_FOOTER,
     SHARD_ROW,
     SHARD_ROW_GROUP,
     SHARD_SHA256,
+    checksum_column,
     height_column,
     width_column,
 )
 from sdvae_ray.sources.manifest import ROWS_PER_GROUP
 from sdvae_ray.sources.manifest_reader import iterate_row_groups
+from sdvae_ray.sources.shards import checksum, footer_size
 from sdvae_ray.storage import Storage, join
 
 MANIFEST = "manifest.parquet"
@@ -55,12 +57,12 @@ _LINE_EVERY = 15.0  # seconds
 class Packed:
     """The result of `pack`.
 
-    fovs, shards  their numbers
+    fovs, shards  how many were packed
     place         the manifest of shards, or the folder of the tars
     skipped       shards that were finished before
     errors        FOVs whose files could not be packed
-    first_error   the reason of the first of them
-    transient     those of them for which storage failed: the same command tries them again
+    first_error   the reason of the first of these FOVs
+    transient     how many of these FOVs failed because of the storage: the same command tries them again
     source_bytes  bytes of the files as they were read
     stored_bytes  bytes of the files as they are stored
     """
@@ -84,10 +86,10 @@ def pack(
     options: PackOptions,
     address: str | None = None,
 ) -> Packed:
-    """Writes the FOVs of a manifest as shards into the folder `output`, and the manifest of shards after them.
+    """Write the FOVs of a manifest as shards into the folder `output`, and the manifest of shards after them.
 
-    address: a Ray cluster; None: the cluster of this job, else this machine. Raises as `plan_shards`, and RunError where not one
-    FOV can be packed.
+    address: a Ray cluster; None: the cluster of this job, else this machine. Raises what `plan_shards` raises, and RunError if not
+    one FOV can be packed.
     """
     with Lease(output, storage) as lease:
         plan = plan_shards(manifest, output, storage, options)
@@ -114,7 +116,7 @@ def pack(
 
 
 def _write_shards(plan: Plan, output: str, storage: Storage, console: Console) -> list[dict[str, Any]]:
-    """The records of all shards, in order; a line of progress now and then."""
+    """Return the records of all shards, in order; print a line of progress now and then."""
     needed = 3 * plan.fovs_per_shard * plan.fov_bytes  # the shard, the files of a row group, and the upload
     task = ray.remote(_pack_shard).options(num_cpus=TASK_CPUS, **weighing(needed))
     shared = ray.put((plan, output, storage))
@@ -132,7 +134,7 @@ def _write_shards(plan: Plan, output: str, storage: Storage, console: Console) -
 
 
 def _shard_rows(plan: Plan, storage: Storage) -> Iterator[pa.Table]:
-    """The rows of the manifest, shard by shard."""
+    """Yield the rows of the manifest, shard by shard."""
     waiting: list[pa.Table] = []
     for table in iterate_row_groups(plan.manifest["uri"], storage):
         waiting.append(table)
@@ -146,23 +148,17 @@ def _shard_rows(plan: Plan, storage: Storage) -> Iterator[pa.Table]:
 
 
 def _pack_shard(shared: tuple[Plan, str, Storage], number: int, rows: pa.Table) -> dict[str, Any]:
-    """Writes one shard and its record, unless they are there; returns the record, with `skipped`."""
+    """Write one shard and its record, unless they exist. Return the record, with `skipped`."""
     plan, output, storage = shared
     if (record := _finished(plan, output, storage, number)) is not None:
         return {**record, "skipped": True}
     packed: list[PackedFov] = []
-    options: dict[str, Any] = {
-        "stains": plan.stains,
-        "storage": storage,
-        "crop": plan.crop,
-        "compression": plan.compression,
-    }
-    pack_row = functools.partial(pack_fov, **options)
+    packer = plan.packer(storage)
 
     def groups() -> Iterator[tuple[pa.Table, list[PackedFov]]]:
         for start in range(0, len(rows), plan.fovs_per_group):
             group = rows.slice(start, plan.fovs_per_group)
-            fovs = list(readers.map(pack_row, group.to_pylist()))
+            fovs = list(readers.map(packer.pack, group.to_pylist()))
             packed.extend(fov.without_files() for fov in fovs)
             yield _without_pixels(group), fovs
 
@@ -176,10 +172,12 @@ def _pack_shard(shared: tuple[Plan, str, Storage], number: int, rows: pa.Table) 
         "shard": plan.shard(number),
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
+        "footer": checksum(data[-footer_size(data[-8:]) :]) if plan.format == "parquet" else None,
         "errors": [fov.error for fov in packed],
         "transient": sum(fov.is_transient for fov in packed),
         "source_bytes": sum(fov.source_bytes for fov in packed),
         "stored_bytes": sum(fov.stored_bytes for fov in packed),
+        "checksums": {stain: [fov.checksums.get(stain) for fov in packed] for stain in plan.stains},
         "sizes": {stain: [fov.sizes.get(stain) for fov in packed] for stain in plan.stains} if plan.crop else {},
     }
     storage.write_bytes(join(output, plan.record(number)), json.dumps(record).encode())
@@ -187,7 +185,7 @@ def _pack_shard(shared: tuple[Plan, str, Storage], number: int, rows: pa.Table) 
 
 
 def _finished(plan: Plan, output: str, storage: Storage, number: int) -> dict[str, Any] | None:
-    """The record of a shard that needs no more work, else None."""
+    """Return the record of a shard that needs no more work, else None."""
     try:
         record: dict[str, Any] = json.loads(storage.read_bytes(join(output, plan.record(number))))
         size = storage.size(join(output, plan.shard(number)))
@@ -197,7 +195,7 @@ def _finished(plan: Plan, output: str, storage: Storage, number: int) -> dict[st
 
 
 def _manifest_of_shards(plan: Plan, records: Sequence[dict[str, Any]], storage: Storage) -> bytes:
-    """The manifest's rows with the columns that say where the shards hold their files; Parquet, as manifests are written."""
+    """Return the manifest's rows, with the columns that locate their files in the shards, as Parquet."""
     buffer = io.BytesIO()
     writer: pq.ParquetWriter | None = None
     shards = zip(_shard_rows(plan, storage), records, strict=True)
@@ -216,7 +214,7 @@ def _without_pixels(rows: pa.Table) -> pa.Table:
 
 
 def _with_places(plan: Plan, rows: pa.Table, record: dict[str, Any]) -> pa.Table:
-    """The rows of one shard with the columns that say where it holds their files."""
+    """Return the rows of one shard with the columns that locate their files in it."""
     errors = record["errors"]
     fovs = range(len(errors))
     columns = {
@@ -225,8 +223,12 @@ def _with_places(plan: Plan, rows: pa.Table, record: dict[str, Any]) -> pa.Table
         SHARD_ROW: pa.array([fov % plan.fovs_per_group for fov in fovs], pa.int32()),
         SHARD_BYTES: pa.array([record["bytes"] for _ in fovs], pa.int64()),
         SHARD_SHA256: pa.array([record["sha256"] for _ in fovs], pa.string()),
+        SHARD_FOOTER: pa.array([record.get("footer") for _ in fovs], pa.uint32()),
         PACK_ERROR: pa.array(errors, pa.string()),
     }
+    for stain in plan.stains:
+        checksums = record.get("checksums", {}).get(stain)  # records of an earlier version have none
+        columns[checksum_column(stain)] = pa.array(checksums or [None for _ in fovs], pa.uint32())
     if plan.crop is not None:
         columns[SHARD_CROP] = pa.array([plan.crop for _ in fovs], pa.int32())
         for stain, sizes in record["sizes"].items():

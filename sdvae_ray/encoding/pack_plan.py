@@ -1,16 +1,16 @@
 """How a manifest is cut into shards: decided once, from the size of one field of view, and kept in `pack.json` of the output."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from sdvae_ray.engine.pack import Compression, read_fov
+from sdvae_ray.engine.pack import Compression, Packer
 from sdvae_ray.errors import ConfigError, DataError, StorageError
 from sdvae_ray.images.prepare import CropError
 from sdvae_ray.run.record import describe_manifest
-from sdvae_ray.schema import COLOUR, FOV_ID, SHARD, uri_column
+from sdvae_ray.schema import COLOUR, FOV_ID, SHARD
 from sdvae_ray.sources.manifest_reader import iterate_row_groups, row_groups
+from sdvae_ray.sources.manifest_row import located_stains
 from sdvae_ray.storage import Storage, join
 
 SHARDS = "shards"  # folder of the output
@@ -26,7 +26,7 @@ Format = Literal["parquet", "webdataset"]
 
 @dataclass(frozen=True)
 class PackOptions:
-    """What a user may choose.
+    """The options of `pack`.
 
     crop            pixels of the central square that is kept; None: files as they are
     compression     of the cropped planes; None: files as they are
@@ -41,13 +41,13 @@ class PackOptions:
 
 @dataclass(frozen=True)
 class Plan:
-    """How the FOVs of a manifest become shards.
+    """The plan that turns the FOVs of a manifest into shards.
 
     manifest        its URI, its number of FOVs and its sha256
-    stains          of the manifest, in its order
+    stains          the stains of the manifest, in its order
     crop, compression, format  as in PackOptions
     fovs_per_shard, fovs_per_group  the last shard, and the last row group of a shard, may have fewer
-    fov_bytes       of one FOV as it is stored, about
+    fov_bytes       about the bytes of one FOV as it is stored
     """
 
     manifest: dict[str, Any]
@@ -60,23 +60,26 @@ class Plan:
     fov_bytes: int
 
     def shard(self, number: int) -> str:
-        """The name of a shard, relative to the output."""
+        """Return the name of a shard, relative to the output."""
         return f"{SHARDS}/{number:06d}.{'parquet' if self.format == 'parquet' else 'tar'}"
 
     def record(self, number: int) -> str:
-        """The name of the record of a shard, relative to the output."""
+        """Return the name of the record of a shard, relative to the output."""
         return f"{SHARDS}/{number:06d}.json"
+
+    def packer(self, storage: Storage) -> Packer:
+        """Return the packer of the manifest's FOVs."""
+        return Packer(self.stains, storage, self.crop, self.compression)
 
 
 def plan_shards(manifest: str, output: str, storage: Storage, options: PackOptions) -> Plan:
-    """The plan of an output: a new plan, which is stored, or the stored plan.
+    """Return the plan of an output: the stored plan, or else a new one, which is stored.
 
     Raises DataError for a manifest that cannot be packed, ConfigError for an option that does not fit it or an output that was
     begun with other options, and StorageError.
     """
     sizes, names = row_groups(manifest, storage)
-    prefix = uri_column("")
-    stains = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    stains = located_stains(names)
     if not stains or FOV_ID not in names:
         raise DataError(f"{manifest} is not a manifest: `sdvae-ray manifest` makes one")
     if SHARD in names:
@@ -94,7 +97,7 @@ def plan_shards(manifest: str, output: str, storage: Storage, options: PackOptio
     if stored is not None:
         _check_same(stored, output, described, {**chosen, "fovs": options.fovs_per_shard or stored["fovs_per_shard"]})
         return Plan(**{**stored, "manifest": described})
-    fov_size = _fov_size(manifest, stains, storage, options.crop, compression)
+    fov_size = _fov_size(manifest, Packer(stains, storage, options.crop, compression))
     group = 16 if 16 * fov_size <= _ROW_GROUP_SIZE else 8
     least, most = _FOVS
     fovs = options.fovs_per_shard or min(max(_SHARD_SIZE // max(fov_size, 1), least), most) // group * group
@@ -112,7 +115,7 @@ def _stored_plan(output: str, storage: Storage) -> dict[str, Any] | None:
 
 
 def _check_same(stored: dict[str, Any], output: str, manifest: dict[str, Any], options: dict[str, Any]) -> None:
-    """ConfigError where an output was begun with another manifest or other options."""
+    """Raise ConfigError if an output was begun with another manifest or other options."""
     if stored["manifest"]["sha256"] != manifest["sha256"]:
         raise ConfigError(f"--output {output} was begun with another manifest: choose another folder")
     begun = {**stored, "fovs": stored["fovs_per_shard"]}
@@ -122,14 +125,14 @@ def _check_same(stored: dict[str, Any], output: str, manifest: dict[str, Any], o
             raise ConfigError(f"--output {output} was begun {was}: choose another folder")
 
 
-def _fov_size(
-    manifest: str, stains: Sequence[str], storage: Storage, crop: int | None, compression: Compression | None
-) -> int:
-    """The stored bytes of the first FOV that can be read. Raises StorageError, and ConfigError for a crop that does not fit."""
-    first = next(iterate_row_groups(manifest, storage)).slice(0, _TRIED)
+def _fov_size(manifest: str, packer: Packer) -> int:
+    """Return the stored bytes of the first FOV that can be read. Raises StorageError, and ConfigError for a crop that does not
+    fit.
+    """
+    first = next(iterate_row_groups(manifest, packer.storage)).slice(0, _TRIED)
     for row in first.to_pylist():
         try:
-            return read_fov(row, stains, storage, crop, compression).stored_bytes
+            return packer.read(row).stored_bytes
         except CropError as error:
             raise ConfigError(f"--crop: {error}") from error
         except StorageError:

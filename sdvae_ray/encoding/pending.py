@@ -26,7 +26,7 @@ class Work:
 
 
 def pending(run: Run, keys: pl.DataFrame, failed: str | None = None) -> list[Work]:
-    """The work left in a run; empty where the run is complete. keys: fov_id, row_group, row of every FOV of the manifest.
+    """Return the work left in a run; empty if the run is complete. keys: fov_id, row_group, row of every FOV of the manifest.
 
     failed: only FOVs whose row has an error that contains this text. The FOVs that lack the most columns come first.
     """
@@ -38,7 +38,7 @@ def pending(run: Run, keys: pl.DataFrame, failed: str | None = None) -> list[Wor
 
 
 def lacking(run: Run, keys: pl.DataFrame, fovs: pl.DataFrame, commits: Mapping[str, frozenset[str]]) -> list[Work]:
-    """`pending`, from tables that are read already. fovs, commits: the two results of `read_commits`."""
+    """Return what `pending` returns, from tables that are read already. fovs, commits: the two results of `read_commits`."""
     everything = run_columns(run.config)
     usable = fovs.filter(pl.col(ERROR).is_null()).select(FOV_ID, "files")
     joined = keys.join(usable, on=FOV_ID, how="left", maintain_order="left")

@@ -19,9 +19,9 @@ _WINDOW = 60.0  # seconds over which rates and shares are taken
 
 
 class Pace:
-    """Rates of a stream over its last minute.
+    """The rates of a stream over its last minute.
 
-    total: FOVs of the stream. pools: stage -> number of actors it shall have.
+    total: FOVs of the stream. pools: stage -> the number of actors that it will have.
     """
 
     def __init__(self, total: int, pools: Mapping[str, int]) -> None:
@@ -29,19 +29,19 @@ class Pace:
         self._samples: deque[tuple[float, Counts]] = deque()
 
     def add(self, seconds: float, counts: Counts) -> None:
-        """Takes the counts at a time in seconds, which only grows."""
+        """Take the counts at a time in seconds, which only grows."""
         self._samples.append((seconds, deepcopy(counts)))
         while len(self._samples) > 2 and self._samples[1][0] <= seconds - _WINDOW:
             self._samples.popleft()
 
     @property
     def rate(self) -> float:
-        """FOVs encoded per second; 0 where there is no time to judge by."""
+        """Return the FOVs encoded per second; 0 before any time has passed."""
         (start, before), (end, now) = self._samples[0], self._samples[-1]
         return (now.encoded - before.encoded) / (end - start) if end > start else 0.0
 
     def busy(self) -> dict[str, float]:
-        """Stage -> the share of the time that its actors worked, in [0, 1]."""
+        """Return stage -> the share of the time that its actors worked, in [0, 1]."""
         (start, before), (end, now) = self._samples[0], self._samples[-1]
         shares = {}
         for name, stage in now.stages.items():
@@ -50,7 +50,7 @@ class Pace:
         return shares
 
     def said(self) -> str:
-        """One line: how far, how fast, how long still, and which stage is busiest; or what is waited for."""
+        """Return one line: how many FOVs, how fast, how much longer and which stage is busiest; or what the stream waits for."""
         now = self._samples[-1][1]
         failed = f", {now.errors} failed" if now.errors else ""
         restarts = sum(stage.restarts for stage in now.stages.values())
@@ -70,7 +70,7 @@ class Pace:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as text: 42 s, 12 min, 3.4 h."""
+    """Return seconds as text: 42 s, 12 min, 3.4 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -80,9 +80,10 @@ def duration(seconds: float) -> str:
 def shown(
     console: Console, label: str, total: int, pools: Mapping[str, int], counts: Callable[[], Counts]
 ) -> Iterator[None]:
-    """Shows progress from a thread until the block ends.
+    """Show progress from a thread until the block ends.
 
-    total: FOVs of the stream. pools: stage -> number of actors it shall have. counts: returns the counts; polled at every update.
+    total: FOVs of the stream. pools: stage -> the number of actors that it will have. counts: returns the counts; called at every
+    update.
     """
     stop, pace = threading.Event(), Pace(total, pools)
     show = _bar if console.is_terminal else _lines

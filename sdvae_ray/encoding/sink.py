@@ -26,7 +26,7 @@ class RunSink(Datasink[Written]):
         self.rows_per_file, self.ledger = rows_per_file, ledger
 
     def write(self, blocks: Iterable[pa.Table], ctx: Any) -> Written:
-        """Commits the rows of the blocks. Raises RunError if too many FOVs have failed, or the lease of the run is lost."""
+        """Commit the rows of the blocks. Raises RunError if too many FOVs have failed, or the lease of the run is lost."""
         columns = _columns(blocks)
         if not columns:
             return Written(0, 0)
@@ -41,16 +41,16 @@ class RunSink(Datasink[Written]):
 
     @property
     def min_rows_per_write(self) -> int:
-        """The rows that Ray Data gathers before it calls `write`: those of one file."""
+        """Return how many rows Ray Data gathers before it calls `write`: the rows of one file."""
         return self.rows_per_file
 
     def get_name(self) -> str:
-        """The name of the sink in Ray's own messages."""
+        """Return the name of the sink in Ray's own messages."""
         return "write"
 
 
 def _columns(blocks: Iterable[pa.Table]) -> dict[str, Any]:
-    """All blocks of one write as columns of numpy arrays; no columns where there are no rows."""
+    """Return all blocks of one write as columns of numpy arrays; empty without rows."""
     parts = [BlockAccessor.for_block(block).to_numpy() for block in blocks if BlockAccessor.for_block(block).num_rows()]
     if not parts:
         return {}

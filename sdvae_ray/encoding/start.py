@@ -12,9 +12,9 @@ from sdvae_ray.encoding.pending import READ
 from sdvae_ray.engine.encode import auto_micro_batch
 from sdvae_ray.engine.load import Loader
 from sdvae_ray.engine.models import autoencoder_engines, check_same_weights, latent_scaling, pick_device, pick_precision
-from sdvae_ray.engine.pack import check_stored_crop
 from sdvae_ray.errors import ConfigError, DataError, StorageError
 from sdvae_ray.images.prepare import CropError
+from sdvae_ray.images.stored_crop import check_stored_crop
 from sdvae_ray.run.record import FILE, Record, check_same_run, describe_manifest, extended, new_record
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import FOV_ID, FOVS, SHARD, SHARD_CROP, SHARD_ROW_GROUP, divisor_column, offset_column, uri_column
@@ -23,11 +23,11 @@ from sdvae_ray.weights import Weights
 
 
 def prepare_record(run: Run, fovs: int, resolved: Mapping[str, Weights], pool: Pool, extend: bool = False) -> Record:
-    """The record of the run: a new record, or the stored record after a check that it is of this run.
+    """Return the record of the run: a new record, or the stored record after a check that it belongs to this run.
 
     fovs: FOVs in the manifest. resolved: `<shelf>.<name>` -> weights. pool: the encode pool. extend: adds the new models, codecs
-    and metrics of the run file to the stored record. Raises ConfigError where the stored record is of another run, WeightsError
-    where it has other weights.
+    and metrics of the run file to the stored record. Raises ConfigError if the stored record belongs to another run, WeightsError
+    if it has other weights.
     """
     manifest = describe_manifest(run.config.manifest, fovs, run.storage)
     weights = {name: model_weights.record() for name, model_weights in resolved.items()}
@@ -50,7 +50,7 @@ def prepare_record(run: Run, fovs: int, resolved: Mapping[str, Weights], pool: P
 
 
 def _precision_on_node(run: Run, pool: Pool) -> str:
-    """The precision of the run. A node that encodes decides `auto`, because the node of the driver may have no GPU."""
+    """Return the precision of the run. A node that encodes decides `auto`, because the node of the driver may have no GPU."""
     if pool.gpus == 0 or run.config.precision != "auto":
         return pick_precision(run.config.precision, pick_device(0))
     ask = ray.remote(lambda: pick_precision("auto", pick_device(pool.gpus)))
@@ -58,7 +58,7 @@ def _precision_on_node(run: Run, pool: Pool) -> str:
 
 
 def probe(run: Run, keys: pl.DataFrame) -> None:
-    """Loads the first FOV of `keys`, so that an error that all FOVs share is raised before the start.
+    """Load the first FOV of `keys`, so that an error that all FOVs share is raised before the start.
 
     keys: row_group and row in the manifest. Raises ConfigError for a crop that does not fit, StorageError for a bucket or
     credentials that do not work.
@@ -76,9 +76,9 @@ def probe(run: Run, keys: pl.DataFrame) -> None:
 
 
 def checked_manifest(run: Run) -> pl.DataFrame:
-    """fov_id, row_group, row of every FOV, and `read` in a manifest of shards: one number for the FOVs that one read brings.
+    """Return fov_id, row_group, row of every FOV; for shards also `read`, equal for the FOVs that one read brings.
 
-    Raises DataError where a needed column is missing or a FOV is there twice, ConfigError where shards hold less than the crop.
+    Raises DataError if a needed column is missing or a FOV appears twice, ConfigError if shards hold less than the crop.
     """
     columns = [uri_column(stain) for stain in run.config.image.stains]
     if run.config.image.scaling.method == "manifest":

@@ -75,11 +75,11 @@ class Encoded:
 def encode(
     run: Run, console: Console, address: str | None = None, extend: bool = False, failed: str | None = None
 ) -> Encoded:
-    """Computes every FOV of the manifest that has no usable row yet; with `extend` also the columns that a finished run lacks.
+    """Compute every FOV of the manifest that has no usable row yet; with `extend` also the columns that a finished run lacks.
 
     failed: only FOVs whose error contains this text; None: those that were never tried too. address: a Ray cluster; None: the
     cluster of this job, else this machine. Raises ConfigError, DataError, StorageError, WeightsError or ResourceError before
-    anything is computed, and RunError where the run was stopped or is incomplete. Committed rows stay.
+    anything is computed, and RunError if the run was stopped or is incomplete. Committed rows stay.
     """
     check_names(run.config)
     keys = checked_manifest(run)
@@ -120,7 +120,7 @@ def encode(
 def _stream(
     run: Run, work: Work, pools: Pools, record: Record, session: str, console: Console, lease: Lease
 ) -> dict[str, Any]:
-    """Streams one piece of work. Returns its record: a stage -> `_told`; first_fov -> seconds to the first encoded FOVs."""
+    """Stream one piece of work. Return its record: a stage -> `_told`; first_fov -> seconds to the first encoded FOVs."""
     quiet_ray_data()
     total = work.keys.height
     sides = wanted_codecs(run.config, work.wanted)
@@ -179,7 +179,7 @@ def _stopped_without(lease: Lease, ledger: Any) -> Iterator[None]:
 
 
 def _told(stage: Stage, seconds: float) -> dict[str, Any]:
-    """The record of a stage in a stream of `seconds`.
+    """Return the record of a stage in a stream of `seconds`.
 
     busy: share of the time that its actors worked. rate: FOV/s after the start of its newest actor.
     """
@@ -189,7 +189,7 @@ def _told(stage: Stage, seconds: float) -> dict[str, Any]:
 
 
 def _actors_of(pool: Pool) -> dict[str, Any]:
-    """The arguments of map_batches that describe a pool of actors with bounded restarts."""
+    """Return the arguments of map_batches that describe a pool of actors with bounded restarts."""
     return {
         "batch_format": "numpy",
         "compute": ActorPoolStrategy(min_size=pool.least, max_size=pool.most),
@@ -200,8 +200,10 @@ def _actors_of(pool: Pool) -> dict[str, Any]:
 
 
 def _pieces(pending: pl.DataFrame, loaders: int) -> list[dict[str, Any]]:
-    """Pieces of work for the load pool. A piece has rows of one row group. The pieces are few enough for the driver, and enough for
-    every actor to get some. Rows that one read of a shard brings stay in one piece.
+    """Return pieces of work for the load pool; a piece has rows of one row group.
+
+    The pieces are few enough for the driver, and enough for every actor to get some. Rows that one read of a shard brings stay in
+    one piece.
     """
     size = min(_FOVS_PER_PIECE, max(1, pending.height // (loaders * 8)))
     numbered = pending.with_columns(piece=pl.int_range(pl.len()).over("row_group"))
@@ -237,7 +239,7 @@ def _summary(run: Run, keys: pl.DataFrame, before: int, total: int, seconds: flo
 
 
 def _allowed_errors(run: Run, fovs: int) -> int:
-    """The number of FOVs that may fail: max_error_fraction of `fovs`, and at least one unless the fraction is 0."""
+    """Return the number of FOVs that may fail: max_error_fraction of `fovs`, and at least one unless the fraction is 0."""
     return max(1, int(run.config.max_error_fraction * fovs)) if run.config.max_error_fraction else 0
 
 

@@ -3,23 +3,24 @@
 A FOV that cannot be read keeps its row: `error` gives the reason and its pixels are zeros, so that every block has one shape.
 """
 
-import functools
 import json
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from sdvae_ray.config import StorageConfig
-from sdvae_ray.engine.pack import whole_planes
+from sdvae_ray.engine.illumination import IlluminationReader
 from sdvae_ray.errors import StorageError, one_line
-from sdvae_ray.images.decode import decode_colours, decode_illumination, decode_planes
+from sdvae_ray.images.decode import decode_colours, decode_planes
 from sdvae_ray.images.prepare import centre_crop, check_same_size, resize, tile
 from sdvae_ray.images.scaling import scale_plane
+from sdvae_ray.images.stored_crop import whole_planes
 from sdvae_ray.schema import (
     COLOUR,
     ERROR,
@@ -28,13 +29,11 @@ from sdvae_ray.schema import (
     PIXELS,
     ROW,
     SHARD,
-    channel_column,
     divisor_column,
-    illum_column,
     offset_column,
-    uri_column,
 )
 from sdvae_ray.settings.image import ImageConfig
+from sdvae_ray.sources.manifest_row import Row, channel_of, function_of, rows_of, stains_by_file
 from sdvae_ray.sources.shards import ShardReader
 from sdvae_ray.storage import Storage
 
@@ -68,177 +67,177 @@ Batch = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a row asked for: URI -> bytes of its files, and URI -> its illumination functions, which other rows may share."""
+    """The requests for the files of one row: URI -> bytes of its files, URI -> its illumination functions
+    (rows may share them).
+    """
 
     files: Mapping[str, Future[bytes]]
     functions: Mapping[str, Future[np.ndarray]]
 
     def cancel(self) -> None:
-        """Takes back the requests that have not begun."""
+        """Cancel the requests that have not begun."""
         for file in self.files.values():
             file.cancel()
 
 
 class Loader:
-    """Callable on a batch of manifest rows: gives fov_id of the rows and these columns:
+    """Loads images, called on a batch of manifest rows. It returns fov_id of the rows and these columns:
 
     row_json      text, every Metadata_* of the row as JSON
-    image         (n, P, C, S, S) uint8 or uint16, zeros where `error` is set
-    error         text, "" where there is none
-    qc_mean       (n, C) float32, mean of the scaled pixels / maximum, in [0, 1]; NaN where `error` is set
-    qc_saturated  (n, C) float32, share of pixels at the maximum, in [0, 1]; NaN where `error` is set
-    qc_zero       (n, C) float32, share of pixels at zero, in [0, 1]; NaN where `error` is set
+    image         (n, P, C, S, S) uint8 or uint16, zeros for a row with an `error`
+    error         text, "" for a usable row
+    qc_mean       (n, C) float32, mean of the scaled pixels / maximum, in [0, 1]; NaN for a row with an `error`
+    qc_saturated  (n, C) float32, share of pixels at the maximum, in [0, 1]; NaN for a row with an `error`
+    qc_zero       (n, C) float32, share of pixels at zero, in [0, 1]; NaN for a row with an `error`
     seconds_load  (n,) float32
     load_node     text
     """
 
-    def __init__(self, image: ImageConfig, storage: StorageConfig) -> None:
+    def __init__(self, image: ImageConfig, storage: StorageConfig, functions: Path | None = None) -> None:
         self.image = image
         self.storage = Storage(storage)
         self.shards = ShardReader(self.storage, image.stains)
+        self.illumination = IlluminationReader(self.storage, functions)
         self.readers = ThreadPoolExecutor(_READERS)
         self.functions: dict[str, Future[np.ndarray]] = {}  # URI -> its illumination function, the last used last
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> Batch:
-        """The columns of one batch."""
+        """Return the columns of one batch."""
         return next(self.stream([batch]))
 
     def stream(self, batches: Iterable[Mapping[str, np.ndarray]]) -> Iterator[Batch]:
-        """Yields the columns of every batch, in order. The next batch is fetched while one is decoded; no more is held."""
-        waiting: deque[tuple[Mapping[str, np.ndarray], list[Fetched]]] = deque()
+        """Yield the columns of every batch, in order. While one batch is decoded the next is fetched; no more batches are held."""
+        waiting: deque[tuple[list[Row], list[Fetched]]] = deque()
         try:
-            for batch in batches:
-                waiting.append((batch, [self._fetch(batch, row) for row in range(len(batch[FOV_ID]))]))
+            for rows in map(rows_of, batches):
+                waiting.append((rows, [self._fetch(row) for row in rows]))
                 if len(waiting) == 2:
                     yield self._load(*waiting.popleft())
             while waiting:
                 yield self._load(*waiting.popleft())
         finally:
-            for _, rows in waiting:
-                for fetched in rows:
+            for _, fetches in waiting:
+                for fetched in fetches:
                     fetched.cancel()
 
     def probe(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Loads the first row and raises its error, if any: CropError, StorageError, OSError or ValueError."""
-        self._field(batch, 0, self._fetch(batch, 0), self._empty_field())
+        """Load the first row and raise its error, if any: CropError, StorageError, OSError or ValueError."""
+        row = rows_of(batch)[0]
+        for _ in self._planes(row, self._fetch(row), self._empty_plane()):
+            pass
 
-    def _load(self, batch: Mapping[str, np.ndarray], fetches: list[Fetched]) -> Batch:
-        """The columns of one batch. The files of a row are let go with the row."""
-        count = len(batch[FOV_ID])
+    def _load(self, rows: Sequence[Row], fetches: list[Fetched]) -> Batch:
+        """Return the columns of one batch. The files of a row are released with the row."""
+        count = len(rows)
         stains, patch = self.image.stains, self.image.patch
-        metadata = [name for name in batch if name.startswith(METADATA)]
-        rows = [json.dumps({name: batch[name][row] for name in metadata}) for row in range(count)]
-        out: Batch = {FOV_ID: np.asarray(batch[FOV_ID], object), ROW: np.array(rows, object)}
-        field = self._empty_field()
-        pixels = np.zeros((count, self.image.patches, len(stains), patch, patch), field.dtype)
+        metadata = [{name: row[name] for name in row if name.startswith(METADATA)} for row in rows]
+        out: Batch = {
+            FOV_ID: np.array([row[FOV_ID] for row in rows], object),
+            ROW: np.array(list(map(json.dumps, metadata)), object),
+        }
+        plane = self._empty_plane()
+        pixels = np.empty((count, self.image.patches, len(stains), patch, patch), plane.dtype)
         qc = {name: np.full((count, len(stains)), np.nan, np.float32) for name in QC}
         errors = np.full(count, "", object)
         seconds = np.zeros(count, np.float32)
-        for row in range(count):
+        for number, row in enumerate(rows):
             start = time.perf_counter()
+            patches = pixels[number].swapaxes(2, 3) if self.image.transpose else pixels[number]
             try:
-                self._field(batch, row, fetches[row], field)
+                for stain in self._planes(row, fetches[number], plane):  # one at a time stays in the processor's cache
+                    tile(plane, patch, patches[:, stain : stain + 1])
+                    for name, measure in QC.items():
+                        qc[name][number, stain] = measure(plane)[0]
             except (OSError, ValueError, StorageError) as error:
-                errors[row] = one_line(error, None)
-            else:
-                tile(field, patch, pixels[row].swapaxes(2, 3) if self.image.transpose else pixels[row])
-                for name, measure in QC.items():
-                    qc[name][row] = measure(field)
-            fetches[row] = Fetched({}, {})
-            seconds[row] = time.perf_counter() - start
+                errors[number] = one_line(error, None)
+                pixels[number] = 0
+                for values in qc.values():
+                    values[number] = np.nan
+            fetches[number] = Fetched({}, {})
+            seconds[number] = time.perf_counter() - start
         node = np.full(count, socket.gethostname(), object)
         return {**out, IMAGE: pixels, ERROR: errors, **qc, "seconds_load": seconds, "load_node": node}
 
-    def _fetch(self, batch: Mapping[str, np.ndarray], row: int) -> Fetched:
-        """Asks for the files of a row, once for all its stains, and its functions. A row may carry the bytes of its one file."""
-        carried = batch[PIXELS][row] if PIXELS in batch else None
-        uris = dict.fromkeys(str(batch[uri_column(stain)][row]) for stain in self.image.stains)
-        if SHARD in batch:
-            packed = self.readers.submit(self.shards.files, batch, row)
+    def _fetch(self, row: Row) -> Fetched:
+        """Request the files of a row, once for all its stains, and its functions. A row may carry the bytes of its one file."""
+        carried = row.get(PIXELS)
+        uris = stains_by_file(row, self.image.stains)
+        if SHARD in row:
+            packed = self.readers.submit(self.shards.files, row)
             files = {uri: self.readers.submit(_file, packed, uri) for uri in uris}
         elif isinstance(carried, bytes):
             files = {uri: self.readers.submit(bytes, carried) for uri in uris}
         else:
             files = {uri: self.readers.submit(self.storage.read_bytes, uri) for uri in uris}
-        functions = {_function_uri(batch, row, stain) for stain in self.image.stains}
+        functions = {function_of(row, stain) for stain in self.image.stains}
         return Fetched(files, {uri: self._function(uri) for uri in functions if uri is not None})
 
     def _function(self, uri: str) -> Future[np.ndarray]:
-        """An illumination function: the one that this process holds, else asked for. One that failed is asked for again."""
+        """Return the request for an illumination function; one that this process holds is not fetched again,
+        one that failed is.
+        """
         function = self.functions.pop(uri, None)
         if function is None or (function.done() and function.exception() is not None):
-            function = self.readers.submit(self._illumination, uri)
+            function = self.readers.submit(self.illumination.read, uri)
         self.functions[uri] = function
         if len(self.functions) > _FUNCTIONS_KEPT:
             del self.functions[next(iter(self.functions))]
         return function
 
-    def _empty_field(self) -> np.ndarray:
+    def _empty_plane(self) -> np.ndarray:
         dtype = np.uint8 if self.image.scaling.bits == 8 else np.uint16
-        return np.empty((len(self.image.stains), self.image.crop, self.image.crop), dtype)
+        return np.empty((1, self.image.crop, self.image.crop), dtype)
 
-    def _field(self, batch: Mapping[str, np.ndarray], row: int, fetched: Fetched, field: np.ndarray) -> None:
-        """Writes the scaled pixels of one FOV into `field`: (C, crop, crop) uint8 or uint16."""
-        decoded = functools.cache(lambda uri: self._decoded(batch, row, uri, fetched.files[uri].result()))
-        for stain, out in zip(self.image.stains, field, strict=True):
-            self._plane(batch, row, stain, decoded, fetched.functions, out)
+    def _planes(self, row: Row, fetched: Fetched, out: np.ndarray) -> Iterator[int]:
+        """Write the scaled pixels of the stains of one FOV into `out`, (1, crop, crop) uint8 or uint16, one after the other.
 
-    def _decoded(self, batch: Mapping[str, np.ndarray], row: int, uri: str, data: bytes) -> dict[int, np.ndarray]:
-        """Channel -> resized plane, for the channels of one file that the stains of the row use."""
-        sharing = [stain for stain in self.image.stains if str(batch[uri_column(stain)][row]) == uri]
-        channels = list(dict.fromkeys(_channel(batch, row, stain) for stain in sharing))
-        colour = COLOUR in batch and batch[COLOUR][row] in (True,)  # null and NaN are not
+        Yields the place of the stain in the run whose pixels `out` holds.
+        """
+        for uri, sharing in stains_by_file(row, self.image.stains).items():
+            planes = self._decoded(row, uri, sharing, fetched.files[uri].result())
+            for stain in sharing:
+                self._scale(row, stain, uri, planes[channel_of(row, stain)], fetched.functions, out[0])
+                yield self.image.stains.index(stain)
+
+    def _decoded(self, row: Row, uri: str, sharing: Sequence[str], data: bytes) -> dict[int, np.ndarray]:
+        """Return channel -> resized plane, for the channels of one file that the stains of the row use."""
+        channels = list(dict.fromkeys(channel_of(row, stain) for stain in sharing))
+        colour = row.get(COLOUR) in (True,)  # null and NaN are not
         planes = (decode_colours if colour else decode_planes)(data, channels, uri)
-        planes = whole_planes(planes, batch, row, sharing[0], self.image)
+        planes = whole_planes(planes, row, sharing[0], self.image)
         if (size := self.image.resize) is not None:
             planes = [resize(plane, size) for plane in planes]
         return dict(zip(channels, planes, strict=True))
 
-    def _plane(
+    def _scale(
         self,
-        batch: Mapping[str, np.ndarray],
-        row: int,
+        row: Row,
         stain: str,
-        decoded: Callable[[str], Mapping[int, np.ndarray]],
+        where: str,
+        plane: np.ndarray,
         functions: Mapping[str, Future[np.ndarray]],
         out: np.ndarray,
     ) -> None:
-        """Writes the pixels of one stain of one FOV, cropped, corrected and scaled, into `out`: (crop, crop)."""
-        where = str(batch[uri_column(stain)][row])
-        plane = decoded(where)[_channel(batch, row, stain)]
-        uri = _function_uri(batch, row, stain)
+        """Write the pixels of one stain of one FOV, cropped, corrected and scaled, into `out`: (crop, crop)."""
+        uri = function_of(row, stain)
         illumination = None
         if uri is not None:
             function = functions[uri].result()
             check_same_size(plane, function, where, uri)
             illumination = centre_crop(function, self.image.crop, where)
         cropped = centre_crop(plane, self.image.crop, where)
-        scale_plane(cropped, illumination, *self._scaling(batch, row, stain), self.image.scaling.bits, out)
+        scale_plane(cropped, illumination, *self._scaling(row, stain), self.image.scaling.bits, out)
 
-    def _scaling(self, batch: Mapping[str, np.ndarray], row: int, stain: str) -> tuple[float, float]:
+    def _scaling(self, row: Row, stain: str) -> tuple[float, float]:
         if self.image.scaling.method == "divide":
             return 0.0, self.image.scaling.divisor
-        offset, divisor = batch[offset_column(stain)][row], batch[divisor_column(stain)][row]
+        offset, divisor = row[offset_column(stain)], row[divisor_column(stain)]
         if offset is None or divisor is None or not float(divisor) > 0:
             raise ValueError(
                 f"{stain} has the scaling offset {offset} and divisor {divisor}; both must be numbers, and the divisor above 0"
             )
         return float(offset), float(divisor)
 
-    def _illumination(self, uri: str) -> np.ndarray:
-        return decode_illumination(self.storage.read_bytes(uri), uri)
-
 
 def _file(packed: Future[dict[str, bytes]], uri: str) -> bytes:
     return packed.result()[uri]  # its thread has begun before this one
-
-
-def _channel(batch: Mapping[str, np.ndarray], row: int, stain: str) -> int:
-    channels = batch.get(channel_column(stain))
-    return 0 if channels is None or channels[row] is None else int(channels[row])
-
-
-def _function_uri(batch: Mapping[str, np.ndarray], row: int, stain: str) -> str | None:
-    """Where the illumination function of a stain is; None where it is ones: null, NaN or empty."""
-    uri = batch[illum_column(stain)][row] if illum_column(stain) in batch else None
-    return uri if isinstance(uri, str) and uri else None

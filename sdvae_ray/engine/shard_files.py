@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sdvae_ray.engine.pack import PackedFov
-from sdvae_ray.schema import PACK_ERROR, pixels_column, uri_column
+from sdvae_ray.schema import PACK_ERROR, pixels_column
+from sdvae_ray.sources.manifest_row import stains_by_file
 
 _SUFFIXES = {"tiff": "tif", "jpeg": "jpg"}
 
@@ -19,7 +20,7 @@ Groups = Iterable[tuple[pa.Table, Sequence[PackedFov]]]  # rows of the manifest,
 
 
 def parquet_shard(groups: Groups, stains: Sequence[str]) -> bytes:
-    """A Parquet file with one row group per item of `groups`. The columns of the pixels are last, and not compressed."""
+    """Return a Parquet file with one row group per item of `groups`. The pixel columns are last, and not compressed."""
     buffer = io.BytesIO()
     writer: pq.ParquetWriter | None = None
     pixels = [pixels_column(stain) for stain in stains]
@@ -46,10 +47,10 @@ def parquet_shard(groups: Groups, stains: Sequence[str]) -> bytes:
 
 
 def tar_shard(groups: Groups, stains: Sequence[str], first: int) -> bytes:
-    """A WebDataset tar: `<n>.<stain>.tif` for every file of a FOV, then `<n>.json` with its row of the manifest.
+    """Return a WebDataset tar: `<n>.<stain>.tif` for every file of a FOV, then `<n>.json` with its row of the manifest.
 
     n counts the FOVs of the manifest; the first FOV of this shard has the number `first`. In the JSON, `files` gives the member of
-    every stain, and `pack_error` the reason where there are no files.
+    every stain, and `pack_error` the reason why a FOV has no files.
     """
     buffer = io.BytesIO()
     number = first
@@ -57,13 +58,13 @@ def tar_shard(groups: Groups, stains: Sequence[str], first: int) -> bytes:
         for rows, fovs in groups:
             for row, fov in zip(rows.to_pylist(), fovs, strict=True):
                 key = f"{number:09d}"
-                member_of = {}
-                for stain, data in fov.files.items():
-                    uri = str(row[uri_column(stain)])
-                    member_of[uri] = f"{key}.{stain}.{_suffix(uri)}"
-                    _add(tar, member_of[uri], data)
-                files = {stain: member_of.get(str(row[uri_column(stain)])) for stain in stains}
-                facts: dict[str, Any] = {**row, "files": files, PACK_ERROR: fov.error}
+                members: dict[str, str | None] = dict.fromkeys(stains)
+                for uri, sharing in stains_by_file(row, stains).items():
+                    if (data := fov.files.get(sharing[0])) is not None:
+                        member = f"{key}.{sharing[0]}.{_suffix(uri)}"
+                        _add(tar, member, data)
+                        members |= dict.fromkeys(sharing, member)
+                facts: dict[str, Any] = {**row, "files": members, PACK_ERROR: fov.error}
                 _add(tar, f"{key}.json", json.dumps(facts).encode())
                 number += 1
     return buffer.getvalue()

@@ -18,7 +18,7 @@ from sdvae_ray.errors import one_line
 
 
 class DecodeError(ValueError):
-    """The bytes are not an image that can be used: truncated, corrupt, or of another kind."""
+    """The bytes are not a usable image: truncated, corrupt, or of another kind."""
 
 
 # errors that tifffile and imagecodecs raise on damaged data, which may divide by zero or ask for any amount of memory
@@ -34,7 +34,7 @@ _PHOTOGRAPH_DAMAGE = (OSError, SyntaxError, OverflowError, zlib.error, Image.Dec
 
 
 def decode_planes(data: bytes, channels: Sequence[int], where: str) -> list[np.ndarray]:
-    """Planes of a TIFF, all (height, width), in the file's own dtype; `channels` count its pages or its leading axis.
+    """Return planes of a TIFF, each (height, width), in the file's own dtype; `channels` count its pages or its leading axis.
 
     The file is decoded once. Raises DecodeError, naming `where`, for a file or a plane that cannot be decoded whole.
     """
@@ -57,7 +57,7 @@ def decode_planes(data: bytes, channels: Sequence[int], where: str) -> list[np.n
 
 
 def _stored(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, data: bytes) -> np.ndarray | None:
-    """Returns the pixels of a series that lie uncompressed in one piece, as a view of the file's bytes; None for another series."""
+    """Return the pixels of a series that lie uncompressed in one piece, as a view of the file's bytes; None for another series."""
     start = series.dataoffset
     if start is None or series.transform is not None or start + series.nbytes > len(data):
         return None
@@ -67,7 +67,7 @@ def _stored(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, data: byte
 
 
 def _unpacked(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, data: bytes) -> np.ndarray | None:
-    """Returns the pixels of a series that libtiff unpacks to the pixels of tifffile; None for another series, or a damaged one.
+    """Return the pixels of a series that libtiff unpacks to the pixels of tifffile; None for another series, or a damaged one.
 
     Such a series is the whole file: pages of one grey plane of unsigned integers, packed by LZW. Deflate is left to tifffile:
     libtiff stops where a strip is full and does not see a wrong checksum.
@@ -108,12 +108,12 @@ def _checked(planes: np.ndarray, channel: int, where: str) -> np.ndarray:
 
 
 def decode_colours(data: bytes, channels: Sequence[int], where: str) -> list[np.ndarray]:
-    """Red (0), green (1) or blue (2) of a photograph, all (height, width) uint8, as `PIL.Image.open(...).convert("RGB")` has them.
+    """Return red (0), green (1) or blue (2) of a photograph, each (height, width) uint8, as Pillow's convert("RGB") gives them.
 
     Grey gives three equal planes; alpha is dropped, not blended; palettes and CMYK are converted. The EXIF orientation and the
-    colour profile are not applied, as Pillow's and torchvision's readers do not apply them unless asked. Raises DecodeError, naming
-    `where`, for a file that cannot be decoded whole, that holds more than 8 bits, or that holds several frames (of a camera's
-    multi-picture JPEG the first frame counts).
+    colour profile are not applied, as Pillow's and torchvision's readers do not apply them unless asked. Raises DecodeError,
+    naming `where`, for a file that cannot be decoded whole, that holds more than 8 bits, or that holds several frames (of a
+    camera's multi-picture JPEG the first frame counts).
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -133,7 +133,7 @@ def decode_colours(data: bytes, channels: Sequence[int], where: str) -> list[np.
 
 
 def _refusal(image: Image.Image) -> str | None:
-    """Says why a photograph cannot be used, before its pixels are decoded; None where it can."""
+    """Return why a photograph cannot be used, before its pixels are decoded; None if it can."""
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":
         return f"has {frames} frames; one photograph is wanted"
@@ -145,9 +145,9 @@ def _refusal(image: Image.Image) -> str | None:
 
 
 def decode_illumination(data: bytes, where: str) -> np.ndarray:
-    """An illumination function, (height, width) float64, read-only; zeros are replaced by 1e-6, as published.
+    """Return an illumination function, (height, width) float64, read-only; zeros are replaced by 1e-6, as published.
 
-    Raises DecodeError, naming `where`, for a file that holds no such function.
+    Raises DecodeError, naming `where`, for a file that does not hold such a function.
     """
     try:
         function = np.load(io.BytesIO(data), allow_pickle=False)

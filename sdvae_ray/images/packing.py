@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Packing:
-    """T triples of stains, one RGB pass a triple. A stain is unpacked from the first pass that holds it (mean over its planes).
+    """T triples of stains; a triple is one RGB pass. A stain is unpacked from the first pass that holds it (mean over its planes).
 
     The published triples are (Mito, AGP, RNA) and (RNA, ER, DNA): RNA is unpacked from the first.
     """
@@ -21,20 +21,20 @@ class Packing:
 
     @property
     def passes(self) -> int:
-        """T, the number of RGB passes."""
+        """Return T, the number of RGB passes."""
         return len(self.index)
 
     def pack(self, stains: Tensor) -> Tensor:
-        """(N, C, S, S) -> (N, T, 3, S, S)."""
+        """Return the RGB passes (N, T, 3, S, S) of stains (N, C, S, S)."""
         planes = torch.stack([stains[:, stain] for triple in self.index for stain in triple], 1)
         return planes.unflatten(1, (len(self.index), 3))
 
     def unpack(self, rgb: Tensor) -> Tensor:
-        """(N, T, 3, S, S) -> (N, C, S, S)."""
+        """Return the stains (N, C, S, S) of RGB passes (N, T, 3, S, S)."""
         return torch.stack([_mean([rgb[:, t, plane] for plane in planes]) for t, planes in self.sources], 1)
 
 
 def _mean(planes: list[Tensor]) -> Tensor:
-    """The mean of images (N, S, S), exact where they are equal."""
+    """Return the mean of images (N, S, S), exact if they are equal."""
     first = planes[0]
     return first if len(planes) == 1 else first + (torch.stack(planes, 1) - first[:, None]).mean(1)

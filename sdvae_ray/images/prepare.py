@@ -9,7 +9,7 @@ class CropError(ValueError):
 
 
 def resize(plane: np.ndarray, size: int) -> np.ndarray:
-    """(height, width) -> (size, size), both axes stretched or shrunk to fit: `PIL.Image.resize`, bilinear with antialias.
+    """Return a plane (height, width) as (size, size), both axes stretched or shrunk: `PIL.Image.resize`, bilinear, antialias.
 
     uint8 and uint16 keep their dtype, rounded to the nearest as Pillow does after each axis; other types become float32.
     """
@@ -19,24 +19,26 @@ def resize(plane: np.ndarray, size: int) -> np.ndarray:
 
 
 def check_same_size(plane: np.ndarray, illumination: np.ndarray, where: str, function: str) -> None:
-    """Raises ValueError, naming `where` and `function`, unless a plane and its illumination function have the same shape."""
+    """Raise ValueError, naming `where` and `function`, unless a plane and its illumination function have the same shape."""
     if illumination.shape != plane.shape:
         raise ValueError(f"{where} is {_shape(plane)}, its illumination function {function} is {_shape(illumination)}")
 
 
 def correct(plane: np.ndarray, illumination: np.ndarray | None) -> np.ndarray:
-    """plane / illumination, float64; None is a function of ones."""
+    """Return plane / illumination, float64; None: a function of ones."""
     return plane.astype(np.float64) if illumination is None else plane / illumination
 
 
 def scale(corrected: np.ndarray, offset: float, divisor: float, bits: int) -> np.ndarray:
-    """clip((corrected - offset) / divisor, 0, 2^bits - 1), truncated, as uint8 or uint16."""
+    """Return clip((corrected - offset) / divisor, 0, 2^bits - 1), truncated, as uint8 or uint16."""
     top = 2**bits - 1
     return np.clip((corrected - offset) / divisor, 0, top).astype(np.uint8 if bits == 8 else np.uint16)
 
 
 def centre_crop(plane: np.ndarray, crop: int, where: str) -> np.ndarray:
-    """The central (crop, crop) pixels; an odd margin leaves the extra pixel at the end. CropError where it does not fit."""
+    """Return the central (crop, crop) pixels; an odd margin leaves the extra pixel at the end. Raises CropError if they do not
+    fit.
+    """
     height, width = plane.shape
     if crop > min(height, width):
         raise CropError(f"crop {crop} does not fit {where}, which is {_shape(plane)}")
@@ -45,7 +47,7 @@ def centre_crop(plane: np.ndarray, crop: int, where: str) -> np.ndarray:
 
 
 def tile(stains: np.ndarray, patch: int, out: np.ndarray | None = None) -> np.ndarray:
-    """(C, crop, crop) -> (P, C, patch, patch), row by row; written to `out` of that shape where it is given."""
+    """Return stains (C, crop, crop) as patches (P, C, patch, patch), row by row; out: the array to write them to, or None."""
     count, crop, _ = stains.shape
     grid = crop // patch
     if out is None:
@@ -56,7 +58,7 @@ def tile(stains: np.ndarray, patch: int, out: np.ndarray | None = None) -> np.nd
 
 
 def untile(patches: np.ndarray) -> np.ndarray:
-    """The inverse of tile: (P, C, S, S) -> (C, crop, crop)."""
+    """Return patches (P, C, S, S) as stains (C, crop, crop): the inverse of tile."""
     total, count, patch, _ = patches.shape
     grid = round(total**0.5)
     return (

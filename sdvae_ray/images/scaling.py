@@ -21,7 +21,7 @@ _ROWS = 64  # of a block
 def scale_plane(
     plane: np.ndarray, illumination: np.ndarray | None, offset: float, divisor: float, bits: int, out: np.ndarray
 ) -> None:
-    """Writes `scale(correct(plane, illumination), offset, divisor, bits)` into `out`.
+    """Write `scale(correct(plane, illumination), offset, divisor, bits)` into `out`.
 
     plane: (height, width), unsigned integers or floats. illumination: the same shape, float64, above 0. out: the same shape, uint8
     (bits 8) or uint16 (bits 16).
@@ -65,5 +65,5 @@ def _look_up(plane: np.ndarray, offset: float, divisor: float, bits: int, out: n
 
 @functools.lru_cache(maxsize=_TABLES)
 def table(offset: float, divisor: float, bits: int) -> pa.Array:
-    """The scaled integer of every uint16 value, (65536,) uint8 or uint16."""
+    """Return the scaled integer of every uint16 value, (65536,) uint8 or uint16."""
     return pa.array(scale(correct(np.arange(2**16, dtype=np.uint16), None), offset, divisor, bits))

@@ -21,6 +21,7 @@ from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.schema import FOV_ID, KEYS, METADATA, PLATE_COLUMN, SHARD, channel_column, illum_column, uri_column
 from sdvae_ray.sources import gallery
 from sdvae_ray.sources.gallery import FILE, ROW, first_row, is_empty, listed, place
+from sdvae_ray.sources.manifest_row import located_stains
 from sdvae_ray.sources.platemaps import join_metadata, join_platemaps
 from sdvae_ray.sources.shards import shard_uri
 from sdvae_ray.storage import Storage
@@ -169,7 +170,7 @@ def check_manifest(table: pl.DataFrame, stains: Sequence[str], where: str) -> No
 def _check_columns(table: pl.DataFrame, stains: Sequence[str], where: str) -> None:
     if FOV_ID not in table.columns:
         raise DataError(f"{where} is not a manifest: no column {FOV_ID}; `sdvae-ray manifest` makes one")
-    here = stains_of(table)
+    here = located_stains(table.columns)
     if missing := [stain for stain in stains if stain not in here]:
         raise DataError(f"{where} has no images of the stain {missing[0]!r}; it has {', '.join(here) or 'none'}")
     if absent := [key for key in KEYS if key not in table.columns]:
@@ -181,12 +182,6 @@ def _check_columns(table: pl.DataFrame, stains: Sequence[str], where: str) -> No
             raise DataError(f"{where}: the column {name} is {dtype}, not text")
         if name in map(channel_column, stains) and not dtype.is_integer():
             raise DataError(f"{where}: the column {name} is {dtype}, not a whole number")
-
-
-def stains_of(table: pl.DataFrame) -> list[str]:
-    """Return the stains whose images a manifest locates, in its order."""
-    prefix = uri_column("")
-    return [name.removeprefix(prefix) for name in table.columns if name.startswith(prefix)]
 
 
 def write_manifest(manifest_table: pl.DataFrame, uri: str, storage: Storage) -> None:
@@ -209,7 +204,7 @@ def read_manifest(uri: str, storage: Storage) -> pl.DataFrame:
         raise DataError(f"{uri} is not a manifest: it is not a whole Parquet file") from error
     if SHARD in table.columns:
         table = table.with_columns(pl.Series(SHARD, [shard_uri(name, uri) for name in table[SHARD]], pl.String))
-    stains = stains_of(table)
+    stains = located_stains(table.columns)
     if not stains:
         raise DataError(f"{uri} is not a manifest: no column such as {uri_column(STAINS[0])}")
     check_manifest(table, stains, uri)

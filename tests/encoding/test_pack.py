@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,12 @@ from sdvae_ray.schema import (
     SHARD,
     SHARD_BYTES,
     SHARD_CROP,
+    SHARD_FOOTER,
     SHARD_ROW,
     SHARD_ROW_GROUP,
     SHARD_SHA256,
+    checksum_column,
+    pixels_column,
 )
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.sources.manifest import read_manifest
@@ -110,8 +114,13 @@ def test_the_manifest_of_shards_says_where_every_fov_lies(pack, manifest, tmp_pa
         path = tmp_path / "shards" / row[SHARD]
         assert path.stat().st_size == row[SHARD_BYTES]
         assert hashlib.sha256(path.read_bytes()).hexdigest() == row[SHARD_SHA256]
-        shard = pl.read_parquet(path, columns=[FOV_ID])
-        assert shard[FOV_ID][row[SHARD_ROW] + 4 * row[SHARD_ROW_GROUP]] == row[FOV_ID]
+        shard = pl.read_parquet(path)
+        packed = shard.row(row[SHARD_ROW] + 4 * row[SHARD_ROW_GROUP], named=True)
+        assert packed[FOV_ID] == row[FOV_ID]
+        for stain in ("Mito", "AGP", "RNA", "ER", "DNA"):
+            assert zlib.crc32(packed[pixels_column(stain)]) == row[checksum_column(stain)]
+        footer = int.from_bytes(path.read_bytes()[-8:-4], "little") + 8
+        assert zlib.crc32(path.read_bytes()[-footer:]) == row[SHARD_FOOTER]
     assert pq.ParquetFile(tmp_path / "shards/manifest.parquet").metadata.num_row_groups == 1
 
 
@@ -156,6 +165,24 @@ def test_lost_and_truncated_shards_are_packed_again_and_the_others_stay(pack, ma
     assert "2 of 3 shards were finished before" in pack(manifest)
     assert "3 of 3 shards were finished before" in pack(manifest)
     assert contents(folder) == before
+
+
+def test_records_of_an_earlier_version_have_no_checksums_and_stay(pack, manifest, tmp_path):
+    pack(manifest)
+    for path in (tmp_path / "shards/shards").glob("*.json"):
+        record = json.loads(path.read_bytes())
+        del record["checksums"], record["footer"]
+        path.write_text(json.dumps(record))
+    (tmp_path / "shards/shards/000001.json").unlink()
+    assert "2 of 3 shards were finished before" in pack(manifest)
+    packed = tmp_path / "shards/manifest.parquet"
+    table = pl.read_parquet(packed)
+    for name in (SHARD_FOOTER, checksum_column("ER")):
+        assert table[name].is_null().to_list() == [row not in range(4, 8) for row in range(10)]
+    loaded = Loader(ImageConfig(crop=128, patch=64), StorageConfig())(
+        as_batch(read_row_group(str(packed), 0, Storage()))
+    )
+    assert loaded[ERROR].tolist() == [""] * 10
 
 
 def test_a_fov_without_a_file_is_a_row_with_the_reason(pack, manifest, tmp_path):

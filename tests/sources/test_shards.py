@@ -1,9 +1,10 @@
-"""Shards: a run reads from them what it reads from the files, byte for byte, by one ranged read per row group."""
+"""Shards: a run reads from them what it reads from the files, byte for byte, by few ranged reads per row group."""
 
 import io
 import json
 import tarfile
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from PIL import Image
 
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.engine.load import IMAGE, Loader
-from sdvae_ray.engine.pack import Compression, PackedFov, pack_fov
+from sdvae_ray.engine.pack import Compression, PackedFov, Packer
 from sdvae_ray.engine.shard_files import parquet_shard, tar_shard
 from sdvae_ray.images.prepare import CropError
 from sdvae_ray.schema import (
@@ -32,9 +33,11 @@ from sdvae_ray.schema import (
     SHARD,
     SHARD_BYTES,
     SHARD_CROP,
+    SHARD_FOOTER,
     SHARD_ROW,
     SHARD_ROW_GROUP,
     channel_column,
+    checksum_column,
     height_column,
     illum_column,
     pixels_column,
@@ -42,9 +45,11 @@ from sdvae_ray.schema import (
     width_column,
 )
 from sdvae_ray.settings.image import ImageConfig
+from sdvae_ray.sources import shards
 from sdvae_ray.sources.manifest import read_manifest
 from sdvae_ray.sources.manifest_reader import read_row_group
-from sdvae_ray.sources.shards import ShardReader, shard_uri
+from sdvae_ray.sources.manifest_row import Row, rows_of
+from sdvae_ray.sources.shards import ShardError, ShardReader, checksum, footer_size, shard_uri
 from sdvae_ray.storage import Storage
 
 SMALL: dict[str, Any] = {"crop": 128, "patch": 64}
@@ -69,17 +74,18 @@ def packed(
     """The rows of the manifest of one shard at `uri`, where the FOVs of the batch are packed."""
     storage = storage or Storage()
     count = len(batch[FOV_ID])
-    rows = [{name: values[row] for name, values in batch.items()} for row in range(count)]
-    fovs = [pack_fov(row, stains, storage, crop, compression) for row in rows]
+    fovs = [Packer(stains, storage, crop, compression).pack(row) for row in rows_of(batch)]
     data = parquet_shard(groups(batch, fovs, per_group), stains)
     storage.write_bytes(str(uri), data)
     numbers = np.arange(count)
     columns: dict[str, list[Any]] = {
         SHARD: [str(uri)] * count,
         SHARD_BYTES: [len(data)] * count,
+        SHARD_FOOTER: [checksum(data[-footer_size(data) :])] * count,
         SHARD_ROW_GROUP: (numbers // per_group).tolist(),
         SHARD_ROW: (numbers % per_group).tolist(),
         PACK_ERROR: [fov.error for fov in fovs],
+        **{checksum_column(stain): [fov.checksums.get(stain) for fov in fovs] for stain in stains},
     }
     if crop is not None:
         columns[SHARD_CROP] = [crop] * count
@@ -218,7 +224,7 @@ def test_photographs_come_from_shards_as_from_their_files(tmp_path, is_carried):
 # Reads
 
 
-def test_a_row_group_is_one_ranged_read_of_the_wanted_columns_and_a_footer_is_one(tmp_path, write_fields, ranges):
+def test_a_small_row_group_is_one_ranged_read_of_the_wanted_columns_and_a_footer_is_one(tmp_path, write_fields, ranges):
     batch = write_fields(6, size=400)
     rows = packed(batch, tmp_path / "0.parquet")
     loader = Loader(ImageConfig(**SMALL), StorageConfig())
@@ -240,28 +246,44 @@ def test_a_row_group_is_one_ranged_read_of_the_wanted_columns_and_a_footer_is_on
     assert wanted < ranges[1][2] - ranges[1][1] < 1.02 * wanted
 
 
+def test_large_columns_are_read_at_a_time_and_the_columns_between_them_are_left_out(
+    tmp_path, write_fields, ranges, monkeypatch
+):
+    batch = write_fields(2, size=200)
+    expected = load(batch)
+    rows = packed(batch, tmp_path / "0.parquet")
+    monkeypatch.setattr(shards, "_REQUEST", 1000)
+    same_rows(load(rows), expected)
+    places = [chunk(tmp_path / "0.parquet", 0, stain) for stain in STAINS]
+    wanted = [(place.data_page_offset, place.data_page_offset + place.total_compressed_size) for place in places]
+    assert sorted(read[1:] for read in ranges[1:]) == wanted
+    ranges.clear()
+    load(rows, stains=("DNA", "Mito"), packing="grey")
+    assert sorted(read[1:] for read in ranges[1:]) == [wanted[0], wanted[4]]
+
+
 def test_the_next_row_group_is_fetched_while_a_row_group_is_in_work(tmp_path, write_fields, ranges):
-    rows = packed(write_fields(6), tmp_path / "0.parquet")
+    rows = rows_of(packed(write_fields(6), tmp_path / "0.parquet"))
     reader = ShardReader(Storage(), STAINS)
-    reader.expect({name: values[:5] for name, values in rows.items()})
-    reader.files(rows, 0)
+    reader.expect(rows[:5])
+    reader.files(rows[0])
     deadline = time.monotonic() + 30
     while len(ranges) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     assert len(ranges) == 3  # the footer and two row groups
-    for row in range(6):
-        reader.files(rows, row)
+    for row in rows:
+        reader.files(row)
     assert len(ranges) == 4
 
 
 def test_a_read_that_failed_is_tried_again_for_the_next_row(tmp_path, write_fields):
-    rows = packed(write_fields(2), tmp_path / "0.parquet")
+    row = rows_of(packed(write_fields(2), tmp_path / "0.parquet"))[0]
     (tmp_path / "0.parquet").rename(tmp_path / "1.parquet")
     reader = ShardReader(Storage(), STAINS)
     with pytest.raises(FileNotFoundError):
-        reader.files(rows, 0)
+        reader.files(row)
     (tmp_path / "1.parquet").rename(tmp_path / "0.parquet")
-    assert len(reader.files(rows, 0)) == len(STAINS)
+    assert len(reader.files(row)) == len(STAINS)
 
 
 def test_a_footer_of_more_than_the_first_read_is_read_whole(tmp_path, write_fields, ranges):
@@ -334,6 +356,101 @@ def test_a_damaged_shard_gives_rows_with_an_error_that_names_it(tmp_path, write_
     assert all("0.parquet" in error for error in errors)
 
 
+def flip(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0x10
+    path.write_bytes(data)
+
+
+def chunk(path: Path, group: int, stain: str) -> pq.ColumnChunkMetaData:
+    meta = pq.read_metadata(path).row_group(group)
+    chunks = [meta.column(number) for number in range(meta.num_columns)]
+    return next(chunk for chunk in chunks if chunk.path_in_schema == pixels_column(stain))
+
+
+def test_a_checksum_is_that_of_zlib():
+    data = bytes(range(256)) * 100
+    assert checksum(data) == zlib.crc32(data)
+
+
+@pytest.mark.parametrize("compression", [None, "lzw"])
+def test_a_flipped_bit_in_the_bytes_of_a_file_costs_its_own_row_only(tmp_path, write_fields, write_tiff, compression):
+    batch = write_fields(4)
+    for stain in STAINS:
+        for uri in batch[uri_column(stain)]:
+            write_tiff(Path(uri), tifffile.imread(uri), compression)
+    expected = load(batch)
+    rows = packed(batch, tmp_path / "0.parquet")
+    uri = str(batch[uri_column("RNA")][2])
+    flip(tmp_path / "0.parquet", (tmp_path / "0.parquet").read_bytes().index(Path(uri).read_bytes()) + 9000)
+    loaded = load(rows)
+    shard = tmp_path / "0.parquet"
+    assert loaded[ERROR].tolist() == ["", "", f"the shard {shard} is damaged: wrong checksum of the bytes of {uri}", ""]
+    assert not loaded[IMAGE][2].any()
+    for row in (0, 1, 3):
+        np.testing.assert_array_equal(loaded[IMAGE][row], expected[IMAGE][row])
+    # a run that does not see the stain does not mind
+    assert load(rows, stains=("DNA", "ER"), packing="grey")[ERROR].tolist() == [""] * 4
+
+
+def files_or_error(reader: ShardReader, row: Row) -> dict[str, bytes] | str:
+    """The files of a row, or the text of the ShardError."""
+    try:
+        return reader.files(row)
+    except ShardError as error:
+        return str(error)
+
+
+def test_a_flipped_bit_anywhere_in_a_page_header_gives_errors_or_the_right_pixels(tmp_path, write_fields):
+    rows = rows_of(packed(write_fields(4), tmp_path / "0.parquet"))
+    path = tmp_path / "0.parquet"
+    sound = path.read_bytes()
+    files = [ShardReader(Storage(), STAINS).files(row) for row in rows]
+    damaged = 0
+    start = chunk(path, 1, "ER").data_page_offset
+    for position in range(start, start + 40):  # the header, the levels, and the length of the first value
+        flip(path, position)
+        reader = ShardReader(Storage(), STAINS)
+        assert [files_or_error(reader, row) for row in rows[:2]] == files[:2]
+        for row, sound_files in zip(rows[2:], files[2:], strict=True):
+            outcome = files_or_error(reader, row)
+            assert outcome == sound_files or "0.parquet is damaged" in str(outcome)
+            damaged += outcome != sound_files
+        path.write_bytes(sound)
+    assert damaged > 40
+
+
+def test_a_flipped_bit_in_a_footer_is_found_before_it_is_parsed(tmp_path, write_fields, monkeypatch):
+    rows = packed(write_fields(2), tmp_path / "0.parquet")
+    path = tmp_path / "0.parquet"
+    sound = path.read_bytes()
+    footer = footer_size(sound)
+    parsed = []
+    monkeypatch.setattr(pq, "read_metadata", parsed.append)
+    for position in (-footer, -footer // 2, -9, -8, -6, -5, -1):
+        flip(path, position)
+        for error in load(rows)[ERROR]:
+            assert error.startswith(f"the shard {path} is damaged")
+            assert "wrong checksum of its footer" in error
+        path.write_bytes(sound)
+    assert parsed == []
+
+
+def test_a_shard_of_another_manifest_is_an_error(tmp_path, write_fields):
+    rows = packed(write_fields(2), tmp_path / "0.parquet")
+    packed(write_fields(2, seed=1, folder=tmp_path / "others"), tmp_path / "0.parquet")
+    assert all("0.parquet is damaged, or is not the shard of this manifest" in error for error in load(rows)[ERROR])
+
+
+def test_a_manifest_of_shards_without_checksums_is_read(tmp_path, write_fields):
+    batch = write_fields(2)
+    rows = packed(batch, tmp_path / "0.parquet")
+    absent = {SHARD_FOOTER, *map(checksum_column, STAINS)}
+    same_rows(load({name: values for name, values in rows.items() if name not in absent}), load(batch))
+    nulls = {name: np.array([None, None], object) for name in absent}
+    same_rows(load(rows | nulls), load(batch))
+
+
 # Crops
 
 
@@ -376,7 +493,7 @@ def test_an_illumination_function_of_another_size_is_refused_for_a_cropped_shard
 
 def test_a_cropped_shard_is_smaller_and_holds_the_central_pixels(tmp_path, write_fields):
     batch = write_fields(1, size=256)
-    fov = pack_fov({name: values[0] for name, values in batch.items()}, STAINS, Storage(), 128, "zstd")
+    fov = Packer(STAINS, Storage(), 128, "zstd").pack(rows_of(batch)[0])
     assert fov.stored_bytes < fov.source_bytes / 3
     assert fov.source_bytes == sum(Path(batch[uri_column(stain)][0]).stat().st_size for stain in STAINS)
     for stain in STAINS:
@@ -398,8 +515,7 @@ def test_a_run_that_sees_more_than_a_cropped_shard_holds_is_refused(tmp_path, wr
 
 def test_a_tar_holds_the_files_under_their_numbers_with_the_row_as_json(tmp_path, stacked):
     Path(stacked[uri_column("Mito")][0]).unlink()
-    rows = [{name: values[row] for name, values in stacked.items()} for row in range(2)]
-    fovs = [pack_fov(row, STAINS, Storage()) for row in rows]
+    fovs = [Packer(STAINS, Storage()).pack(row) for row in rows_of(stacked)]
     data = tar_shard(groups(stacked, fovs, 1), STAINS, first=64)
     assert tar_shard(groups(stacked, fovs, 2), STAINS, first=64) == data
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
