@@ -107,7 +107,7 @@ class Ledger:
         return self.stopped
 
     def add_written(self, rows: int, errors: int, example: str | None) -> str | None:
-        """Count one write. Return `refusal`: more rows may have failed than `allowed_errors`. example: the error of one failed row."""
+        """Count one write. Return `refusal`: more rows may have failed than `allowed_errors`. example: one row's error."""
         state = self.state
         state.written, state.errors = state.written + rows, state.errors + errors
         state.last_error = example or state.last_error
