@@ -1,5 +1,6 @@
 """Reads a YAML file and `--set` overrides into a RunConfig. A mistake is one line: where, what, and the nearest allowed name."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"cannot read the run file {path}: it is not text") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {one_line(error, None)}") from error
+    except (RecursionError, _TooLargeError) as error:
+        raise ConfigError(f"{path} is no run file: its values nest too deep, or repeat each other too often") from error
     if not isinstance(raw, dict):
         raise ConfigError(
             f"{path} is not a run file: a YAML mapping with manifest, output, autoencoders, ... is wanted"
@@ -45,17 +48,48 @@ def parse_storage(keys: Mapping[str, Any] | None) -> StorageConfig:
 
 
 def _parsed(section: type[Section], raw: dict[str, Any], where: str) -> Any:
+    _refuse_credentials(raw, where, "")
     try:
         return section.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(f"{where}: {_first_problem(error, section)}") from error
 
 
-def _with_null_keys(node: Any) -> Any:
-    """Restore the keys named null: YAML reads the key of `null: exchange` as None."""
+def _refuse_credentials(node: Any, where: str, path: str) -> None:
+    """Raise ConfigError for a URL with a user name or a password, which run.json and the report would publish."""
+    if isinstance(node, str) and _CREDENTIALS.match(node):
+        raise ConfigError(
+            f"{where}: {path.lstrip('.')}: a URL with a user name or a password is refused, for run.json and the report would "
+            "publish it (credentials come from the environment, or by storage.profile)"
+        )
+    if isinstance(node, dict | list):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            _refuse_credentials(value, where, f"{path}.{key}")
+
+
+class _TooLargeError(Exception): ...
+
+
+class _Budget:
+    """The values that a run file may have: aliases of YAML can make a small file as large as one likes."""
+
+    def __init__(self) -> None:
+        self.left = 100_000
+
+    def spend(self) -> None:
+        """Count one value. Raises _TooLargeError if there are too many."""
+        self.left -= 1
+        if self.left < 0:
+            raise _TooLargeError
+
+
+def _with_null_keys(node: Any, budget: _Budget | None = None) -> Any:
+    """Restore the keys named null: YAML reads the key of `null: exchange` as None. Raises _TooLargeError as the budget does."""
+    budget = budget or _Budget()
+    budget.spend()
     if isinstance(node, dict):
-        return {"null" if key is None else key: _with_null_keys(value) for key, value in node.items()}
-    return [_with_null_keys(value) for value in node] if isinstance(node, list) else node
+        return {"null" if key is None else key: _with_null_keys(value, budget) for key, value in node.items()}
+    return [_with_null_keys(value, budget) for value in node] if isinstance(node, list) else node
 
 
 def override(raw: dict[str, Any], given: str) -> None:
@@ -76,6 +110,7 @@ def override(raw: dict[str, Any], given: str) -> None:
         raise ConfigError(f"--set {given}: the value is not YAML") from error
 
 
+_CREDENTIALS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*@")
 _UNION_TAGS = ("function-", "tuple[", "literal[", "constrained-")  # parts that pydantic adds to the path of a problem
 
 

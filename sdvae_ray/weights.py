@@ -131,6 +131,8 @@ def _copied(source: str, storage: Storage, with_code: bool) -> Path:
     """Copy the model's files under an s3:// prefix to this machine, and return their folder."""
     marks = storage.versions(source)
     versions = {name: marks[name] for name in _model_files(marks, with_code)}
+    if outside := [name for name in versions if ".." in name.split("/") or name.startswith("/") or "\\" in name]:
+        raise WeightsError(f"{source}: the key {outside[0]!r} leads out of the prefix; no such name is copied")
     if not versions:
         raise WeightsError(
             f"no weights at {source}: there is no object of weights ({', '.join(SUFFIXES)}) under that prefix"

@@ -1,7 +1,8 @@
 """The FAISS index of a group's wells: saved and read back, and the recalls of its nearest neighbours."""
 
-import re
+import hashlib
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import polars as pl
@@ -22,6 +23,7 @@ from sdvae_ray.scoring.roles import TREATED
 from sdvae_ray.storage import join
 
 _QUERIES = 20_000  # a mean over so many is known to 0.4 %
+_LONGEST = 150  # characters of a group in a file name; file systems allow 255 in all
 BothSides = tuple[np.ndarray, np.ndarray]  # (originals, reconstructions), each (W, D)
 
 
@@ -102,4 +104,8 @@ def own_well_recall(both: BothSides | None, queries: np.ndarray) -> float | None
 
 
 def _file_name(group: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", group)
+    """Return a name of a file for a group, of its own: what is no letter, digit, `_`, `.`, `-` or `~` is percent-encoded."""
+    name = quote(group, safe="")
+    if name.partition(".")[0] in LEVELS.values():  # the name of an index of FOVs or patches
+        name = f"%{ord(name[0]):02X}{name[1:]}"
+    return name if len(name) <= _LONGEST else f"{name[:_LONGEST]}~{hashlib.sha256(group.encode()).hexdigest()[:16]}"

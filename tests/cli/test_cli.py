@@ -164,6 +164,7 @@ def test_shell_completion_can_be_installed(capsys):
 def test_an_output_folder_stands_for_its_run_file(capsys, run_file, small_run_config):
     config = small_run_config()
     record = {"config": json.loads(config.model_dump_json()), "manifest": {"uri": config.manifest}}
+    record |= {"weights": {}, "sessions": []}
     folder = Path(config.output)
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps(record))

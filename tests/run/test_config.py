@@ -1,6 +1,7 @@
 """The run file: what is refused and how it is said, overrides, and which keys make another run of it."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +17,7 @@ from sdvae_ray.errors import ConfigError, UserError
 from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
 from sdvae_ray.retrieval.ranking.similarity import DISTANCES
 from sdvae_ray.run.record import check_same_run, new_record
-from sdvae_ray.runfile import _with_null_keys, load_run, parse_run
+from sdvae_ray.runfile import _with_null_keys, load_run, parse_run, parse_storage
 from sdvae_ray.settings.score import ScoreConfig
 
 MINIMAL: dict[str, Any] = {
@@ -476,3 +477,45 @@ def test_codecs_of_another_unit_are_another_run():
         key: value for key, value in new_record(without, manifest, {}, 1, "float32").items() if key != "codec_unit"
     }
     assert check_same_run(record, without, manifest) == []
+
+
+@pytest.mark.parametrize("key", ["output", "manifest", "storage.endpoint_url", "autoencoders.sd.source"])
+@pytest.mark.parametrize(
+    "url", ["http://me:SECRET@host:9000", "s3://SECRET@bucket/run", "https://a%40b:SECRET@host/x?y=z"]
+)
+def test_a_url_with_credentials_is_refused_and_not_repeated(tmp_path, key, url):
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(MINIMAL))
+    with pytest.raises(ConfigError, match="a user name or a password is refused") as caught:
+        load_run(file, [f"{key}={url}"])
+    assert key in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+    with pytest.raises(ConfigError, match="is refused"):
+        parse_storage({"endpoint_url": url})
+
+
+def test_a_path_with_an_at_sign_is_no_credential(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(MINIMAL))
+    for output in ("/data/me@home:1/run", "s3://bucket/me@home/run", "runs/a:b@c"):
+        assert load_run(file, [f"output={output}"]).output == output
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x, x, x, x, x, x, x, x, x]\n"
+        + "\n".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+        "[" * 5000 + "]" * 5000,
+        "a: " + "{b: " * 3000 + "1" + "}" * 3000,
+    ],
+)
+def test_a_run_file_that_grows_without_end_is_refused_at_once(tmp_path, text):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    start = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        load_run(file)
+    assert time.monotonic() - start < 20
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500

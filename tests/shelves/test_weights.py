@@ -534,3 +534,12 @@ def test_nothing_at_hand_is_asked_of_a_network(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     for source in ("someone/model", "s3://bucket/model", inception_v3.SOURCE, "asset:patch_pca"):
         weights.at_hand(source, None)
+
+
+@pytest.mark.parametrize("name", ["../../x.safetensors", "a/../../x.json", "/etc/x.json", "a\\..\\x.json"])
+def test_a_key_that_leads_out_of_the_prefix_is_not_copied(s3, cache, name, monkeypatch):
+    marks = {"config.json": "1", name: "2"}
+    monkeypatch.setattr(type(s3.storage), "versions", lambda self, uri: marks)
+    with pytest.raises(WeightsError, match="leads out of the prefix"):
+        resolve(ShelfConfig(name="diffusers_kl", source=f"{s3.prefix}/w"), None, s3.storage)
+    assert not list(cache.rglob("*"))
