@@ -541,5 +541,5 @@ def test_a_key_that_leads_out_of_the_prefix_is_not_copied(s3, cache, name, monke
     marks = {"config.json": "1", name: "2"}
     monkeypatch.setattr(type(s3.storage), "versions", lambda self, uri: marks)
     with pytest.raises(WeightsError, match="leads out of the prefix"):
-        resolve(ShelfConfig(name="diffusers_kl", source=f"{s3.prefix}/w"), None, s3.storage)
+        weights.resolve(ShelfConfig(name="diffusers_kl", source=f"{s3.prefix}/w"), None, s3.storage)
     assert not list(cache.rglob("*"))
