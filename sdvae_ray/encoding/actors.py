@@ -17,7 +17,7 @@ from sdvae_ray.engine.compress import SECONDS, Compressor
 from sdvae_ray.engine.illumination import machine_folder
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import read_file_column
+from sdvae_ray.run.tables import read_file_column, session_writes
 from sdvae_ray.schema import FOV_ID, LATENT, SHARD, latents_table
 from sdvae_ray.sources.manifest_reader import read_row_group
 
@@ -125,6 +125,12 @@ def _report_start(ledger: Any, stage: str) -> None:
     """Tell the ledger that this actor is ready, for the first time or after a dead one; outside a stream do nothing."""
     if ledger is not None:
         ledger.started.remote(stage, ray.get_runtime_context().was_current_actor_reconstructed)
+
+
+def writes_before(run: Run, session: str) -> dict[str, tuple[int, int]]:
+    """Return name of a write -> (rows, errors) of a session's writes, in an actor that replaces a dead one; else nothing."""
+    again = ray.get_runtime_context().was_current_actor_reconstructed
+    return session_writes(run.output, run.storage, session) if again else {}
 
 
 def latents_of_file(run: Run, side: str, file: str) -> dict[str, np.ndarray]:

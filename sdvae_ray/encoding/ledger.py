@@ -61,19 +61,24 @@ class Counts:
 class Ledger:
     """A Ray actor that keeps the Counts of a run. Its answers stop a run with too many failed FOVs, or without its lease.
 
-    counters: makes the counters that the cluster exports; None: no such counters. clock: returns seconds, which only grow.
+    committed: returns file name -> (rows, errors) of the writes that are on storage already: none in a new stream, and those of the
+    stream if this actor takes the place of a dead one. counters: makes the counters that the cluster exports; None: no such
+    counters. clock: returns seconds, which only grow.
     """
 
     def __init__(
         self,
         allowed_errors: int,
         stages: list[str],
+        committed: Callable[[], dict[str, tuple[int, int]]] = dict,
         counters: Callable[[], Counters] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.allowed_errors = allowed_errors
         self.stopped: str | None = None
-        self.state = Counts(stages={stage: Stage() for stage in stages})
+        self.writes = committed()
+        rows, errors = (sum(counts) for counts in zip(*self.writes.values(), strict=True)) if self.writes else (0, 0)
+        self.state = Counts(rows, rows, errors, stages={stage: Stage() for stage in stages})
         self.counters = counters() if counters else None
         self.clock, self.start = clock, clock()
 
@@ -88,6 +93,7 @@ class Ledger:
     def add_rows(self, stage: str, rows: int, seconds: float) -> None:
         """Count rows that an actor of a stage finished, and its seconds of work on them."""
         counted, now = self.state.stages[stage], self.clock() - self.start
+        counted.actors = max(1, counted.actors)  # its start may have been told to a ledger that died
         counted.rows, counted.seconds, counted.last_at = counted.rows + rows, counted.seconds + seconds, now
         if counted.warm_at is None:
             counted.warm_at, counted.warm_rows = now, counted.rows
@@ -106,13 +112,18 @@ class Ledger:
         """Why no write may begin; None: it may."""
         return self.stopped
 
-    def add_written(self, rows: int, errors: int, example: str | None) -> str | None:
-        """Count one write. Return `refusal`: more rows may have failed than `allowed_errors`. example: one row's error."""
+    def add_written(self, file: str, rows: int, errors: int, example: str | None) -> str | None:
+        """Count one write, once however often it is told. Return `refusal`: more rows may have failed than `allowed_errors`.
+
+        example: one row's error.
+        """
         state = self.state
-        state.written, state.errors = state.written + rows, state.errors + errors
-        state.last_error = example or state.last_error
-        if self.counters:
+        if self.counters and file not in self.writes:
             self.counters.written(rows, errors)
+        told_rows, told_errors = self.writes.get(file, (0, 0))
+        self.writes[file] = rows, errors
+        state.written, state.errors = state.written + rows - told_rows, state.errors + errors - told_errors
+        state.last_error = example or state.last_error
         if state.errors > self.allowed_errors:
             self.stop(f"more FOVs failed than max_error_fraction allows; the last one: {state.last_error}")
         return self.stopped

@@ -35,7 +35,7 @@ class RunSink(Datasink[Written]):
         name = f"{self.session}-{ctx.task_idx:06d}"
         written = write_rows(self.run.output, name, columns, self.run.storage, self.run.config.random_weights)
         example = next((str(error) for error in columns[ERROR] if error), None)
-        if refusal := ray.get(self.ledger.add_written.remote(written.rows, written.errors, example)):
+        if refusal := ray.get(self.ledger.add_written.remote(name, written.rows, written.errors, example)):
             raise RunError(refusal)
         return written
 

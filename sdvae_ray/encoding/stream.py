@@ -19,6 +19,7 @@ import polars as pl
 import ray
 from ray.data import ActorPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from sdvae_ray.cluster.counters import Counters
@@ -33,7 +34,7 @@ from sdvae_ray.cluster.session import (
     ray_session,
 )
 from sdvae_ray.console import print_line
-from sdvae_ray.encoding.actors import FILES, CompressActor, EncodeActor, LoadActor
+from sdvae_ray.encoding.actors import FILES, CompressActor, EncodeActor, LoadActor, writes_before
 from sdvae_ray.encoding.forecast import measured_bytes, measured_seconds
 from sdvae_ray.encoding.ledger import Ledger, Stage
 from sdvae_ray.encoding.pending import READ, Work, lacking, pending
@@ -126,8 +127,7 @@ def _stream(
     sides = wanted_codecs(run.config, work.wanted)
     stages = {name: pool for name, pool in pools.stages.items() if name != "compress" or sides}
     allowed = _allowed_errors(run, record["manifest"]["fovs"])
-    counters = functools.partial(Counters, run.output)
-    ledger = ray.remote(Ledger).options(num_cpus=0).remote(allowed, list(stages), counters)
+    ledger = _start_ledger(run, session, allowed, list(stages))
     pieces = _pieces(work.keys, pools.load.least)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray 2.60 has no other way to bound restarts
@@ -186,6 +186,14 @@ def _told(stage: Stage, seconds: float) -> dict[str, Any]:
     work = {"actors": stage.actors, "restarts": stage.restarts, "rows": stage.rows, "seconds": round(stage.seconds, 3)}
     busy = round(stage.seconds / seconds / max(1, stage.actors), 3)
     return {**work, "busy": busy, "rate": None if stage.rate is None else round(stage.rate, 4)}
+
+
+def _start_ledger(run: Run, session: str, allowed_errors: int, stages: list[str]) -> Any:
+    """Return the handle of a Ledger on the driver's node. It starts again as often as it dies, and counts what is committed."""
+    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    lasting = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=node)
+    committed, counters = functools.partial(writes_before, run, session), functools.partial(Counters, run.output)
+    return lasting.remote(allowed_errors, stages, committed, counters)
 
 
 def _actors_of(pool: Pool) -> dict[str, Any]:

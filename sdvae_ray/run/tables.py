@@ -146,6 +146,16 @@ def read_commits(
     return joined, {name: commits for name, (_, commits) in zip(names, files_read, strict=True)}
 
 
+def session_writes(output: str, storage: Storage, session: str) -> dict[str, tuple[int, int]]:
+    """Return name of a write -> (rows, rows with an error), of every write that a session has committed."""
+    writes = {}
+    for file in committed_files(output, storage):
+        if file.startswith(f"{session}-"):
+            errors = read_table(join(output, FOVS, file), storage, [ERROR])[ERROR]
+            writes[file.removesuffix(".parquet")] = len(errors), len(errors) - errors.null_count
+    return writes
+
+
 def committed_columns(file: pq.ParquetFile) -> frozenset[str]:
     """Return the columns `<table>:<column>` that an open file of fovs/ commits."""
     return frozenset(json.loads((file.schema_arrow.metadata or {}).get(_COMMITS.encode(), b"[]")))

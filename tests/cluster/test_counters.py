@@ -25,11 +25,11 @@ def exported(run: str) -> dict[tuple[str, str | None], float]:
 
 def test_the_counts_of_a_stream_are_exported_to_prometheus(local_ray):
     ledger = ray.remote(Ledger).options(num_cpus=0)
-    counting = ledger.remote(1, ["load", "encode"], functools.partial(Counters, "s3://bucket/run"))
+    counting = ledger.remote(1, ["load", "encode"], counters=functools.partial(Counters, "s3://bucket/run"))
     for stage, again in (("load", False), ("encode", False), ("encode", True)):
         ray.get(counting.started.remote(stage, again))
     ray.get(counting.add_rows.remote("load", 3, 0.5))
-    ray.get(counting.add_written.remote(3, 1, "no such object"))
+    ray.get(counting.add_written.remote("file", 3, 1, "no such object"))
     expected = {
         ("fovs", "load"): 3,
         ("busy_seconds", "load"): 0.5,

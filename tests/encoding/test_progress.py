@@ -31,7 +31,7 @@ def test_rates_and_shares_are_of_the_last_minute():
         ledger.add_rows("load", rows, 6)
         ledger.add_rows("compress", rows, 90)
         ledger.add_rows("encode", rows, 60)
-        ledger.add_written(rows, minute == 3, "no such object")
+        ledger.add_written(f"file {minute}", rows, minute == 3, "no such object")
         pace.add(60 * minute, ledger.counts())
     assert pace.rate == 10
     assert pace.busy() == {"load": 0.1, "compress": 0.75, "encode": 0.5}
@@ -72,3 +72,15 @@ def test_the_rate_of_a_stage_begins_when_its_newest_actor_works():
             assert stage.rate is None
     assert stage.rate == (20 + 32) / (60 - 34)
     assert ledger.counts().first_at == 12
+
+
+def test_a_write_that_is_told_twice_counts_once_and_a_new_ledger_begins_with_what_is_committed():
+    ledger = Ledger(3, ["encode"])
+    for _ in range(2):
+        assert ledger.add_written("a", 4, 1, "damaged") is None
+    again = Ledger(3, ["encode"], committed=lambda: {"a": (4, 1), "b": (2, 1)})
+    assert again.add_written("a", 4, 1, "damaged") is None
+    counts = again.counts()
+    assert (counts.encoded, counts.written, counts.errors) == (6, 6, 2)
+    assert again.add_written("c", 2, 2, "damaged") is not None
+    assert (ledger.counts().written, ledger.counts().errors) == (4, 1)

@@ -3,10 +3,12 @@
 import io
 import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,6 +23,7 @@ from rich.console import Console
 from run_files import ONE_EACH, small_run
 from straight_line import BROKEN, FOVS, expected_values, stored_values, write_manifest
 
+from sdvae_ray.encoding import stream
 from sdvae_ray.encoding.check import check
 from sdvae_ray.encoding.forecast import MEASURED, measured_bytes, measured_seconds
 from sdvae_ray.encoding.stream import encode
@@ -213,3 +216,43 @@ def test_a_driver_that_loses_its_lease_stops_before_it_commits_more(local_ray, t
     other.join()
     assert len(list(Path(run.output).glob("fovs/*.parquet"))) < 4
     assert b"of another" in run.storage.read_bytes(run.uri(lease.FILE))
+
+
+def test_the_ledger_is_killed_and_the_stream_goes_on_with_the_right_counts(local_ray, tmp_path, monkeypatch):
+    """One image is a pipe that nobody writes to: the stream waits there while the ledger's process is killed, by its id."""
+    fields = write_fields(tmp_path / "images", count=5)
+    manifest = write_manifest(tmp_path / "manifest.parquet", fields)
+    stuck = Path(fields["uri_DNA"][3])
+    pixels = stuck.read_bytes()
+    stuck.unlink()
+    os.mkfifo(stuck)
+    one_by_one = {pool: {**keys, "batch_fovs": 1} for pool, keys in ONE_EACH.items()}
+    run = Run(small_run(tmp_path, manifest=str(manifest), write={"rows_per_file": 1}, **one_by_one))
+    pids: list[int] = []
+
+    class Mortal(stream.Ledger):
+        def pid(self) -> int:
+            return os.getpid()
+
+    def kill() -> None:
+        while len(list(Path(run.output).glob("fovs/*.parquet"))) < 2 or not handles:
+            time.sleep(0.1)
+        pids.append(ray.get(handles[0].pid.remote()))
+        os.kill(pids[0], signal.SIGKILL)
+        pids.append(ray.get(handles[0].pid.remote()))
+        with stuck.open("wb") as pipe:
+            pipe.write(pixels)
+
+    handles: list[Any] = []
+    start = stream._start_ledger
+    monkeypatch.setattr(stream, "Ledger", Mortal)
+    monkeypatch.setattr(stream, "_start_ledger", lambda *args: handles.append(start(*args)) or handles[0])
+    killer = threading.Thread(target=kill)
+    killer.start()
+    done = encode(run, SILENT)
+    killer.join()
+    assert (done.computed, done.errors) == (5, 1)  # a pipe is no image
+    assert pids[0] != pids[1]
+    assert sorted(run.fovs([])[FOV_ID]) == sorted(fields[FOV_ID])
+    counts = ray.get(handles[0].counts.remote())
+    assert (counts.written, counts.errors) == (5, 1)
