@@ -32,6 +32,7 @@ class StorageConfig(Section):
     endpoint_url: str | None = None  # an S3 server other than AWS
     region: str | None = None
     profile: str | None = None  # a named profile of the AWS credentials file
+    patience_minutes: float = Field(60, ge=0)  # how long a stream waits while storage is away or denies access
 
 
 class SyntheticConfig(Section):

@@ -4,7 +4,9 @@ SdvaeRayError            exit code 1
   UserError              exit code 2: the input can be mended by the user
     ConfigError          a key or a value of the run file, or of the command line
     DataError            a manifest, a table, an image set
-    StorageError         a bucket, a folder, credentials, an endpoint
+    StorageError         a bucket, a folder, an endpoint
+      StorageAwayError    storage does not answer, or not now: the same call may succeed later
+      StorageDeniedError  credentials are refused, absent or expired
     WeightsError         model weights that are not where the run says
     ResourceError        the pools do not fit the machine
   RunError               exit code 1: the run itself failed or had to be stopped
@@ -31,6 +33,12 @@ class DataError(UserError): ...
 
 
 class StorageError(UserError): ...
+
+
+class StorageAwayError(StorageError): ...
+
+
+class StorageDeniedError(StorageError): ...
 
 
 class WeightsError(UserError): ...

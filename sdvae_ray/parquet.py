@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sdvae_ray.errors import DataError, StorageError, one_line
+from sdvae_ray.errors import DataError, one_line
+from sdvae_ray.faults import storage_error
 from sdvae_ray.storage import Storage
 
 
@@ -23,6 +24,7 @@ def opened(uri: str, storage: Storage, remedy: str) -> Iterator[pq.ParquetFile]:
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
-                raise StorageError(f"cannot read {uri}: {error.strerror or one_line(error)}") from error
+            is_arrows = not isinstance(error, OSError) or (error.errno is None and type(error) is OSError)
+            if not is_arrows and (failure := storage_error(error, f"cannot read {uri}")):
+                raise failure from error
             raise DataError(f"{uri} is damaged: {one_line(error)}; {remedy}") from error

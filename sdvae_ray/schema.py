@@ -17,6 +17,10 @@ PLATE_KEY = (SOURCE_COLUMN, BATCH_COLUMN, PLATE_COLUMN)  # a plate's name alone 
 WELL_KEY = (*PLATE_KEY, WELL_COLUMN)
 KEYS = (*WELL_KEY, SITE_COLUMN)
 ERROR = "error"  # text; null in fovs where the FOV is usable, "" between stages
+ERROR_CLASS = (
+    "error_class"  # of an error in fovs: one of the three below; null for an error of the engine; "" between stages
+)
+ABSENT, DAMAGED, DENIED = "absent", "damaged", "denied"
 ROW = "row_json"  # between stages: the Metadata_* of a row as one JSON text, so that nulls stay nulls in every block
 NODE_COLUMNS = ("load_node", "encode_node", "device")
 
@@ -127,7 +131,7 @@ def tensor_array(values: np.ndarray) -> pa.ExtensionArray:
 
 def is_text(name: str) -> bool:
     """Return whether a column of a run's tables holds text, even if all its values are null."""
-    return name in (FOV_ID, ERROR, *NODE_COLUMNS) or name.startswith(METADATA)
+    return name in (FOV_ID, ERROR, ERROR_CLASS, *NODE_COLUMNS) or name.startswith(METADATA)
 
 
 def table_from_columns(columns: Mapping[str, np.ndarray | Sequence[Any]]) -> pa.Table:

@@ -1,7 +1,8 @@
 """The only room that opens a URI: a local path, file:// or s3:// (through s3fs: anonymous or with credentials, any endpoint).
 
 A missing object is FileNotFoundError. Where the user must mend something (no such bucket, refused credentials, an endpoint that
-does not answer), the error is StorageError, one line. Writing is atomic: a reader sees a whole object or none.
+does not answer), the error is StorageError, one line. It is a StorageAwayError or a StorageDeniedError if a later call may succeed.
+Writing is atomic: a reader sees a whole object or none.
 """
 
 import hashlib
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
 from sdvae_ray.config import StorageConfig
-from sdvae_ray.errors import StorageError, one_line
+from sdvae_ray.errors import StorageAwayError, StorageDeniedError, StorageError
+from sdvae_ray.faults import storage_error
 from sdvae_ray.runfile import parse_storage
 
 T = TypeVar("T")
+NO_OBJECT = "no such object"  # begins the message of FileNotFoundError
 TEMPORARY = ".tmp-"  # begins the names of files that are not whole yet
 
 
@@ -60,10 +63,7 @@ class Storage:
         scheme, _, path = uri.partition("://")
         if scheme == "s3":
             return self._s3(), path
-        try:
-            return fsspec.filesystem(scheme), path
-        except (ValueError, ImportError) as error:
-            raise StorageError(f"{uri}: no reader for {scheme}:// (allowed: a local path, file://, s3://)") from error
+        raise StorageError(f"{uri}: no reader for {scheme}:// (allowed: a local path, file://, s3://)")
 
     def _s3(self) -> Any:
         import s3fs
@@ -104,7 +104,13 @@ class Storage:
         """Open a seekable binary file for reading."""
         file = self.call(uri, "read", lambda fs, path: fs.open(path, "rb"))
         with file:
-            yield file
+            try:
+                yield file
+            except Exception as error:  # the block reads, and storage may go away meanwhile
+                failure = storage_error(error, f"cannot read {uri}")
+                if isinstance(failure, (StorageAwayError, StorageDeniedError) if is_remote(uri) else StorageAwayError):
+                    raise failure from error
+                raise
 
     def write_bytes(self, uri: str, data: bytes) -> None:
         """Write a whole object: on a disk under a temporary name, then renamed; elsewhere as one upload."""
@@ -173,13 +179,16 @@ class Storage:
         except FileNotFoundError as error:
             if "bucket does not exist" in str(error):
                 raise StorageError(f"cannot {verb} {uri}: the bucket does not exist") from error
-            raise FileNotFoundError(f"no such object: {uri}") from error
-        except OSError as error:
-            raise StorageError(f"cannot {verb} {uri}: {error.strerror or one_line(error, None)}") from error
+            raise FileNotFoundError(f"{NO_OBJECT}: {uri}") from error
         except Exception as error:
-            if reason := _remote_reason(error):
-                raise StorageError(f"cannot {verb} {uri}: {reason}") from error
+            if failure := storage_error(error, f"cannot {verb} {uri}"):
+                raise failure from error
             raise
+
+    def renew(self, uri: str) -> None:
+        """Read the credentials of a bucket again: those that this process holds may have expired."""
+        if is_remote(uri):
+            self.call(uri, "reach", lambda fs, path: fs.connect(refresh=True))
 
 
 def _mark(info: Mapping[str, Any]) -> str:
@@ -196,7 +205,7 @@ def local_copy(uri: str, storage: Storage) -> Path:
     parent, _, name = uri.rpartition("/")
     versions = storage.versions(parent)
     if name not in versions:
-        raise FileNotFoundError(f"no such object: {uri}")
+        raise FileNotFoundError(f"{NO_OBJECT}: {uri}")
     return local_copies(parent, {name: versions[name]}, storage) / name
 
 
@@ -222,14 +231,3 @@ def local_copies(prefix: str, versions: Mapping[str, str], storage: Storage) -> 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _remote_reason(error: Exception) -> str | None:
-    """Return what went wrong on the way to a bucket; None if the error is of another kind."""
-    import botocore.exceptions
-
-    if isinstance(error, botocore.exceptions.NoCredentialsError):
-        return "no AWS credentials; set storage.anonymous: true for a public bucket"
-    if isinstance(error, botocore.exceptions.BotoCoreError | botocore.exceptions.ClientError):
-        return one_line(error, None)
-    return None

@@ -13,9 +13,11 @@ import pyarrow as pa
 import ray
 
 from sdvae_ray.cluster.session import Pool
+from sdvae_ray.encoding.outage import LedgerReport
 from sdvae_ray.engine.compress import SECONDS, Compressor
 from sdvae_ray.engine.illumination import machine_folder
 from sdvae_ray.engine.load import Batch, Loader
+from sdvae_ray.engine.patience import Patience
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_file_column, session_writes
 from sdvae_ray.schema import FOV_ID, LATENT, SHARD, latents_table
@@ -49,13 +51,14 @@ class EncodeActor:
 
         torch.set_num_threads(max(1, round(pool.cpus)))
         self.ledger = ledger
+        patience = _patience(run, ledger, "encode")
         device = pick_device(pool.gpus)
-        resolved = resolve_weights(run.config, run.storage)
+        resolved = patience(lambda: resolve_weights(run.config, run.storage))
         check_same_weights(resolved, record["weights"])
         models = load_models(run.config, resolved, device, autoencoder_engines(run.config, resolved, record))
         self.encoder = Encoder(run.config, models, Forward(device, record["precision"]), record["micro_batch"], wanted)
         self.latents = functools.lru_cache(maxsize=2 * max(1, len(run.config.autoencoders)))(
-            lambda side, file: latents_of_file(run, side, file)
+            lambda side, file: patience(lambda: latents_of_file(run, side, file))
         )
         _report_start(ledger, "encode")
 
@@ -99,9 +102,10 @@ class LoadActor:
     def __init__(self, run: Run, ledger: Any) -> None:
         self.ledger = ledger
         self.batch_fovs = run.config.load.batch_fovs
-        self.loader = Loader(run.config.image, run.config.storage, machine_folder())
+        patience = _patience(run, ledger, "load")
+        self.loader = Loader(run.config.image, run.config.storage, machine_folder(), patience)
         self.row_group = functools.lru_cache(maxsize=2)(
-            lambda group: read_row_group(run.config.manifest, group, run.storage)
+            lambda group: patience(lambda: read_row_group(run.config.manifest, group, run.storage))
         )
         _report_start(ledger, "load")
 
@@ -119,6 +123,13 @@ class LoadActor:
                     batch[FILES] = np.array([json.dumps(files) for files in names], object)
                 self.ledger.add_rows.remote("load", len(batch[FOV_ID]), float(batch["seconds_load"].sum()))
                 yield batch
+
+
+def _patience(run: Run, ledger: Any, stage: str) -> Patience:
+    """Return the patience of an actor of a stage, which tells the ledger of outages; outside a stream there is none."""
+    if ledger is None:
+        return Patience(0)
+    return Patience(run.config.storage.patience_minutes, LedgerReport(ledger, stage))
 
 
 def _report_start(ledger: Any, stage: str) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sdvae_ray.cluster.counters import Counters
 
+_SILENT = 300.0  # seconds; a process that waits tells so every half minute, or after a request that timed out
+
 
 @dataclass
 class Stage:
@@ -43,11 +45,21 @@ class Stage:
         return (self.rows - self.warm_rows) / (self.last_at - self.warm_at)
 
 
+@dataclass(frozen=True)
+class Away:
+    """An outage of storage: since when (seconds since 1970), and the error of the process that met it last."""
+
+    since: float
+    reason: str
+
+
 @dataclass
 class Counts:
     """The numbers of FOVs encoded, written and failed, the last error, and the stages by name.
 
     first_at  seconds from the start of the stream to the first encoded FOVs; None before that moment
+    away      the outage of storage that lasts; None: storage answers
+    waited    seconds in which some process waited for storage
     """
 
     encoded: int = 0
@@ -55,6 +67,8 @@ class Counts:
     errors: int = 0
     last_error: str | None = None
     first_at: float | None = None
+    away: Away | None = None
+    waited: float = 0.0
     stages: dict[str, Stage] = field(default_factory=dict)
 
 
@@ -63,7 +77,7 @@ class Ledger:
 
     committed: returns file name -> (rows, errors) of the writes that are on storage already: none in a new stream, and those of the
     stream if this actor takes the place of a dead one. counters: makes the counters that the cluster exports; None: no such
-    counters. clock: returns seconds, which only grow.
+    counters. clock: returns seconds, which only grow. wall: returns seconds since 1970.
     """
 
     def __init__(
@@ -73,6 +87,7 @@ class Ledger:
         committed: Callable[[], dict[str, tuple[int, int]]] = dict,
         counters: Callable[[], Counters] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.allowed_errors = allowed_errors
         self.stopped: str | None = None
@@ -80,7 +95,9 @@ class Ledger:
         rows, errors = (sum(counts) for counts in zip(*self.writes.values(), strict=True)) if self.writes else (0, 0)
         self.state = Counts(rows, rows, errors, stages={stage: Stage() for stage in stages})
         self.counters = counters() if counters else None
-        self.clock, self.start = clock, clock()
+        self.clock, self.start, self.wall = clock, clock(), wall
+        self._waiting: dict[str, float] = {}  # who waits for storage -> when it said so last
+        self._told_at = self.start  # until when `waited` is counted
 
     def started(self, stage: str, again: bool) -> None:
         """Count an actor that is ready. again: True: it replaces a dead one."""
@@ -103,6 +120,29 @@ class Ledger:
                 self.state.first_at = now
         if self.counters:
             self.counters.rows(stage, rows, seconds)
+
+    def away(self, who: str, reason: str) -> str | None:
+        """Hear from a process that it waits for storage, and why. Return `refusal`: a stopped run waits no longer."""
+        self._count_waiting()
+        self._waiting[who] = self.clock()
+        self.state.away = Away(self.state.away.since if self.state.away else self.wall(), reason)
+        return self.stopped
+
+    def back(self, who: str) -> None:
+        """Hear from a process that it waits no longer."""
+        self._count_waiting()
+        self._waiting.pop(who, None)
+        self._count_waiting()
+
+    def _count_waiting(self) -> None:
+        """Add the time since the last call to `waited` if somebody waited. Who has been silent for long has died."""
+        now = self.clock()
+        if self._waiting:
+            self.state.waited += now - self._told_at
+        self._told_at = now
+        self._waiting = {who: at for who, at in self._waiting.items() if now - at < _SILENT}
+        if not self._waiting:
+            self.state.away = None
 
     def stop(self, reason: str) -> None:
         """From now on no write may begin."""
@@ -130,4 +170,5 @@ class Ledger:
 
     def counts(self) -> Counts:
         """Return the counts so far."""
+        self._count_waiting()
         return self.state

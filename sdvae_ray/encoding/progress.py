@@ -50,12 +50,19 @@ class Pace:
         return shares
 
     def said(self) -> str:
-        """Return one line: how many FOVs, how fast, how much longer and which stage is busiest; or what the stream waits for."""
+        """Return one line: how many FOVs, how fast, how much longer and which stage is busiest; or what the stream waits for.
+
+        The time since which storage is away is that of this machine's time zone.
+        """
         now = self._samples[-1][1]
         failed = f", {now.errors} failed" if now.errors else ""
         restarts = sum(stage.restarts for stage in now.stages.values())
         again = f", {restarts} actors restarted" if restarts else ""
-        done = f"{now.encoded} of {self.total} FOVs encoded, {now.written} written{failed}{again}"
+        waited = f", {duration(now.waited)} waited for storage" if now.waited >= 1 and not now.away else ""
+        done = f"{now.encoded} of {self.total} FOVs encoded, {now.written} written{failed}{again}{waited}"
+        if now.away:
+            since = time.strftime("%H:%M:%S", time.localtime(now.away.since))
+            return f"{done}; storage away since {since} ({now.away.reason})"
         waiting = [f"{now.stages[name].actors} of {least} of {name}" for name, least in self.pools.items()]
         if not all(now.stages[name].actors for name in self.pools):
             return f"{done}; waiting for actors to start: {', '.join(waiting)} are there"

@@ -9,6 +9,8 @@ import ray
 from ray.data import Datasink
 from ray.data.block import BlockAccessor
 
+from sdvae_ray.encoding.outage import LedgerReport
+from sdvae_ray.engine.patience import Patience, PatientStorage
 from sdvae_ray.errors import RunError
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import Written, write_rows
@@ -18,7 +20,7 @@ from sdvae_ray.schema import ERROR
 class RunSink(Datasink[Written]):
     """The Ray Data sink that writes the tables of a run.
 
-    Files are named by write and task, so that a retried task overwrites its own file.
+    Files are named by write and task, so that a retried task overwrites its own file. A write waits while storage is away.
     """
 
     def __init__(self, run: Run, session: str, rows_per_file: int, ledger: Any) -> None:
@@ -33,7 +35,9 @@ class RunSink(Datasink[Written]):
         if refusal := ray.get(self.ledger.refusal.remote()):
             raise RunError(refusal)
         name = f"{self.session}-{ctx.task_idx:06d}"
-        written = write_rows(self.run.output, name, columns, self.run.storage, self.run.config.random_weights)
+        config = self.run.config.storage
+        storage = PatientStorage(config, Patience(config.patience_minutes, LedgerReport(self.ledger, "write")))
+        written = write_rows(self.run.output, name, columns, storage, self.run.config.random_weights)
         example = next((str(error) for error in columns[ERROR] if error), None)
         if refusal := ray.get(self.ledger.add_written.remote(name, written.rows, written.errors, example)):
             raise RunError(refusal)

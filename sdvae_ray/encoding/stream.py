@@ -37,12 +37,14 @@ from sdvae_ray.console import print_line
 from sdvae_ray.encoding.actors import FILES, CompressActor, EncodeActor, LoadActor, writes_before
 from sdvae_ray.encoding.forecast import measured_bytes, measured_seconds
 from sdvae_ray.encoding.ledger import Ledger, Stage
+from sdvae_ray.encoding.outage import PrintedReport
 from sdvae_ray.encoding.pending import READ, Work, lacking, pending
 from sdvae_ray.encoding.progress import shown
 from sdvae_ray.encoding.sink import RunSink
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
 from sdvae_ray.engine.columns import wanted_codecs
 from sdvae_ray.engine.models import check_names, resolve_weights
+from sdvae_ray.engine.patience import Patience
 from sdvae_ray.errors import RunError
 from sdvae_ray.run.lease import Lease
 from sdvae_ray.run.record import Record, now
@@ -106,22 +108,29 @@ def encode(
                 session = uuid.uuid4().hex[:8]
                 record["sessions"].append({"session": session, "started": now(), "fovs": total, "stages": []})
                 run.write_record(record)
+                waited = 0.0
                 for number, work in enumerate(works):
-                    stages = _stream(run, work, pools, record, f"{session}{number or ''}", console, lease)
+                    stages, waits = _stream(run, work, pools, record, f"{session}{number or ''}", console, lease)
                     record["sessions"][-1]["stages"].append(stages)
+                    waited += waits
                     lease.check()
+                record["sessions"][-1]["waits"] = round(waited, 1)
         seconds = time.monotonic() - start
-        result = _summary(run, keys, before, total, seconds, whole=failed is None)
+        patience = Patience(run.config.storage.patience_minutes, PrintedReport(console))
+        result = patience(lambda: _summary(run, keys, before, total, seconds, whole=failed is None))
         if total:
             record["sessions"][-1] |= {"ended": now(), "seconds": round(seconds, 2), "errors": result.errors}
-            run.write_record(record)
+            patience(lambda: run.write_record(record))
     return result
 
 
 def _stream(
     run: Run, work: Work, pools: Pools, record: Record, session: str, console: Console, lease: Lease
-) -> dict[str, Any]:
-    """Stream one piece of work. Return its record: a stage -> `_told`; first_fov -> seconds to the first encoded FOVs."""
+) -> tuple[dict[str, Any], float]:
+    """Stream one piece of work. Return its record, and the seconds in which it waited for storage.
+
+    The record: a stage -> `_told`; first_fov -> seconds to the first encoded FOVs.
+    """
     quiet_ray_data()
     total = work.keys.height
     sides = wanted_codecs(run.config, work.wanted)
@@ -156,7 +165,8 @@ def _stream(
     ):
         stream.write_datasink(sink, ray_remote_args={"num_cpus": pools.write_cpus, **memory})
     seconds, counts = time.monotonic() - start, ray.get(ledger.counts.remote())
-    return {name: _told(stage, seconds) for name, stage in counts.stages.items()} | {"first_fov": counts.first_at}
+    stages_told = {name: _told(stage, seconds) for name, stage in counts.stages.items()}
+    return stages_told | {"first_fov": counts.first_at}, counts.waited
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def _mapped(path: Path) -> np.ndarray | None:
     try:
         function: np.ndarray = np.load(path, mmap_mode="r")
         os.utime(path)  # the folder keeps what was used last
-    except (OSError, ValueError, EOFError):
+    except Exception:  # noqa: BLE001 - a damaged header leads to errors of every class
         return None
     return function.view(np.ndarray)
 

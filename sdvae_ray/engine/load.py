@@ -1,6 +1,7 @@
 """Stage one, on CPUs: takes rows of the manifest, gives patches of scaled integers. It knows nothing of Ray or of plates.
 
 A FOV that cannot be read keeps its row: `error` gives the reason and its pixels are zeros, so that every block has one shape.
+With a patience, storage that is away is waited for, and is no error of a row.
 """
 
 import json
@@ -16,14 +17,19 @@ import numpy as np
 
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.engine.illumination import IlluminationReader
-from sdvae_ray.errors import StorageError, one_line
+from sdvae_ray.engine.patience import Patience, PatientStorage
+from sdvae_ray.errors import RunError, StorageAwayError, StorageDeniedError, StorageError, one_line
 from sdvae_ray.images.decode import decode_colours, decode_planes
 from sdvae_ray.images.prepare import centre_crop, check_same_size, resize, tile
 from sdvae_ray.images.scaling import scale_plane
 from sdvae_ray.images.stored_crop import whole_planes
 from sdvae_ray.schema import (
+    ABSENT,
     COLOUR,
+    DAMAGED,
+    DENIED,
     ERROR,
+    ERROR_CLASS,
     FOV_ID,
     METADATA,
     PIXELS,
@@ -86,16 +92,27 @@ class Loader:
     row_json      text, every Metadata_* of the row as JSON
     image         (n, P, C, S, S) uint8 or uint16, zeros for a row with an `error`
     error         text, "" for a usable row
+    error_class   absent, damaged or denied; "" for a usable row
     qc_mean       (n, C) float32, mean of the scaled pixels / maximum, in [0, 1]; NaN for a row with an `error`
     qc_saturated  (n, C) float32, share of pixels at the maximum, in [0, 1]; NaN for a row with an `error`
     qc_zero       (n, C) float32, share of pixels at zero, in [0, 1]; NaN for a row with an `error`
     seconds_load  (n,) float32
     load_node     text
+
+    functions: the folder of IlluminationReader, or None. patience: waits for storage, and at its end raises StorageAwayError or
+    StorageDeniedError; None: storage that does not answer is an error of the row.
     """
 
-    def __init__(self, image: ImageConfig, storage: StorageConfig, functions: Path | None = None) -> None:
+    def __init__(
+        self,
+        image: ImageConfig,
+        storage: StorageConfig,
+        functions: Path | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self.image = image
-        self.storage = Storage(storage)
+        self.storage = PatientStorage(storage, patience) if patience else Storage(storage)
+        self._ends_the_run = (StorageAwayError, StorageDeniedError, RunError) if patience else ()
         self.shards = ShardReader(self.storage, image.stains)
         self.illumination = IlluminationReader(self.storage, functions)
         self.readers = ThreadPoolExecutor(_READERS)
@@ -138,7 +155,7 @@ class Loader:
         plane = self._empty_plane()
         pixels = np.empty((count, self.image.patches, len(stains), patch, patch), plane.dtype)
         qc = {name: np.full((count, len(stains)), np.nan, np.float32) for name in QC}
-        errors = np.full(count, "", object)
+        errors, classes = np.full(count, "", object), np.full(count, "", object)
         seconds = np.zeros(count, np.float32)
         for number, row in enumerate(rows):
             start = time.perf_counter()
@@ -148,15 +165,18 @@ class Loader:
                     tile(plane, patch, patches[:, stain : stain + 1])
                     for name, measure in QC.items():
                         qc[name][number, stain] = measure(plane)[0]
-            except (OSError, ValueError, StorageError) as error:
-                errors[number] = one_line(error, None)
+            except self._ends_the_run:
+                raise
+            except Exception as error:  # noqa: BLE001 - one damaged file must not end a run, whatever a library raises
+                errors[number], classes[number] = one_line(error, None), _class_of(error)
                 pixels[number] = 0
                 for values in qc.values():
                     values[number] = np.nan
             fetches[number] = Fetched({}, {})
             seconds[number] = time.perf_counter() - start
         node = np.full(count, socket.gethostname(), object)
-        return {**out, IMAGE: pixels, ERROR: errors, **qc, "seconds_load": seconds, "load_node": node}
+        timing = {"seconds_load": seconds, "load_node": node}
+        return {**out, IMAGE: pixels, ERROR: errors, ERROR_CLASS: classes, **qc, **timing}
 
     def _fetch(self, row: Row) -> Fetched:
         """Request the files of a row, once for all its stains, and its functions. A row may carry the bytes of its one file."""
@@ -237,6 +257,13 @@ class Loader:
                 f"{stain} has the scaling offset {offset} and divisor {divisor}; both must be numbers, and the divisor above 0"
             )
         return float(offset), float(divisor)
+
+
+def _class_of(error: Exception) -> str:
+    """Return the class of a row's error. A place that cannot be, such as a bucket that does not exist, is absent."""
+    if isinstance(error, PermissionError | StorageDeniedError):
+        return DENIED
+    return ABSENT if isinstance(error, FileNotFoundError | StorageError) else DAMAGED
 
 
 def _file(packed: Future[dict[str, bytes]], uri: str) -> bytes:

@@ -5,9 +5,9 @@ imagecodecs), which takes less than half the processor time; tifffile unpacks al
 """
 
 import io
-import struct
-import zlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import imagecodecs
 import numpy as np
@@ -21,16 +21,36 @@ class DecodeError(ValueError):
     """The bytes are not a usable image: truncated, corrupt, or of another kind."""
 
 
-# errors that tifffile and imagecodecs raise on damaged data, which may divide by zero or ask for any amount of memory
-_DAMAGE = (
-    *(tifffile.TiffFileError, struct.error, ValueError, TypeError, IndexError, KeyError, EOFError, RuntimeError),
-    *(ZeroDivisionError, MemoryError),
-)
+# of what a header says, before memory is asked for. A camera has 2^24 pixels, a slide scanner 2^30; an empty plane packs so that a
+# small file may be large in memory, and real noise packs to a half
+_MOST_PIXELS = 2**30  # of one plane or tile, such as 32,768 x 32,768
+_MOST_BYTES = 2**31  # of all planes of a file
+_MOST_BYTES_OF_SMALL, _MOST_RATIO = 2**28, 4096  # of a file of n bytes: the larger of the first, and the second times n
 
 # no other format: for some of them Pillow would run programs such as Ghostscript
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-# errors that Pillow raises on damaged data; SyntaxError is of a PNG whose chunks do not fit
-_PHOTOGRAPH_DAMAGE = (OSError, SyntaxError, OverflowError, zlib.error, Image.DecompressionBombError, *_DAMAGE)
+
+
+@contextmanager
+def _decoding(data: bytes, where: str) -> Iterator[None]:
+    """A block that decodes bytes. Whatever a library raises in it is damage: damaged bytes lead to errors of every class."""
+    try:
+        yield
+    except DecodeError:
+        raise
+    except UnidentifiedImageError as error:  # its message holds a memory address
+        raise DecodeError(
+            f"not a photograph, or truncated: {where} ({len(data)} bytes); JPEG, PNG, WebP, BMP or TIFF is wanted"
+        ) from error
+    except Exception as error:
+        raise DecodeError(f"truncated or corrupt: {where} ({len(data)} bytes): {one_line(error)}") from error
+
+
+def _check_claim(pixels: int, size: int, data: bytes) -> None:
+    """Raise ValueError if a header claims what no image of these bytes holds. pixels: of a plane or tile. size: bytes in memory."""
+    most = min(_MOST_BYTES, max(_MOST_BYTES_OF_SMALL, _MOST_RATIO * len(data)))
+    if not 0 < pixels <= _MOST_PIXELS or not 0 < size <= most:
+        raise ValueError(f"its header claims a plane of {pixels} pixels, and {size} bytes in memory")
 
 
 def decode_planes(data: bytes, channels: Sequence[int], where: str) -> list[np.ndarray]:
@@ -38,18 +58,19 @@ def decode_planes(data: bytes, channels: Sequence[int], where: str) -> list[np.n
 
     The file is decoded once. Raises DecodeError, naming `where`, for a file or a plane that cannot be decoded whole.
     """
-    try:
-        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-            series = tiff.series[0]
-            colour = "S" in series.axes
-            image = _stored(tiff, series, data)
-            if image is None:
-                image = _unpacked(tiff, series, data)
-            if image is None:
-                image = series.asarray(maxworkers=1)
-            planes = image.reshape(-1, *image.shape[-2:])
-    except _DAMAGE as error:
-        raise _damaged(data, where, error) from error
+    with _decoding(data, where), tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        series = tiff.series[0]
+        colour = "S" in series.axes
+        page = series.keyframe
+        _check_claim(page.imagelength * page.imagewidth, series.size * series.dtype.itemsize, data)
+        if page.is_tiled:
+            _check_claim(page.tilelength * page.tilewidth, page.tilelength * page.tilewidth * page.dtype.itemsize, data)
+        image = _stored(tiff, series, data)
+        if image is None:
+            image = _unpacked(tiff, series, data)
+        if image is None:
+            image = series.asarray(maxworkers=1)
+        planes = image.reshape(-1, *image.shape[-2:])
     if colour:
         shape = " x ".join(map(str, series.shape))
         raise DecodeError(f"{where} is a colour image ({shape}); one plane per stain is wanted")
@@ -90,7 +111,7 @@ def _unpacked(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, data: by
             return None
     try:
         pixels = imagecodecs.tiff_decode(data, index=None)
-    except _DAMAGE:  # tifffile says what is wrong, or reads it
+    except Exception:  # noqa: BLE001 - tifffile says what is wrong, or reads it
         return None
     fits = pixels.dtype == series.dtype and pixels.size == series.size and pixels.shape[-2:] == page.shape
     return pixels.reshape(series.shape) if fits else None
@@ -115,16 +136,10 @@ def decode_colours(data: bytes, channels: Sequence[int], where: str) -> list[np.
     naming `where`, for a file that cannot be decoded whole, that holds more than 8 bits, or that holds several frames (of a
     camera's multi-picture JPEG the first frame counts).
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            refusal = _refusal(image)
-            pixels = None if refusal else np.asarray(image.convert("RGB"))
-    except UnidentifiedImageError as error:  # its message holds a memory address
-        raise DecodeError(
-            f"not a photograph, or truncated: {where} ({len(data)} bytes); JPEG, PNG, WebP, BMP or TIFF is wanted"
-        ) from error
-    except _PHOTOGRAPH_DAMAGE as error:
-        raise _damaged(data, where, error) from error
+    with _decoding(data, where), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        _check_claim(math.prod(image.size), 4 * math.prod(image.size), data)
+        refusal = _refusal(image)
+        pixels = None if refusal else np.asarray(image.convert("RGB"))
     if pixels is None:
         raise DecodeError(f"{where} {refusal}")
     if absent := [channel for channel in channels if channel not in range(3)]:
@@ -149,10 +164,8 @@ def decode_illumination(data: bytes, where: str) -> np.ndarray:
 
     Raises DecodeError, naming `where`, for a file that does not hold such a function.
     """
-    try:
-        function = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise _damaged(data, where, error) from error
+    with _decoding(data, where):
+        function = _npy(data)
     if function.ndim != 2 or not np.isfinite(function).all() or (function < 0).any():
         raise DecodeError(
             f"{where} is not an illumination function: {function.ndim} axes, finite values >= 0 are wanted"
@@ -163,5 +176,19 @@ def decode_illumination(data: bytes, where: str) -> np.ndarray:
     return function
 
 
-def _damaged(data: bytes, where: str, error: Exception) -> DecodeError:
-    return DecodeError(f"truncated or corrupt: {where} ({len(data)} bytes): {one_line(error)}")
+def _npy(data: bytes) -> np.ndarray:
+    """Return the real numbers of a .npy file, as a view of its bytes. Raises ValueError for another file or a truncated one."""
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    if version not in _NPY_HEADERS:
+        raise ValueError(f"version {version} of .npy; 1.0 or 2.0 is wanted")
+    shape, is_fortran, dtype = _NPY_HEADERS[version](file)
+    if dtype.kind not in "biuf":
+        raise ValueError(f"it holds {dtype}; real numbers are wanted")
+    start, count = file.tell(), math.prod(shape)
+    if min(shape, default=1) < 1 or start + count * dtype.itemsize > len(data):
+        raise ValueError(f"its header claims {count} numbers of {dtype}, and {len(data) - start} bytes follow")
+    return np.frombuffer(data, dtype, count, start).reshape(shape, order="F" if is_fortran else "C")
+
+
+_NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

@@ -7,7 +7,7 @@ import polars as pl
 
 from sdvae_ray.run.lease import holder
 from sdvae_ray.run.run import Run
-from sdvae_ray.schema import ERROR, KEYS, PLATE_COLUMN
+from sdvae_ray.schema import ERROR, ERROR_CLASS, KEYS, PLATE_COLUMN
 
 _MOST = 20  # reasons and plates that are told
 
@@ -15,13 +15,14 @@ _MOST = 20  # reasons and plates that are told
 def status(run: Run) -> dict[str, Any]:
     """Return the state of a run as plain values. Raises DataError if there is no run.
 
-    manifest, fovs (in the manifest), done (usable rows), failed (rows with an error), left (neither). reasons: a list of {reason,
-    fovs, example}, the most frequent first; a reason is an error without the names and numbers in it. plates, sources: lists of
+    manifest, fovs (in the manifest), done (usable rows), failed (rows with an error), left (neither). reasons: a list of {class,
+    reason, fovs, example}, the most frequent first; class: absent, damaged, denied, or None where the rows do not tell; a reason
+    is an error without the names and numbers in it. plates, sources: lists of
     {name, done, failed}, those with most failures first. sessions: those of run.json. holder: {host, pid} of the driver that holds
     the lease; None without one.
     """
     record = run.record
-    rows = run.fovs(list(KEYS)).with_columns(failed=pl.col(ERROR).is_not_null())
+    rows = run.fovs([*KEYS, ERROR_CLASS]).with_columns(failed=pl.col(ERROR).is_not_null())
     failed = rows.filter("failed")
     total = record["manifest"]["fovs"]
     return {
@@ -41,8 +42,11 @@ def status(run: Run) -> dict[str, Any]:
 
 def _reasons(failed: pl.DataFrame) -> list[dict[str, Any]]:
     kind = pl.col(ERROR).str.replace_all(r"\S*[/\\]\S*", "...").str.replace_all(r"[0-9]+", "N")
-    kinds = failed.group_by(reason=kind).agg(fovs=pl.len(), example=pl.col(ERROR).first())
-    return kinds.sort("fovs", "reason", descending=[True, False]).head(_MOST).to_dicts()
+    # rows of an earlier version have no class
+    classes = pl.col(ERROR_CLASS) if ERROR_CLASS in failed.columns else pl.lit(None, pl.String)
+    groups = failed.with_columns(classes.alias("class"), reason=kind).group_by("class", "reason")
+    kinds = groups.agg(fovs=pl.len(), example=pl.col(ERROR).first())
+    return kinds.sort("fovs", "class", "reason", descending=[True, False, False]).head(_MOST).to_dicts()
 
 
 def _by(rows: pl.DataFrame, column: str) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from sdvae_ray.parquet import opened
 from sdvae_ray.schema import (
     EMBEDDINGS,
     ERROR,
+    ERROR_CLASS,
     FOV_ID,
     FOVS,
     LATENTS,
@@ -74,7 +75,8 @@ def write_rows(
     rows = [json.loads(text) for text in columns[ROW]]
     metadata = {name: np.array([row[name] for row in rows], object) for name in rows[0]}
     plain = {key: values for key, values in columns.items() if SEPARATOR not in key and key not in (FOV_ID, ROW)}
-    fovs = table_from_columns({FOV_ID: ids, **metadata, **plain, ERROR: [error or None for error in errors]})
+    texts = {name: [text or None for text in columns[name]] for name in (ERROR_CLASS, ERROR) if name in columns}
+    fovs = table_from_columns({FOV_ID: ids, **metadata, **plain, **texts})
     committed = sorted(key for key in columns if SEPARATOR in key)
     fovs = fovs.replace_schema_metadata({_COMMITS: json.dumps(committed)})
     write_table(join(output, FOVS, f"{name}.parquet"), fovs, storage)

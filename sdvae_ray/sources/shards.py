@@ -35,7 +35,7 @@ from sdvae_ray.schema import (
 )
 from sdvae_ray.sources.manifest_row import Row, located_stains, stains_by_file
 from sdvae_ray.sources.sparse_file import SparseFile
-from sdvae_ray.storage import Storage, absolute, is_remote, join
+from sdvae_ray.storage import NO_OBJECT, Storage, absolute, is_remote, join
 
 _FOOTER = 64 << 10  # bytes from the end of a shard that are read first; the footers of most shards are smaller
 _SHARDS_KEPT = 16  # footers held by a reader
@@ -116,10 +116,10 @@ class ShardReader:
         """Return URI -> bytes of the file, for every file of the run's stains. `batch` has the columns of a manifest of shards.
 
         Raises ShardError, with the reason, if the files could not be packed or the shard is damaged; FileNotFoundError if the
-        shard does not exist; StorageError.
+        shard does not exist, or a file did not when it was packed; StorageError.
         """
-        if row[PACK_ERROR]:
-            raise ShardError(str(row[PACK_ERROR]))
+        if reason := row[PACK_ERROR]:
+            raise (FileNotFoundError if str(reason).startswith(NO_OBJECT) else ShardError)(str(reason))
         group, stains = self._place(row)
         table = self._started(group).result()
         with _parsing(group.shard):
