@@ -18,9 +18,10 @@ WELL_KEY = (*PLATE_KEY, WELL_COLUMN)
 KEYS = (*WELL_KEY, SITE_COLUMN)
 ERROR = "error"  # text; null in fovs where the FOV is usable, "" between stages
 ERROR_CLASS = (
-    "error_class"  # of an error in fovs: one of the three below; null for an error of the engine; "" between stages
+    "error_class"  # of an error in fovs: absent, damaged or denied; null for an error of the engine; "" between stages
 )
 ABSENT, DAMAGED, DENIED = "absent", "damaged", "denied"
+AWAY = "away"  # of an error outside a run: a run waits for storage
 ROW = "row_json"  # between stages: the Metadata_* of a row as one JSON text, so that nulls stay nulls in every block
 NODE_COLUMNS = ("load_node", "encode_node", "device")
 

@@ -25,6 +25,7 @@ from sdvae_ray.images.scaling import scale_plane
 from sdvae_ray.images.stored_crop import whole_planes
 from sdvae_ray.schema import (
     ABSENT,
+    AWAY,
     COLOUR,
     DAMAGED,
     DENIED,
@@ -92,7 +93,7 @@ class Loader:
     row_json      text, every Metadata_* of the row as JSON
     image         (n, P, C, S, S) uint8 or uint16, zeros for a row with an `error`
     error         text, "" for a usable row
-    error_class   absent, damaged or denied; "" for a usable row
+    error_class   absent, damaged or denied, and away without a patience; "" for a usable row
     qc_mean       (n, C) float32, mean of the scaled pixels / maximum, in [0, 1]; NaN for a row with an `error`
     qc_saturated  (n, C) float32, share of pixels at the maximum, in [0, 1]; NaN for a row with an `error`
     qc_zero       (n, C) float32, share of pixels at zero, in [0, 1]; NaN for a row with an `error`
@@ -263,6 +264,8 @@ def _class_of(error: Exception) -> str:
     """Return the class of a row's error. A place that cannot be, such as a bucket that does not exist, is absent."""
     if isinstance(error, PermissionError | StorageDeniedError):
         return DENIED
+    if isinstance(error, StorageAwayError):
+        return AWAY
     return ABSENT if isinstance(error, FileNotFoundError | StorageError) else DAMAGED
 
 
