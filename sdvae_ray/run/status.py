@@ -62,5 +62,5 @@ def _session(session: Mapping[str, Any]) -> dict[str, Any]:
     """A session in short: its seconds and FOV/s are None if its driver did not come to the end."""
     seconds, fovs = session.get("seconds"), session["fovs"]
     rate = round(fovs / seconds, 4) if seconds else None
-    kept = {key: session.get(key) for key in ("session", "started", "ended", "fovs", "errors")}
+    kept = {key: session.get(key) for key in ("session", "started", "ended", "fovs", "errors", "waits")}
     return {**kept, "seconds": seconds, "fov_per_s": rate}

@@ -1,8 +1,10 @@
 """The commands that tell and mend the state of a run: status, verify and retry, on one encoded run."""
 
 import json
+import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from field_files import write_fields
 from rich.console import Console
@@ -46,7 +48,7 @@ def test_status_counts_done_and_failed_by_reason_plate_and_source(damaged, capsy
     code, out = run_command(capsys, "status", run.output, "--json")
     state = json.loads(out)
     assert (code, state["fovs"], state["done"], state["failed"], state["left"]) == (0, 6, 3, 3, 0)
-    assert [reason["fovs"] for reason in state["reasons"]] == [2, 1]
+    assert [(reason["fovs"], reason["class"]) for reason in state["reasons"]] == [(2, "damaged"), (1, "absent")]
     assert [state["plates"][0][key] for key in ("done", "failed")] == [3, 3]
     assert state["sources"][0]["name"] == "source_1"
     assert state["holder"] is None
@@ -55,7 +57,19 @@ def test_status_counts_done_and_failed_by_reason_plate_and_source(damaged, capsy
     code, out = run_command(capsys, "status", run.output)
     assert code == 0
     assert "3 of 6 done, 3 failed, 0 left" in out
-    assert "2 FOVs, such as:" in out
+    assert "2 FOVs damaged, such as:" in out
+
+
+def test_the_status_of_a_run_of_an_earlier_version_has_reasons_without_a_class(damaged, capsys, tmp_path):
+    run, _ = damaged
+    output = tmp_path / "run"
+    shutil.copytree(run.output, output)
+    for file in (output / "fovs").glob("*.parquet"):
+        pq.write_table(pq.read_table(file).drop_columns(["error_class"]), file)
+    code, out = run_command(capsys, "status", str(output), "--json")
+    assert code == 0
+    assert [(reason["fovs"], reason["class"]) for reason in json.loads(out)["reasons"]] == [(2, None), (1, None)]
+    assert "2 FOVs, such as:" in run_command(capsys, "status", str(output))[1]
 
 
 def test_verify_names_a_damaged_file_and_ends_with_1(damaged, capsys):

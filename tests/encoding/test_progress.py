@@ -1,5 +1,9 @@
 """What a user reads while the stream runs: rates of the last minute, the busy share of every stage, and what is waited for."""
 
+import time
+
+import pytest
+
 from sdvae_ray.encoding.ledger import Ledger
 from sdvae_ray.encoding.progress import Pace, duration
 
@@ -84,3 +88,55 @@ def test_a_write_that_is_told_twice_counts_once_and_a_new_ledger_begins_with_wha
     assert (counts.encoded, counts.written, counts.errors) == (6, 6, 2)
     assert again.add_written("c", 2, 2, "damaged") is not None
     assert (ledger.counts().written, ledger.counts().errors) == (4, 1)
+
+
+class Outage:
+    """A ledger whose clock the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.ledger = Ledger(0, ["load"], clock=lambda: self.now, wall=lambda: 1_700_000_000 + self.now)
+        self.ledger.started("load", again=False)
+
+
+@pytest.fixture
+def outage() -> Outage:
+    return Outage()
+
+
+def test_an_outage_is_told_with_its_first_second_and_its_last_reason(outage):
+    pace = Pace(10, {"load": 1})
+    outage.now = 5
+    outage.ledger.away("a", "load: refused")
+    outage.now = 35
+    assert outage.ledger.away("b", "write: timed out") is None
+    pace.add(35, outage.ledger.counts())
+    since = time.strftime("%H:%M:%S", time.localtime(1_700_000_005))
+    assert pace.said() == f"0 of 10 FOVs encoded, 0 written; storage away since {since} (write: timed out)"
+
+
+def test_the_seconds_of_waiting_are_those_in_which_somebody_waited(outage):
+    for at, who, is_away in ((10, "a", True), (20, "b", True), (25, "a", False), (40, "b", False), (100, "a", True)):
+        outage.now = at
+        outage.ledger.away(who, "x") if is_away else outage.ledger.back(who)
+    assert outage.ledger.counts().away.since == 1_700_000_100
+    outage.now = 112
+    outage.ledger.back("a")
+    counts = outage.ledger.counts()
+    assert (counts.waited, counts.away) == (30 + 12, None)
+    pace = Pace(10, {"load": 1})
+    pace.add(112, counts)
+    assert "42 s waited for storage" in pace.said()
+
+
+def test_a_process_that_died_while_it_waited_is_forgotten(outage):
+    outage.ledger.away("a", "x")
+    outage.now = 200
+    assert outage.ledger.counts().away is not None
+    outage.now = 301
+    assert outage.ledger.counts().away is None
+
+
+def test_a_stopped_run_tells_who_waits_to_stop(outage):
+    outage.ledger.stop("the lease is lost")
+    assert outage.ledger.away("a", "x") == "the lease is lost"

@@ -19,7 +19,8 @@ def print_status(state: Mapping[str, Any], console: Console) -> None:
     say("run", f"{state['output']}, manifest {state['manifest']}")
     say("fovs", f"{state['done']} of {state['fovs']} done, {state['failed']} failed, {state['left']} left")
     for reason in state["reasons"][:_MOST]:
-        say("reason", f"{reason['fovs']} FOVs, such as: {reason['example']}")
+        kind_of = f" {reason['class']}" if reason["class"] else ""
+        say("reason", f"{reason['fovs']} FOVs{kind_of}, such as: {reason['example']}")
     for kind in ("sources", "plates"):
         for counts in [counts for counts in state[kind] if counts["failed"]][:_MOST]:
             say(kind[:-1], f"{counts['name']}: {counts['done']} done, {counts['failed']} failed")
