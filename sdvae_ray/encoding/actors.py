@@ -140,8 +140,10 @@ def _report_start(ledger: Any, stage: str) -> None:
 
 def writes_before(run: Run, session: str) -> dict[str, tuple[int, int]]:
     """Return name of a write -> (rows, errors) of a session's writes, in an actor that replaces a dead one; else nothing."""
-    again = ray.get_runtime_context().was_current_actor_reconstructed
-    return session_writes(run.output, run.storage, session) if again else {}
+    if not ray.get_runtime_context().was_current_actor_reconstructed:
+        return {}
+    patience = Patience(run.config.storage.patience_minutes)  # the actor may have died in an outage
+    return patience(lambda: session_writes(run.output, run.storage, session))
 
 
 def latents_of_file(run: Run, side: str, file: str) -> dict[str, np.ndarray]:
