@@ -68,7 +68,7 @@ def test_a_run_waits_while_storage_is_away_and_loses_nothing(
         waits = run.record["sessions"][-1]["waits"]
     assert fovs.height == COUNT
     assert fovs["error"].null_count() == fovs["error_class"].null_count() == COUNT
-    assert seconds / 2 <= waits <= 2 * seconds + 10
+    assert waits >= seconds / 2
     lines = [line for line in printed.getvalue().splitlines() if "storage away since" in line]
     assert lines
     assert any(words in line for line in lines)
