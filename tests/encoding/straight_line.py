@@ -74,6 +74,6 @@ def write_finished_run(config: RunConfig) -> None:
     """A run of every FOV of the manifest, with its record and one file `first`."""
     run = Run(config)
     columns = engine(config)(loaded(config))
+    record = prepare_record(run, len(columns[FOV_ID]), resolve_weights(config, run.storage), Pool(1, 1, 1.0))
     write_rows(config.output, "first", columns, run.storage, config.random_weights)
-    resolved = resolve_weights(config, run.storage)
-    run.write_record(prepare_record(run, len(columns[FOV_ID]), resolved, Pool(1, 1, 1.0)))
+    run.write_record(record)
