@@ -100,7 +100,9 @@ def encode(
             before = len(keys) - total
             if extend and record.get("extensions"):
                 print_line(console, f"extended by {', '.join(record['extensions'][-1]['added'])}")
-            to_do = f"{total} of {len(keys)} FOVs to do" + (f" ({before} done before)" if before else "")
+            to_do = f"{total} of {len(keys)} FOVs to do" + (
+                f" ({before} done before)" if before and failed is None else ""
+            )
             forward = f"{record['precision']}, {record['micro_batch']} passes per forward"
             print_line(console, f"encode: {to_do}; {pools}, {forward}")
             start = time.monotonic()

@@ -44,7 +44,8 @@ def test_the_newest_session_counts_before_what_check_has_left(small_run_config):
     run.storage.write_bytes(run.uri(MEASURED), json.dumps(kept).encode())
     assert measured_seconds(run) == SECONDS
     stages = {"load": {"rows": 2, "seconds": 4.0}, "encode": {"rows": 2, "seconds": 6.0}}
-    run.write_record({"sessions": [{"stages": [stages]}, {"stages": []}]})
+    record = {"config": {}, "manifest": {}, "weights": {}}
+    run.write_record({**record, "sessions": [{"stages": [stages]}, {"stages": []}]})
     assert measured_seconds(run) == {"load": 2.0, "encode": 3.0}
 
 
