@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 PROCESSES ?= 2  # of make test; one of them holds Ray
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: demo test test-slow bench check format clean help
+.PHONY: demo test test-slow bench faults check format clean help
 
 help:
 	@echo "make demo       the whole job on this machine, offline: plates, encode, score, report in demo-run/"
 	@echo "make test       lint, types, layers and the tests"
 	@echo "make test-slow  the tests of minutes: the full-size model, faults, jobs on a local cluster"
+	@echo "make faults     kills, 60 drivers at once, outages of ten minutes, damaged files: real processes, some twenty minutes"
 	@echo "make bench      the speed of this machine, in under 20 minutes on two cores; every line ends with JSON"
 	@echo "make check      lint, types and layers alone"
 
@@ -23,6 +24,11 @@ test: check
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
+
+faults: export OMP_NUM_THREADS = 1
+faults: $(VENV)/.test
+	$(BIN)/python -m pytest tests/run/test_lease.py tests/run/test_verify.py tests/images/test_damage.py \
+		tests/encoding/test_killed_driver.py tests/encoding/test_outage.py tests/cluster/test_failures.py tests/cluster/test_jobs.py
 
 bench: export OMP_NUM_THREADS = 1
 bench: $(VENV)/.test

@@ -49,7 +49,7 @@ def bucket_run(folder: Path, s3: Any, endpoint: str, **storage: Any) -> RunConfi
     ("kind", "seconds", "words"),
     [
         ("refused", 8, "Could not connect"),
-        ("expired", 6, "token has expired"),
+        pytest.param("expired", 6, "token has expired", marks=LONG),
         pytest.param("refused", 600, "Could not connect", marks=LONG),
         pytest.param("expired", 120, "token has expired", marks=LONG),
     ],

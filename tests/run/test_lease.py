@@ -261,8 +261,7 @@ held.check()
 @pytest.mark.parametrize(
     ("kind", "before", "count", "stale"),
     [
-        ("bucket", "nothing", 5, 8),
-        ("folder", "a dead driver's", 5, 8),
+        ("bucket", "a dead driver's", 5, 8),
         *(
             pytest.param(kind, before, 60, 40, marks=pytest.mark.slow)
             for kind in ("folder", "bucket")
