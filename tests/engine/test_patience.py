@@ -269,8 +269,10 @@ def test_a_denied_key_of_a_bucket_that_answers_costs_its_own_row(s3, write_field
         for row, path in enumerate(batch[name]):
             batch[name][row] = f"{s3.prefix}/{Path(path).name}"
             s3.storage.write_bytes(batch[name][row], Path(path).read_bytes())
+    load = loader(world.patience(), s3.config)
+    load({name: values[:1] for name, values in batch.items()})  # a witness: time flies here, and the reads are real
     Denied(monkeypatch, "A02-RNA")
-    loaded = loader(world.patience(), s3.config)(batch)
+    loaded = load(batch)
     assert [bool(error) for error in loaded[ERROR]] == [False, True, False]
     assert loaded[ERROR_CLASS].tolist() == ["", DENIED, ""]
     assert "A02-RNA" in loaded[ERROR][1]
