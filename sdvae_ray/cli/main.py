@@ -1,6 +1,7 @@
 """sdvae-ray: the command line. Thin: arguments in, a call of `commands`, errors as one line and an exit code.
 
-Exit codes: 0 done, 1 the run failed, 2 something that the user can mend, 130 stopped. What needs torch and ray imports them.
+Exit codes: 0 done, 1 the run failed, 2 something that the user can mend, 130 stopped by Ctrl-C, 143 by SIGTERM.
+What needs torch and ray imports them.
 """
 
 import signal
@@ -76,7 +77,11 @@ for _command in (data.retrieve, runs.compare, runs.search, runs.decode, data.mod
     app.command()(_command)
 
 
+_received: list[int] = []  # signals other than that of Ctrl-C
+
+
 def _stopped(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
     raise KeyboardInterrupt
 
 
@@ -98,6 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
         print_line(errors, f"error: {error.format_message()}", "red")
         code = 2
     if code == 130:
+        code = 128 + _received[0] if _received else code
         print_line(errors, "stopped; the same command goes on where it left off")
     sys.stdout.flush()
     sys.stderr.flush()
