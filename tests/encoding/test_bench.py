@@ -56,11 +56,13 @@ def test_the_command_prints_one_json_object(local_ray, run, tmp_path, capsys):
     assert [step["actors"] for step in json.loads(capsys.readouterr().out)["steps"]] == [1]
 
 
+@pytest.mark.slow
 def test_too_few_fovs_for_a_rate_are_refused(local_ray, run):
     with pytest.raises(ConfigError, match="too few FOVs"):
         bench(run, Console(quiet=True), 1, [1])
 
 
+@pytest.mark.slow
 def test_a_failed_fov_is_no_speed(local_ray, encoded):
     """The run of the other tests, with its truncated TIFF."""
     one = encoded.encode.model_copy(update={"batch_fovs": 1})
