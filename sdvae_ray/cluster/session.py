@@ -6,7 +6,9 @@ The driver calls these functions; actors and tasks never do.
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -82,7 +84,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     # seconds: a busy machine takes longer than Ray's default of 30
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     try:
-        with _stderr_of_libraries_closed():
+        with _own_sigterm(), _stderr_of_libraries_closed():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise ConfigError(f"cannot connect to Ray at {address}: {one_line(error, None)}") from error
@@ -90,6 +92,19 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM over the block: Ray puts its own in its place, which ends the driver with the lease held."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def quiet_ray_data() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 _PROGRAM = "from sdvae_ray.cli.main import main; main()"
 
 
@@ -27,13 +26,14 @@ def running_in(session: int) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
 @pytest.mark.parametrize(
-    ("line", "times"),
+    ("number", "code", "line", "times"),
     [
-        ("; starting", 1),
-        pytest.param("FOVs to do", 1, marks=pytest.mark.slow),
-        pytest.param("FOVs to do", 2, marks=pytest.mark.slow),
+        (signal.SIGINT, 130, "; starting", 1),
+        (signal.SIGTERM, 143, "; starting", 1),
+        pytest.param(signal.SIGINT, 130, "FOVs to do", 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, "FOVs to do", 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, "FOVs to do", 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_command_says_so_in_one_line_and_leaves_no_process_and_no_lease(tmp_path, number, code, line, times):
