@@ -29,8 +29,8 @@ def running_in(session: int) -> list[str]:
 @pytest.mark.parametrize(
     ("number", "code", "line", "times"),
     [
-        (signal.SIGINT, 130, "; starting", 1),
-        (signal.SIGTERM, 143, "; starting", 1),
+        pytest.param(signal.SIGINT, 130, "; starting", 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, "; starting", 1, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, "FOVs to do", 1, marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 143, "FOVs to do", 1, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, "FOVs to do", 2, marks=pytest.mark.slow),
