@@ -230,10 +230,11 @@ def test_one_thread_tries_for_all_that_wait():
 # A storage that waits
 
 
-@pytest.mark.parametrize("kind", ["refused", "expired"])
-def test_a_write_that_meets_an_outage_is_written_after_it(s3, kind):
+@pytest.mark.parametrize(("kind", "seconds"), [("refused", 10), ("expired", 3)])
+def test_a_write_that_meets_an_outage_is_written_after_it(s3, kind, seconds):
+    """The read that begins the outage tries again for some seconds of its own."""
     world = World()
-    with OutageProxy(s3.endpoint, after=0, seconds=3, kind=kind) as proxy:
+    with OutageProxy(s3.endpoint, after=0, seconds=seconds, kind=kind) as proxy:
         config = s3.config.model_copy(update={"endpoint_url": proxy.endpoint})
         storage = PatientStorage(config, Patience(60, world))
         with pytest.raises((StorageError, FileNotFoundError)):
