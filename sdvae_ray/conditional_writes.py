@@ -7,14 +7,13 @@ stands there guards its replacement; the lock is advisory (flock), which NFS sin
 import fcntl
 import hashlib
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdvae_ray.errors import StorageError
-from sdvae_ray.storage import TEMPORARY, Storage, absolute, is_remote
+from sdvae_ray.faults import answer_of
+from sdvae_ray.storage import Storage, is_remote, written_beside
 
 _REFUSED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "404"}  # another process was first
 
@@ -27,30 +26,30 @@ class Versioned(NamedTuple):
 
 
 def read(uri: str, storage: Storage) -> Versioned:
-    """Returns an object with its version. Raises FileNotFoundError, StorageError."""
+    """Return an object with its version. Raises FileNotFoundError, StorageError."""
     if not is_remote(uri):
         data = storage.read_bytes(uri)
         return Versioned(data, _digest(data))
     while True:
-        before, data, after = _etag(uri, storage), storage.read_bytes(uri), _etag(uri, storage)
+        before, data, after = storage.version(uri), storage.read_bytes(uri), storage.version(uri)
         if before == after:
             return Versioned(data, after)
 
 
 def create(uri: str, data: bytes, storage: Storage) -> str | None:
-    """Writes an object that does not exist yet, and returns its version; None if there is one."""
+    """Write an object that does not exist yet, and return its version; None if there is one."""
     if is_remote(uri):
         return _put(uri, data, storage, {"IfNoneMatch": "*"})
     return _on_disk(uri, storage, lambda path: _link(path, data))
 
 
 def replace(uri: str, data: bytes, version: str, storage: Storage) -> str | None:
-    """Writes an object in place of the version that was read; returns the new version, or None if another one is there, or none."""
+    """Write an object in place of the version that was read; return the new version, or None if another one is there, or none."""
     if is_remote(uri):
         return _put(uri, data, storage, {"IfMatch": version})
 
     def swap(path: Path) -> str | None:
-        with _locked(path) as held, _temporary(path, data) as temporary:
+        with _locked(path) as held, written_beside(path, data) as temporary:
             if held is None or _digest(held) != version:
                 return None
             temporary.replace(path)
@@ -60,7 +59,7 @@ def replace(uri: str, data: bytes, version: str, storage: Storage) -> str | None
 
 
 def delete(uri: str, version: str, storage: Storage) -> bool:
-    """Deletes an object that still has this version; False if another one is there, or none."""
+    """Delete an object that still has this version; return False if another one is there, or none."""
     if is_remote(uri):
         return _delete_remote(uri, version, storage)
 
@@ -75,13 +74,8 @@ def delete(uri: str, version: str, storage: Storage) -> bool:
 
 
 def honoured(uri: str, storage: Storage) -> bool:
-    """Whether the store keeps the conditions. uri: of an object that exists."""
-    try:
-        return not is_remote(uri) or _put(uri, b"", storage, {"IfNoneMatch": "*"}) is None
-    except StorageError as error:
-        if "NotImplemented" in str(error) or "not implemented" in str(error):
-            return False
-        raise
+    """Return whether the store keeps the conditions. uri: of an object that a conditional write has made."""
+    return not is_remote(uri) or _put(uri, b"", storage, {"IfNoneMatch": "*"}) is None
 
 
 # --- on S3 ---------------------------------------------------------------------------------------------------------------------
@@ -93,12 +87,13 @@ def _put(uri: str, data: bytes, storage: Storage, condition: dict[str, str]) -> 
         try:
             return str(filesystem.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)["ETag"])
         except OSError as error:
-            if _code(error) not in _REFUSED:
+            if answer_of(error)[0] not in _REFUSED:
                 raise
         try:  # a request that was sent again may have met its own success
-            return read(uri, storage).version if data and storage.read_bytes(uri) == data else None
+            there = read(uri, storage)
         except FileNotFoundError:
             return None
+        return there.version if data and there.data == data else None
 
     return storage.call(uri, "write", put)
 
@@ -109,7 +104,7 @@ def _delete_remote(uri: str, version: str, storage: Storage) -> bool:
         try:
             filesystem.call_s3("delete_object", Bucket=bucket, Key=key, IfMatch=version)
         except OSError as error:
-            if _code(error) in _REFUSED:
+            if answer_of(error)[0] in _REFUSED:
                 return False
             raise
         return True
@@ -117,45 +112,20 @@ def _delete_remote(uri: str, version: str, storage: Storage) -> bool:
     return storage.call(uri, "delete", remove)
 
 
-def _etag(uri: str, storage: Storage) -> str:
-    return storage.call(uri, "read", lambda filesystem, path: str(filesystem.info(path)["ETag"]))
-
-
-def _code(error: OSError) -> str:
-    """The code of the store's answer behind an error of s3fs."""
-    answer = getattr(error.__cause__ or error, "response", {})
-    return str(answer.get("Error", {}).get("Code", ""))
-
-
 # --- on a disk -----------------------------------------------------------------------------------------------------------------
 
 
 def _on_disk(uri: str, storage: Storage, action: Callable[[Path], str | None]) -> str | None:
-    return storage.call(uri, "write", lambda _, path: action(Path(absolute(path))))
+    return storage.call(uri, "write", lambda _, path: action(Path(path)))
 
 
 def _link(path: Path, data: bytes) -> str | None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary(path, data) as temporary:
+    with written_beside(path, data) as temporary:
         try:
             os.link(temporary, path)
         except FileExistsError:
             return None
     return _digest(data)
-
-
-@contextmanager
-def _temporary(path: Path, data: bytes) -> Iterator[Path]:
-    """A file beside `path` that holds `data` until the end of the block."""
-    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{path.name}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def storage_error(error: Exception, doing: str) -> StorageError | None:
 
 
 def _kind(error: Exception) -> type[StorageError]:
-    code, status = _answer(error)
+    code, status = answer_of(error)
     if code or status:
         if code in _DENIED_CODES or status in (401, 403):
             return StorageDeniedError
@@ -65,7 +65,7 @@ def _kind(error: Exception) -> type[StorageError]:
     return StorageAwayError if no_answer or getattr(error, "errno", None) in _AWAY_NUMBERS else StorageError
 
 
-def _answer(error: BaseException) -> tuple[str, int]:
+def answer_of(error: BaseException) -> tuple[str, int]:
     """Return the code of the store's answer behind an error, and its HTTP status; "" and 0 without an answer."""
     answer = getattr(error, "response", None) or getattr(error.__cause__ or error.__context__, "response", None)
     if not isinstance(answer, dict):

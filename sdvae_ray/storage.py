@@ -119,17 +119,8 @@ class Storage:
             if is_remote(uri):
                 fs.pipe_file(path, data)
                 return
-            target = Path(path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{target.name}")
-            try:
-                with temporary.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with written_beside(Path(path), data) as temporary:
+                temporary.replace(path)
 
         self.call(uri, "write", write)
 
@@ -189,6 +180,21 @@ class Storage:
         """Read the credentials of a bucket again: those that this process holds may have expired."""
         if is_remote(uri):
             self.call(uri, "reach", lambda fs, path: fs.connect(refresh=True))
+
+
+@contextmanager
+def written_beside(path: Path, data: bytes) -> Iterator[Path]:
+    """A whole temporary file that holds `data`, in the folder of `path`, which is made; gone at the end of the block."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{path.name}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _mark(info: Mapping[str, Any]) -> str:
