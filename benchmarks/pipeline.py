@@ -28,6 +28,7 @@ from rich.console import Console
 
 from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.config import RunConfig
+from sdvae_ray.encoding.actors import as_batch
 from sdvae_ray.encoding.bench import bench
 from sdvae_ray.engine.compress import Compressor
 from sdvae_ray.engine.encode import Encoder, auto_micro_batch
@@ -37,7 +38,7 @@ from sdvae_ray.engine.models import load_models, pick_device, pick_precision, re
 from sdvae_ray.run.run import Run
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import FOV_ID, KEYS, fov_id, illum_column, uri_column
-from sdvae_ray.sources.manifest_reader import read_row_group
+from sdvae_ray.sources.manifest_reader import read_rows
 from sdvae_ray.sources.synthetic.field import render_field
 from sdvae_ray.sources.synthetic.microscope import STAINS, BatchEffect
 
@@ -84,7 +85,8 @@ def bare(raw: dict[str, Any], on_gpu: bool, fovs: int, ready: Any) -> float:
     torch.set_num_threads(1)
     config = parse_run(raw, where="benchmark")
     device = pick_device(1 if on_gpu else 0)
-    batch = Loader(config.image, config.storage)(_first_rows(config))
+    first = pl.DataFrame({"row_group": 0, "row": range(config.encode.batch_fovs)})
+    batch = Loader(config.image, config.storage)(as_batch(read_rows(config.manifest, first, Run(config).storage)))
     if config.codecs:
         batch = Compressor.of(config)(batch)
     models = load_models(config, resolve_weights(config, Run(config).storage), device)
@@ -97,11 +99,6 @@ def bare(raw: dict[str, Any], on_gpu: bool, fovs: int, ready: Any) -> float:
     for _ in range(calls):
         engine.encode(encoder, batch)
     return calls * config.encode.batch_fovs / (time.perf_counter() - start)
-
-
-def _first_rows(config: RunConfig) -> dict[str, np.ndarray]:
-    table = read_row_group(config.manifest, 0, Run(config).storage).slice(0, config.encode.batch_fovs)
-    return {name: np.array(table[name].to_pylist(), object) for name in table.column_names}
 
 
 def bare_rate(config: RunConfig, actors: int, on_gpu: bool, fovs: int) -> float:

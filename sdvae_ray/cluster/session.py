@@ -64,6 +64,21 @@ class Pools:
         stages = {"load": self.load, "compress": self.compress, "encode": self.encode}
         return {name: pool for name, pool in stages.items() if pool is not None}
 
+    @property
+    def least_cpus(self) -> float:
+        """Return the CPUs of all pools at their least size."""
+        return sum(pool.least * pool.cpus for pool in self.stages.values())
+
+    @property
+    def most_cpus(self) -> float:
+        """Return the CPUs of all pools at their largest size."""
+        return sum(pool.most * pool.cpus for pool in self.stages.values())
+
+    @property
+    def most_gpus(self) -> float:
+        """Return the GPUs of all pools at their largest size."""
+        return sum(pool.most * pool.gpus for pool in self.stages.values())
+
     def __str__(self) -> str:
         return ", ".join(f"{name} {pool}" for name, pool in self.stages.items())
 
@@ -130,8 +145,7 @@ def plan_pools(config: RunConfig, seconds: Mapping[str, float] | None = None) ->
     encode = _encode_pool(config, cpus, gpus)
     left = cpus - encode.least * encode.cpus
     pools = Pools(*_feeding_pools(config, left, seconds), encode)
-    spare = cpus - sum(pool.least * pool.cpus for pool in pools.stages.values())
-    pools = replace(pools, write_cpus=min(_WRITE_CPUS, max(SPARE_CPUS, round(spare / 2, 2))))
+    pools = replace(pools, write_cpus=min(_WRITE_CPUS, max(SPARE_CPUS, round((cpus - pools.least_cpus) / 2, 2))))
     if not config.cluster.autoscaling:
         _check_fits(pools, cpus, gpus)
     return pools
@@ -232,7 +246,7 @@ def _range(actors: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _check_fits(pools: Pools, cpus: float, gpus: float) -> None:
-    asked = sum(pool.least * pool.cpus for pool in pools.stages.values())
+    asked = pools.least_cpus
     if asked > cpus - SPARE_CPUS:
         names = list(pools.stages)
         told = " and ".join(

@@ -13,7 +13,7 @@ import pyarrow as pa
 import ray
 
 from sdvae_ray.cluster.session import Pool
-from sdvae_ray.encoding.outage import LedgerReport
+from sdvae_ray.encoding.outage import patience_of
 from sdvae_ray.engine.compress import SECONDS, Compressor
 from sdvae_ray.engine.illumination import machine_folder
 from sdvae_ray.engine.load import Batch, Loader
@@ -51,7 +51,7 @@ class EncodeActor:
 
         torch.set_num_threads(max(1, round(pool.cpus)))
         self.ledger = ledger
-        patience = _patience(run, ledger, "encode")
+        patience = patience_of(run, ledger, "encode")
         device = pick_device(pool.gpus)
         resolved = patience(lambda: resolve_weights(run.config, run.storage))
         check_same_weights(resolved, record["weights"])
@@ -102,7 +102,7 @@ class LoadActor:
     def __init__(self, run: Run, ledger: Any) -> None:
         self.ledger = ledger
         self.batch_fovs = run.config.load.batch_fovs
-        patience = _patience(run, ledger, "load")
+        patience = patience_of(run, ledger, "load")
         self.loader = Loader(run.config.image, run.config.storage, machine_folder(), patience)
         self.row_group = functools.lru_cache(maxsize=2)(
             lambda group: patience(lambda: read_row_group(run.config.manifest, group, run.storage))
@@ -123,13 +123,6 @@ class LoadActor:
                     batch[FILES] = np.array([json.dumps(files) for files in names], object)
                 self.ledger.add_rows.remote("load", len(batch[FOV_ID]), float(batch["seconds_load"].sum()))
                 yield batch
-
-
-def _patience(run: Run, ledger: Any, stage: str) -> Patience:
-    """Return the patience of an actor of a stage, which tells the ledger of outages; outside a stream there is none."""
-    if ledger is None:
-        return Patience(0)
-    return Patience(run.config.storage.patience_minutes, LedgerReport(ledger, stage))
 
 
 def _report_start(ledger: Any, stage: str) -> None:

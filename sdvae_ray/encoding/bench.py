@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from rich.console import Console
 
-from sdvae_ray.cluster.session import Pool, Pools, plan_pools, ray_session
+from sdvae_ray.cluster.session import Pools, plan_pools, ray_session
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.forecast import dollars
 from sdvae_ray.encoding.start import checked_manifest
@@ -20,7 +19,7 @@ from sdvae_ray.encoding.stream import encode
 from sdvae_ray.errors import ConfigError, RunError
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_table
-from sdvae_ray.sources.manifest_reader import read_row_group
+from sdvae_ray.sources.manifest_reader import read_rows
 
 _FOLDER = "_bench"  # under the output; removed at the end
 _NEIGHBOURS = 16  # FOVs that follow each other in the manifest: a shard is then read as in a whole run
@@ -93,12 +92,8 @@ def _spread(fovs: int, wanted: int) -> list[int]:
 
 def _part(run: Run, keys: pl.DataFrame, folder: str, actors: int) -> Run:
     """Return the run of some FOVs, with a manifest and an output of its own. keys: row_group and row of the FOVs."""
-    tables = [
-        read_row_group(run.config.manifest, group, run.storage).take(pa.array(rows["row"].to_numpy()))
-        for (group,), rows in keys.group_by("row_group", maintain_order=True)
-    ]
     manifest = f"{folder}/manifest.parquet"
-    write_table(manifest, pa.concat_tables(tables), run.storage)
+    write_table(manifest, read_rows(run.config.manifest, keys, run.storage), run.storage)
     pool = run.config.encode.model_copy(update={"actors": actors})
     return Run(run.config.model_copy(update={"manifest": manifest, "output": f"{folder}/run", "encode": pool}))
 
@@ -114,13 +109,10 @@ def _step(part: Run, pools: Pools, actors: int, first_per_actor: float | None) -
     if failed := fovs["error"].drop_nulls().to_list():
         raise RunError(f"bench: {len(failed)} FOVs failed, which would flatter the rate; the first: {failed[0]}")
     hours = 1000 / rate / 3600
-    held: list[Pool] = list(pools.stages.values())
-    cost = dollars(
-        hours * actors * pools.encode.gpus, hours * sum(pool.most * pool.cpus for pool in held), part.config.cluster
-    )
+    cost = dollars(hours * pools.most_gpus, hours * pools.most_cpus, part.config.cluster)
     return Step(
         actors=actors,
-        gpus=actors * pools.encode.gpus,
+        gpus=pools.most_gpus,
         fovs=fovs.height,
         rate=rate,
         per_actor=rate / actors,

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import ray
 from rich.console import Console
 
@@ -28,7 +27,7 @@ from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, METADATA, SEPARATOR
 from sdvae_ray.selection import select
-from sdvae_ray.sources.manifest_reader import read_row_group, row_groups
+from sdvae_ray.sources.manifest_reader import read_rows, row_groups
 from sdvae_ray.storage import join
 
 _FOLDER = "_check"  # under the output; removed at the end
@@ -158,7 +157,7 @@ def _some_fovs(
     compressor = Compressor.of(run.config) if run.config.codecs else None
 
     def through(part: pl.DataFrame) -> Batch:
-        batch = loader(_rows(run, part))
+        batch = loader(as_batch(read_rows(run.config.manifest, part, run.storage)))
         return actor.encoder(compressor(batch) if compressor else batch)
 
     yield "the first FOV"
@@ -189,15 +188,6 @@ def _some_fovs(
         failed={str(fov): str(error) for fov, error in failed.items()},
         device=str(first["device"][0]),
     )
-
-
-def _rows(run: Run, keys: pl.DataFrame) -> Batch:
-    """Return the rows of the manifest that `keys` (row_group, row) names, as a batch for the loader."""
-    tables = [
-        read_row_group(run.config.manifest, group, run.storage).slice(row, 1)
-        for group, row in keys.select("row_group", "row").iter_rows()
-    ]
-    return as_batch(pa.concat_tables(tables))
 
 
 def _write_and_remove(run: Run, columns: Batch) -> tuple[dict[str, int], float]:

@@ -49,8 +49,7 @@ def forecast(fovs: int, seconds: Mapping[str, float], pools: Pools, prices: Clus
     rates = {name: pool.most / seconds[name] for name, pool in pools.stages.items()}
     bottleneck = min(rates, key=lambda name: rates[name])
     hours = fovs / rates[bottleneck] / 3600
-    gpu_hours = hours * pools.encode.most * pools.encode.gpus
-    cpu_hours = hours * sum(pool.most * pool.cpus for pool in pools.stages.values())
+    gpu_hours, cpu_hours = hours * pools.most_gpus, hours * pools.most_cpus
     feeding = {name: seconds[name] / seconds["encode"] for name in pools.stages if name != "encode"}
     spent = dollars(gpu_hours, cpu_hours, prices)
     return Forecast(fovs, rates, bottleneck, feeding, 3600 * hours, gpu_hours, cpu_hours, spent)

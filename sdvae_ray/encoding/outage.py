@@ -8,7 +8,9 @@ import ray
 from rich.console import Console
 
 from sdvae_ray.console import print_line
+from sdvae_ray.engine.patience import Patience
 from sdvae_ray.errors import RunError
+from sdvae_ray.run.run import Run
 
 _LONGEST = 160  # characters of a reason in the line of each minute
 
@@ -27,6 +29,13 @@ class LedgerReport:
     def back(self) -> None:
         """Tell that this process waits no longer."""
         self.ledger.back.remote(self.who)
+
+
+def patience_of(run: Run, ledger: Any, stage: str) -> Patience:
+    """Return the patience of a process of the stream, which tells the ledger of outages; outside a stream there is none."""
+    if ledger is None:
+        return Patience(0)
+    return Patience(run.config.storage.patience_minutes, LedgerReport(ledger, stage))
 
 
 class PrintedReport:

@@ -9,8 +9,8 @@ import ray
 from ray.data import Datasink
 from ray.data.block import BlockAccessor
 
-from sdvae_ray.encoding.outage import LedgerReport
-from sdvae_ray.engine.patience import Patience, PatientStorage
+from sdvae_ray.encoding.outage import patience_of
+from sdvae_ray.engine.patience import PatientStorage
 from sdvae_ray.errors import RunError
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import Written, write_rows
@@ -35,8 +35,7 @@ class RunSink(Datasink[Written]):
         if refusal := ray.get(self.ledger.refusal.remote()):
             raise RunError(refusal)
         name = f"{self.session}-{ctx.task_idx:06d}"
-        config = self.run.config.storage
-        storage = PatientStorage(config, Patience(config.patience_minutes, LedgerReport(self.ledger, "write")))
+        storage = PatientStorage(self.run.config.storage, patience_of(self.run, self.ledger, "write"))
         written = write_rows(self.run.output, name, columns, storage, self.run.config.random_weights)
         example = next((str(error) for error in columns[ERROR] if error), None)
         if refusal := ray.get(self.ledger.add_written.remote(name, written.rows, written.errors, example)):

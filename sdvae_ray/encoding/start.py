@@ -18,7 +18,7 @@ from sdvae_ray.images.stored_crop import check_stored_crop
 from sdvae_ray.run.record import FILE, Record, check_same_run, describe_manifest, extended, new_record
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import FOV_ID, FOVS, SHARD, SHARD_CROP, SHARD_ROW_GROUP, divisor_column, offset_column, uri_column
-from sdvae_ray.sources.manifest_reader import read_manifest_column, read_row_group, row_groups
+from sdvae_ray.sources.manifest_reader import read_manifest_column, read_rows, row_groups
 from sdvae_ray.weights import Weights
 
 
@@ -63,8 +63,7 @@ def probe(run: Run, keys: pl.DataFrame) -> None:
     keys: row_group and row in the manifest. Raises ConfigError for a crop that does not fit, StorageError for a bucket or
     credentials that do not work.
     """
-    group, row = keys.select("row_group", "row").row(0)
-    table = read_row_group(run.config.manifest, group, run.storage).slice(row, 1)
+    table = read_rows(run.config.manifest, keys.head(1), run.storage)
     try:
         Loader(run.config.image, run.config.storage).probe(as_batch(table))
     except CropError as error:

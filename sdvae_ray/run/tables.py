@@ -107,7 +107,7 @@ def read_table(uri: str, storage: Storage, columns: Sequence[str] | None = None)
 
 def committed_files(output: str, storage: Storage) -> list[str]:
     """Return the names of the files in fovs/, which are the commits."""
-    return [name for name in storage.list(join(output, FOVS)) if name.endswith(".parquet") and not _is_temporary(name)]
+    return [name for name in storage.list(join(output, FOVS)) if not _is_temporary(name)]
 
 
 def read_fovs(output: str, storage: Storage, columns: Sequence[str] | None = None) -> pl.DataFrame:
@@ -164,8 +164,12 @@ def committed_columns(file: pq.ParquetFile) -> frozenset[str]:
 
 
 def present_commits(output: str, storage: Storage, commits: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
-    """The commits without the columns of tables that have lost their file. commits: from `read_commits`."""
-    there = set(data_files(output, storage))
+    """Return the commits without the columns of tables that have lost their file. commits: from `read_commits`."""
+    return with_files(commits, set(data_files(output, storage)))
+
+
+def with_files(commits: Mapping[str, frozenset[str]], there: Collection[tuple[str, str]]) -> dict[str, frozenset[str]]:
+    """Return file name -> the columns that it commits, of tables that have their file. there: (table, file name) of all files."""
     return {
         name: frozenset(column for column in columns if (column.rpartition(SEPARATOR)[0], name) in there)
         for name, columns in commits.items()
@@ -261,16 +265,17 @@ def data_tables(output: str, storage: Storage) -> list[str]:
 
 
 def sweep(output: str, storage: Storage, sessions: Collection[str]) -> int:
-    """Deletes the remains of killed writes: temporary files, and data files without a commit. Returns the number of data files.
+    """Delete the remains of killed writes: temporary files, and data files without a commit. Return the number of data files.
 
     sessions: of the run; the files of all other writers stay. Call it under the lease: a write of a living driver looks the same.
     """
     if not sessions:
         return 0
     ours = re.compile(rf"(\{TEMPORARY}[0-9a-f]+-)?({'|'.join(sessions)})\d*-\d{{6}}\.parquet")
-    commits, stale = set(committed_files(output, storage)), 0
-    for root in (FOVS, *_DATA_TABLES):
-        for path in storage.list(join(output, root)):
+    listed = {root: storage.list(join(output, root)) for root in (FOVS, *_DATA_TABLES)}
+    commits, stale = set(listed[FOVS]), 0
+    for root, paths in listed.items():
+        for path in paths:
             name = path.rpartition("/")[2]
             if (match := ours.fullmatch(name)) and (match[1] or (root != FOVS and name not in commits)):
                 storage.delete(join(output, root, path))

@@ -12,7 +12,7 @@ from sdvae_ray.errors import DataError
 from sdvae_ray.parquet import opened
 from sdvae_ray.run.lease import Lease
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import REPAIR, committed_columns, data_files, gone_files, present_commits
+from sdvae_ray.run.tables import REPAIR, committed_columns, committed_files, data_files, gone_files, with_files
 from sdvae_ray.schema import ERROR, FOV_ID, FOVS, SEPARATOR
 from sdvae_ray.storage import join
 
@@ -75,7 +75,7 @@ def verify(run: Run, say: Callable[[str], None], repair: bool = False) -> Verifi
 
 def _verified(run: Run, say: Callable[[str], None]) -> Verified:
     verified, commits = Verified(), dict[str, _Commit]()
-    names = [name for name in run.storage.list(run.uri(FOVS)) if name.endswith(".parquet") and not name.startswith(".")]
+    names = committed_files(run.output, run.storage)
     for name, commit in _each(lambda name: _commit(run, name), names, FOVS, say):
         verified.files += 1
         if isinstance(commit, _Commit):
@@ -100,7 +100,7 @@ def _verified(run: Run, say: Callable[[str], None]) -> Verified:
         verified.files += 1
         if problem:
             verified.damaged[f"{table}/{name}"] = problem
-    verified.gone = _gone(run, commits)
+    verified.gone = _gone(commits, there)
     fovs = {fov for commit in commits.values() for fov in commit.fovs}
     verified.fovs, verified.usable = len(fovs), len({fov for commit in commits.values() for fov in commit.usable})
     return verified
@@ -145,13 +145,12 @@ def _problem(run: Run, table: str, name: str, commit: _Commit) -> str | None:
     return f"it lacks the column {lacking[0]}" if lacking else None
 
 
-def _gone(run: Run, commits: dict[str, _Commit]) -> list[str]:
-    """The paths of absent files whose rows no other file has."""
+def _gone(commits: dict[str, _Commit], there: set[tuple[str, str]]) -> list[str]:
+    """Return the paths of absent files whose rows no other file has."""
     rows = [(fov, name) for name, commit in commits.items() for fov in commit.usable]
     frame = pl.DataFrame(rows, schema=[FOV_ID, "files"], orient="row").group_by(FOV_ID).agg("files")
     columns = {name: commit.columns for name, commit in commits.items()}
-    present = present_commits(run.output, run.storage, columns)
-    return [f"{table}/{name}" for table, name in gone_files(frame, columns, present)]
+    return [f"{table}/{name}" for table, name in gone_files(frame, columns, with_files(columns, there))]
 
 
 def _reason(error: Exception, uri: str) -> str:

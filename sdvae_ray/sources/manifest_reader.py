@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -27,6 +28,17 @@ def read_row_group(uri: str, group: int, storage: Storage) -> pa.Table:
     """Read one row group of a manifest, with the places of its shards as URIs. Raises DataError if there is no manifest."""
     with _opened(uri, storage) as reader:
         return _with_located_shards(reader.read_row_group(group), uri)
+
+
+def read_rows(uri: str, keys: pl.DataFrame, storage: Storage) -> pa.Table:
+    """Return the rows of a manifest that `keys` (row_group, row) names, row group after row group; each is read once.
+
+    Raises DataError as `read_row_group`.
+    """
+    return pa.concat_tables(
+        read_row_group(uri, group, storage).take(pa.array(rows["row"].to_numpy()))
+        for (group,), rows in keys.group_by("row_group", maintain_order=True)
+    )
 
 
 def iterate_row_groups(uri: str, storage: Storage) -> Iterator[pa.Table]:
