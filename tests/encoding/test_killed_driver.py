@@ -1,7 +1,4 @@
-"""A driver that is killed, alone or together with its own Ray: the same command again ends with every FOV exactly once.
-
-One file of the run is a pipe that nobody writes to. The run waits there, so the kill comes neither too early nor too late.
-"""
+"""A driver that is killed, alone or together with its own Ray: the same command again ends with every FOV exactly once."""
 
 import contextlib
 import os
@@ -15,12 +12,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 import ray
-from field_files import write_fields
-from run_files import ONE_EACH, small_run
-from straight_line import expected_values, stored_values, write_manifest
+from straight_line import expected_values, stored_values
+from waiting_run import WaitingRun, waiting_run
 
 from sdvae_ray.cli.main import main
-from sdvae_ray.config import RunConfig
 from sdvae_ray.run.tables import read_fovs
 from sdvae_ray.schema import FOV_ID
 from sdvae_ray.storage import Storage
@@ -30,18 +25,10 @@ COUNT, STUCK = 8, 6  # FOVs; the row whose DNA file is a pipe
 
 @dataclass(frozen=True)
 class Waiting:
-    """A run that waits at a pipe.
+    """A waiting run, and its run file."""
 
-    config    the run, of one FOV a file and a batch
-    run_file  its run file
-    pipe      where the pipe is
-    pixels    the bytes of the file that belongs there
-    """
-
-    config: RunConfig
+    run: WaitingRun
     run_file: Path
-    pipe: Path
-    pixels: bytes
 
     @property
     def command(self) -> list[str]:
@@ -52,19 +39,18 @@ class Waiting:
         driver = subprocess.Popen(
             [*self.command, *options], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        fovs = Path(self.config.output) / "fovs"
         deadline = time.monotonic() + 300  # seconds; a busy machine takes two minutes to start a Ray
-        while len(list(fovs.glob("[!.]*.parquet"))) < 2 and time.monotonic() < deadline and driver.poll() is None:
+        while len(self.run.commits) < 2 and time.monotonic() < deadline and driver.poll() is None:
             time.sleep(0.02)
         return driver
 
     def mend(self) -> int:
         """Puts the file in the place of the pipe; returns how many FOVs are committed."""
         with contextlib.suppress(OSError):  # a loader that still waits at the pipe goes on, so that it can end
-            os.close(os.open(self.pipe, os.O_WRONLY | os.O_NONBLOCK))
-        self.pipe.unlink()
-        self.pipe.write_bytes(self.pixels)
-        done = read_fovs(self.config.output, Storage()).height
+            os.close(os.open(self.run.pipe, os.O_WRONLY | os.O_NONBLOCK))
+        self.run.pipe.unlink()
+        self.run.pipe.write_bytes(self.run.pixels)
+        done = read_fovs(self.run.config.output, Storage()).height
         assert 0 < done <= STUCK, "the kill came too late or too early to show anything"
         return done
 
@@ -72,30 +58,18 @@ class Waiting:
         """The second run computed the rest, and the tables are those of a run that was left alone."""
         assert f"encode: {COUNT - done} of {COUNT} FOVs to do ({done} done before)" in said
         for table in ("fovs", "latents/pca", "embeddings/latent/pca", "metrics/identity"):
-            ids = pl.read_parquet(f"{self.config.output}/{table}/*.parquet", columns=[FOV_ID])[FOV_ID]
+            ids = pl.read_parquet(f"{self.run.config.output}/{table}/*.parquet", columns=[FOV_ID])[FOV_ID]
             assert (len(ids), ids.n_unique()) == (COUNT, COUNT), table
-        assert stored_values(self.config) == expected_values(self.config)
+        assert stored_values(self.run.config) == expected_values(self.run.config)
 
 
 @pytest.fixture
 def waiting(tmp_path: Path) -> Waiting:
-    fields = write_fields(tmp_path / "images", count=COUNT)
-    manifest = write_manifest(tmp_path / "manifest.parquet", fields)
-    one_by_one = {pool: {**keys, "batch_fovs": 1} for pool, keys in ONE_EACH.items()}
-    config = small_run(
-        tmp_path,
-        manifest=str(manifest),
-        write={"rows_per_file": 1},
-        autoencoders={"tiny": None, "pca": {"name": "patch_pca"}},
-        **one_by_one,
-    )
+    models = {"autoencoders": {"tiny": None, "pca": {"name": "patch_pca"}}}
+    run = waiting_run(tmp_path, count=COUNT, stuck=STUCK, **models)
     run_file = tmp_path / "run.yaml"
-    run_file.write_text(config.model_dump_json())
-    pipe = Path(fields["uri_DNA"][STUCK])
-    pixels = pipe.read_bytes()
-    pipe.unlink()
-    os.mkfifo(pipe)
-    return Waiting(config, run_file, pipe, pixels)
+    run_file.write_text(run.config.model_dump_json())
+    return Waiting(run, run_file)
 
 
 def test_a_killed_driver_resumes_with_every_fov_exactly_once(local_ray, waiting, capsys):

@@ -22,6 +22,7 @@ from field_files import write_fields
 from rich.console import Console
 from run_files import ONE_EACH, small_run
 from straight_line import BROKEN, FOVS, expected_values, stored_values, write_manifest
+from waiting_run import waiting_run
 
 from sdvae_ray.encoding import stream
 from sdvae_ray.encoding.check import check
@@ -192,42 +193,29 @@ def test_a_finished_run_with_failures_runs_again_and_computes_what_was_lost(loca
 def test_a_driver_that_loses_its_lease_stops_before_it_commits_more(local_ray, tmp_path, monkeypatch):
     """One image is a pipe that nobody writes to: the stream waits there while another driver takes the lease."""
     monkeypatch.setattr(lease, "HEARTBEAT", 0.5)
-    fields = write_fields(tmp_path / "images", count=4)
-    manifest = write_manifest(tmp_path / "manifest.parquet", fields)
-    stuck = Path(fields["uri_DNA"][3])
-    pixels = stuck.read_bytes()
-    stuck.unlink()
-    os.mkfifo(stuck)
-    one_by_one = {pool: {**keys, "batch_fovs": 1} for pool, keys in ONE_EACH.items()}
-    run = Run(small_run(tmp_path, manifest=str(manifest), write={"rows_per_file": 1}, **one_by_one))
+    waiting = waiting_run(tmp_path, count=4, stuck=3)
+    run = Run(waiting.config)
 
     def take_over() -> None:
-        while not list(Path(run.output).glob("fovs/*.parquet")):
+        while not waiting.commits:
             time.sleep(0.1)
         run.storage.write_bytes(run.uri(lease.FILE), b'{"token": "of another", "host": "another", "pid": 1}')
         time.sleep(5)
-        with stuck.open("wb") as pipe:  # the loader goes on, so that the actors can end
-            pipe.write(pixels)
+        waiting.release()  # so that the actors can end
 
     other = threading.Thread(target=take_over)
     other.start()
     with pytest.raises(RunError, match="another driver has taken over"):
         encode(run, SILENT)
     other.join()
-    assert len(list(Path(run.output).glob("fovs/*.parquet"))) < 4
+    assert len(waiting.commits) < 4
     assert b"of another" in run.storage.read_bytes(run.uri(lease.FILE))
 
 
 def test_the_ledger_is_killed_and_the_stream_goes_on_with_the_right_counts(local_ray, tmp_path, monkeypatch):
     """One image is a pipe that nobody writes to: the stream waits there while the ledger's process is killed, by its id."""
-    fields = write_fields(tmp_path / "images", count=5)
-    manifest = write_manifest(tmp_path / "manifest.parquet", fields)
-    stuck = Path(fields["uri_DNA"][3])
-    pixels = stuck.read_bytes()
-    stuck.unlink()
-    os.mkfifo(stuck)
-    one_by_one = {pool: {**keys, "batch_fovs": 1} for pool, keys in ONE_EACH.items()}
-    run = Run(small_run(tmp_path, manifest=str(manifest), write={"rows_per_file": 1}, **one_by_one))
+    waiting = waiting_run(tmp_path, count=5, stuck=3)
+    run = Run(waiting.config)
     pids: list[int] = []
 
     class Mortal(stream.Ledger):
@@ -235,13 +223,12 @@ def test_the_ledger_is_killed_and_the_stream_goes_on_with_the_right_counts(local
             return os.getpid()
 
     def kill() -> None:
-        while len(list(Path(run.output).glob("fovs/*.parquet"))) < 2 or not handles:
+        while len(waiting.commits) < 2 or not handles:
             time.sleep(0.1)
         pids.append(ray.get(handles[0].pid.remote()))
         os.kill(pids[0], signal.SIGKILL)
         pids.append(ray.get(handles[0].pid.remote()))
-        with stuck.open("wb") as pipe:
-            pipe.write(pixels)
+        waiting.release()
 
     handles: list[Any] = []
     start = stream._start_ledger
@@ -253,6 +240,6 @@ def test_the_ledger_is_killed_and_the_stream_goes_on_with_the_right_counts(local
     killer.join()
     assert (done.computed, done.errors) == (5, 1)  # a pipe is no image
     assert pids[0] != pids[1]
-    assert sorted(run.fovs([])[FOV_ID]) == sorted(fields[FOV_ID])
+    assert sorted(run.fovs([])[FOV_ID]) == sorted(waiting.fov_ids)
     counts = ray.get(handles[0].counts.remote())
     assert (counts.written, counts.errors) == (5, 1)
