@@ -60,6 +60,6 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _message(error: BaseException) -> str:
-    """The first line of the original message. Ray's wrapping prints a traceback that ends in `module.Class: message`."""
+    """Return the first line of the original message. Ray's wrapping prints a traceback that ends in `module.Class: message`."""
     original = getattr(error, "cause", None) or error
     return str(original.args[0] if original.args else original).split("\n")[0]

@@ -232,7 +232,7 @@ def _feeding_pools(
 
 
 def _pool(actors: Actors, cpus: float | Literal["auto"], auto_cpus: float, usable: float) -> Pool:
-    """The pool of a stage. usable: the CPUs that its `auto` fills with actors."""
+    """Return the pool of a stage. usable: the CPUs that its `auto` fills with actors."""
     actor_cpus = auto_cpus if cpus == "auto" else cpus
     if actors == "auto":
         least = most = max(1, math.floor(usable / actor_cpus)) if actor_cpus else 1

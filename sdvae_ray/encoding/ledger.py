@@ -145,11 +145,11 @@ class Ledger:
             self.state.away = None
 
     def stop(self, reason: str) -> None:
-        """From now on no write may begin."""
+        """Let no write begin from now on."""
         self.stopped = self.stopped or reason
 
     def refusal(self) -> str | None:
-        """Why no write may begin; None: it may."""
+        """Return why no write may begin; None: it may."""
         return self.stopped
 
     def add_written(self, file: str, rows: int, errors: int, example: str | None) -> str | None:

@@ -240,7 +240,7 @@ def _pieces(pending: pl.DataFrame, loaders: int) -> list[dict[str, Any]]:
 
 
 def _summary(run: Run, keys: pl.DataFrame, before: int, total: int, seconds: float, whole: bool) -> Encoded:
-    """The result of `encode`. whole: every FOV must have a row. Raises RunError where one has none, or too many have failed."""
+    """Return the result of `encode`. whole: every FOV must have a row. Raises RunError if one has none, or too many have failed."""
     fovs, commits = run.present_commits()
     missing = keys.filter(~pl.col(FOV_ID).is_in(fovs[FOV_ID].implode()))
     if missing.height and whole:

@@ -31,7 +31,7 @@ _FIELDS = {"token", "host", "pid"}
 class Lease:
     """A context manager that holds the lease of an output.
 
-    say: takes a line for the user, where entering takes time. on_lost: is called once, in a thread, when another driver has taken
+    say: takes a line for the user, if entering takes time. on_lost: is called once, in a thread, when another driver has taken
     the lease over. Entering raises ConfigError if another driver holds the lease, StorageError if storage does not answer. `check`
     raises RunError after another driver took it over.
     """
@@ -60,14 +60,14 @@ class Lease:
                 self.storage.delete(self.uri)
 
     def check(self) -> None:
-        """Renews the lease. Raises RunError if another driver has taken it over."""
+        """Renew the lease. Raises RunError if another driver has taken it over."""
         self._renew()
         if self.lost:
             raise RunError(self.loss)
 
     @property
     def loss(self) -> str:
-        """What a driver says that has lost the lease."""
+        """Return what a driver says that has lost the lease."""
         return f"another driver has taken over {self.output}: this one stops"
 
     # --- getting it --------------------------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class Lease:
         return version is not None
 
     def _is_ours(self) -> bool:
-        """Whether the lease is ours after all: a heartbeat whose answer was lost has changed its version."""
+        """Return whether the lease is ours after all: a heartbeat whose answer was lost has changed its version."""
         found = self._read()
         if found is None or found[0].get("token") != self.token:
             return False
@@ -147,7 +147,7 @@ class Lease:
         return True
 
     def _read(self) -> tuple[dict[str, Any], str] | None:
-        """The content of the lease, empty if it is none, and its version; None without an object."""
+        """Return the content of the lease, empty if it is none, and its version; None without an object."""
         try:
             data, version = conditional_writes.read(self.uri, self.storage)
         except FileNotFoundError:
@@ -169,7 +169,7 @@ def holder(output: str, storage: Storage) -> dict[str, Any] | None:
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
-    """The content of a lease; empty if it is none."""
+    """Return the content of a lease; empty if it is none."""
     try:
         held = json.loads(data)
     except ValueError:
@@ -178,7 +178,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
 
 
 def _machine() -> str:
-    """Names this boot of this machine and its space of process ids; empty where the system does not tell."""
+    """Return a name of this boot of this machine and of its space of process ids; empty if the system does not tell."""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
@@ -186,7 +186,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process of this machine started, in ticks since the boot, as text; None if it has ended."""
+    """Return when a process of this machine started, in ticks since the boot, as text; None if it has ended."""
     try:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):
@@ -195,12 +195,12 @@ def _started(pid: int) -> str | None:
 
 
 def _is_dead(held: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine that has ended."""
+    """Return whether the holder was a process of this machine that has ended."""
     return _is_here(held) and _started(held["pid"]) != held.get("started")
 
 
 def _is_alive(held: dict[str, Any]) -> bool:
-    """Whether the holder is a process of this machine that runs."""
+    """Return whether the holder is a process of this machine that runs."""
     return _is_here(held) and not _is_dead(held)
 
 

@@ -101,7 +101,7 @@ class Run:
         return stored
 
     def sessions(self) -> list[str]:
-        """The sessions that run.json names: the first 8 characters of the files that they wrote."""
+        """Return the sessions that run.json names: the first 8 characters of the files that they wrote."""
         return [session["session"] for session in (self.find_record() or {}).get("sessions", [])]
 
     def write_record(self, changed: Record) -> None:
@@ -123,12 +123,12 @@ class Run:
         return tables.read_commits(self.output, self.storage, columns)
 
     def present_commits(self) -> tuple[pl.DataFrame, dict[str, frozenset[str]]]:
-        """`commits([])` without the columns whose file is gone, which are to be computed again."""
+        """Return `commits([])` without the columns whose file is gone, which are to be computed again."""
         fovs, commits = self.commits([])
         return fovs, tables.present_commits(self.output, self.storage, commits)
 
     def check_whole(self) -> None:
-        """Raises DataError if a file is gone that fovs/ commits: scores of what is left would be scores of other wells."""
+        """Raise DataError if a file is gone that fovs/ commits: scores of what is left would be scores of other wells."""
         tables.check_whole(self.output, self.storage, *self.commits([]))
 
     def tables(self) -> list[str]:

@@ -16,10 +16,9 @@ def status(run: Run) -> dict[str, Any]:
     """Return the state of a run as plain values. Raises DataError if there is no run.
 
     manifest, fovs (in the manifest), done (usable rows), failed (rows with an error), left (neither). reasons: a list of {class,
-    reason, fovs, example}, the most frequent first; class: absent, damaged, denied, or None where the rows do not tell; a reason
-    is an error without the names and numbers in it. plates, sources: lists of
-    {name, done, failed}, those with most failures first. sessions: those of run.json. holder: {host, pid} of the driver that holds
-    the lease; None without one.
+    reason, fovs, example}, the most frequent first; class: absent, damaged, denied, or None if the rows do not tell; a reason is an
+    error without the names and numbers in it. plates, sources: lists of {name, done, failed}, most failures first. sessions: those
+    of run.json. holder: {host, pid} of the driver that holds the lease; None without one.
     """
     record = run.record
     rows = run.fovs([*KEYS, ERROR_CLASS]).with_columns(failed=pl.col(ERROR).is_not_null())
@@ -59,7 +58,7 @@ def _by(rows: pl.DataFrame, column: str) -> list[dict[str, Any]]:
 
 
 def _session(session: Mapping[str, Any]) -> dict[str, Any]:
-    """A session in short: its seconds and FOV/s are None if its driver did not come to the end."""
+    """Return a session in short: its seconds and FOV/s are None if its driver did not come to the end."""
     seconds, fovs = session.get("seconds"), session["fovs"]
     rate = round(fovs / seconds, 4) if seconds else None
     kept = {key: session.get(key) for key in ("session", "started", "ended", "fovs", "errors", "waits")}

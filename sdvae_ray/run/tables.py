@@ -177,7 +177,7 @@ def with_files(commits: Mapping[str, frozenset[str]], there: Collection[tuple[st
 
 
 def _is_committed(output: str, table: str, column: str, file: str, asked: Sequence[str], storage: Storage) -> bool:
-    """Whether a file of fovs/ commits a usable row of one of the FOVs `asked` with this column."""
+    """Return whether a file of fovs/ commits a usable row of one of the FOVs `asked` with this column."""
     with opened(join(output, FOVS, file), storage, REPAIR) as reader:
         if f"{table}{SEPARATOR}{column}" not in committed_columns(reader):
             return False

@@ -42,7 +42,7 @@ class Verified:
 
     @property
     def is_whole(self) -> bool:
-        """Whether every committed row is there and can be read, after the repair if there was one."""
+        """Return whether every committed row is there and can be read, after the repair if there was one."""
         return not (set(self.damaged) - set(self.repaired)) and not self.gone
 
 
@@ -109,7 +109,7 @@ def _verified(run: Run, say: Callable[[str], None]) -> Verified:
 def _each(
     action: Callable[[Any], Any], items: list[Any], what: str, say: Callable[[str], None]
 ) -> Iterator[tuple[Any, Any]]:
-    """Pairs of an item and the result of its action, by threads; a line now and then."""
+    """Yield pairs of an item and the result of its action, by threads; a line now and then."""
     with ThreadPoolExecutor(_READERS) as readers:
         for number, pair in enumerate(zip(items, readers.map(action, items), strict=True), 1):
             yield pair
@@ -118,7 +118,7 @@ def _each(
 
 
 def _commit(run: Run, name: str) -> _Commit | str:
-    """A file of fovs/, or why it cannot be read."""
+    """Return a file of fovs/, or why it cannot be read."""
     uri = run.uri(FOVS, name)
     try:
         with opened(uri, run.storage, REPAIR) as file:
@@ -131,7 +131,7 @@ def _commit(run: Run, name: str) -> _Commit | str:
 
 
 def _problem(run: Run, table: str, name: str, commit: _Commit) -> str | None:
-    """Why a committed file of a data table cannot be used; None if it can."""
+    """Return why a committed file of a data table cannot be used; None if it can."""
     uri = join(run.output, table, name)
     try:
         with opened(uri, run.storage, REPAIR) as file:

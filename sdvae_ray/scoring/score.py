@@ -64,7 +64,7 @@ def score(run: Run, console: Console, address: str | None = None) -> Scores:
 
 
 def _scored(run: Run, console: Console, address: str | None) -> Scores:
-    """The scores, which are not written yet; profiles and indices are."""
+    """Return the scores, which are not written yet; profiles and indices are."""
     fovs = _fovs_to_score(run)
     run.check_whole()
     pairs = run.embedded()

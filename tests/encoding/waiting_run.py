@@ -1,4 +1,4 @@
-"""A run with a pipe that nobody writes to in the place of an image: it waits there, so a fault comes neither too early nor too late."""
+"""A run with a pipe, to which nobody writes, in the place of an image: it waits there, and a fault comes at the right moment."""
 
 import os
 from dataclasses import dataclass
