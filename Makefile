@@ -20,7 +20,7 @@ demo: $(VENV)/.demo
 
 test: export OMP_NUM_THREADS = 1  # small images: more threads only wait for each other
 test: check
-	$(BIN)/python -m pytest -n $(PROCESSES) -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n $(PROCESSES) --timeout 600 -m "not slow and not gpu"
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow

@@ -122,9 +122,15 @@ def _own_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def quiet_ray_data() -> None:
-    """Switch off the progress bars and advice of Ray Data: the driver reports the committed FOVs itself."""
+def quiet_ray_data(is_watched: bool = False) -> None:
+    """Switch off the progress bars and advice of Ray Data: the driver reports the committed FOVs itself.
+
+    is_watched: the driver also finds out itself whether a stream hangs; else Ray ends a stream after 30 minutes without progress.
+    """
     context = ray.data.DataContext.get_current()
+    context.execution_no_progress_timeout_s = (
+        -1 if is_watched else ray.data.DataContext().execution_no_progress_timeout_s
+    )
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []  # their advice on memory= repeats every 30 s

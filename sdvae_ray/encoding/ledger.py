@@ -1,6 +1,7 @@
 """The count of a run: FOVs encoded, committed and failed, and the work of every stage.
 
-The module imports nothing large, so that its actor starts at once.
+The module imports nothing large, so that its actor starts at once. The ledger counts and advises: nobody waits for its answer for
+long, because what is done stands on storage.
 """
 
 from __future__ import annotations
@@ -8,12 +9,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import ray
 
 if TYPE_CHECKING:
     from sdvae_ray.cluster.counters import Counters
 
 _SILENT = 300.0  # seconds; a process that waits tells so every half minute, or after a request that timed out
+
+
+def answer(call: ray.ObjectRef, seconds: float = 60.0) -> Any | None:
+    """Return what the ledger answers to a call; None if no answer comes in `seconds`, or its process is lost for good."""
+    try:
+        return ray.get(call, timeout=seconds)
+    except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
+        return None
 
 
 @dataclass

@@ -4,10 +4,10 @@ import time
 import uuid
 from typing import Any
 
-import ray
 from rich.console import Console
 
 from sdvae_ray.console import print_line
+from sdvae_ray.encoding.ledger import answer
 from sdvae_ray.engine.patience import Patience
 from sdvae_ray.errors import RunError
 from sdvae_ray.run.run import Run
@@ -23,7 +23,7 @@ class LedgerReport:
 
     def away(self, reason: str) -> None:
         """Tell that this process waits, and why. Raises RunError if the run has been stopped meanwhile."""
-        if refusal := ray.get(self.ledger.away.remote(self.who, f"{self.stage}: {reason}"[:_LONGEST])):
+        if refusal := answer(self.ledger.away.remote(self.who, f"{self.stage}: {reason}"[:_LONGEST])):
             raise RunError(refusal)
 
     def back(self) -> None:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.ledger import Counts
 
+Look = Callable[[], tuple[Counts, str | None]]
 _BAR = 0.5  # seconds between two updates of the bar
 _LINES = 15.0  # seconds between two lines in the first minute; then a line a minute
 _WINDOW = 60.0  # seconds over which rates and shares are taken
@@ -49,8 +50,10 @@ class Pace:
             shares[name] = min(1.0, (stage.seconds - before.stages[name].seconds) / available) if available else 0.0
         return shares
 
-    def said(self) -> str:
+    def said(self, held: str | None = None) -> str:
         """Return one line: how many FOVs, how fast, how much longer and which stage is busiest; or what the stream waits for.
+
+        held: why nothing moves; None: the stream moves.
 
         The time since which storage is away is that of this machine's time zone.
         """
@@ -66,6 +69,8 @@ class Pace:
         waiting = [f"{now.stages[name].actors} of {least} of {name}" for name, least in self.pools.items()]
         if not all(now.stages[name].actors for name in self.pools):
             return f"{done}; waiting for actors to start: {', '.join(waiting)} are there"
+        if held:
+            return f"{done}; {held}"
         rate = self.rate
         if not rate:
             return done
@@ -84,17 +89,15 @@ def duration(seconds: float) -> str:
 
 
 @contextmanager
-def shown(
-    console: Console, label: str, total: int, pools: Mapping[str, int], counts: Callable[[], Counts]
-) -> Iterator[None]:
+def shown(console: Console, label: str, total: int, pools: Mapping[str, int], look: Look) -> Iterator[None]:
     """Show progress from a thread until the block ends.
 
-    total: FOVs of the stream. pools: stage -> the number of actors that it will have. counts: returns the counts; called at every
-    update.
+    total: FOVs of the stream. pools: stage -> the number of actors that it will have. look: returns the counts, and why nothing
+    moves (None: the stream moves); called at every update.
     """
     stop, pace = threading.Event(), Pace(total, pools)
     show = _bar if console.is_terminal else _lines
-    thread = threading.Thread(target=show, args=(console, label, pace, counts, stop), daemon=True, name="progress")
+    thread = threading.Thread(target=show, args=(console, label, pace, look, stop), daemon=True, name="progress")
     thread.start()
     try:
         yield
@@ -103,22 +106,23 @@ def shown(
         thread.join()
 
 
-def _bar(console: Console, label: str, pace: Pace, counts: Callable[[], Counts], stop: threading.Event) -> None:
+def _bar(console: Console, label: str, pace: Pace, look: Look, stop: threading.Event) -> None:
     count = (BarColumn(), MofNCompleteColumn(), TextColumn("FOVs"), TimeElapsedColumn())
     columns = (TextColumn("{task.description}"), *count, TextColumn("{task.fields[said]}"))
     start = time.monotonic()
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(label, total=pace.total, said="")
         while not stop.wait(_BAR):
-            now = counts()
+            now, held = look()
             pace.add(time.monotonic() - start, now)
-            _, _, rest = pace.said().partition(" written")
+            _, _, rest = pace.said(held).partition(" written")
             progress.update(task, completed=now.encoded, said=rest.lstrip(",; "))
 
 
-def _lines(console: Console, label: str, pace: Pace, counts: Callable[[], Counts], stop: threading.Event) -> None:
+def _lines(console: Console, label: str, pace: Pace, look: Look, stop: threading.Event) -> None:
     start = time.monotonic()
-    pace.add(0.0, counts())
+    pace.add(0.0, look()[0])
     while not stop.wait(_LINES if time.monotonic() - start < _WINDOW else _WINDOW):
-        pace.add(time.monotonic() - start, counts())
-        print_line(console, f"{label}: {pace.said()}")
+        now, held = look()
+        pace.add(time.monotonic() - start, now)
+        print_line(console, f"{label}: {pace.said(held)}")

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 from ray.data import Datasink
 from ray.data.block import BlockAccessor
 
+from sdvae_ray.encoding.ledger import answer
 from sdvae_ray.encoding.outage import patience_of
 from sdvae_ray.engine.patience import PatientStorage
 from sdvae_ray.errors import RunError
@@ -32,13 +32,13 @@ class RunSink(Datasink[Written]):
         columns = _columns(blocks)
         if not columns:
             return Written(0, 0)
-        if refusal := ray.get(self.ledger.refusal.remote()):
+        if refusal := answer(self.ledger.refusal.remote()):
             raise RunError(refusal)
         name = f"{self.session}-{ctx.task_idx:06d}"
         storage = PatientStorage(self.run.config.storage, patience_of(self.run, self.ledger, "write"))
         written = write_rows(self.run.output, name, columns, storage, self.run.config.random_weights)
         example = next((str(error) for error in columns[ERROR] if error), None)
-        if refusal := ray.get(self.ledger.add_written.remote(name, written.rows, written.errors, example)):
+        if refusal := answer(self.ledger.add_written.remote(name, written.rows, written.errors, example)):
             raise RunError(refusal)
         return written
 

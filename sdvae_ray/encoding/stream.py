@@ -3,14 +3,10 @@
 The driver reads one column of the manifest, subtracts the committed FOVs, and hands out row numbers. Pixels never pass through it.
 """
 
-import _thread
-import functools
 import json
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +15,8 @@ import polars as pl
 import ray
 from ray.data import ActorPoolStrategy
 from ray.util.annotations import RayDeprecationWarning
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
-from sdvae_ray.cluster.counters import Counters
 from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.ordered_tasks import weighing
 from sdvae_ray.cluster.session import (
@@ -34,14 +28,14 @@ from sdvae_ray.cluster.session import (
     ray_session,
 )
 from sdvae_ray.console import print_line
-from sdvae_ray.encoding.actors import FILES, CompressActor, EncodeActor, LoadActor, writes_before
+from sdvae_ray.encoding.actors import FILES, CompressActor, EncodeActor, LoadActor
 from sdvae_ray.encoding.forecast import measured_bytes, measured_seconds
-from sdvae_ray.encoding.ledger import Ledger, Stage
+from sdvae_ray.encoding.ledger import Stage
 from sdvae_ray.encoding.outage import PrintedReport
 from sdvae_ray.encoding.pending import READ, Work, lacking, pending
-from sdvae_ray.encoding.progress import shown
 from sdvae_ray.encoding.sink import RunSink
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
+from sdvae_ray.encoding.supervisor import Supervisor
 from sdvae_ray.engine.columns import wanted_codecs
 from sdvae_ray.engine.models import check_names, resolve_weights
 from sdvae_ray.engine.patience import Patience
@@ -133,12 +127,13 @@ def _stream(
 
     The record: a stage -> `_told`; first_fov -> seconds to the first encoded FOVs.
     """
-    quiet_ray_data()
+    quiet_ray_data(is_watched=True)
     total = work.keys.height
     sides = wanted_codecs(run.config, work.wanted)
     stages = {name: pool for name, pool in pools.stages.items() if name != "compress" or sides}
     allowed = _allowed_errors(run, record["manifest"]["fovs"])
-    ledger = _start_ledger(run, session, allowed, list(stages))
+    supervisor = Supervisor(run, session, allowed, {name: pool.least for name, pool in stages.items()})
+    ledger = supervisor.ledger
     pieces = _pieces(work.keys, pools.load.least)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)  # Ray 2.60 has no other way to bound restarts
@@ -158,36 +153,13 @@ def _stream(
         )
     sink = RunSink(run, session, _rows_per_file(run, total), ledger)
     memory = weighing(_WRITE_COPIES * sink.rows_per_file * measured_bytes(run))
-    actors = {name: pool.least for name, pool in stages.items()}
+    batches = {"load": run.config.load.batch_fovs, "compress": run.config.load.batch_fovs, "encode": size}
     start = time.monotonic()
-    with (
-        _stopped_without(lease, ledger),
-        unwrapped_failures(),
-        shown(console, "encode", total, actors, lambda: ray.get(ledger.counts.remote())),
-    ):
+    with supervisor.watched(console, total, batches, sink.rows_per_file, lease), unwrapped_failures():
         stream.write_datasink(sink, ray_remote_args={"num_cpus": pools.write_cpus, **memory})
-    seconds, counts = time.monotonic() - start, ray.get(ledger.counts.remote())
+    seconds, counts = time.monotonic() - start, supervisor.counts()
     stages_told = {name: _told(stage, seconds) for name, stage in counts.stages.items()}
     return stages_told | {"first_fov": counts.first_at}, counts.waited
-
-
-@contextmanager
-def _stopped_without(lease: Lease, ledger: Any) -> Iterator[None]:
-    """A block that ends with a RunError soon after the lease is lost: no further write begins, and the driver is interrupted."""
-
-    def stop() -> None:
-        ledger.stop.remote(lease.loss)
-        _thread.interrupt_main()
-
-    lease.on_lost = stop
-    try:
-        yield
-    except KeyboardInterrupt:
-        if lease.lost:
-            raise RunError(lease.loss) from None
-        raise
-    finally:
-        lease.on_lost = lambda: None
 
 
 def _told(stage: Stage, seconds: float) -> dict[str, Any]:
@@ -198,14 +170,6 @@ def _told(stage: Stage, seconds: float) -> dict[str, Any]:
     work = {"actors": stage.actors, "restarts": stage.restarts, "rows": stage.rows, "seconds": round(stage.seconds, 3)}
     busy = round(stage.seconds / seconds / max(1, stage.actors), 3)
     return {**work, "busy": busy, "rate": None if stage.rate is None else round(stage.rate, 4)}
-
-
-def _start_ledger(run: Run, session: str, allowed_errors: int, stages: list[str]) -> Any:
-    """Return the handle of a Ledger on the driver's node. It starts again as often as it dies, and counts what is committed."""
-    node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    lasting = ray.remote(Ledger).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=node)
-    committed, counters = functools.partial(writes_before, run, session), functools.partial(Counters, run.output)
-    return lasting.remote(allowed_errors, stages, committed, counters)
 
 
 def _actors_of(pool: Pool) -> dict[str, Any]:

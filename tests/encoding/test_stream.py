@@ -24,7 +24,7 @@ from run_files import ONE_EACH, small_run
 from straight_line import BROKEN, FOVS, expected_values, stored_values, write_manifest
 from waiting_run import waiting_run
 
-from sdvae_ray.encoding import stream
+from sdvae_ray.encoding import supervisor
 from sdvae_ray.encoding.check import check
 from sdvae_ray.encoding.forecast import MEASURED, measured_bytes, measured_seconds
 from sdvae_ray.encoding.stream import encode
@@ -218,22 +218,24 @@ def test_the_ledger_is_killed_and_the_stream_goes_on_with_the_right_counts(local
     run = Run(waiting.config)
     pids: list[int] = []
 
-    class Mortal(stream.Ledger):
+    class Mortal(supervisor.Ledger):
         def pid(self) -> int:
             return os.getpid()
 
     def kill() -> None:
-        while len(waiting.commits) < 2 or not handles:
-            time.sleep(0.1)
-        pids.append(ray.get(handles[0].pid.remote()))
-        os.kill(pids[0], signal.SIGKILL)
-        pids.append(ray.get(handles[0].pid.remote()))
-        waiting.release()
+        try:
+            while len(waiting.commits) < 2 or not handles:
+                time.sleep(0.1)
+            pids.append(ray.get(handles[0].pid.remote()))
+            os.kill(pids[0], signal.SIGKILL)
+            pids.append(ray.get(handles[0].pid.remote(), timeout=120))
+        finally:
+            waiting.release()
 
     handles: list[Any] = []
-    start = stream._start_ledger
-    monkeypatch.setattr(stream, "Ledger", Mortal)
-    monkeypatch.setattr(stream, "_start_ledger", lambda *args: handles.append(start(*args)) or handles[0])
+    start = supervisor._start_ledger
+    monkeypatch.setattr(supervisor, "Ledger", Mortal)
+    monkeypatch.setattr(supervisor, "_start_ledger", lambda *args: handles.append(start(*args)) or handles[0])
     killer = threading.Thread(target=kill)
     killer.start()
     done = encode(run, SILENT)
@@ -243,3 +245,16 @@ def test_the_ledger_is_killed_and_the_stream_goes_on_with_the_right_counts(local
     assert sorted(run.fovs([])[FOV_ID]) == sorted(waiting.fov_ids)
     counts = ray.get(handles[0].counts.remote())
     assert (counts.written, counts.errors) == (5, 1)
+
+
+@pytest.mark.slow  # every write waits for two minutes in vain
+def test_a_ledger_that_answers_no_write_holds_no_write(local_ray, tmp_path, monkeypatch):
+    class Mute(supervisor.Ledger):
+        def refusal(self) -> None:
+            time.sleep(3600)
+
+    fields = write_fields(tmp_path / "images", count=2)
+    run = Run(small_run(tmp_path, manifest=str(write_manifest(tmp_path / "manifest.parquet", fields)), **ONE_EACH))
+    monkeypatch.setattr(supervisor, "Ledger", Mute)
+    assert encode(run, SILENT).errors == 0
+    assert run.fovs([]).height == 2
