@@ -83,9 +83,9 @@ def encode(run: Run, console: Console, address: str | None = None, extend: bool 
 
 
 def _encode(run: Run, console: Console, address: str | None, extend: bool = False, failed: str | None = None) -> None:
-    from sdvae_ray.encoding.stream import encode as stream
+    from sdvae_ray.encoding.encode import encode
 
-    done = stream(run, console, address, extend, failed)
+    done = encode(run, console, address, extend, failed)
     rate = f", {done.computed / done.seconds:.2f} FOV/s" if done.computed and done.seconds else ""
     failed = f"; {done.errors} failed, each with its reason in fovs/" if done.errors else ""
     rows = f"{done.fovs} of {done.fovs} have a row{failed}"

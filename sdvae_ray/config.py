@@ -189,6 +189,10 @@ class RunConfig(Section):
         models = [*self.autoencoders.items(), *self.extractors.items(), *self.metrics.items()]
         return [name for name, model in models if model.random]
 
+    def allowed_errors(self, fovs: int) -> int:
+        """Return how many of `fovs` FOVs may fail: max_error_fraction of them, and at least one unless the fraction is 0."""
+        return max(1, int(self.max_error_fraction * fovs)) if self.max_error_fraction else 0
+
     def identity(self) -> dict[str, Any]:
         """Return the settings on which the rows of the tables depend. Two runs may share an output only if these are equal."""
         whole = self.model_dump(mode="json")

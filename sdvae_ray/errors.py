@@ -11,15 +11,36 @@ SdvaeRayError            exit code 1
     ResourceError        the pools do not fit the machine
   RunError               exit code 1: the run itself failed or had to be stopped
 
-A bug raises something else and keeps its traceback. All take one message, so that they survive pickling between processes.
+A bug raises something else and keeps its traceback. All take one message, so that they survive pickling between processes. What
+looks like a credential is blotted out of the message, because messages end in rows, records, logs and pages.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
+
+_BLOT = "***"
+_SECRETS = (
+    re.compile(r"(?<=://)[^/\s@'\"]+(?=@)"),  # user:password@ of a URL
+    re.compile(
+        r"(?i)(?<![\w-])((?:x-amz-)?(?:signature|credential|security-token)|awsaccesskeyid|aws_\w+|\w*secret\w*|\w*password|\w*token)"
+        r"([\"']?\s*[=:]\s*[\"']?)[^\s&\"',;]+"
+    ),
+    re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}\b"),  # a key id of AWS
+)
+
+
+def redacted(text: str) -> str:
+    """Return a text without what looks like a credential: the user of a URL, signatures, keys of AWS, values of tokens."""
+    url, named, key_id = _SECRETS
+    return key_id.sub(_BLOT, named.sub(rf"\1\2{_BLOT}", url.sub(_BLOT, text)))
 
 
 class SdvaeRayError(Exception):
     exit_code = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(redacted(str(message)))
 
 
 class UserError(SdvaeRayError):
@@ -72,4 +93,4 @@ def nearest_or_first(name: str, known: Sequence[str]) -> str:
 
 def one_line(error: BaseException, most: int | None = 200) -> str:
     """Return an error's message as one line of at most `most` characters (None: all); without a message the name of its class."""
-    return " ".join(str(error).split())[:most] or type(error).__name__
+    return redacted(" ".join(str(error).split()))[:most] or type(error).__name__

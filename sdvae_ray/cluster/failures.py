@@ -15,7 +15,7 @@ _LOST = (  # a process or a node that is gone, and no error of our code
     exceptions.ObjectLostError,
     exceptions.LocalRayletDiedError,
 )
-_LOGS = "the logs of Ray on its nodes, /tmp/ray/session_latest/logs, say more"
+RAY_LOGS = "the logs of Ray on its nodes, /tmp/ray/session_latest/logs, say more"
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def unwrapped_failures() -> Iterator[None]:
             for link in chain:
                 if isinstance(link, _LOST):
                     reason = one_line(Exception(str(link).partition("\n")[0]))
-                    raise RunError(f"a process of the cluster is lost: {reason}; {_LOGS}; run again") from error
+                    raise RunError(f"a process of the cluster is lost: {reason}; {RAY_LOGS}; run again") from error
         raise
 
 

@@ -17,6 +17,7 @@ from typing import Literal
 
 import ray
 
+from sdvae_ray.cluster.ray_lines import ray_lines_logged
 from sdvae_ray.config import Actors, RunConfig
 from sdvae_ray.errors import ConfigError, ResourceError, one_line
 from sdvae_ray.storage import is_remote
@@ -104,7 +105,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     except ConnectionError as error:
         raise ConfigError(f"cannot connect to Ray at {address}: {one_line(error, None)}") from error
     try:
-        yield
+        with ray_lines_logged():
+            yield
     finally:
         ray.shutdown()
 

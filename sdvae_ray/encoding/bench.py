@@ -13,9 +13,9 @@ from rich.console import Console
 
 from sdvae_ray.cluster.session import Pools, plan_pools, ray_session
 from sdvae_ray.console import print_line
+from sdvae_ray.encoding.encode import encode
 from sdvae_ray.encoding.forecast import dollars
 from sdvae_ray.encoding.start import checked_manifest
-from sdvae_ray.encoding.stream import encode
 from sdvae_ray.errors import ConfigError, RunError
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_table

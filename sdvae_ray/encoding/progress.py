@@ -1,4 +1,4 @@
-"""The progress of a run for its user: one bar on a terminal, or plain lines in a log; which stage holds the others is said."""
+"""The progress of a run for its user: a bar on a terminal and a line a minute in the log, or lines alone."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from copy import deepcopy
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sdvae_ray.console import print_line
+from sdvae_ray.console import LOGGER, print_line
 from sdvae_ray.encoding.ledger import Counts
 
 Look = Callable[[], tuple[Counts, str | None]]
@@ -111,11 +111,15 @@ def _bar(console: Console, label: str, pace: Pace, look: Look, stop: threading.E
     columns = (TextColumn("{task.description}"), *count, TextColumn("{task.fields[said]}"))
     start = time.monotonic()
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(label, total=pace.total, said="")
+        task, logged = progress.add_task(label, total=pace.total, said=""), start
         while not stop.wait(_BAR):
             now, held = look()
             pace.add(time.monotonic() - start, now)
-            _, _, rest = pace.said(held).partition(" written")
+            said = pace.said(held)
+            if time.monotonic() - logged >= _WINDOW:
+                logged = time.monotonic()
+                LOGGER.info("%s: %s", label, said)
+            _, _, rest = said.partition(" written")
             progress.update(task, completed=now.encoded, said=rest.lstrip(",; "))
 
 

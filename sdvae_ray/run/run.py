@@ -122,9 +122,9 @@ class Run:
         """Return what `fovs` returns, and file name -> the columns `<table>:<column>` that this file of fovs/ commits."""
         return tables.read_commits(self.output, self.storage, columns)
 
-    def present_commits(self) -> tuple[pl.DataFrame, dict[str, frozenset[str]]]:
-        """Return `commits([])` without the columns whose file is gone, which are to be computed again."""
-        fovs, commits = self.commits([])
+    def present_commits(self, columns: Sequence[str] = ()) -> tuple[pl.DataFrame, dict[str, frozenset[str]]]:
+        """Return `commits(columns)` without the columns whose file is gone, which are to be computed again."""
+        fovs, commits = self.commits(columns)
         return fovs, tables.present_commits(self.output, self.storage, commits)
 
     def check_whole(self) -> None:

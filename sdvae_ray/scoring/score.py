@@ -16,6 +16,7 @@ import polars as pl
 from rich.console import Console
 
 from sdvae_ray import shelves
+from sdvae_ray.cluster.failures import RAY_LOGS
 from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.console import print_line
@@ -23,6 +24,7 @@ from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
 from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
 from sdvae_ray.run.lease import Lease
+from sdvae_ray.run.log import RunLog
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores
 from sdvae_ray.schema import ERROR, PLATE_COLUMN, WELL_KEY
@@ -53,7 +55,11 @@ def score(run: Run, console: Console, address: str | None = None) -> Scores:
     address: of a Ray cluster, as `ray_session` takes it. Raises DataError if nothing is usable, or a committed file is gone;
     ConfigError for a column that is not there, or if another driver writes to the output.
     """
-    with Lease(run.output, run.storage, lambda line: print_line(console, f"score: {line}")) as lease:
+
+    def say(line: str) -> None:
+        print_line(console, f"score: {line}")
+
+    with Lease(run.output, run.storage, say) as lease, RunLog(run.output, run.storage, "score", say, RAY_LOGS):
         scores = _scored(run, console, address)
         lease.check()
         scores.write(run.output, run.storage)

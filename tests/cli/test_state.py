@@ -11,7 +11,7 @@ from rich.console import Console
 from run_files import small_run
 
 from sdvae_ray.cli.main import main
-from sdvae_ray.encoding.stream import encode
+from sdvae_ray.encoding.encode import encode
 from sdvae_ray.run.run import Run
 from sdvae_ray.sources.manifest import write_manifest
 from sdvae_ray.storage import Storage
@@ -54,6 +54,14 @@ def test_status_counts_done_and_failed_by_reason_plate_and_source(damaged, capsy
     assert state["holder"] is None
     assert state["sessions"][0]["fovs"] == 6
     assert state["sessions"][0]["fov_per_s"] > 0
+    (session,) = run.record["sessions"]
+    assert session["failed"] == {"absent": 1, "damaged": 2}
+    seconds = [slow["seconds_load"] for slow in session["slowest"]]
+    assert len(seconds) == 5
+    assert seconds == sorted(seconds, reverse=True)
+    log = Path(run.output, session["log"]).read_text()
+    assert f" {session['session']} " in log
+    assert "encode: 6 of 6 FOVs to do" in log
     code, out = run_command(capsys, "status", run.output)
     assert code == 0
     assert "3 of 6 done, 3 failed, 0 left" in out

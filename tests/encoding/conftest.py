@@ -10,7 +10,7 @@ from run_files import small_run
 from straight_line import BROKEN, FOVS, write_manifest
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.encoding.stream import Encoded, encode
+from sdvae_ray.encoding.encode import Encoded, encode
 from sdvae_ray.run.run import Run
 
 

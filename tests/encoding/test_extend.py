@@ -13,8 +13,8 @@ from run_files import ONE_EACH, merged
 from straight_line import CPU, engine, expected_values, loaded, stored_values, write_finished_run
 
 from sdvae_ray.contracts import Posterior
+from sdvae_ray.encoding.encode import encode
 from sdvae_ray.encoding.pending import pending
-from sdvae_ray.encoding.stream import encode
 from sdvae_ray.engine.columns import run_columns
 from sdvae_ray.engine.load import IMAGE
 from sdvae_ray.engine.models import load_models, resolve_weights

@@ -13,7 +13,7 @@ from straight_line import write_manifest
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.encoding import progress
-from sdvae_ray.encoding.stream import encode
+from sdvae_ray.encoding.encode import encode
 from sdvae_ray.errors import StorageDeniedError
 from sdvae_ray.run.run import Run
 

@@ -21,9 +21,10 @@ from sdvae_ray.cli.main import main
 from sdvae_ray.config import RunConfig, StorageConfig
 from sdvae_ray.encoding.actors import as_batch
 from sdvae_ray.encoding.check import check
+from sdvae_ray.encoding.encode import encode
 from sdvae_ray.encoding.pending import READ
 from sdvae_ray.encoding.start import checked_manifest
-from sdvae_ray.encoding.stream import _pieces, encode
+from sdvae_ray.encoding.stream import _pieces
 from sdvae_ray.engine.load import IMAGE, Loader
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.run.run import Run

@@ -26,8 +26,8 @@ from waiting_run import waiting_run
 
 from sdvae_ray.encoding import supervisor
 from sdvae_ray.encoding.check import check
+from sdvae_ray.encoding.encode import encode
 from sdvae_ray.encoding.forecast import MEASURED, measured_bytes, measured_seconds
-from sdvae_ray.encoding.stream import encode
 from sdvae_ray.errors import ConfigError, DataError, ResourceError, RunError
 from sdvae_ray.run import lease
 from sdvae_ray.run.run import Run
@@ -123,6 +123,8 @@ def test_a_run_that_fails_too_often_is_stopped_and_keeps_what_it_wrote(local_ray
         encode(Run(strict), SILENT)
     assert "\n" not in str(caught.value)
     assert read_fovs(strict.output, Storage()).height > 0
+    log = Path(strict.output, Run(strict).record["sessions"][0]["log"])
+    assert f"error: {caught.value}\n" in log.read_text()
 
 
 def test_a_check_takes_some_fovs_through_every_stage_and_leaves_only_what_it_measured(local_ray, config):

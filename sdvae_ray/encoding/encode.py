@@ -1,0 +1,168 @@
+"""The main job: every field of view of a manifest that has no usable row yet is computed and committed.
+
+The driver reads one column of the manifest, subtracts the committed FOVs, and streams the others; see `stream`.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+from rich.console import Console
+
+from sdvae_ray.cluster.failures import RAY_LOGS
+from sdvae_ray.cluster.session import Pools, check_output_is_shared, plan_pools, ray_session
+from sdvae_ray.console import print_line
+from sdvae_ray.encoding.forecast import measured_seconds
+from sdvae_ray.encoding.outage import PrintedReport
+from sdvae_ray.encoding.pending import Work, lacking, pending
+from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
+from sdvae_ray.encoding.stream import stream
+from sdvae_ray.engine.models import check_names, resolve_weights
+from sdvae_ray.engine.patience import Patience
+from sdvae_ray.errors import RunError
+from sdvae_ray.run.lease import Lease
+from sdvae_ray.run.log import RunLog
+from sdvae_ray.run.record import Record, now
+from sdvae_ray.run.run import Run
+from sdvae_ray.run.tables import sweep
+from sdvae_ray.schema import ERROR, ERROR_CLASS, FOV_ID
+
+_SECONDS = "seconds_load"
+_SLOWEST = 5  # FOVs that a session names
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The result of `encode`.
+
+    fovs      FOVs in the manifest
+    before    FOVs that were complete before
+    computed  FOVs that were computed now
+    errors    FOVs that still lack a usable row
+    seconds   of streaming
+    """
+
+    fovs: int
+    before: int
+    computed: int
+    errors: int
+    seconds: float
+
+
+def encode(
+    run: Run, console: Console, address: str | None = None, extend: bool = False, failed: str | None = None
+) -> Encoded:
+    """Compute every FOV of the manifest that has no usable row yet; with `extend` also the columns that a finished run lacks.
+
+    failed: only FOVs whose error contains this text; None: those that were never tried too. address: a Ray cluster; None: the
+    cluster of this job, else this machine. Raises ConfigError, DataError, StorageError, WeightsError or ResourceError before
+    anything is computed, and RunError if the run was stopped or is incomplete. Committed rows stay.
+    """
+    check_names(run.config)
+    keys = checked_manifest(run)
+    resolved = resolve_weights(run.config, run.storage)
+
+    def say(line: str) -> None:
+        print_line(console, f"encode: {line}")
+
+    with (
+        Lease(run.output, run.storage, say) as lease,
+        RunLog(run.output, run.storage, "encode", say, RAY_LOGS) as log,
+    ):
+        sweep(run.output, run.storage, run.sessions())
+        works = pending(run, keys, failed)
+        if works:
+            probe(run, works[0].keys)
+        with ray_session(address):
+            check_output_is_shared(run.config)
+            pools = plan_pools(run.config, measured_seconds(run))
+            record = prepare_record(run, len(keys), resolved, pools.encode, extend)
+            if extend and record.get("extensions"):
+                print_line(console, f"extended by {', '.join(record['extensions'][-1]['added'])}")
+            return _computed(run, keys, works, record, pools, console, lease, log, whole=failed is None)
+
+
+def _computed(
+    run: Run,
+    keys: pl.DataFrame,
+    works: list[Work],
+    record: Record,
+    pools: Pools,
+    console: Console,
+    lease: Lease,
+    log: RunLog,
+    whole: bool,
+) -> Encoded:
+    """Stream the pieces of work, and write the session into the record. whole: every FOV of `keys` must have a row afterwards."""
+    total = sum(work.keys.height for work in works)
+    before = len(keys) - total
+    to_do = f"{total} of {len(keys)} FOVs to do" + (f" ({before} done before)" if before and whole else "")
+    forward = f"{record['precision']}, {record['micro_batch']} passes per forward"
+    print_line(console, f"encode: {to_do}; {pools}, {forward}")
+    start, session = time.monotonic(), log.session
+    if total:
+        entry: dict[str, Any] = {"session": session, "started": now(), "fovs": total, "log": log.file, "stages": []}
+        record["sessions"].append(entry)
+        run.write_record(record)
+        waited = 0.0
+        for number, work in enumerate(works):
+            stages, waits = stream(run, work, pools, record, f"{session}{number or ''}", console, lease)
+            entry["stages"].append(stages)
+            waited += waits
+            lease.check()
+        entry["waits"] = round(waited, 1)
+    seconds = time.monotonic() - start
+    patience = Patience(run.config.storage.patience_minutes, PrintedReport(console))
+    fovs, commits = patience(lambda: run.present_commits([ERROR_CLASS, _SECONDS]))
+    if total:
+        entry |= {"ended": now(), "seconds": round(seconds, 2), **_of_session(fovs, session)}
+    result = patience(lambda: _summary(run, keys, fovs, commits, before, total, seconds, whole))
+    if total:
+        entry["errors"] = result.errors
+        patience(lambda: run.write_record(record))
+    return result
+
+
+def _of_session(fovs: pl.DataFrame, session: str) -> dict[str, Any]:
+    """Return what the record tells of the rows of a session.
+
+    failed: class of error -> FOVs; `engine` for an error after loading. slowest: the FOVs whose images took longest to load, with
+    the seconds.
+    """
+    rows = fovs.filter(pl.col("files").list.first().str.starts_with(session))
+    if rows.is_empty():
+        return {"failed": {}, "slowest": []}
+    failed = rows.filter(pl.col(ERROR).is_not_null())[ERROR_CLASS].fill_null("engine").value_counts()
+    slowest = rows.drop_nulls(_SECONDS).sort(_SECONDS, FOV_ID, descending=[True, False]).head(_SLOWEST)
+    return {
+        "failed": dict(sorted(failed.iter_rows())),
+        "slowest": [{FOV_ID: row[FOV_ID], _SECONDS: round(row[_SECONDS], 3)} for row in slowest.iter_rows(named=True)],
+    }
+
+
+def _summary(
+    run: Run,
+    keys: pl.DataFrame,
+    fovs: pl.DataFrame,
+    commits: dict[str, frozenset[str]],
+    before: int,
+    total: int,
+    seconds: float,
+    whole: bool,
+) -> Encoded:
+    """Return the result of `encode`. whole: every FOV must have a row. Raises RunError if one has none, or too many have failed."""
+    missing = keys.filter(~pl.col(FOV_ID).is_in(fovs[FOV_ID].implode()))
+    if missing.height and whole:
+        raise RunError(
+            f"{missing.height} FOVs have no row after the run, the first of them {missing[FOV_ID][0]}; run again"
+        )
+    short = sum(work.keys.height for work in lacking(run, keys, fovs, commits))
+    result = Encoded(len(keys), before, total, short, seconds)
+    if short > run.config.allowed_errors(len(keys)):
+        failed = fovs.filter(pl.col(ERROR).is_not_null())[ERROR].to_list()
+        why = f"the first: {failed[0]}" if failed else "their rows lack the added columns: run again"
+        raise RunError(
+            f"{short} of {len(keys)} FOVs failed, more than max_error_fraction {run.config.max_error_fraction:g} allows; {why}"
+        )
+    return result
