@@ -75,6 +75,23 @@ def verify(run: Run, console: Console, repair: bool = False, as_json: bool = Fal
     return verified.is_whole
 
 
+def compact(run: Run, console: Console, address: str | None = None) -> None:
+    """Give every FOV one row with all its columns, in large files; print how many files there were and are."""
+    _begin("compact", run, console)
+    from sdvae_ray.encoding.compact import compact as compact_run
+
+    done = compact_run(run, console, address)
+    if done.deleted:
+        print_line(
+            console,
+            f"compact: {done.fovs} FOVs in {done.after} files of each table, {done.before} before; one row per FOV",
+        )
+    else:
+        print_line(
+            console, f"compact: nothing to do: {done.fovs} FOVs, one row per FOV, in {done.after} files of each table"
+        )
+
+
 def encode(run: Run, console: Console, address: str | None = None, extend: bool = False) -> None:
     """Compute the fields of view that have no usable row yet; print how many, how fast and how many failed."""
     _begin("encode", run, console)

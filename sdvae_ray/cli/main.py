@@ -4,15 +4,13 @@ Exit codes: 0 done, 1 the run failed, 2 something that the user can mend, 130 st
 What needs torch and ray imports them.
 """
 
-import signal
 import sys
-from types import FrameType
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from sdvae_ray.cli import data, runs
+from sdvae_ray.cli import data, runs, signals
 from sdvae_ray.console import print_line
 from sdvae_ray.errors import SdvaeRayError
 from sdvae_ray.version import VERSION
@@ -68,6 +66,7 @@ for _command in (
     runs.status,
     runs.retry,
     runs.verify,
+    runs.compact,
     runs.score,
     runs.report,
     runs.run,
@@ -77,17 +76,12 @@ for _command in (data.retrieve, runs.compare, runs.search, runs.decode, data.mod
     app.command()(_command)
 
 
-_received: list[int] = []  # signals other than that of Ctrl-C
-
-
-def _stopped(number: int, frame: FrameType | None) -> None:
-    _received.append(number)
-    raise KeyboardInterrupt
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit with its code. A SIGTERM unwinds as Ctrl-C does, so that leases and clusters are released."""
-    signal.signal(signal.SIGTERM, _stopped)
+    """Run a command and exit with its code. A SIGTERM unwinds as Ctrl-C does, so that leases and clusters are released.
+
+    arguments: of a caller that goes on afterwards, with its own handlers of signals; None: those of this process.
+    """
+    signals.install()
     errors = Console(stderr=True)
     try:
         ended = app(args=arguments, standalone_mode=False)
@@ -102,8 +96,9 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print_line(errors, f"error: {error.format_message()}", "red")
         code = 2
+    signals.ignore() if arguments is None else signals.restore()
     if code == 130:
-        code = 128 + _received[0] if _received else code
+        code = signals.exit_code()
         print_line(errors, "stopped; the same command goes on where it left off")
     sys.stdout.flush()
     sys.stderr.flush()

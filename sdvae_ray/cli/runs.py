@@ -99,6 +99,12 @@ def verify(
 
 
 @opens_run
+def compact(run: "Run", address: Address = None) -> None:
+    """Rewrite small and partial files: one row per field of view with all its columns, in files of 128 to 256 MB."""
+    commands.compact(run, console, address)
+
+
+@opens_run
 def score(
     run: "Run",
     plates: Annotated[str | None, typer.Option(help="Score these alone: values of Metadata_Plate, by commas.")] = None,

@@ -115,6 +115,9 @@ def _computed(
     seconds = time.monotonic() - start
     patience = Patience(run.config.storage.patience_minutes, PrintedReport(console))
     fovs, commits = patience(lambda: run.present_commits([ERROR_CLASS, _SECONDS]))
+    if several := fovs.filter(pl.col("files").list.len() > 1).height:
+        line = f"encode: {several} FOVs have rows in several files; `sdvae-ray compact` gives each one row"
+        print_line(console, line)
     if total:
         entry |= {"ended": now(), "seconds": round(seconds, 2), **_of_session(fovs, session)}
     result = patience(lambda: _summary(run, keys, fovs, commits, before, total, seconds, whole))

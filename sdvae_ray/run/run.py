@@ -101,8 +101,9 @@ class Run:
         return stored
 
     def sessions(self) -> list[str]:
-        """Return the sessions that run.json names: the first 8 characters of the files that they wrote."""
-        return [session["session"] for session in (self.find_record() or {}).get("sessions", [])]
+        """Return the sessions and compactions that run.json names: the first 8 characters of the files that they wrote."""
+        stored = self.find_record() or {}
+        return [session["session"] for key in ("sessions", "compactions") for session in stored.get(key, [])]
 
     def write_record(self, changed: Record) -> None:
         """Write run.json; it replaces the earlier one."""

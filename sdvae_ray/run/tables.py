@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -38,6 +39,7 @@ from sdvae_ray.storage import TEMPORARY, Storage, join
 _TENSORS_PER_GROUP, _ROWS_PER_GROUP = 64, 4096  # rows: small row groups, so that a reader of a few rows reads little
 _DATA_TABLES = (LATENTS, METRICS, EMBEDDINGS)
 _COMMITS = "commits"
+FILE = "_file"  # column beside the rows of fovs/: the name of their file
 REPAIR = "`sdvae-ray verify RUN --repair` makes its fields of view pending"
 _READERS = 16  # threads: there are many small files, and object storage is slow to answer a request
 
@@ -68,19 +70,35 @@ def write_rows(
             by_table.setdefault(table, {FOV_ID: ids[good]})[column] = values[good]
     if good.any():
         for table, data in by_table.items():
-            arrow = table_from_columns(data)
-            if set(table.split("/")[1:]) & set(random_models):
-                arrow = arrow.replace_schema_metadata({"random_weights": "true"})
-            write_table(join(output, table, f"{name}.parquet"), arrow, storage)
+            write_data(output, table, name, data, storage, random_models)
     rows = [json.loads(text) for text in columns[ROW]]
     metadata = {name: np.array([row[name] for row in rows], object) for name in rows[0]}
     plain = {key: values for key, values in columns.items() if SEPARATOR not in key and key not in (FOV_ID, ROW)}
     texts = {name: [text or None for text in columns[name]] for name in (ERROR_CLASS, ERROR) if name in columns}
     fovs = table_from_columns({FOV_ID: ids, **metadata, **plain, **texts})
-    committed = sorted(key for key in columns if SEPARATOR in key)
-    fovs = fovs.replace_schema_metadata({_COMMITS: json.dumps(committed)})
-    write_table(join(output, FOVS, f"{name}.parquet"), fovs, storage)
+    commit(output, name, fovs, [key for key in columns if SEPARATOR in key], storage)
     return Written(rows=len(ids), errors=int((~good).sum()))
+
+
+def write_data(
+    output: str,
+    table: str,
+    name: str,
+    columns: Mapping[str, np.ndarray | Sequence[Any]],
+    storage: Storage,
+    random_models: Collection[str] = (),
+) -> None:
+    """Write a file of a data table, which counts once `commit` has named it. columns: fov_id and arrays (n, ...)."""
+    arrow = table_from_columns(columns)
+    if set(table.split("/")[1:]) & set(random_models):
+        arrow = arrow.replace_schema_metadata({"random_weights": "true"})
+    write_table(join(output, table, f"{name}.parquet"), arrow, storage)
+
+
+def commit(output: str, name: str, fovs: pa.Table, columns: Collection[str], storage: Storage) -> None:
+    """Write the rows of a write to fovs/: from then on the data files of its name count. columns: those that it commits."""
+    marked = fovs.replace_schema_metadata({_COMMITS: json.dumps(sorted(columns))})
+    write_table(join(output, FOVS, f"{name}.parquet"), marked, storage)
 
 
 def write_table(uri: str, table: pa.Table, storage: Storage) -> None:
@@ -123,29 +141,43 @@ def read_commits(
     output: str, storage: Storage, columns: Sequence[str] | None = None
 ) -> tuple[pl.DataFrame, dict[str, frozenset[str]]]:
     """Return the result of `read_fovs`, and file name -> the columns `<table>:<column>` that the file commits."""
+    rows, commits = read_rows(output, storage, columns)
+    return one_per_fov(rows), commits
+
+
+def one_per_fov(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per FOV, as `read_fovs` does. rows: from `read_rows`."""
+    rows = rows.sort(pl.col(ERROR).is_not_null(), maintain_order=True)
+    first = rows.unique(FOV_ID, keep="first", maintain_order=True).drop(FILE)
+    failed = first.filter(pl.col(ERROR).is_not_null())[FOV_ID]
+    counting = rows.filter(pl.col(ERROR).is_null() | pl.col(FOV_ID).is_in(failed.implode()))
+    files = counting.group_by(FOV_ID, maintain_order=True).agg(files=pl.col(FILE))
+    return first.join(files, on=FOV_ID, how="left", maintain_order="left")
+
+
+def read_rows(
+    output: str, storage: Storage, columns: Sequence[str] | None = None
+) -> tuple[pl.DataFrame, dict[str, frozenset[str]]]:
+    """Return every row of fovs/, a FOV once for every file that has it, and file name -> the columns that the file commits.
+
+    columns: as in `read_fovs`. The column `_file` is added: the name of the file of the row.
+    """
 
     def read(name: str) -> tuple[pl.DataFrame, frozenset[str]]:
         with opened(join(output, FOVS, name), storage, REPAIR) as reader:
             plain = [f.name for f in reader.schema_arrow if not isinstance(f.type, pa.BaseExtensionType)]
             wanted = plain if columns is None else [c for c in plain if c in {FOV_ID, ERROR, *columns}]
-            frame = pl.DataFrame(reader.read(columns=wanted)).with_columns(_file=pl.lit(name))
+            frame = pl.DataFrame(reader.read(columns=wanted)).with_columns(pl.lit(name).alias(FILE))
             return frame, committed_columns(reader)
 
     names = committed_files(output, storage)
     if not names:
-        return pl.DataFrame(schema={FOV_ID: pl.String, ERROR: pl.String, "files": pl.List(pl.String)}), {}
+        return pl.DataFrame(schema={FOV_ID: pl.String, ERROR: pl.String, FILE: pl.String}), {}
     with ThreadPoolExecutor(_READERS) as readers:
         files_read = list(readers.map(read, names))
-    whole = pl.concat([frame for frame, _ in files_read], how="diagonal_relaxed").with_columns(
-        pl.col(ERROR).cast(pl.String)
-    )
-    whole = whole.sort(pl.col(ERROR).is_not_null(), maintain_order=True)
-    first = whole.unique(FOV_ID, keep="first", maintain_order=True).drop("_file")
-    failed = first.filter(pl.col(ERROR).is_not_null())[FOV_ID]
-    counting = whole.filter(pl.col(ERROR).is_null() | pl.col(FOV_ID).is_in(failed.implode()))
-    files = counting.group_by(FOV_ID, maintain_order=True).agg(files=pl.col("_file"))
-    joined = first.join(files, on=FOV_ID, how="left", maintain_order="left")
-    return joined, {name: commits for name, (_, commits) in zip(names, files_read, strict=True)}
+    whole = pl.concat([frame for frame, _ in files_read], how="diagonal_relaxed")
+    commits = {name: columns for name, (_, columns) in zip(names, files_read, strict=True)}
+    return whole.with_columns(pl.col(ERROR).cast(pl.String)), commits
 
 
 def session_writes(output: str, storage: Storage, session: str) -> dict[str, tuple[int, int]]:

@@ -26,17 +26,61 @@ def running_in(session: int) -> list[str]:
     return found
 
 
+def program(text: str) -> subprocess.CompletedProcess[str]:
+    """What a program printed that begins as the command does, and its exit code."""
+    start = "import os, signal, sys, time\nfrom sdvae_ray.cli import signals\nsignals.install()\n"
+    return subprocess.run([sys.executable, "-c", start + text], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_that_the_interpreter_swallows_comes_again(number, code):
+    """A destructor cannot raise, and neither can a callback of an import lock."""
+    ended = program(f"""
+class Import:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{number})
+        time.sleep(0.01)
+try:
+    Import()
+    time.sleep(20)
+except KeyboardInterrupt:
+    sys.exit(signals.exit_code())
+""")
+    assert (ended.returncode, ended.stderr) == (code, "")
+
+
+def test_a_signal_during_the_exit_changes_no_exit_code():
+    ended = program("signals.ignore()\nos.kill(os.getpid(), signal.SIGTERM)\nsys.exit(143)")
+    assert (ended.returncode, ended.stderr) == (143, "")
+
+
+def test_a_caller_that_goes_on_has_its_handlers_back():
+    ended = program("""
+signals.restore()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(20)
+except KeyboardInterrupt:
+    os.kill(os.getpid(), signal.SIGTERM)
+""")
+    assert ended.returncode == -signal.SIGTERM
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "code", "line", "times"),
+    ("number", "code", "line", "times", "delay"),
     [
-        pytest.param(signal.SIGINT, 130, "; starting", 1, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 143, "; starting", 1, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 130, "FOVs to do", 1, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, 143, "FOVs to do", 1, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, 130, "FOVs to do", 2, marks=pytest.mark.slow),
+        *((signal.SIGINT, 130, "; starting", 1, delay / 4) for delay in range(8)),  # modules are being imported
+        *((signal.SIGTERM, 143, "; starting", 1, delay / 4) for delay in range(8)),
+        (signal.SIGINT, 130, "FOVs to do", 1, 0.0),
+        (signal.SIGTERM, 143, "FOVs to do", 1, 0.0),
+        (signal.SIGINT, 130, "FOVs to do", 2, 0.0),
+        (signal.SIGTERM, 143, "FOVs to do", 2, 0.0),
     ],
 )
-def test_a_stopped_command_says_so_in_one_line_and_leaves_no_process_and_no_lease(tmp_path, number, code, line, times):
+def test_a_stopped_command_says_so_in_one_line_and_leaves_no_process_and_no_lease(
+    tmp_path, number, code, line, times, delay
+):
     command = [sys.executable, "-c", _PROGRAM, "demo", "--output", str(tmp_path / "demo")]
     with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
         process = subprocess.Popen(command, stdout=out, stderr=err, start_new_session=True)
@@ -45,6 +89,7 @@ def test_a_stopped_command_says_so_in_one_line_and_leaves_no_process_and_no_leas
         while line not in (tmp_path / "out").read_text() and time.monotonic() < until:
             assert process.poll() is None, (tmp_path / "err").read_text()
             time.sleep(0.05)
+        time.sleep(delay)
         for _ in range(times):
             os.kill(process.pid, number)
             time.sleep(0.3)
