@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from types import FrameType
 from typing import Any
 
@@ -45,6 +46,7 @@ def ignore() -> None:
 
 def _stopped(number: int, frame: FrameType | None) -> None:
     _received.append(number)
+    warnings.simplefilter("ignore")  # of modules whose import is cut short
     raise KeyboardInterrupt
 
 

@@ -29,7 +29,7 @@ class _Sieve:
     def write(self, text: str) -> int:
         if _RAYS.match(text):
             self._log(re.sub(_COLOUR, "", text).strip())
-            self._mine.awaits_end = not text.endswith("\n")
+            self._mine.awaits_end = True  # even where the text has its own
             return len(text)
         if text == "\n" and getattr(self._mine, "awaits_end", False):
             self._mine.awaits_end = False
