@@ -75,10 +75,11 @@ class Lease:
     def _acquire(self) -> None:
         watched, since = "", time.monotonic()
         while True:
-            if version := conditional_writes.create(self.uri, self._content(), self.storage):
-                return self._own(version)
+            # the look comes first: a store without conditional writes would replace the lease of another driver
             if (found := self._read()) is None:
-                continue  # it was let go in between
+                if version := conditional_writes.create(self.uri, self._content(), self.storage):
+                    return self._own(version)
+                continue
             held, version = found
             if not watched:
                 watched, since = version, time.monotonic()
