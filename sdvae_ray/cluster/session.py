@@ -17,9 +17,10 @@ from typing import Literal
 
 import ray
 
+from sdvae_ray.cluster.failures import RAY_LOGS
 from sdvae_ray.cluster.ray_lines import ray_lines_logged
 from sdvae_ray.config import Actors, RunConfig
-from sdvae_ray.errors import ConfigError, ResourceError, one_line
+from sdvae_ray.errors import ConfigError, ResourceError, RunError, one_line
 from sdvae_ray.storage import is_remote
 
 # CPUs that the pools must leave: with none, reads and writes never start and the job hangs without a message
@@ -88,7 +89,8 @@ class Pools:
 def ray_session(address: str | None = None) -> Iterator[None]:
     """Connect to the cluster at `address`; None: to the cluster of this job, else to a new Ray on this machine.
 
-    Ray is shut down at the end of the block, unless it was running before. Raises ConfigError if no Ray answers at the address.
+    Ray is shut down at the end of the block, unless it was running before. Raises ConfigError if no Ray answers at the address,
+    RunError if Ray does not start.
     """
     if ray.is_initialized():
         yield
@@ -104,6 +106,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except ConnectionError as error:
         raise ConfigError(f"cannot connect to Ray at {address}: {one_line(error, None)}") from error
+    except Exception as error:
+        raise RunError(f"Ray did not start: {one_line(error, None)}; {RAY_LOGS}; run again") from error
     try:
         with ray_lines_logged():
             yield

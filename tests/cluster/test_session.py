@@ -3,8 +3,8 @@
 import pytest
 import ray
 
-from sdvae_ray.cluster.session import SPARE_CPUS, plan_pools
-from sdvae_ray.errors import ConfigError, ResourceError
+from sdvae_ray.cluster.session import SPARE_CPUS, plan_pools, ray_session
+from sdvae_ray.errors import ConfigError, ResourceError, RunError
 
 JPEG = {"jpeg": {"name": "jpeg"}}
 
@@ -57,3 +57,28 @@ def test_an_autoscaling_cluster_wants_a_number_of_every_pool(small_run_config, m
     assert pools(small_run_config(**fixed), monkeypatch, 0).compress is None
     with pytest.raises(ConfigError, match="compress.actors: auto measures nodes"):
         pools(small_run_config(**fixed, codecs=JPEG), monkeypatch, 0)
+
+
+@pytest.mark.parametrize(
+    ("raised", "error", "line"),
+    [
+        (
+            ConnectionError("no GCS\n at 10.0.0.1"),
+            ConfigError,
+            "cannot connect to Ray at 10.0.0.1:6379: no GCS at 10.0.0.1",
+        ),
+        (
+            Exception("The current node timed out"),
+            RunError,
+            "Ray did not start: The current node timed out; .*; run again",
+        ),
+    ],
+)
+def test_a_ray_that_does_not_start_or_answer_is_one_line(monkeypatch, raised, error, line):
+    def init(**options: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(error, match=f"^{line}$"), ray_session("10.0.0.1:6379"):
+        pass
