@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 import tifffile
+from damage import damaged
 from PIL import Image
 
 from sdvae_ray.images.decode import DecodeError, decode_colours, decode_illumination, decode_planes
@@ -54,27 +55,6 @@ def a_photograph(kind: int) -> bytes:
     name = ("PNG", "PNG", "PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")[kind % 8]
     Image.fromarray(np.stack([pixels(kind).astype(np.uint8)] * 3, -1)).save(buffer, name)
     return buffer.getvalue()
-
-
-def damaged(data: bytes, random: np.random.Generator) -> bytes:
-    """A file cut short, with bytes of another value, with extreme numbers in its header, or with a part twice or left out."""
-    out, kind = bytearray(data), random.integers(5)
-    head = min(len(out), 400)
-    if kind == 0:
-        del out[int(random.integers(len(out))) :]
-    elif kind == 1:
-        for place in random.integers(len(out), size=random.integers(1, 12)):
-            out[place] = random.integers(256)
-    elif kind == 2:
-        for place in random.integers(head, size=random.integers(1, 4)):
-            out[place] = random.integers(256)
-    elif kind == 3:
-        place = int(random.integers(head - 4))
-        struct.pack_into(random.choice(["<I", ">I"]), out, place, int(random.choice([0, 1, 2**16, 2**31, 2**32 - 1])))
-    else:
-        start, stop = sorted(random.integers(len(out), size=2))
-        out[start:stop] = out[start:stop] * int(random.choice([0, 2, 3]))
-    return bytes(out)
 
 
 def survey(make: Callable[[int], bytes], decode: Decode, count: int, seed: int) -> dict[str, int]:
