@@ -14,7 +14,7 @@ from rich.console import Console
 
 from sdvae_ray.cluster.counters import Counters
 from sdvae_ray.encoding.actors import writes_before
-from sdvae_ray.encoding.ledger import Counts, Ledger, answer
+from sdvae_ray.encoding.ledger import Counts, Ledger, Stage, answer
 from sdvae_ray.encoding.progress import shown
 from sdvae_ray.encoding.watch import Watch
 from sdvae_ray.errors import RunError
@@ -33,7 +33,7 @@ class Supervisor:
     def __init__(self, run: Run, session: str, allowed_errors: int, pools: Mapping[str, int]) -> None:
         self.pools = dict(pools)
         self.ledger = _start_ledger(run, session, allowed_errors, list(pools))
-        self._last = Counts()
+        self._last = Counts(stages={name: Stage() for name in pools})
         self._stopped: str | None = None
 
     def counts(self) -> Counts:

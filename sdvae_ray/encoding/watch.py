@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from sdvae_ray.encoding.ledger import Counts
+from sdvae_ray.encoding.ledger import Counts, Stage
 
 _QUIET = 300.0  # seconds without a move after which the user hears of it
 _LEAST = 3600.0  # seconds without a move that every stage may take
@@ -21,7 +21,7 @@ class Watch:
         self.total, self.pools, self.batches, self.rows_per_file = total, pools, batches, rows_per_file
         self._seen: tuple[object, ...] = ()
         self._since = self._now = 0.0
-        self._counts = Counts()
+        self._counts = Counts(stages={name: Stage() for name in pools})
 
     def look(self, seconds: float, counts: Counts) -> None:
         """Take the counts at a time in seconds, which only grows.

@@ -3,7 +3,9 @@
 import pytest
 import ray
 
+from sdvae_ray.encoding import supervisor
 from sdvae_ray.encoding.ledger import Ledger, answer
+from sdvae_ray.encoding.progress import Pace
 from sdvae_ray.encoding.watch import Watch
 
 POOLS = {"load": 1, "compress": 1, "encode": 2}
@@ -105,8 +107,15 @@ class Mute:
         time.sleep(3600)
 
 
-def test_nobody_waits_long_for_a_ledger_that_is_mute_or_lost(local_ray):
+def test_nobody_waits_long_for_a_ledger_that_is_mute_or_lost(local_ray, monkeypatch):
     mute = ray.remote(Mute).options(num_cpus=0).remote()
     assert answer(mute.counts.remote(), 0.5) is None
+    monkeypatch.setattr(supervisor, "_start_ledger", lambda *_: mute)
+    monkeypatch.setattr(supervisor, "_ANSWER", 0.2)
+    counts = supervisor.Supervisor(None, "aaaaaaaa", 0, POOLS).counts()  # type: ignore[arg-type]
+    pace = Pace(100, POOLS)
+    pace.add(0, counts)
+    assert "0 of 100 FOVs encoded, 0 written; waiting for actors to start" in pace.said()
+    assert Watch(100, POOLS, BATCHES, 16).verdict() is None
     ray.kill(mute)
     assert answer(mute.counts.remote()) is None
