@@ -45,7 +45,7 @@ def canonical(column: str, name: str) -> pl.Expr:
 
 
 def with_canonical_keys(table: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """Return the table with its plates, wells and sites in the one form, under the names they have; and a note per column changed."""
+    """Return the table with its plates, wells and sites in the one form, under the names they have, and a note per column."""
     notes = []
     changed = {}
     for column in table.columns:
@@ -63,7 +63,7 @@ def with_canonical_keys(table: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
 def without_words(
     table: pl.DataFrame, columns: Iterable[str], words: Sequence[str] = MISSING_WORDS
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Return the table with "" for every cell that holds one of `words` or spaces alone, and no spaces around any other text; notes.
+    """Return the table with "" for every cell of `words` or of spaces alone, and no spaces around any other text; and notes.
 
     columns: of text; null stays null. A note tells how many cells of which columns hold which words, or have spaces around them.
     """

@@ -30,9 +30,9 @@ def join_platemaps(
 
     platemaps: paths of barcode_platemap.csv, or of the folders that hold it. It names the plate map of every plate;
     platemap/<name>.txt in its folder has one row per well. If several barcode maps list a plate, the one counts whose folder has
-    the name of the plate's batch. A value of load_data that is not missing stays. drop_unmapped_wells: leave out the wells that
-    are not on their platemap, which are an error otherwise. words: the words that mean "missing". Raises DataError for a plate without a plate
-    map, for such a well, and for values that contradict each other.
+    the name of the plate's batch. A value of load_data that is not missing stays.
+    drop_unmapped_wells: leave out the wells that are not on their platemap, which are an error otherwise. words: the words that
+    mean "missing". Raises DataError for a plate without a plate map, for such a well, and for values that contradict each other.
     """
     notes: dict[str, list[str]] = {}
 
@@ -116,8 +116,8 @@ def join_metadata(
     or several rows have the same, the first identifier of a treatment is used too (broad_sample, JCP2022, pert_iname). An empty
     sample matches the metadata's empty sample (DMSO in CPJUMP1's compounds), but not on a plate whose other samples are all
     unknown to the metadata: an untreated well of a CRISPR plate is not a DMSO well. A row without a match gets nulls. A column
-    that the manifest has already is filled where it was missing. words: the words that mean "missing". Raises DataError without a shared identifier, for two different rows
-    of one key, and for values that contradict the manifest's.
+    that the manifest has already is filled where it was missing. words: the words that mean "missing". Raises DataError without a
+    shared identifier, for two different rows of one key, and for values that contradict the manifest's.
     """
     other, notes = read_table(uri, storage, words)
     other, notes = _named(other), [f"{uri}: {note}" for note in notes]

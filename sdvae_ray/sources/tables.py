@@ -70,10 +70,8 @@ def read_columns(uri: str, storage: Storage) -> pl.DataFrame:
     try:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
-        if data[:4] == b"PAR1":
-            table = pl.read_parquet(io.BytesIO(data)).with_row_index(ROW, offset=1)
-        else:
-            table = _read_csv(data, uri)
+        is_parquet = data[:4] == b"PAR1"
+        table = pl.read_parquet(io.BytesIO(data)).with_row_index(ROW, offset=1) if is_parquet else _read_csv(data, uri)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{uri} is damaged: its gzip stream ends early or is not gzip") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:

@@ -162,7 +162,11 @@ def test_options_that_are_none_are_named(tmp_path):
             checked_settings(given)
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
     (tmp_path / "y.csv").write_text("Metadata_Plate\nP1\n")
-    for name, words in (("x.parquet", "is no table"), ("y.csv", "no column of features"), ("z.csv", "no profiles at")):
+    for name, words in (
+        ("x.parquet", "cannot be read"),
+        ("y.csv", "no column of features"),
+        ("z.csv", "does not exist"),
+    ):
         with pytest.raises(DataError, match=words):
             read_profiles([str(tmp_path / name)], STORAGE)
     profiles().write_csv(tmp_path / "p.csv")
