@@ -6,19 +6,27 @@ import polars as pl
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.schema import (
+    COLOUR,
     FOV_ID,
     KEYS,
     METADATA,
+    PACK_ERROR,
+    PIXELS,
+    SHARD,
     channel_column,
+    checksum_column,
     divisor_column,
+    height_column,
     illum_column,
     offset_column,
     uri_column,
+    width_column,
 )
 from sdvae_ray.sources.keys import canonical
 from sdvae_ray.sources.manifest_row import located_stains
-from sdvae_ray.sources.tables import FILE, ROW, first_row, is_empty, listed, place
+from sdvae_ray.sources.tables import FILE, ROW, first_row, is_empty, place
 
+_OF_A_ROW = (FOV_ID, PIXELS, COLOUR, SHARD, PACK_ERROR)
 CANONICAL = "_canonical"  # column: the fov_id with plate, well and site in their one form
 
 
@@ -63,19 +71,20 @@ def check_columns(schema: pl.Schema, stains: Sequence[str], where: str) -> None:
 
 def check_rows(table: pl.DataFrame, stains: Sequence[str]) -> None:
     """Raise DataError for the first row with an image, a plane or a key that cannot be. table: with `_file` and `_row`."""
-    for stain in stains:
-        if row := first_row(table, is_empty(uri_column(stain))):
-            raise DataError(f"{place(row)}: no image of the stain {stain!r}")
-        name = channel_column(stain)
-        if name in table.columns and (row := first_row(table, pl.col(name) < 0)):
-            raise DataError(f"{place(row)}: {name} is {row[name]}, and planes count from 0")
+    problems = [(is_empty(uri_column(stain)), f"no image of the stain {stain!r}") for stain in stains]
+    for name in filter(table.columns.__contains__, map(channel_column, stains)):
+        problems.append((pl.col(name) < 0, f"{name} is {{{name}}}, and planes count from 0"))
     for key in KEYS:
-        if row := first_row(table, is_empty(key)):
-            raise DataError(f"{place(row)}: {key} is empty")
-        if row := first_row(table, pl.col(key).str.contains("/", literal=True)):
-            raise DataError(f"{place(row)}: {key} is {row[key]!r}; a key may not contain '/'")
-    if row := first_row(table, pl.col(FOV_ID).ne_missing(pl.concat_str(KEYS, separator="/"))):
-        raise DataError(f"{place(row)}: {FOV_ID} is {row[FOV_ID]!r}, not {'/'.join(row[key] for key in KEYS)!r}")
+        slash = pl.col(key).str.contains("/", literal=True)
+        problems.append((is_empty(key), f"{key} is empty"))
+        problems.append((slash, f"{key} is {{{key}!r}}; a key may not contain '/'"))
+    keys = "/".join(f"{{{key}}}" for key in KEYS)
+    other = pl.col(FOV_ID).ne_missing(pl.concat_str(KEYS, separator="/"))
+    problems.append((other, f"{FOV_ID} is {{{FOV_ID}!r}}, not '{keys}'"))
+    there = table.select(condition.any().alias(str(number)) for number, (condition, _) in enumerate(problems)).row(0)
+    for (condition, problem), is_there in zip(problems, there, strict=True):
+        if is_there and (row := first_row(table, condition)):
+            raise DataError(f"{place(row)}: {problem.format_map(row)}")
 
 
 def canonical_fov_id() -> pl.Expr:
@@ -108,7 +117,17 @@ def repeated_images(table: pl.DataFrame, stains: Sequence[str]) -> list[str]:
     return notes
 
 
-def unknown_columns(names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Return a note about columns of a manifest that nothing reads; no note without such a column. known: the other columns."""
-    unread = [name for name in names if name not in known and not name.startswith(METADATA)]
-    return [f"columns that nothing reads: {listed(unread)}"] if unread else []
+def is_known(name: str, stains: Sequence[str]) -> bool:
+    """Return whether some reader of a manifest of these stains, or of shards of it, knows the column."""
+    per_stain = (
+        uri_column,
+        channel_column,
+        illum_column,
+        offset_column,
+        divisor_column,
+        checksum_column,
+        height_column,
+        width_column,
+    )
+    located = {column(stain) for stain in stains for column in per_stain}
+    return name in located or name in _OF_A_ROW or name.startswith((METADATA, "shard_", "uri_"))
