@@ -63,9 +63,9 @@ def check_columns(schema: pl.Schema, stains: Sequence[str], where: str) -> None:
         said = "categorical" if isinstance(dtype, pl.Categorical | pl.Enum) else str(dtype)[:40]
         if name in texts and dtype != pl.String and (name in needed or dtype != pl.Null):
             raise DataError(f"{where}: the column {name} is {said}, not text")
-        if name in map(channel_column, stains) and not dtype.is_integer():
+        if name in map(channel_column, stains) and not dtype.is_integer() and dtype != pl.Null:
             raise DataError(f"{where}: the column {name} is {said}, not a whole number")
-        if name in numbers and not dtype.is_numeric():
+        if name in numbers and not dtype.is_numeric() and dtype != pl.Null:
             raise DataError(f"{where}: the column {name} is {said}, not a number")
 
 
