@@ -48,9 +48,9 @@ def with_canonical_keys(table: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     """Return the table with its plates, wells and sites in the one form, under the names they have, and a note per column."""
     notes = []
     changed = {}
-    for column in table.columns:
+    for column, dtype in table.schema.items():
         name = identifier(column)
-        if name in (PLATE_COLUMN, WELL_COLUMN, SITE_COLUMN) and table.schema[column] == pl.String:
+        if name in (PLATE_COLUMN, WELL_COLUMN, SITE_COLUMN) and dtype == pl.String:
             value = canonical(column, str(name))
             others = table.filter(pl.col(column).ne_missing(value)).select(pl.col(column).alias("was"), now=value)
             if others.height:

@@ -75,7 +75,8 @@ def read_profiles(
         tables.append(table)
         notes += [f"{where}: {note}" for note in more]
     where = ", ".join(str(table[FILE][0]) for table in tables if table.height)
-    common = [name for name in named_columns(tables[0]) if all(name in table.columns for table in tables[1:])]
+    everywhere = set(tables[0].columns).intersection(*(table.columns for table in tables[1:]))
+    common = [name for name in named_columns(tables[0]) if name in everywhere]
     if lost := sorted({name for table in tables for name in named_columns(table)} - set(common)):
         notes.append(f"{len(lost)} columns are not in every file and are left out, such as {lost[0]}")
     names = [name for name in common if not name.startswith(METADATA)]
@@ -123,7 +124,8 @@ def _with_numbers(
     """Return the table with the named columns as float64; a decimal comma is a point. text_cells: column -> its first cell that is
     text, with its place; columns are added.
     """
-    texts = [name for name in names if not table.schema[name].is_numeric() and table.schema[name] != pl.Boolean]
+    types = table.schema
+    texts = [name for name in names if not types[name].is_numeric() and types[name] != pl.Boolean]
     table = table.with_columns(pl.col(name).cast(pl.String, strict=False) for name in texts)
     numbers = table.with_columns(pl.col(names).cast(pl.Float64, strict=False))
     with_gaps = [name for name in texts if numbers[name].null_count()]

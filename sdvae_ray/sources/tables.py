@@ -13,6 +13,7 @@ import gzip
 import io
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -89,7 +90,8 @@ def as_text(table: pl.DataFrame, whole: Iterable[str] = ()) -> pl.DataFrame:
     whole: columns whose numbers are written without a fraction if none has one, since pandas stores whole numbers with a gap as
     floats. Raises DataError for a column that has no text, such as a list.
     """
-    floats = [name for name in whole if table.schema[name].is_float()]
+    types = table.schema
+    floats = [name for name in whole if types[name].is_float()]
     numbers = table.with_columns(pl.col(name).fill_nan(None) for name in floats)
     integers = [name for name in floats if (numbers[name] == numbers[name].floor()).all()]
     try:
@@ -173,7 +175,7 @@ def _header(data: bytes, uri: str, row: int) -> tuple[list[str], str]:
         raise DataError(f"{uri}, row {row}: the header is not one line of column names")
     separator = max(_SEPARATORS, key=lambda one: len(next(csv.reader([first], delimiter=one), [])))
     header = ["" if _INDEX.fullmatch(name) else name.strip() for name in _raw_header(data, separator)]
-    if twice := sorted({name for name in header if name and header.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(header).items() if name and count > 1):
         second = _raw_header(data[len(_first_line(data)) :].lstrip(), separator)
         two_lines = len(set(second)) == len(header) and not any(re.match(r"\s*[-+.\d]", name) for name in second)
         hint = "; its names seem to be in row 2: delete row 1" if two_lines else ""
