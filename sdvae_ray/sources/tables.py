@@ -126,6 +126,8 @@ def _read_csv(data: bytes, uri: str) -> pl.DataFrame:
         )
     except pa.ArrowInvalid as error:
         raise DataError(_unreadable(uri, one_line(error, None), lines_before)) from error
+    if arrow.num_columns != len(names):
+        raise DataError(f"{uri}, row {lines_before + 1}: the header is not one line of column names")
     table = pl.DataFrame(pl.from_arrow(arrow.rename_columns(names))).with_row_index(ROW, offset=lines_before + 2)
     table = table.filter(pl.any_horizontal(pl.col(name) != "" for name in names))  # blank lines count and are no rows
     unnamed = [name for name, given in zip(names, header, strict=True) if not given]

@@ -367,6 +367,7 @@ def test_a_missing_key_column_is_refused_with_the_nearest(tmp_path):
         (b"a,,b\n1,2,3\n", ", row 1: column 2 has values and no name"),
         (b"sep=;\na;b\n1;2\n3\n", ", row 4: 1 values where the header has 2 columns"),
         (b"a,a\n1,2\n", ", row 1: the column 'a' stands twice in the header"),
+        (b"\n\x01", ", row 1: the header is not one line of column names"),
         (b'"a\nb",c\n01,2\n', ", row 1: the header is not one line of column names"),
         (b'a,b\n"1,2\n', ", row 2: 1 values where the header has 2 columns"),
         (gzip.compress(b"a,b\n1,2\n" * 99, mtime=0)[:-9], " is damaged: its gzip stream ends early or is not gzip"),
