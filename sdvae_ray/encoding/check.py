@@ -147,7 +147,9 @@ def _check_score(run: Run, say: Callable[[str], None]) -> None:
         return
     words = {word for expression in expressions.values() for word in re.findall(r"\w+", expression or "")}
     wanted = {*WELL_KEY, str(settings.perturbation), *settings.group, *(words & set(metadata))}
-    fovs, notes = without_words(read_metadata(manifest, sorted(wanted), run.storage), sorted(wanted), settings.missing)
+    fovs, notes = without_words(
+        read_metadata(manifest, sorted(wanted), run.storage), sorted(wanted), settings.missing_words
+    )
     if settings.plates is not None:
         fovs = fovs.filter(pl.col(PLATE_COLUMN).is_in(settings.plates))
     for note in notes:

@@ -137,7 +137,7 @@ def _fovs_to_score(run: Run, manifest: str | None, say: Callable[[str], None]) -
         raise DataError(f"{run.output} has no usable FOVs to score: run `sdvae-ray encode` first")
     fields = with_current_metadata(run, fovs, manifest, say)
     fovs = fields.fovs.filter(pl.col(ERROR).is_null())
-    fovs, notes = without_words(fovs, annotation_of(fovs), settings.missing)
+    fovs, notes = without_words(fovs, annotation_of(fovs), settings.missing_words)
     for note in notes:
         say(f"note: {note}")
     if settings.plates is not None:
