@@ -1,9 +1,8 @@
 """Before the launch: a few FOVs pass through every stage on a node of the cluster; the costs of a FOV and of the run are told."""
 
 import json
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,25 +14,19 @@ from rich.console import Console
 from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.session import Pool, Pools, check_output_is_shared, plan_pools, ray_session
 from sdvae_ray.console import print_line
-from sdvae_ray.controls import control_counts, lines_on_controls, with_groups, with_roles
 from sdvae_ray.encoding.actors import EncodeActor, as_batch
+from sdvae_ray.encoding.check_score import check_score
 from sdvae_ray.encoding.forecast import MEASURED, STAGES, Forecast, forecast
 from sdvae_ray.encoding.progress import duration
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
 from sdvae_ray.engine.compress import Compressor
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import check_names, resolve_weights
-from sdvae_ray.errors import ConfigError, RunError, did_you_mean
-from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
+from sdvae_ray.errors import RunError
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_rows
-from sdvae_ray.schema import ERROR, FOV_ID, METADATA, PLATE_COLUMN, SEPARATOR, WELL_KEY
-from sdvae_ray.selection import select
-from sdvae_ray.sources.keys import without_words
-from sdvae_ray.sources.manifest_reader import read_metadata, read_rows, row_groups
-from sdvae_ray.sources.manifest_row import located_stains
-from sdvae_ray.sources.manifest_rules import is_known
-from sdvae_ray.sources.tables import listed
+from sdvae_ray.schema import ERROR, FOV_ID, SEPARATOR
+from sdvae_ray.sources.manifest_reader import read_rows
 from sdvae_ray.storage import join
 
 _FOLDER = "_check"  # under the output; removed at the end
@@ -78,7 +71,7 @@ def check(run: Run, console: Console, address: str | None = None) -> Checked:
 
     keys = checked_manifest(run, say)
     say(f"manifest  {len(keys)} FOVs")
-    _check_score(run, say)
+    check_score(run, say)
     resolved = resolve_weights(run.config, run.storage)
     probe(run, keys)
     with ray_session(address):
@@ -119,43 +112,6 @@ def _print_forecast(told: Forecast, pools: Pools, console: Console) -> None:
     print_line(
         console, f"forecast  {told.fovs} FOVs in about {duration(told.seconds)}: {hours}{price}, without the start"
     )
-
-
-def _check_score(run: Run, say: Callable[[str], None]) -> None:
-    """Check the section `score`, and say how many controls the plates of the manifest have.
-
-    Raises ConfigError for a wrong step, expression or column, DataError if score.control holds for no well.
-    """
-    settings, manifest = run.config.score, run.config.manifest
-    resolve_steps(settings.normalise)
-    names = row_groups(manifest, run.storage)[1]
-    metadata = [name for name in names if name.startswith(METADATA)]
-    retrieval = settings.perturbation is not None
-    expressions = {"control": settings.control, "exclude": settings.exclude} if retrieval else {}
-    for key, expression in expressions.items():
-        if expression:
-            select(expression, metadata, f"score.{key}")
-    named = {"perturbation": [settings.perturbation], "group": settings.group, "target": [settings.target]}
-    for key, columns in {**named, "distributions.by": settings.distributions.by}.items():
-        for column in columns:
-            if column is not None and column not in metadata:
-                raise ConfigError(f"score.{key}: there is no column {column!r}{did_you_mean(column, metadata)}")
-    unread = [name for name in names if not is_known(name, located_stains(names))]
-    if unread:
-        say(f"note: columns of the manifest that nothing reads: {listed(unread)}")
-    if not retrieval:
-        return
-    words = {word for expression in expressions.values() for word in re.findall(r"\w+", expression or "")}
-    wanted = {*WELL_KEY, str(settings.perturbation), *settings.group, *(words & set(metadata))}
-    fovs, notes = without_words(
-        read_metadata(manifest, sorted(wanted), run.storage), sorted(wanted), settings.missing_words
-    )
-    if settings.plates is not None:
-        fovs = fovs.filter(pl.col(PLATE_COLUMN).is_in(settings.plates))
-    for note in notes:
-        say(f"note: {note}")
-    for line in lines_on_controls(settings, control_counts(with_roles(settings, with_groups(settings, fovs)))):
-        say(line if line.startswith("note") else f"controls  {line}")
 
 
 def _measured(run: Run, record: Mapping[str, Any], pool: Pool, keys: pl.DataFrame, console: Console) -> Checked:

@@ -13,6 +13,7 @@ from run_files import small_run
 from sdvae_ray import commands
 from sdvae_ray.config import RunConfig
 from sdvae_ray.controls import control_counts, lines_on_controls, with_groups, with_roles
+from sdvae_ray.encoding.check_score import check_score
 from sdvae_ray.errors import DataError, RunError
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.run.record import describe_manifest, new_record
@@ -208,6 +209,22 @@ def test_an_expression_that_holds_nowhere_is_refused_by_score(run):
     assert str(caught.value) == (
         "score.control: Metadata_control_type == 'negcontrol' holds for none of the 36 wells, so nothing could be scored"
     )
+
+
+def test_check_says_the_controls_of_the_manifest_and_refuses_an_expression_that_holds_nowhere(run):
+    """Case 01: a manifest that another program made says NA where it means nothing."""
+    said: list[str] = []
+    table = manifest_table().with_columns(pl.col("Metadata_control_type").fill_null("NA"), note=pl.lit("x"))
+    table.write_parquet(run.config.manifest)
+    check_score(run, said.append)
+    assert said == [
+        "note: columns of the manifest that nothing reads: note",
+        "note: 18 cells hold NA and count as missing: Metadata_control_type 18",
+        "controls  18 negative controls and 18 treated wells on 3 plates: 6 controls per plate",
+    ]
+    with pytest.raises(DataError, match="holds for none of the 36 wells"):
+        check_score(run.changed("score.control=\"Metadata_control_type == 'NA'\""), said.append)
+    check_score(run.changed("score.control=\"Metadata_control_type == 'NA'\"", "score.missing=['-']"), said.append)
 
 
 def test_a_run_of_which_nothing_could_be_scored_ends_with_1(local_ray, run, tmp_path):
