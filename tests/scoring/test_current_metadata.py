@@ -16,6 +16,7 @@ from sdvae_ray.controls import control_counts, lines_on_controls, with_groups, w
 from sdvae_ray.encoding.check_score import check_score
 from sdvae_ray.errors import DataError, RunError
 from sdvae_ray.report.facts.scored import ScoredRun
+from sdvae_ray.report.sections import provenance
 from sdvae_ray.run.record import describe_manifest, new_record
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_rows
@@ -117,11 +118,14 @@ def test_a_corrected_manifest_is_joined_by_fov_id_and_both_hashes_are_recorded(l
     assert now["annotation"] != before["annotation"]
     assert [row["controls"] for row in told["controls"]] == [4, 4, 4]
     assert stored(run) == encoded
+    metadata = provenance.the_run(ScoredRun.read(run)).terms["metadata"]
+    assert metadata.startswith(f"of {other}, sha256 {now['sha256']}: Metadata_broad_sample, ")
     of_report = ScoredRun.read(run).fovs
     assert (of_report["Metadata_control_type"] == "negcon").sum() == 12
     third = score(run, SILENT)  # the run's own manifest again
     assert third.compounds.equals(first.compounds)
     assert (ScoredRun.read(run).fovs["Metadata_control_type"] == "negcon").sum() == 18
+    assert "metadata" not in provenance.the_run(ScoredRun.read(run)).terms
 
 
 def lines_of(run: Run, manifest: str | None = None) -> tuple[pl.DataFrame, list[str]]:
