@@ -48,6 +48,7 @@ def retrieve(
     exclude: str | None = None,
     features: Sequence[str] = (),
     drop_features: Sequence[str] = (),
+    missing: Sequence[str] | None = None,
     storage: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Retrieved:
@@ -57,7 +58,9 @@ def retrieve(
     pos_sameby, pos_diffby: columns in which the wells of a positive pair are equal, and differ; neg_sameby, neg_diffby: the
     same for a negative pair. multilabel: a column of pos_sameby with labels joined by |.
     reference: an expression for the negatives, such as "Metadata_control_type == 'negcon'". exclude: one for wells to leave out.
-    features: prefixes of features to keep. drop_features: globs of features to leave out.
+    features: prefixes of features to keep. drop_features: globs of features to leave out. Columns that identify, place or count
+    (ImageNumber, Image_*, *_Count, ...) are features only if a prefix asks for them. missing: words that mean "nothing", beside
+    blanks; None: NA, N/A, NaN, null, None and kin.
     storage: keys of `storage:` in a run file.
     settings: null, null_size, ties, distance, strict, threshold, normalise, seed; `sdvae-ray retrieve -h` explains them.
 
@@ -67,11 +70,12 @@ def retrieve(
     from sdvae_ray.queries.copairs_lists import checked_settings
     from sdvae_ray.queries.retrieve import retrieve as score_table
     from sdvae_ray.retrieval.ranking.pair_rules import PairRules
+    from sdvae_ray.settings.values import MISSING_WORDS
     from sdvae_ray.sources.profiles import read_profiles
     from sdvae_ray.storage import Storage
 
     chosen, place = checked_settings(settings), Storage.of(storage)
-    table = read_profiles(profiles, place, features, drop_features)
+    table = read_profiles(profiles, place, features, drop_features, MISSING_WORDS if missing is None else missing)
     return score_table(
         table, PairRules(pos_sameby, pos_diffby, neg_sameby, neg_diffby, multilabel), reference, exclude, chosen
     )
@@ -82,7 +86,8 @@ def make_manifest(
 ) -> pl.DataFrame:
     """Return the manifest of load_data files, platemaps and metadata tables: one row per field of view.
 
-    settings: options of sources.manifest.build_manifest (platemaps, metadata, rewrites, stains, defaults, drop_unmapped_wells).
+    settings: options of sources.manifest.build_manifest (platemaps, metadata, rewrites, stains, defaults, drop_unmapped_wells,
+    missing).
     `sdvae-ray manifest` also writes it. Raises DataError, which names the file and the row.
     """
     from sdvae_ray.sources.manifest import build_manifest

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sdvae_ray.console import print_line
-from sdvae_ray.errors import ConfigError
+from sdvae_ray.errors import ConfigError, RunError
 from sdvae_ray.storage import Storage, absolute, join
 
 if TYPE_CHECKING:
@@ -109,15 +109,34 @@ def _encode(run: Run, console: Console, address: str | None, extend: bool = Fals
     print_line(console, f"encode: {done.computed} FOVs in {done.seconds:.0f} s{rate}; {rows}")
 
 
-def score(run: Run, console: Console, address: str | None = None) -> ScoredRun:
-    """Score the run, print the summary, and return the scored run for `report`. address: a Ray cluster's, see `ray_session`."""
+def score(run: Run, console: Console, address: str | None = None, manifest: str | None = None) -> None:
+    """Score the run and print the summary. address: a Ray cluster's, see `ray_session`. manifest: whose metadata counts, in place
+    of the run's own. Raises RunError if nothing could be scored.
+    """
+    _require_scores(_score(run, console, address, manifest))
+
+
+def _score(run: Run, console: Console, address: str | None, manifest: str | None = None) -> ScoredRun:
     _begin("score", run, console)
     from sdvae_ray.report.terminal.summary import print_summary
     from sdvae_ray.scoring.score import score as score_run
 
-    scored = _read_scored(run, console, score_run(run, console, address))
+    scored = _read_scored(run, console, score_run(run, console, address, manifest))
     print_summary(scored, console)
     return scored
+
+
+def _require_scores(scored: ScoredRun) -> None:
+    """Raise RunError if the run asks for retrieval and not one group has a score."""
+    summary = scored.scores.summary
+    if scored.config.score.perturbation is None or summary.height == 0:
+        return
+    counts = summary["compounds_scored"].to_list() if "compounds_scored" in summary.columns else []
+    if not any(counts):
+        reasons = sorted({status for status in summary["status"].to_list() if status != "ok"})
+        raise RunError(
+            f"nothing could be scored: {reasons[0] if reasons else 'no compound has replicates and negatives'}"
+        )
 
 
 def report(run: Run, console: Console, scored: ScoredRun | None = None) -> str:
@@ -144,8 +163,9 @@ def run_all(run: Run, console: Console, address: str | None = None) -> None:
     prepare(run, console)
     with ray_session(address):
         _encode(run, console, address)
-        scored = score(run, console, address)
+        scored = _score(run, console, address)
     report(run, console, scored)
+    _require_scores(scored)
 
 
 def check(run: Run, console: Console, address: str | None = None) -> None:

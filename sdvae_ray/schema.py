@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 FOV_ID = "fov_id"  # source/batch/plate/well/site
+SOURCE_DIGEST = "source_digest"  # text in fovs: hash of where the FOV's pixels come from; sources/manifest_scan.py
 METADATA = "Metadata_"
 SOURCE_COLUMN, BATCH_COLUMN = "Metadata_Source", "Metadata_Batch"
 PLATE_COLUMN, WELL_COLUMN, SITE_COLUMN = "Metadata_Plate", "Metadata_Well", "Metadata_Site"
@@ -132,7 +133,7 @@ def tensor_array(values: np.ndarray) -> pa.ExtensionArray:
 
 def is_text(name: str) -> bool:
     """Return whether a column of a run's tables holds text, even if all its values are null."""
-    return name in (FOV_ID, ERROR, ERROR_CLASS, *NODE_COLUMNS) or name.startswith(METADATA)
+    return name in (FOV_ID, SOURCE_DIGEST, ERROR, ERROR_CLASS, *NODE_COLUMNS) or name.startswith(METADATA)
 
 
 def table_from_columns(columns: Mapping[str, np.ndarray | Sequence[Any]]) -> pa.Table:

@@ -28,6 +28,10 @@ class Compression(enum.StrEnum):
 
 Many = list[str] | None
 Text = str | None
+Missing = Annotated[
+    Text,
+    typer.Option(metavar="A,B", help="Words that mean nothing, beside blanks; default: NA, N/A, NaN, null, None, ..."),
+]
 
 
 @opens_storage
@@ -42,11 +46,13 @@ def manifest(
     source: Annotated[Text, typer.Option(help="Metadata_Source where load_data has none.")] = None,
     batch: Annotated[Text, typer.Option(help="Metadata_Batch where load_data has none.")] = None,
     drop_unmapped_wells: Annotated[bool, typer.Option(help="Drop wells that are not on their platemap.")] = False,
+    missing: Missing = None,
 ) -> None:
     """load_data files, platemaps and metadata tables -> a checked manifest, one row per field of view."""
     from sdvae_ray.schema import BATCH_COLUMN, SOURCE_COLUMN
 
     given = {SOURCE_COLUMN: source, BATCH_COLUMN: batch}
+    words = {} if missing is None else {"missing": _names(missing)}
     commands.make_manifest(
         load_data,
         output,
@@ -56,6 +62,7 @@ def manifest(
         stains=tuple(stains.split(",")),
         defaults={key: value for key, value in given.items() if value},
         drop_unmapped_wells=drop_unmapped_wells,
+        **words,
         storage=storage,
         console=console,
     )
@@ -105,6 +112,7 @@ def retrieve(
     multilabel: Annotated[Text, typer.Option(help="A column of --pos-sameby with labels joined by |.")] = None,
     features: Annotated[Many, typer.Option(metavar="PREFIX", help="Only these features; repeatable.")] = None,
     drop_features: Annotated[Many, typer.Option(metavar="GLOB", help="Features to leave out; repeatable.")] = None,
+    missing: Missing = None,
     normalise: Annotated[str, typer.Option(help="A preset of normalisation; none: profiles as they are.")] = "none",
     null: Annotated[Text, typer.Option(help="exchange (default, if it applies), copairs or copairs_exact.")] = None,
     ties: Annotated[str, typer.Option(help="average or copairs.")] = "average",
@@ -120,6 +128,7 @@ def retrieve(
     lists = {"pos_sameby": pos_sameby, "pos_diffby": pos_diffby, "neg_sameby": neg_sameby, "neg_diffby": neg_diffby}
     wells: dict[str, Any] = {"multilabel": multilabel, "reference": reference, "exclude": exclude, "storage": storage}
     wells |= {"features": features or (), "drop_features": drop_features or ()}
+    wells["missing"] = None if missing is None else _names(missing)
     settings: dict[str, Any] = {"null": null, "null_size": null_size, "strict": strict, "threshold": threshold}
     settings |= {"ties": ties, "distance": distance, "normalise": normalise, "seed": seed}
     names: dict[str, Any] = {key: _names(given) for key, given in lists.items()}

@@ -108,12 +108,15 @@ def compact(run: "Run", address: Address = None) -> None:
 def score(
     run: "Run",
     plates: Annotated[str | None, typer.Option(help="Score these alone: values of Metadata_Plate, by commas.")] = None,
+    manifest: Annotated[
+        str | None, typer.Option(help="Whose metadata counts (corrected platemaps, compounds); default: the run's own.")
+    ] = None,
     address: Address = None,
 ) -> None:
     """Embeddings -> well profiles, FAISS indices and retrieval scores."""
     if plates is not None:
         run = run.changed(f"score.plates={json.dumps([name.strip() for name in plates.split(',')])}")
-    commands.score(run, console, address)
+    commands.score(run, console, address, manifest)
 
 
 @opens_run

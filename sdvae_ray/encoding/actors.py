@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import ray
 
@@ -20,8 +21,9 @@ from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.patience import Patience
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_file_column, session_writes
-from sdvae_ray.schema import FOV_ID, LATENT, SHARD, latents_table
+from sdvae_ray.schema import FOV_ID, LATENT, PIXELS, SHARD, SOURCE_DIGEST, latents_table
 from sdvae_ray.sources.manifest_reader import read_row_group
+from sdvae_ray.sources.manifest_scan import source_digests
 
 FILES = "files_json"  # column between the stages, where a run is extended: the files that already commit a FOV, as JSON
 
@@ -101,7 +103,7 @@ class LoadActor:
 
     def __init__(self, run: Run, ledger: Any) -> None:
         self.ledger = ledger
-        self.batch_fovs = run.config.load.batch_fovs
+        self.batch_fovs, self.image = run.config.load.batch_fovs, run.config.image
         patience = patience_of(run, ledger, "load")
         self.loader = Loader(run.config.image, run.config.storage, machine_folder(), patience)
         self.row_group = functools.lru_cache(maxsize=2)(
@@ -117,12 +119,19 @@ class LoadActor:
                 self.loader.shards.expect(table.to_pylist())
             starts = range(0, len(table), self.batch_fovs)
             batches = (as_batch(table.slice(start, self.batch_fovs)) for start in starts)
+            digests = source_digests(_located(table), self.image).to_numpy()
             for start, batch in zip(starts, self.loader.stream(batches), strict=True):
+                batch[SOURCE_DIGEST] = digests[start : start + self.batch_fovs]
                 if FILES in work:
                     names = json.loads(work[FILES][0])[start : start + self.batch_fovs]
                     batch[FILES] = np.array([json.dumps(files) for files in names], object)
                 self.ledger.add_rows.remote("load", len(batch[FOV_ID]), float(batch["seconds_load"].sum()))
                 yield batch
+
+
+def _located(table: pa.Table) -> pl.DataFrame:
+    """Return the rows of a manifest without the pixels that they may carry."""
+    return pl.DataFrame(table.select([name for name in table.column_names if name != PIXELS]))
 
 
 def _report_start(ledger: Any, stage: str) -> None:

@@ -15,19 +15,18 @@ from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.session import Pool, Pools, check_output_is_shared, plan_pools, ray_session
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.actors import EncodeActor, as_batch
+from sdvae_ray.encoding.check_score import check_score
 from sdvae_ray.encoding.forecast import MEASURED, STAGES, Forecast, forecast
 from sdvae_ray.encoding.progress import duration
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
 from sdvae_ray.engine.compress import Compressor
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import check_names, resolve_weights
-from sdvae_ray.errors import ConfigError, RunError, did_you_mean
-from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
+from sdvae_ray.errors import RunError
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_rows
-from sdvae_ray.schema import ERROR, FOV_ID, METADATA, SEPARATOR
-from sdvae_ray.selection import select
-from sdvae_ray.sources.manifest_reader import read_rows, row_groups
+from sdvae_ray.schema import ERROR, FOV_ID, SEPARATOR
+from sdvae_ray.sources.manifest_reader import read_rows
 from sdvae_ray.storage import join
 
 _FOLDER = "_check"  # under the output; removed at the end
@@ -66,15 +65,19 @@ def check(run: Run, console: Console, address: str | None = None) -> Checked:
     which `encode` fits its pools. Raises the error that `encode` or `score` would raise, and RunError if the first FOV fails.
     """
     check_names(run.config)
-    keys = checked_manifest(run)
-    _check_score(run, [name for name in row_groups(run.config.manifest, run.storage)[1] if name.startswith(METADATA)])
-    print_line(console, f"manifest  {len(keys)} FOVs")
+
+    def say(line: str) -> None:
+        print_line(console, line)
+
+    keys = checked_manifest(run, say)
+    say(f"manifest  {len(keys)} FOVs")
+    check_score(run, say)
     resolved = resolve_weights(run.config, run.storage)
     probe(run, keys)
     with ray_session(address):
         check_output_is_shared(run.config)
         pools = plan_pools(run.config)
-        record = prepare_record(run, len(keys), resolved, pools.encode)
+        record = prepare_record(run, keys, resolved, pools.encode, say=say)
         for name, weights in record["weights"].items():
             print_line(console, f"weights   {name}: {_origin(weights)}")
         forward = f"{record['precision']}; {record['micro_batch']} passes per forward"
@@ -109,23 +112,6 @@ def _print_forecast(told: Forecast, pools: Pools, console: Console) -> None:
     print_line(
         console, f"forecast  {told.fovs} FOVs in about {duration(told.seconds)}: {hours}{price}, without the start"
     )
-
-
-def _check_score(run: Run, metadata: list[str]) -> None:
-    """Raise ConfigError if the section `score` has a wrong step, expression or column. metadata: the Metadata_* columns that
-    exist.
-    """
-    settings = run.config.score
-    resolve_steps(settings.normalise)
-    retrieval = settings.perturbation is not None
-    for key, expression in (("control", settings.control), ("exclude", settings.exclude)):
-        if expression and retrieval:
-            select(expression, metadata, f"score.{key}")
-    named = {"perturbation": [settings.perturbation], "group": settings.group, "target": [settings.target]}
-    for key, columns in {**named, "distributions.by": settings.distributions.by}.items():
-        for column in columns:
-            if column is not None and column not in metadata:
-                raise ConfigError(f"score.{key}: there is no column {column!r}{did_you_mean(column, metadata)}")
 
 
 def _measured(run: Run, record: Mapping[str, Any], pool: Pool, keys: pl.DataFrame, console: Console) -> Checked:

@@ -59,13 +59,13 @@ def encode(
     cluster of this job, else this machine. Raises ConfigError, DataError, StorageError, WeightsError or ResourceError before
     anything is computed, and RunError if the run was stopped or is incomplete. Committed rows stay.
     """
-    check_names(run.config)
-    keys = checked_manifest(run)
-    resolved = resolve_weights(run.config, run.storage)
 
     def say(line: str) -> None:
         print_line(console, f"encode: {line}")
 
+    check_names(run.config)
+    keys = checked_manifest(run, say)
+    resolved = resolve_weights(run.config, run.storage)
     with (
         Lease(run.output, run.storage, say) as lease,
         RunLog(run.output, run.storage, "encode", say, RAY_LOGS) as log,
@@ -77,7 +77,7 @@ def encode(
         with ray_session(address):
             check_output_is_shared(run.config)
             pools = plan_pools(run.config, measured_seconds(run))
-            record = prepare_record(run, len(keys), resolved, pools.encode, extend)
+            record = prepare_record(run, keys, resolved, pools.encode, extend, say)
             if extend and record.get("extensions"):
                 print_line(console, f"extended by {', '.join(record['extensions'][-1]['added'])}")
             return _computed(run, keys, works, record, pools, console, lease, log, whole=failed is None)

@@ -1,6 +1,6 @@
 """Before the stream starts: the manifest is checked, the record of the run is made or read, and one field of view is loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import polars as pl
@@ -8,6 +8,7 @@ import ray
 
 from sdvae_ray.cluster.session import Pool
 from sdvae_ray.encoding.actors import as_batch
+from sdvae_ray.encoding.changed_manifest import of_manifest
 from sdvae_ray.encoding.pending import READ
 from sdvae_ray.engine.encode import auto_micro_batch
 from sdvae_ray.engine.load import Loader
@@ -17,23 +18,42 @@ from sdvae_ray.images.prepare import CropError
 from sdvae_ray.images.stored_crop import check_stored_crop
 from sdvae_ray.run.record import FILE, Record, check_same_run, describe_manifest, extended, new_record
 from sdvae_ray.run.run import Run
-from sdvae_ray.schema import FOV_ID, FOVS, SHARD, SHARD_CROP, SHARD_ROW_GROUP, divisor_column, offset_column, uri_column
+from sdvae_ray.schema import (
+    FOVS,
+    SHARD,
+    SHARD_CROP,
+    SHARD_ROW_GROUP,
+    SOURCE_DIGEST,
+    divisor_column,
+    offset_column,
+    uri_column,
+)
 from sdvae_ray.sources.manifest_reader import read_manifest_column, read_rows, row_groups
+from sdvae_ray.sources.manifest_scan import annotation_hash, identity_hash, scan_manifest
 from sdvae_ray.weights import Weights
 
 
-def prepare_record(run: Run, fovs: int, resolved: Mapping[str, Weights], pool: Pool, extend: bool = False) -> Record:
+def prepare_record(
+    run: Run,
+    keys: pl.DataFrame,
+    resolved: Mapping[str, Weights],
+    pool: Pool,
+    extend: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Record:
     """Return the record of the run: a new record, or the stored record after a check that it belongs to this run.
 
-    fovs: FOVs in the manifest. resolved: `<shelf>.<name>` -> weights. pool: the encode pool. extend: adds the new models, codecs
-    and metrics of the run file to the stored record. Raises ConfigError if the stored record belongs to another run, WeightsError
-    if it has other weights.
+    keys: from `checked_manifest`. resolved: `<shelf>.<name>` -> weights. pool: the encode pool. extend: adds the new models, codecs
+    and metrics of the run file to the stored record. say: takes what has changed in the manifest. Raises ConfigError if the stored
+    record belongs to another run, WeightsError if it has other weights.
     """
-    manifest = describe_manifest(run.config.manifest, fovs, run.storage)
+    manifest = describe_manifest(run.config.manifest, len(keys), run.storage)
+    manifest["identity"] = identity_hash(keys[SOURCE_DIGEST])
     weights = {name: model_weights.record() for name, model_weights in resolved.items()}
     record = run.find_record()
     engines = autoencoder_engines(run.config, resolved, record)
     if record is not None:
+        record = of_manifest(run, record, manifest, keys, say)
         added = check_same_run(record, run.config, manifest, extend)
         check_same_weights(resolved, record["weights"])
         if added:
@@ -46,6 +66,7 @@ def prepare_record(run: Run, fovs: int, resolved: Mapping[str, Weights], pool: P
     micro_batch = run.config.encode.micro_batch
     size = auto_micro_batch(run.config, on_gpu=pool.gpus > 0) if micro_batch == "auto" else micro_batch
     precision = _precision_on_node(run, pool)
+    manifest["annotation"] = annotation_hash(run.config.manifest, run.storage)
     return new_record(run.config, manifest, weights, size, precision, latent_scaling(run.config, resolved), engines)
 
 
@@ -74,10 +95,11 @@ def probe(run: Run, keys: pl.DataFrame) -> None:
         return  # this error is of one FOV alone: its row will hold the error
 
 
-def checked_manifest(run: Run) -> pl.DataFrame:
-    """Return fov_id, row_group, row of every FOV; for shards also `read`, equal for the FOVs that one read brings.
+def checked_manifest(run: Run, say: Callable[[str], None] = lambda _: None) -> pl.DataFrame:
+    """Return fov_id, source_digest, row_group, row of every FOV; for shards also `read`, equal for the FOVs that one read brings.
 
-    Raises DataError if a needed column is missing or a FOV appears twice, ConfigError if shards hold less than the crop.
+    say: takes the notes. Raises DataError, with the row, if the manifest breaks a rule of manifests or a needed column is missing,
+    ConfigError if shards hold less than the crop.
     """
     columns = [uri_column(stain) for stain in run.config.image.stains]
     if run.config.image.scaling.method == "manifest":
@@ -87,9 +109,9 @@ def checked_manifest(run: Run) -> pl.DataFrame:
         raise DataError(
             f"{run.config.manifest} has no column {missing[0]}: it was made for other stains, or without scaling constants"
         )
-    ids = pl.DataFrame({FOV_ID: _column(run, FOV_ID)})
-    if (twice := ids.filter(pl.col(FOV_ID).is_duplicated())).height:
-        raise DataError(f"{run.config.manifest} lists {twice[FOV_ID][0]} twice")
+    ids, notes = scan_manifest(run.config.manifest, run.config.image, run.storage)
+    for note in notes:
+        say(f"note: {note}")
     if SHARD_CROP in present and (stored := _column(run, SHARD_CROP).drop_nulls().min()) is not None:
         try:
             check_stored_crop(int(str(stored)), run.config.image)

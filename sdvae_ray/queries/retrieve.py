@@ -19,9 +19,10 @@ from sdvae_ray.retrieval.ranking.pair_rules import PairRules
 from sdvae_ray.retrieval.significance.bootstrap import interval
 from sdvae_ray.retrieval.tasks.activity import Negatives, phenotypic_activity
 from sdvae_ray.retrieval.tasks.groups import group_means
-from sdvae_ray.schema import PLATE_COLUMN, WELL_COLUMN, WELL_KEY
+from sdvae_ray.schema import KEYS, PLATE_COLUMN, WELL_COLUMN, WELL_KEY
 from sdvae_ray.selection import select
 from sdvae_ray.sources.profiles import ProfileTable
+from sdvae_ray.sources.tables import listed
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,24 @@ def retrieve(
 
     reference: an expression on columns; the wells for which it holds are the references, the negatives of JUMP's recipe. exclude:
     an expression for wells to leave out. Raises ConfigError for a column that does not exist and for a null that does not apply,
-    DataError if no well is a reference or no query has both a positive and a negative.
+    DataError if no well is a reference, no query has both a positive and a negative, or a well stands twice with the same features.
+    `plates` of the summary counts references and queries of every plate.
     """
-    wells, features = table.wells, table.features
+    places = pl.Series(
+        table.places or [f"row {number}" for number in range(1, table.wells.height + 1)], dtype=pl.String
+    )
+    repeated = _repeated_wells(table.wells, table.features, places)
+    wells, features = _with_ids(table.wells, places), table.features
+    columns = table.wells.columns
     for column in (*rules.pos_sameby, *rules.pos_diffby, *rules.neg_sameby, *rules.neg_diffby):
-        if column not in wells.columns:
-            raise ConfigError(f"there is no column {column!r}{did_you_mean(column, wells.columns)}")
+        if column not in columns:
+            raise ConfigError(f"there is no column {column!r}{did_you_mean(column, columns)}")
     if exclude:
-        kept = ~wells.select(select(exclude, wells.columns, "exclude")).to_series().to_numpy()
+        kept = ~wells.select(select(exclude, columns, "exclude")).to_series().to_numpy()
         wells, features = wells.filter(pl.Series(kept)), features[kept]
     is_reference = np.zeros(wells.height, dtype=bool)
     if reference:
-        is_reference = wells.select(select(reference, wells.columns, "reference")).to_series().to_numpy()
+        is_reference = wells.select(select(reference, columns, "reference")).to_series().to_numpy()
         if not is_reference.any():
             raise DataError(f"no well is a reference: {reference} holds for none of {wells.height}")
     named = wells.select(pl.any_horizontal(pl.col(name) != "" for name in rules.pos_sameby)).to_series().to_numpy()
@@ -82,6 +89,10 @@ def retrieve(
             floor_table = floors(features, frame, settings.normalise, chance, position=WELL_COLUMN, negatives=negatives)
     else:
         groups, per_well, floor_table = by_lists(normalised, wells, frame, rules, bool(reference), chance)
+    counts = _counts(frame, per_well)
+    lacking = _notes_on(counts, bool(reference))
+    if groups["p"].null_count() == groups.height:
+        raise DataError("; ".join(["nothing could be scored", *lacking]) if lacking else _why_nothing(per_well))
     between = interval(groups["retrieved"].cast(pl.Float64).to_numpy(), seed=settings.seed)
     summary = {
         "wells": wells.height,
@@ -95,27 +106,94 @@ def retrieve(
         "fraction_retrieved_low": None if np.isnan(between.low) else between.low,
         "fraction_retrieved_high": None if np.isnan(between.high) else between.high,
         **asdict(chance),
-        "notes": list(table.notes),
+        "plates": counts.to_dicts(),
+        "notes": [*table.notes, *repeated, *lacking],
         "floors": [] if floor_table is None else floor_table.drop("group").to_dicts(),
     }
     return Retrieved(summary, groups, per_well, floor_table)
+
+
+def _repeated_wells(wells: pl.DataFrame, features: np.ndarray, places: pl.Series) -> list[str]:
+    """Return a note about wells that stand in several rows. Raises DataError if two rows of a well have equal features too: such a
+    well would be its own replicate.
+    """
+    key = [name for name in KEYS if name in wells.columns]
+    if WELL_COLUMN not in key:
+        return []
+    numbered = wells.select(key).with_row_index("at").filter(pl.col(WELL_COLUMN) != "")
+    repeated = numbered.group_by(key, maintain_order=True).agg("at").filter(pl.col("at").list.len() > 1)
+    for *values, rows in repeated.iter_rows():
+        seen: dict[bytes, int] = {}
+        for row in rows:
+            if (first := seen.setdefault(features[row].tobytes(), row)) != row:
+                raise DataError(
+                    f"{places[row]}: the well {'/'.join(values)} is already in {places[first]}, with the same features"
+                )
+    if not repeated.height:
+        return []
+    *values, rows = repeated.row(0)
+    return [
+        f"{repeated.height} wells stand in several rows, and every row is a profile of its own, such as {'/'.join(values)} in "
+        f"{places[rows[0]]} and {places[rows[1]]}"
+    ]
+
+
+def _why_nothing(per_query: pl.DataFrame) -> str:
+    reasons = per_query["status"].value_counts(sort=True)["status"].to_list() if "status" in per_query.columns else []
+    return f"nothing could be scored: {listed(reasons)}" if reasons else "nothing could be scored: there are no queries"
+
+
+def _with_ids(wells: pl.DataFrame, places: pl.Series) -> pl.DataFrame:
+    """Return the wells with `well_id`: source/batch/plate/well as far as the table has them, and file and row where those are not
+    enough to tell two rows apart.
+    """
+    names = [name for name in WELL_KEY if name in wells.columns]
+    if WELL_COLUMN not in names:
+        return wells.with_columns(well_id=places)
+    key = pl.concat_str(names, separator="/")
+    unclear = key.is_duplicated() | (pl.col(WELL_COLUMN) == "")
+    return wells.with_columns(
+        well_id=pl.when(unclear).then(pl.concat_str(key, pl.lit(" ("), places, pl.lit(")"))).otherwise(key)
+    )
 
 
 def _frame(wells: pl.DataFrame, rules: PairRules, is_reference: np.ndarray, query: np.ndarray) -> pl.DataFrame:
     """Return the wells with the columns of a run's scores: well_id, compound, plate (the scope of the negatives), group, roles,
     and the position if the table has it.
     """
-    names = [name for name in WELL_KEY if name in wells.columns]
-    ids = wells.select(pl.concat_str(names, separator="/")).to_series() if names else None
-    if ids is None or ids.n_unique() < wells.height:
-        ids = pl.Series([f"{row:09d}" for row in range(wells.height)])
     scope = rules.neg_sameby or ((PLATE_COLUMN,) if PLATE_COLUMN in wells.columns else ())
     return wells.select(
         *([WELL_COLUMN] if WELL_COLUMN in wells.columns else []),
-        well_id=ids,
+        "well_id",
         compound=pl.concat_str(rules.pos_sameby, separator=" / "),
         plate=pl.concat_str(scope, separator=" / ") if scope else pl.lit("all"),
         group=pl.lit("all"),
         is_control=pl.Series(is_reference),
         is_treated=pl.Series(query),
     )
+
+
+def _counts(frame: pl.DataFrame, per_query: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per plate (the scope of the negatives): references, queries, and the queries that have no negatives."""
+    lonely = per_query.group_by("well_id").agg(pl.col("n_negatives").max()).filter(pl.col("n_negatives") == 0)
+    return (
+        frame.with_columns(lonely=pl.col("is_treated") & pl.col("well_id").is_in(lonely["well_id"].implode()))
+        .group_by("plate")
+        .agg(
+            references=pl.col("is_control").sum(),
+            queries=pl.col("is_treated").sum(),
+            queries_without_negatives=pl.col("lonely").sum(),
+        )
+        .sort("plate")
+    )
+
+
+def _notes_on(counts: pl.DataFrame, with_reference: bool) -> list[str]:
+    """Return a note on queries without negatives, and where they are; no note if every query has some."""
+    lacking = counts.filter(pl.col("queries_without_negatives") > 0)
+    if not lacking.height:
+        return []
+    lonely, queries = lacking["queries_without_negatives"].sum(), counts["queries"].sum()
+    bare = lacking.filter(pl.col("references") == 0)["plate"].to_list() if with_reference else []
+    why = f"no reference among {listed(bare)}" if bare else f"among {listed(lacking['plate'].to_list())}"
+    return [f"{lonely} of {queries} queries have no negatives: {why}"]

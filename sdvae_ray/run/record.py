@@ -14,6 +14,7 @@ from sdvae_ray.storage import Storage, join
 from sdvae_ray.version import VERSION
 
 FILE = "run.json"
+CHANGES = "manifest_changes"  # key: descriptions of the manifests that the run had before the present one
 _LIBRARIES = (
     "ray", "torch", "torchvision", "diffusers", "transformers", "numpy", "pyarrow", "polars", "faiss-cpu", "tifffile",
 )  # fmt: skip

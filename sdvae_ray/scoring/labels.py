@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
+from sdvae_ray.controls import GROUP, joined, with_groups
 from sdvae_ray.run.run import Run
 
-GROUP = "group"  # column: values of score.group joined by " / "; "all" if the run names no columns
 SLICE = "slice"  # column: values of score.distributions.by, joined in the same way
 
 
@@ -34,13 +34,8 @@ class Label:
 def with_slices(fovs: pl.DataFrame, run: Run) -> pl.DataFrame:
     """Return the FOVs with the column GROUP, and with SLICE if score.distributions.by names columns."""
 
-    def joined(columns: tuple[str, ...]) -> pl.Expr:
-        if not columns:
-            return pl.lit("all")
-        return pl.concat_str([pl.col(name).fill_null("-") for name in columns], separator=" / ")
-
     by = run.config.score.distributions.by
-    with_group = fovs.with_columns(joined(run.config.score.group).alias(GROUP))
+    with_group = with_groups(run.config.score, fovs)
     return with_group.with_columns(joined(by).alias(SLICE)) if by else with_group
 
 

@@ -7,11 +7,11 @@ import polars as pl
 import ray
 
 from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order
+from sdvae_ray.controls import GROUP
 from sdvae_ray.distributions.latent import LatentMoments, active_units, describe, effective_rank, latent_moments, merge
 from sdvae_ray.engine.columns import stores_latents
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import FOV_ID, LATENT, PLATE_KEY, latents_table
-from sdvae_ray.scoring.labels import GROUP
 
 _KEY = {"side": pl.String, "group": pl.String, "passes": pl.Int64}
 _UNITS = {"channels": pl.Int64, "units": pl.Int64, "active_units": pl.Int64, "effective_rank": pl.Float64}

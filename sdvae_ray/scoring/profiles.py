@@ -15,12 +15,13 @@ import polars as pl
 import ray
 
 from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order
+from sdvae_ray.controls import GROUP
 from sdvae_ray.errors import DataError
 from sdvae_ray.run.run import PROFILES, Run
 from sdvae_ray.run.tables import write_wide_table
 from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PLATE_KEY, WELL_KEY, embeddings_table
 from sdvae_ray.scoring.distances import Patches, merge_patches, patch_statistics
-from sdvae_ray.scoring.labels import GROUP, slice_columns
+from sdvae_ray.scoring.labels import slice_columns
 from sdvae_ray.storage import join
 
 FILE, ROW = "_file", "_at"  # columns: the number of the file that has a well's profile, and the row in it

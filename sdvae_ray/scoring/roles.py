@@ -3,15 +3,13 @@
 import numpy as np
 import polars as pl
 
+from sdvae_ray.controls import CONTROL, with_roles
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.randomness import generator
 from sdvae_ray.retrieval.ranking.similarity import Distance
 from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import PLATE_KEY, WELL_COLUMN
-from sdvae_ray.selection import select
-
-CONTROL, TREATED = "is_control", "is_treated"
 
 
 def known_columns(columns: tuple[str, ...], fovs: pl.DataFrame, where: str) -> None:
@@ -22,29 +20,12 @@ def known_columns(columns: tuple[str, ...], fovs: pl.DataFrame, where: str) -> N
             raise ConfigError(f"{where}: there is no column {name!r}{did_you_mean(name, metadata)}")
 
 
-def with_roles(run: Run, fovs: pl.DataFrame) -> pl.DataFrame:
-    """Return the table with the columns is_control and is_treated, by the expressions of the score section.
-
-    Both are False for an excluded well, and for a well that is not a control and has no perturbation.
-    """
-    settings = run.config.score
-    if settings.perturbation is None:
-        return fovs.with_columns(pl.lit(False).alias(CONTROL), pl.lit(False).alias(TREATED))
-    known_columns((settings.perturbation,), fovs, "score.perturbation")
-    control = select(settings.control, fovs.columns, "score.control")
-    excluded = select(settings.exclude, fovs.columns, "score.exclude") if settings.exclude else pl.lit(False)
-    named = pl.col(settings.perturbation).is_not_null() & (pl.col(settings.perturbation) != "")
-    return fovs.with_columns((control & ~excluded).alias(CONTROL)).with_columns(
-        (~pl.col(CONTROL) & named & ~excluded).alias(TREATED)
-    )
-
-
 def well_roles(run: Run, wells: pl.DataFrame) -> pl.DataFrame:
     """Return the table of wells with the columns that retrieval takes: compound, plate, is_control, is_treated."""
     compound = (
         pl.lit("") if run.config.score.perturbation is None else pl.col(run.config.score.perturbation).fill_null("")
     )
-    return with_roles(run, wells).with_columns(
+    return with_roles(run.config.score, wells).with_columns(
         compound.alias("compound"), pl.concat_str(pl.col(PLATE_KEY), separator="/").alias("plate")
     )
 

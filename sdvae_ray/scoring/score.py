@@ -8,8 +8,8 @@ scores/*.parquet                      see sdvae_ray.run.scores
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import polars as pl
@@ -20,23 +20,26 @@ from sdvae_ray.cluster.failures import RAY_LOGS
 from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.console import print_line
+from sdvae_ray.controls import GROUP, control_counts, lines_on_controls, with_roles
 from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
 from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
+from sdvae_ray.run.annotation import annotation_of, write_annotation
 from sdvae_ray.run.lease import Lease
 from sdvae_ray.run.log import RunLog
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores
 from sdvae_ray.schema import ERROR, PLATE_COLUMN, WELL_KEY
+from sdvae_ray.scoring.annotation import Fields, with_current_metadata
 from sdvae_ray.scoring.distances import distances, near_the_mean
 from sdvae_ray.scoring.floors import differences, floors_of, start_floors
 from sdvae_ray.scoring.fov_index import build_fov_index
-from sdvae_ray.scoring.labels import GROUP, Label, with_slices
+from sdvae_ray.scoring.labels import Label, with_slices
 from sdvae_ray.scoring.latent_space import latent_space
 from sdvae_ray.scoring.metric_distributions import metric_distributions
 from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
 from sdvae_ray.scoring.profiles import Profiles, build_profiles
-from sdvae_ray.scoring.roles import chance_of, fit_and_negatives, fittable, known_columns, well_roles, with_roles
+from sdvae_ray.scoring.roles import chance_of, fit_and_negatives, fittable, known_columns, well_roles
 from sdvae_ray.scoring.tasks import start_tasks, tasks_of
 from sdvae_ray.scoring.transfer import start_transfers
 from sdvae_ray.scoring.well_index import (
@@ -47,31 +50,35 @@ from sdvae_ray.scoring.well_index import (
     replicate_recalls,
     save_and_reload_index,
 )
+from sdvae_ray.sources.keys import without_words
 
 
-def score(run: Run, console: Console, address: str | None = None) -> Scores:
+def score(run: Run, console: Console, address: str | None = None, manifest: str | None = None) -> Scores:
     """Score everything that `encode` has committed, write the tables of scores/ and return them.
 
-    address: of a Ray cluster, as `ray_session` takes it. Raises DataError if nothing is usable, or a committed file is gone;
-    ConfigError for a column that is not there, or if another driver writes to the output.
+    address: of a Ray cluster, as `ray_session` takes it. manifest: whose metadata counts, in place of the run's own manifest.
+    Raises DataError if nothing is usable, no well is a control, or a committed file is gone; ConfigError for a column that is not
+    there, or if another driver writes to the output.
     """
 
     def say(line: str) -> None:
         print_line(console, f"score: {line}")
 
     with Lease(run.output, run.storage, say) as lease, RunLog(run.output, run.storage, "score", say, RAY_LOGS):
-        scores = _scored(run, console, address)
+        fields = _fovs_to_score(run, manifest, say)
+        scores = _scored(run, fields.fovs, console, address)
         lease.check()
         scores.write(run.output, run.storage)
+        write_annotation(run, fields.annotation)
         if record := run.find_record():  # the settings of this score: `score` may run again with other settings
             record["config"]["score"] = run.config.model_dump(mode="json")["score"]
+            record["scored"] = fields.facts
             run.write_record(record)
     return scores
 
 
-def _scored(run: Run, console: Console, address: str | None) -> Scores:
-    """Return the scores, which are not written yet; profiles and indices are."""
-    fovs = _fovs_to_score(run)
+def _scored(run: Run, fovs: pl.DataFrame, console: Console, address: str | None) -> Scores:
+    """Return the scores, which are not written yet; profiles and indices are. fovs: from `_fovs_to_score`."""
     run.check_whole()
     pairs = run.embedded()
     settings = run.config.score
@@ -119,15 +126,20 @@ def bands(run: Run) -> dict[str, tuple[str, ...]]:
     return {name: tuple(bands) for name, bands in names.items() if bands}
 
 
-def _fovs_to_score(run: Run) -> pl.DataFrame:
-    """Return the usable rows of fovs on the plates of score.plates, with groups, slices and roles, after checking the score
-    section.
+def _fovs_to_score(run: Run, manifest: str | None, say: Callable[[str], None]) -> Fields:
+    """Return the usable rows of fovs on the plates of score.plates, with current metadata, groups, slices and roles, after checking
+    the score section. say: takes notes.
     """
     settings = run.config.score
     resolve_steps(settings.normalise)
-    fovs = run.fovs().filter(pl.col(ERROR).is_null())
-    if fovs.height == 0:
+    fovs = run.fovs()
+    if fovs[ERROR].null_count() == 0:
         raise DataError(f"{run.output} has no usable FOVs to score: run `sdvae-ray encode` first")
+    fields = with_current_metadata(run, fovs, manifest, say)
+    fovs = fields.fovs.filter(pl.col(ERROR).is_null())
+    fovs, notes = without_words(fovs, annotation_of(fovs), settings.missing_words)
+    for note in notes:
+        say(f"note: {note}")
     if settings.plates is not None:
         plates = fovs[PLATE_COLUMN].unique().to_list()
         for name in settings.plates:
@@ -139,9 +151,16 @@ def _fovs_to_score(run: Run) -> pl.DataFrame:
         (settings.distributions.by, "score.distributions.by"),
         ((settings.batch,), "score.batch"),
         ((settings.target,), "score.target"),
+        ((settings.perturbation,), "score.perturbation"),
     ):
         known_columns(tuple(name for name in columns if name is not None), fovs, where)
-    return with_roles(run, with_slices(fovs, run))
+    fovs = with_roles(settings, with_slices(fovs, run))
+    if settings.perturbation is not None:
+        counts = control_counts(fovs)
+        for line in lines_on_controls(settings, counts):
+            say(line)
+        fields.facts["controls"] = counts.to_dicts()
+    return replace(fields, fovs=fovs)
 
 
 def _index_fovs(run: Run, fovs: pl.DataFrame, extractor: str, side: str, console: Console) -> None:

@@ -10,15 +10,16 @@ import polars as pl
 import ray
 
 from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, weighing
+from sdvae_ray.controls import CONTROL, GROUP
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.tasks.transfer import Posing, transfer
 from sdvae_ray.retrieval.tasks.transfer_pairs import Pair, pairs_of, unscored
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_COLUMN, WELL_KEY
-from sdvae_ray.scoring.labels import GROUP, Label
+from sdvae_ray.scoring.labels import Label
 from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
 from sdvae_ray.scoring.profiles import Profiles
-from sdvae_ray.scoring.roles import CONTROL, fit_and_negatives, fittable, halved, task_chance
+from sdvae_ray.scoring.roles import fit_and_negatives, fittable, halved, task_chance
 
 _COPIES = 6  # of the normalised profiles of both groups: two spaces, and what is made ready to be ranked
 _COMPONENTS = 512  # a guess at how many features are left, for Ray's plan alone

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import numpy as np
 import polars as pl
 
+from sdvae_ray.controls import TREATED
 from sdvae_ray.queries.saved_index import FIT, ID, LEVELS, ROOT
 from sdvae_ray.randomness import generator
 from sdvae_ray.retrieval.index import faiss_index
@@ -19,7 +20,6 @@ from sdvae_ray.schema import WELL_KEY
 from sdvae_ray.scoring.labels import Label
 from sdvae_ray.scoring.normalised import normaliser_of
 from sdvae_ray.scoring.profiles import FILE, ROW, Profiles
-from sdvae_ray.scoring.roles import TREATED
 from sdvae_ray.storage import join
 
 _QUERIES = 20_000  # a mean over so many is known to 0.4 %

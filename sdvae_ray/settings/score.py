@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationInfo, field_validator
 
 from sdvae_ray.errors import did_you_mean
-from sdvae_ray.settings.values import Count, Section
+from sdvae_ray.settings.values import MISSING_WORDS, Count, Section
 
 Step = str | dict[str, dict[str, Any]]
 
@@ -39,6 +39,9 @@ class ScoreConfig(Section):
     perturbation: str | None = "Metadata_broad_sample"  # None: distances and metrics alone, no retrieval
     control: str = "Metadata_control_type == 'negcon'"
     exclude: str | None = None  # e.g. "Metadata_control_type == 'poscon'"
+    missing: tuple[str, ...] | None = (
+        None  # words that mean "nothing" in any Metadata_* column, beside blanks; None: MISSING_WORDS
+    )
     target: str | None = None  # a column of targets or mechanisms, joined by |: scores consistency
     group: tuple[str, ...] = ()
     plates: tuple[str, ...] | None = Field(None, min_length=1)  # values of Metadata_Plate to score; None: all
@@ -72,6 +75,11 @@ class ScoreConfig(Section):
             if group is not None and name not in group:
                 raise ValueError(f"{name!r} is not in score.group{did_you_mean(name, group)}")
         return columns
+
+    @property
+    def missing_words(self) -> tuple[str, ...]:
+        """Return the words of a Metadata_* column that mean "nothing", beside blanks."""
+        return MISSING_WORDS if self.missing is None else self.missing
 
     @property
     def transfer_columns(self) -> tuple[str, ...]:

@@ -8,6 +8,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # CPUs or GPUs of one actor
 
+# words of a table that mean "nothing", as pandas reads them; "none" is not one of them (CPJUMP1 has anomaly: none)
+MISSING_WORDS = ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "Null", "null", "None", "<NA>", "#N/A")
+
 
 def _least_first(actors: Any) -> Any:
     if isinstance(actors, tuple) and actors[0] > actors[1]:

@@ -1,25 +1,14 @@
 """Reads the Cell Painting Gallery's files: its tables as text, and load_data files in both header forms.
 
-A cell keeps its text ('01', '4.0E-06', ''). Until the manifest is whole, a row carries its origin in `_file` and `_row`: the row of
-a CSV is its line, the header being row 1 (a line break within quotes does not count); the rows of a Parquet file count from 1.
-
-A fault of a file is a DataError: one sentence that names the file and the row.
+A cell keeps its text ('01', '4.0E-06'); a word for nothing (NA, None) is "", and a plate, a well and a site have one form.
 """
 
-import codecs
-import csv
-import gzip
-import io
 import re
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.csv as pa_csv
 
-from sdvae_ray.errors import DataError, did_you_mean, nearest, one_line
+from sdvae_ray.errors import DataError, did_you_mean, nearest
 from sdvae_ray.schema import (
     BATCH_COLUMN,
     FOV_ID,
@@ -27,124 +16,56 @@ from sdvae_ray.schema import (
     METADATA,
     PLATE_COLUMN,
     SOURCE_COLUMN,
-    WELL_COLUMN,
     channel_column,
     illum_column,
     uri_column,
 )
+from sdvae_ray.settings.values import MISSING_WORDS
+from sdvae_ray.sources.keys import PLATE_MAP, identifier, with_canonical_keys, without_words
+from sdvae_ray.sources.tables import (
+    FILE,
+    ROW,
+    as_text,
+    first_row,
+    is_empty,
+    listed,
+    named_columns,
+    place,
+    read_columns,
+)
 from sdvae_ray.storage import Storage, absolute, is_remote
-
-FILE, ROW = "_file", "_row"
-PLATE_MAP = "Metadata_Plate_Map_Name"
-
-# A row is known by where it is, or by what is in the well. A metadata table is joined on these columns alone.
-WHERE = (*KEYS, PLATE_MAP)
-WHAT = ("Metadata_broad_sample", "Metadata_JCP2022", "Metadata_pert_iname")
-IDENTIFIERS = {name.removeprefix(METADATA).lower(): name for name in (*WHERE, *WHAT)}
-# the names in platemaps and in experiment metadata
-IDENTIFIERS |= {"assay_plate_barcode": PLATE_COLUMN, "well_position": WELL_COLUMN}
 
 # <project>/<source>/images/<batch>/ where the project is a cpgNNNN, or the batch holds the gallery's own folders.
 _LAYOUTS = (r"(?:^|/)cpg\d{4}[^/]*/([^/]+)/images/([^/]+)/", r"(?:^|/)[^/]+/([^/]+)/images/([^/]+)/(?:images|illum)/")
+_LOCATED = r"(URL|FileName|PathName)_(Orig|Illum)"
 _OPTIONS = {SOURCE_COLUMN: "--source", BATCH_COLUMN: "--batch"}
 
 
-def place(row: Mapping[str, Any]) -> str:
-    """Return the file and the row, for an error."""
-    return f"{row[FILE]}, row {row[ROW]}"
+def read_table(uri: str, storage: Storage, words: Sequence[str] = MISSING_WORDS) -> tuple[pl.DataFrame, list[str]]:
+    """Return (a table as columns of text, `_file` and `_row`; notes). "" is a missing value.
 
-
-def first_row(table: pl.DataFrame, condition: pl.Expr) -> dict[str, Any] | None:
-    """Return the first row, by file and line, for which the condition holds; None if it holds for no row."""
-    rows = table.filter(condition)
-    return rows.sort(FILE, ROW).row(0, named=True) if rows.height else None
-
-
-def is_empty(column: str) -> pl.Expr:
-    """Return an expression: True if the column is null, or text of spaces alone."""
-    return pl.col(column).is_null() | (pl.col(column).str.strip_chars() == "")
-
-
-def listed(names: Iterable[str], most: int = 5) -> str:
-    """Return the first `most` names joined by commas, with the number of all names if there are more."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
-
-
-def read_table(uri: str, storage: Storage) -> pl.DataFrame:
-    """Read a CSV or TSV file, gzipped or not, or a Parquet file, told by its content: columns of text, `_file` and `_row`.
-
-    Raises DataError for a file that is absent, damaged, empty or not a table.
+    words: the words that mean "missing"; images' locations keep their spaces. Plates, wells and sites come in the one form. Raises
+    DataError as `read_columns`.
     """
-    try:
-        data = storage.read_bytes(uri)
-    except FileNotFoundError as error:
-        raise DataError(f"{uri} does not exist") from error
-    try:
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-        table = _read_parquet(data) if data[:4] == b"PAR1" else _read_csv(data, uri)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{uri} is damaged: its gzip stream ends early or is not gzip") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{uri}, row 1: the header is not UTF-8 text") from error
-    except (pa.ArrowInvalid, pl.exceptions.PolarsError) as error:
-        raise DataError(_unreadable(uri, one_line(error, None))) from error
-    if table.height == 0:
-        raise DataError(f"{uri} is empty: it has a header and no rows")
-    return table.with_columns(pl.lit(uri).alias(FILE))
-
-
-def _read_csv(data: bytes, uri: str) -> pl.DataFrame:
-    """Read a CSV with pyarrow, since polars fills up a line that is too short without an error."""
-    if not data.removeprefix(codecs.BOM_UTF8).strip():
-        raise DataError(f"{uri} is empty")
-    first = re.split(rb"\r\n?|\n", data, maxsplit=1)[0].decode("utf-8-sig")
-    separator = "\t" if "\t" in first else ","
-    header = next(csv.reader([first], delimiter=separator), [])
-    if twice := sorted({name for name in header if header.count(name) > 1}):
-        raise DataError(f"{uri}, row 1: the column {twice[0]!r} stands twice in the header")
-    arrow = pa_csv.read_csv(
-        io.BytesIO(data),
-        read_options=pa_csv.ReadOptions(use_threads=False),  # with several threads an error does not name its row
-        parse_options=pa_csv.ParseOptions(delimiter=separator, newlines_in_values=True, ignore_empty_lines=False),
-        convert_options=pa_csv.ConvertOptions(
-            column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False
-        ),
+    raw = read_columns(uri, storage)
+    table = as_text(raw, [name for name in raw.columns if identifier(name)])
+    names = named_columns(table)
+    located = [name for name in names if re.match(_LOCATED, name)]
+    table = table.with_columns(
+        pl.when(pl.col(name).str.strip_chars().is_in(list(words))).then(pl.lit("")).otherwise(pl.col(name)).alias(name)
+        for name in located
     )
-    if arrow.column_names != header:  # only the columns of `header` are kept as text
-        raise DataError(f"{uri}, row 1: the header is not one line of column names")
-    table = pl.DataFrame(pl.from_arrow(arrow)).with_row_index(ROW, offset=2)
-    return table.filter(pl.any_horizontal(pl.col(name) != "" for name in header))  # blank lines count and are no rows
-
-
-def _read_parquet(data: bytes) -> pl.DataFrame:
-    table = pl.read_parquet(io.BytesIO(data))
-    numbers = [
-        name  # pandas stores a column of whole numbers with a gap as floats
-        for name, dtype in table.schema.items()
-        if dtype.is_float() and identifier(name) and (table[name] == table[name].floor()).all()
-    ]
-    return table.with_columns(pl.col(numbers).cast(pl.Int64)).cast(pl.String).with_row_index(ROW, offset=1)
-
-
-def _unreadable(uri: str, message: str) -> str:
-    if row := re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", message):
-        return f"{uri}, row {row[1]}: {row[3]} values where the header has {row[2]} columns"
-    if row := re.search(r"Row #(\d+): .*invalid UTF8", message):
-        return f"{uri}, row {row[1]}: not UTF-8 text"
-    return f"{uri} cannot be read: {message[:200]}"
-
-
-def identifier(column: str) -> str | None:
-    """Return the manifest's name of an identifier: with or without Metadata_, in any case, or an alias;
-    None for another column.
-    """
-    return IDENTIFIERS.get(column.removeprefix(METADATA).lower())
+    table, notes = without_words(table, [name for name in names if name not in located], words)
+    table, forms = with_canonical_keys(table)
+    return table, notes + forms
 
 
 def read_load_data(
-    uri: str, stains: Sequence[str], defaults: Mapping[str, str], storage: Storage
+    uri: str,
+    stains: Sequence[str],
+    defaults: Mapping[str, str],
+    storage: Storage,
+    words: Sequence[str] = MISSING_WORDS,
 ) -> tuple[pl.DataFrame, list[str]]:
     """Return (rows of a manifest with `_file` and `_row`, in the order of the load_data file, nothing rewritten; notes).
 
@@ -152,7 +73,7 @@ def read_load_data(
     Metadata_Batch) that the file has no column for; without a default they are read from the image paths. Raises DataError for a
     file that is not load_data, and for a stain or key that is missing.
     """
-    raw = read_table(uri, storage)
+    raw, notes = read_table(uri, storage, words)
     here = {match[1] for name in raw.columns if (match := re.fullmatch(r"(?:URL|FileName)_Orig(.+)", name))}
     if not here:
         raise DataError(_not_load_data(uri, raw.columns, stains))
@@ -162,7 +83,6 @@ def read_load_data(
         raise DataError(
             f"{header}: no images of the stain {missing[0]!r} ({wanted}); its stains are {listed(sorted(here), 12)}"
         )
-    notes = []
     if others := sorted(stain for stain in here - set(stains) if not stain.lower().startswith("brightfield")):
         notes.append(f"stains that were not asked for are left out: {', '.join(others)}")
     table = raw.select(

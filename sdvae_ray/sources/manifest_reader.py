@@ -1,6 +1,6 @@
 """Reads a manifest by its row groups: the driver counts them, a worker reads one, and neither holds the whole manifest."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import polars as pl
@@ -19,14 +19,14 @@ def row_groups(uri: str, storage: Storage) -> tuple[list[int], list[str]]:
 
     Raises DataError if there is no manifest at the URI.
     """
-    with _opened(uri, storage) as reader:
+    with manifest_file(uri, storage) as reader:
         sizes = [reader.metadata.row_group(group).num_rows for group in range(reader.num_row_groups)]
         return sizes, reader.schema_arrow.names
 
 
 def read_row_group(uri: str, group: int, storage: Storage) -> pa.Table:
     """Read one row group of a manifest, with the places of its shards as URIs. Raises DataError if there is no manifest."""
-    with _opened(uri, storage) as reader:
+    with manifest_file(uri, storage) as reader:
         return _with_located_shards(reader.read_row_group(group), uri)
 
 
@@ -43,7 +43,7 @@ def read_rows(uri: str, keys: pl.DataFrame, storage: Storage) -> pa.Table:
 
 def iterate_row_groups(uri: str, storage: Storage) -> Iterator[pa.Table]:
     """Yield the row groups of a manifest one after another. Raises DataError if there is no manifest."""
-    with _opened(uri, storage) as reader:
+    with manifest_file(uri, storage) as reader:
         for group in range(reader.num_row_groups):
             yield reader.read_row_group(group)
 
@@ -56,7 +56,8 @@ def _with_located_shards(table: pa.Table, uri: str) -> pa.Table:
 
 
 @contextmanager
-def _opened(uri: str, storage: Storage) -> Iterator[pq.ParquetFile]:
+def manifest_file(uri: str, storage: Storage) -> Iterator[pq.ParquetFile]:
+    """A manifest as a Parquet file, open for reading in the block. Raises DataError if there is no manifest at the URI."""
     try:
         with opened(uri, storage, "a Parquet file from `sdvae-ray manifest` is wanted") as file:
             yield file
@@ -66,5 +67,11 @@ def _opened(uri: str, storage: Storage) -> Iterator[pq.ParquetFile]:
 
 def read_manifest_column(uri: str, name: str, storage: Storage) -> pa.ChunkedArray:
     """Read one column of all rows as it is stored, in the manifest's order. Raises DataError if there is no manifest."""
-    with _opened(uri, storage) as reader:
+    with manifest_file(uri, storage) as reader:
         return reader.read(columns=[name])[name]
+
+
+def read_metadata(uri: str, names: Sequence[str], storage: Storage) -> pl.DataFrame:
+    """Read some columns of all rows as text. Raises DataError if there is no manifest."""
+    with manifest_file(uri, storage) as reader:
+        return pl.DataFrame(reader.read(columns=list(names))).select(pl.all().cast(pl.String))

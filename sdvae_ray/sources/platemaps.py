@@ -3,50 +3,55 @@
 A row that has no match in a joined table gets nulls. Two files that contradict each other are a DataError that names both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import polars as pl
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.schema import BATCH_COLUMN, METADATA, PLATE_COLUMN, PLATE_KEY, WELL_COLUMN
-from sdvae_ray.sources.gallery import (
-    FILE,
-    PLATE_MAP,
-    ROW,
-    WHAT,
-    WHERE,
-    first_row,
-    identifier,
-    is_empty,
-    listed,
-    place,
-    read_table,
-)
+from sdvae_ray.settings.values import MISSING_WORDS
+from sdvae_ray.sources.gallery import read_table
+from sdvae_ray.sources.keys import PLATE_MAP, WHAT, WHERE, identifier
+from sdvae_ray.sources.tables import FILE, ROW, first_row, is_empty, listed, named_columns, place
 from sdvae_ray.storage import Storage, join
 
-_BARCODES, _WELL, _SAMPLE, _THEIRS = "_barcodes", "_well", "_sample", "_theirs"  # columns of a join, dropped after it
+_BARCODES, _SAMPLE, _THEIRS = "_barcodes", "_sample", "_theirs"  # columns of a join, dropped after it
 _OTHER_FILE, _OTHER_ROW = "_other_file", "_other_row"
 
 
 def join_platemaps(
-    table: pl.DataFrame, platemaps: Sequence[str], drop_unmapped_wells: bool, storage: Storage
+    table: pl.DataFrame,
+    platemaps: Sequence[str],
+    drop_unmapped_wells: bool,
+    storage: Storage,
+    words: Sequence[str] = MISSING_WORDS,
 ) -> tuple[pl.DataFrame, list[str]]:
     """Return the table with the columns of its platemaps and with Metadata_Plate_Map_Name, and notes.
 
     platemaps: paths of barcode_platemap.csv, or of the folders that hold it. It names the plate map of every plate;
     platemap/<name>.txt in its folder has one row per well. If several barcode maps list a plate, the one counts whose folder has
-    the name of the plate's batch. A1 and A01 are the same well; a value of load_data that is not null stays. drop_unmapped_wells:
-    leave out the wells that are not on their platemap, which are an error otherwise. Raises DataError for a plate without a plate
-    map, for such a well, and for values that contradict each other.
+    the name of the plate's batch. A value of load_data that is not missing stays.
+    drop_unmapped_wells: leave out the wells that are not on their platemap, which are an error otherwise. words: the words that
+    mean "missing". Raises DataError for a plate without a plate map, for such a well, and for values that contradict each other.
     """
-    chosen = _maps_of_plates(table, pl.concat([_barcode_map(path, storage) for path in platemaps]))
+    notes: dict[str, list[str]] = {}
+
+    def read(uri: str) -> pl.DataFrame:
+        other, more = read_table(uri, storage, words)
+        for note in more:
+            notes.setdefault(note, []).append(uri)
+        return _named(other)
+
+    chosen = _maps_of_plates(table, pl.concat([_barcode_map(path, read) for path in platemaps]))
     files = chosen.select(_BARCODES, PLATE_MAP, PLATE_COLUMN).unique([_BARCODES, PLATE_MAP]).sort(_BARCODES, PLATE_MAP)
-    wells = pl.concat([_platemap(uri, name, plate, storage) for uri, name, plate in files.iter_rows()], how="diagonal")
+    wells = pl.concat(
+        [_platemap(barcodes, name, plate, read, storage) for barcodes, name, plate in files.iter_rows()], how="diagonal"
+    )
     chosen = chosen.with_columns(pl.col(_BARCODES).alias(FILE))
     table = _attach(table, chosen, [BATCH_COLUMN, PLATE_COLUMN]).drop(_OTHER_FILE, _OTHER_ROW)
-    table = _attach(table.with_columns(_well(WELL_COLUMN)), wells, [_BARCODES, PLATE_MAP, _WELL])
+    table = _attach(table, wells, [_BARCODES, PLATE_MAP, WELL_COLUMN])
     unmapped = pl.col(_OTHER_ROW).is_null()
-    row, notes = first_row(table, unmapped), []
+    row, told = first_row(table, unmapped), [f"{listed(uris)}: {note}" for note, uris in notes.items()]
     if row and not drop_unmapped_wells:
         raise DataError(
             f"{place(row)}: the well {row[WELL_COLUMN]!r} of plate {row[PLATE_COLUMN]!r} is not on its platemap {row[PLATE_MAP]!r} "
@@ -55,13 +60,13 @@ def join_platemaps(
     if row:
         gone = table.filter(unmapped)
         names = gone.select(pl.concat_str(PLATE_COLUMN, WELL_COLUMN, separator="/").unique().sort()).to_series()
-        notes.append(f"{gone.height} FOVs of wells that are on no platemap are dropped: {listed(names)}")
-    return table.filter(~unmapped).drop(_BARCODES, _WELL, _OTHER_FILE, _OTHER_ROW), notes
+        told.append(f"{gone.height} FOVs of wells that are on no platemap are dropped: {listed(names)}")
+    return table.filter(~unmapped).drop(_BARCODES, _OTHER_FILE, _OTHER_ROW), told
 
 
-def _barcode_map(path: str, storage: Storage) -> pl.DataFrame:
+def _barcode_map(path: str, read: Callable[[str], pl.DataFrame]) -> pl.DataFrame:
     uri = path if path.endswith((".csv", ".csv.gz", ".tsv", ".txt")) else join(path, "barcode_platemap.csv")
-    table = _named(read_table(uri, storage))
+    table = read(uri)
     if missing := [key for key in (PLATE_COLUMN, PLATE_MAP) if key not in table.columns]:
         raise DataError(f"{uri} is not a barcode map: no column {missing[0].removeprefix(METADATA)}")
     return _one_row_each(table.select(PLATE_COLUMN, PLATE_MAP, FILE, ROW), [PLATE_COLUMN])
@@ -87,32 +92,36 @@ def _maps_of_plates(table: pl.DataFrame, barcodes: pl.DataFrame) -> pl.DataFrame
     return chosen
 
 
-def _platemap(barcodes: str, name: str, plate: str, storage: Storage) -> pl.DataFrame:
+def _platemap(
+    barcodes: str, name: str, plate: str, read: Callable[[str], pl.DataFrame], storage: Storage
+) -> pl.DataFrame:
     folder = join(barcodes.rpartition("/")[0] or ".", "platemap")
     names = [join(folder, f"{name}{suffix}") for suffix in (".txt", ".tsv", ".csv")]
     uri = next((uri for uri in names if storage.exists(uri)), None)
     if uri is None:
         raise DataError(f"{names[0]} does not exist (nor as .tsv or .csv): {barcodes} names it for the plate {plate!r}")
-    table = _named(read_table(uri, storage))
+    table = read(uri)
     if WELL_COLUMN not in table.columns:
         raise DataError(f"{uri} is not a platemap: no column well_position")
-    table = _one_row_each(table.with_columns(_well(WELL_COLUMN)).drop(WELL_COLUMN), [_WELL])
+    table = _one_row_each(table, [WELL_COLUMN])
     return table.with_columns(pl.lit(barcodes).alias(_BARCODES), pl.lit(name).alias(PLATE_MAP))
 
 
-def join_metadata(table: pl.DataFrame, uri: str, storage: Storage) -> tuple[pl.DataFrame, list[str]]:
+def join_metadata(
+    table: pl.DataFrame, uri: str, storage: Storage, words: Sequence[str] = MISSING_WORDS
+) -> tuple[pl.DataFrame, list[str]]:
     """Return the manifest's table with the columns of a metadata table, joined on the identifiers that both have, and notes.
 
     The identifiers of a place (source, batch, plate, well, site, plate map) are used together. If the tables share none of them,
     or several rows have the same, the first identifier of a treatment is used too (broad_sample, JCP2022, pert_iname). An empty
     sample matches the metadata's empty sample (DMSO in CPJUMP1's compounds), but not on a plate whose other samples are all
     unknown to the metadata: an untreated well of a CRISPR plate is not a DMSO well. A row without a match gets nulls. A column
-    that the manifest has already is filled where it was null. Raises DataError without a shared identifier, for two different rows
-    of one key, and for values that contradict the manifest's.
+    that the manifest has already is filled where it was missing. words: the words that mean "missing". Raises DataError without a
+    shared identifier, for two different rows of one key, and for values that contradict the manifest's.
     """
-    other = _named(read_table(uri, storage))
+    other, notes = read_table(uri, storage, words)
+    other, notes = _named(other), [f"{uri}: {note}" for note in notes]
     shared = [name for name in (*WHERE, *WHAT) if name in other.columns and name in table.columns]
-    other = other.with_columns(pl.col(shared).fill_null(""))
     where, what = [name for name in shared if name in WHERE], [name for name in shared if name in WHAT][:1]
     if not shared:
         known = [name.removeprefix(METADATA) for name in (*WHERE, *WHAT) if name in table.columns]
@@ -120,10 +129,7 @@ def join_metadata(table: pl.DataFrame, uri: str, storage: Storage) -> tuple[pl.D
     rows = other.drop(ROW).unique()
     key = where if where and rows.n_unique(where) == rows.height else where + what
     said = ", ".join(key)
-    if WELL_COLUMN in key:
-        table, other = table.with_columns(_well(WELL_COLUMN)), other.with_columns(_well(WELL_COLUMN)).drop(WELL_COLUMN)
-        key = [_WELL if name == WELL_COLUMN else name for name in key]
-    other, notes = _one_row_each(other, key), []
+    other = _one_row_each(other, key)
     if key == what:
         sample, plate = pl.col(what[0]), PLATE_KEY
         named = sample != ""
@@ -134,24 +140,18 @@ def join_metadata(table: pl.DataFrame, uri: str, storage: Storage) -> tuple[pl.D
     if lost := joined[_OTHER_ROW].null_count():
         few = f"{'none' if lost == joined.height else joined.height - lost} of {joined.height} FOVs"
         notes.append(f"{uri}: {few} have a row in it (by {said}); its columns are null for the others")
-    return joined.drop(_WELL, _SAMPLE, _OTHER_FILE, _OTHER_ROW, strict=False), notes
+    return joined.drop(_SAMPLE, _OTHER_FILE, _OTHER_ROW, strict=False), notes
 
 
 def _named(table: pl.DataFrame) -> pl.DataFrame:
     """Return the table with its columns named as in a manifest. Raises DataError if two columns get one name."""
-    names = {c: identifier(c) or METADATA + c.removeprefix(METADATA) for c in table.columns if c not in (FILE, ROW)}
+    names = {c: identifier(c) or METADATA + c.removeprefix(METADATA) for c in named_columns(table)}
     seen: dict[str, str] = {}
     for column, name in names.items():
         if name in seen:
             raise DataError(f"{table[FILE][0]}: the columns {seen[name]!r} and {column!r} are both {name}")
         seen[name] = column
     return table.rename(names)
-
-
-def _well(column: str) -> pl.Expr:
-    """Return an expression for a join: A1, a01 and A001 give A01; any other text stays."""
-    row, number = (pl.col(column).str.extract(r"^\s*([A-Za-z]{1,2})0*(\d+)\s*$", group) for group in (1, 2))
-    return pl.coalesce(row.str.to_uppercase() + number.str.zfill(2), pl.col(column)).alias(_WELL)
 
 
 def _one_row_each(table: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
@@ -161,7 +161,7 @@ def _one_row_each(table: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     if twice.height:
         values = twice.select(key).row(0)
         rows = twice.filter(*(pl.col(name) == value for name, value in zip(key, values, strict=True)))[ROW]
-        said = ", ".join(f"{WELL_COLUMN if k == _WELL else k} {v!r}" for k, v in zip(key, values, strict=True))
+        said = ", ".join(f"{name} {value!r}" for name, value in zip(key, values, strict=True))
         raise DataError(f"{twice[FILE][0]}, rows {rows[0]} and {rows[1]}: two different rows for {said}")
     return table
 
@@ -172,8 +172,15 @@ def _attach(table: pl.DataFrame, other: pl.DataFrame, key: Sequence[str]) -> pl.
     both = [name for name in other.columns if name in table.columns and name not in key]
     joined = table.join(other, on=list(key), how="left", suffix=_THEIRS)
     for name in both:
-        if row := first_row(joined, pl.col(name) != pl.col(name + _THEIRS)):
+        if row := first_row(
+            joined, (pl.col(name) != pl.col(name + _THEIRS)) & ~is_empty(name) & ~is_empty(name + _THEIRS)
+        ):
             theirs = f"{row[_OTHER_FILE]}, row {row[_OTHER_ROW]} says {row[name + _THEIRS]!r}"
             raise DataError(f"{place(row)}: {name} is {row[name]!r}, but {theirs}")
-    filled = joined.with_columns(pl.coalesce(name, name + _THEIRS).alias(name) for name in both)
+    filled = joined.with_columns(
+        pl.coalesce(pl.when(~is_empty(one)).then(one) for one in (name, name + _THEIRS))
+        .fill_null(pl.coalesce(name, name + _THEIRS))
+        .alias(name)
+        for name in both
+    )
     return filled.drop(name + _THEIRS for name in both)

@@ -9,7 +9,7 @@ import torch
 
 from sdvae_ray.cluster.session import Pool
 from sdvae_ray.config import RunConfig
-from sdvae_ray.encoding.start import prepare_record
+from sdvae_ray.encoding.start import checked_manifest, prepare_record
 from sdvae_ray.engine.columns import run_columns
 from sdvae_ray.engine.compress import Compressor
 from sdvae_ray.engine.encode import Encoder
@@ -74,6 +74,6 @@ def write_finished_run(config: RunConfig) -> None:
     """A run of every FOV of the manifest, with its record and one file `first`."""
     run = Run(config)
     columns = engine(config)(loaded(config))
-    record = prepare_record(run, len(columns[FOV_ID]), resolve_weights(config, run.storage), Pool(1, 1, 1.0))
+    record = prepare_record(run, checked_manifest(run), resolve_weights(config, run.storage), Pool(1, 1, 1.0))
     write_rows(config.output, "first", columns, run.storage, config.random_weights)
     run.write_record(record)

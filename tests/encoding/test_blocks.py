@@ -14,7 +14,7 @@ from sdvae_ray.cluster.session import Pool
 from sdvae_ray.codecs import jpeg
 from sdvae_ray.encoding import actors
 from sdvae_ray.encoding.actors import CompressActor, EncodeActor, LoadActor
-from sdvae_ray.encoding.start import prepare_record
+from sdvae_ray.encoding.start import checked_manifest, prepare_record
 from sdvae_ray.engine.compress import taken
 from sdvae_ray.engine.load import IMAGE
 from sdvae_ray.engine.models import resolve_weights
@@ -39,7 +39,7 @@ def stages(tmp_path_factory):
     manifest = write_manifest(folder / "manifest.parquet", write_fields(folder / "images", count=4))
     run = Run(small_run(folder, manifest=str(manifest), codecs=CODECS))
     ledger, pool = Ledger(), Pool(1, 1, 1.0)
-    record = prepare_record(run, 4, resolve_weights(run.config, run.storage), pool)
+    record = prepare_record(run, checked_manifest(run), resolve_weights(run.config, run.storage), pool)
     work = {"row_group": np.array([0]), "rows": np.array([np.arange(4, dtype=np.int32).tobytes()], object)}
     with mock.patch.object(actors, "_report_start"):  # no actor of Ray is here
         [loaded] = LoadActor(run, ledger)(work)
@@ -79,7 +79,7 @@ def test_no_codec_runs_where_the_models_are(stages, monkeypatch):
     """The codec of the encode stage is broken, and nobody notices."""
     run, _, compressed, encoded = stages
     monkeypatch.setattr(jpeg, "load", lambda **options: pytest.fail("a codec in the encode stage"))
-    record = prepare_record(run, 4, resolve_weights(run.config, run.storage), Pool(1, 1, 1.0))
+    record = prepare_record(run, checked_manifest(run), resolve_weights(run.config, run.storage), Pool(1, 1, 1.0))
     again = EncodeActor(run, record, Pool(1, 1, 1.0), Ledger())(dict(compressed))
     for name in (name for name in encoded if name.startswith("metrics/jpeg")):
         np.testing.assert_array_equal(again[name], encoded[name])

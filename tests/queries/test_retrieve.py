@@ -162,7 +162,11 @@ def test_options_that_are_none_are_named(tmp_path):
             checked_settings(given)
     (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
     (tmp_path / "y.csv").write_text("Metadata_Plate\nP1\n")
-    for name, words in (("x.parquet", "is no table"), ("y.csv", "no column of features"), ("z.csv", "no profiles at")):
+    for name, words in (
+        ("x.parquet", "cannot be read"),
+        ("y.csv", "no column of features"),
+        ("z.csv", "does not exist"),
+    ):
         with pytest.raises(DataError, match=words):
             read_profiles([str(tmp_path / name)], STORAGE)
     profiles().write_csv(tmp_path / "p.csv")
@@ -230,3 +234,130 @@ def test_a_notebook_scores_files_or_frames_as_the_command_does(written, capsys):
 def test_an_unknown_setting_is_one_line_with_the_nearest_name(written):
     with pytest.raises(ConfigError, match="did you mean 'null_size'"):
         sdvae_ray.retrieve([written], pos_sameby=["Metadata_broad_sample"], null_siz=500)
+
+
+# What is no feature, no well and no negative
+
+
+RECIPE = {"pos_sameby": ["Metadata_broad_sample"], "neg_sameby": ["Metadata_Plate"], "reference": REFERENCE}
+
+
+def case(shared: Path, *names: str) -> list[str]:
+    """Files of the awkward inputs; the test is skipped without them."""
+    files = [shared / "data/cases" / name for name in names]
+    if not all(file.exists() for file in files):
+        pytest.skip("the awkward inputs are not there")
+    return [str(file) for file in files]
+
+
+def test_columns_that_identify_place_or_count_are_no_features(shared):
+    """Case 15: FR is .667 with the features alone, and was .417 with the others."""
+    files = case(shared, "15_a.csv", "15_b.csv")
+    found = sdvae_ray.retrieve(files, **RECIPE, null_size=1000)
+    assert found.summary["features"] == 40
+    assert found.summary["fraction_retrieved"] == pytest.approx(2 / 3)
+    said = "ImageNumber, Image_Count_Cells, Image_Metadata_Site, Cells_Location_Center_X"
+    assert any(note.endswith(f"no features unless --features asks for them: {said}") for note in found.summary["notes"])
+    assert "40 features: Cells 40" in found.summary["notes"]
+    asked = read_profiles(files, STORAGE, prefixes=["Cells_F", "Image_Count"])
+    assert asked.names[-1] == "Image_Count_Cells"
+
+
+NO_FEATURES = (
+    "ObjectNumber Cells_Number_Object_Number TableNumber Count_Nuclei Nuclei_Count Plate Site well_position Row Image_Width_DNA "
+    "index level_0 Cells_0.1 Cells_1_duplicated_0"
+)
+
+
+@pytest.mark.parametrize("name", NO_FEATURES.split())
+def test_other_names_of_no_features_are_left_out_and_said(name):
+    """A second input of the kind: other programs' names, and headers that pandas or polars has read twice."""
+    table = read_profiles(profiles().with_columns(pl.int_range(pl.len()).alias(name)), STORAGE)
+    assert name not in table.names
+    assert len(table.names) == 10
+    assert any(note.endswith(f"unless --features asks for them: {name}") for note in table.notes)
+    if not name.startswith("Cells_0"):
+        asked = read_profiles(
+            profiles().with_columns(pl.int_range(pl.len()).alias(name)), STORAGE, prefixes=["Cells_", name]
+        )
+        assert name in asked.names
+
+
+def test_a_header_that_stands_twice_is_refused_as_in_a_manifest(tmp_path):
+    file = tmp_path / "p.csv"
+    file.write_text("Metadata_Plate,Cells_1,Cells_1\nP1,1,2\n")
+    with pytest.raises(DataError, match="row 1: the column 'Cells_1' stands twice in the header"):
+        read_profiles(str(file), STORAGE)
+
+
+def test_a_column_of_numbers_and_text_is_left_out_with_the_text(tmp_path):
+    file = tmp_path / "p.csv"
+    file.write_text("Metadata_Plate,Cells_1,Cells_2\nP1,1,NA\nP1,high,2\n")
+    table = read_profiles(str(file), STORAGE)
+    assert table.names == ["Cells_2"]
+    assert table.features.tolist() == [[0], [2]]
+    assert any("Cells_1 ('high' in" in note and "row 3" in note for note in table.notes)
+
+
+def test_queries_without_negatives_are_said_with_their_plate(shared):
+    """Case 17."""
+    found = sdvae_ray.retrieve(case(shared, "17_a.csv", "17_b.csv"), **RECIPE, null_size=200)
+    assert "24 of 48 queries have no negatives: no reference among P2" in found.summary["notes"]
+    assert found.summary["plates"] == [
+        {"plate": "P1", "references": 16, "queries": 24, "queries_without_negatives": 0},
+        {"plate": "P2", "references": 0, "queries": 24, "queries_without_negatives": 24},
+    ]
+
+
+def test_where_no_query_has_negatives_nothing_is_scored_and_the_code_is_2(tmp_path, capsys):
+    """A second input of the kind: the references are on a plate of their own."""
+    frame = profiles().with_columns(
+        Metadata_Plate=pl.when(pl.col("Metadata_control_type") == "negcon")
+        .then(pl.lit("Q"))
+        .otherwise("Metadata_Plate"),
+        Metadata_Well=pl.concat_str(pl.lit("A"), pl.int_range(pl.len()).cast(pl.String)),
+    )
+    frame.write_csv(tmp_path / "p.csv")
+    options = ["--pos-sameby", "Metadata_broad_sample", "--neg-sameby", "Metadata_Plate", "--reference", REFERENCE]
+    with pytest.raises(SystemExit) as ended:
+        main(["retrieve", str(tmp_path / "p.csv"), *options])
+    assert ended.value.code == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert error == "error: nothing could be scored; 18 of 18 queries have no negatives: no reference among P0, P1, P2"
+
+
+def test_words_for_nothing_are_no_compound_and_no_control(written):
+    frame = pl.read_parquet(written).with_columns(
+        pl.col("Metadata_broad_sample", "Metadata_control_type", "Metadata_target").fill_null("NA")
+    )
+    found = sdvae_ray.retrieve(frame, **RECIPE, null_size=200)
+    assert found.groups["compound"].to_list() == [f"C{number}" for number in range(6)]
+    assert any("hold NA and count as missing" in note for note in found.summary["notes"])
+    named = sdvae_ray.retrieve(frame, **RECIPE, null_size=200, missing=["-"])
+    assert not any("count as missing" in note for note in named.summary["notes"])
+
+
+def test_a_well_that_stands_twice_is_refused_or_said_with_both_rows(tmp_path):
+    table = profiles()
+    table.write_csv(tmp_path / "a.csv")
+    other = table.with_columns(Metadata_Well=pl.col("Metadata_Well").str.replace("A0", "a"))
+    other.write_csv(tmp_path / "b.csv")  # the same wells in another form
+    well, files = table["Metadata_Well"][0], [str(tmp_path / name) for name in ("a.csv", "b.csv")]
+    with pytest.raises(DataError) as caught:
+        sdvae_ray.retrieve(files, **RECIPE)
+    assert str(caught.value) == (
+        f"{files[1]}, row 2: the well P0/{well} is already in {files[0]}, row 2, with the same features"
+    )
+    other.with_columns(pl.col("^Cells_.*$") + 1).write_csv(tmp_path / "b.csv")
+    found = sdvae_ray.retrieve(files, **RECIPE, null_size=200)
+    assert (
+        f"42 wells stand in several rows, and every row is a profile of its own, such as P0/{well} in {files[0]}, row 2 and "
+        f"{files[1]}, row 2"
+    ) in found.summary["notes"]
+    assert f"P0/{table['Metadata_Well'][8]} ({files[0]}, row 10)" in found.wells["well_id"].to_list()
+
+
+def test_a_well_without_a_name_gets_no_invented_one(tmp_path):
+    profiles().drop("Metadata_Well").write_csv(tmp_path / "p.csv")
+    found = sdvae_ray.retrieve(str(tmp_path / "p.csv"), **RECIPE, null_size=200)
+    assert f"{tmp_path}/p.csv, row 10" in found.wells["well_id"].to_list()

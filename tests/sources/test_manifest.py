@@ -124,7 +124,7 @@ def test_a_real_barcode_map_with_a_byte_order_mark_that_lacks_the_plate_is_refus
 
 
 @real
-def test_a_real_plate_meets_its_platemap_and_an_empty_sample_stays_empty(tmp_path):
+def test_a_real_plate_meets_its_platemap_and_an_empty_sample_is_missing(tmp_path):
     barcodes = (REAL / "cpg0014/barcode_platemap.csv").read_bytes() + b"\r\nBR00136505,JUMP-Target-2_compound_platemap"
     (tmp_path / "platemap").mkdir()
     (tmp_path / "barcode_platemap.csv").write_bytes(barcodes)
@@ -134,11 +134,11 @@ def test_a_real_plate_meets_its_platemap_and_an_empty_sample_stays_empty(tmp_pat
     made = build(REAL / "cpg0014/BR00136505_load_data.csv.gz", platemaps=[tmp_path], metadata=[compounds])
     table = made.table
     assert set(table["Metadata_Plate_Map_Name"]) == {"JUMP-Target-2_compound_platemap"}
-    dmso = table.filter(pl.col("Metadata_broad_sample") == "")
+    dmso = table.filter(pl.col("Metadata_broad_sample").is_null())
     assert dmso.height == 64 * 9
     assert set(dmso["Metadata_control_type"]) == {"negcon"}
     assert set(dmso["Metadata_pert_iname"]) == {"DMSO"}
-    assert "negcon" not in set(table.filter(pl.col("Metadata_broad_sample") != "")["Metadata_control_type"])
+    assert "negcon" not in set(table.filter(pl.col("Metadata_broad_sample").is_not_null())["Metadata_control_type"])
     assert table.filter(pl.col("Metadata_Well") == "A01")["Metadata_broad_sample"][0] == "BRD-K09338665-001-07-1"
 
 
@@ -166,7 +166,7 @@ def test_real_cpjump1_plates_meet_experiment_and_compound_metadata_but_empty_cri
     assert set(compound["Metadata_Cell_type"]) == {"A549"}
     assert set(compound["Metadata_Time"]) == {"24"}
     assert (compound["Metadata_control_type"] == "negcon").sum() == 64
-    untreated = crispr.filter(pl.col("Metadata_broad_sample") == "")
+    untreated = crispr.filter(pl.col("Metadata_broad_sample").is_null())
     assert untreated.height == 4
     assert untreated["Metadata_control_type"].to_list() == [None] * 4
     assert (crispr["Metadata_control_type"] == "negcon").sum() > 0
@@ -191,10 +191,10 @@ def test_file_and_path_names_join_with_one_slash_and_keep_their_spaces(tmp_path)
 def test_text_stays_text(tmp_path):
     row = urls("A01", "01", "0042", Metadata_Dose="4.0E-06", Metadata_Empty="", Metadata_Flag="true", Metadata_Row="01")
     table = build(write(tmp_path / "l.csv", [row])).table
-    assert table["fov_id"][0] == "s1/b1/0042/A01/01"
+    assert table["fov_id"][0] == "s1/b1/0042/A01/1"
     assert table.select("Metadata_Dose", "Metadata_Empty", "Metadata_Flag", "Metadata_Row").row(0) == (
         "4.0E-06",
-        "",
+        None,
         "true",
         "01",
     )
@@ -357,8 +357,17 @@ def test_a_missing_key_column_is_refused_with_the_nearest(tmp_path):
         (b"a,b\n1,2\n\n1,2,3\n", ", row 4: 3 values where the header has 2 columns"),
         (b"a,b\n1,2\n\xe9,2\n", ", row 3: not UTF-8 text"),
         (b"\xe9,b\n1,2\n", ", row 1: the header is not UTF-8 text"),
-        ("a,b\n1,2\n".encode("utf-16"), ", row 1: the header is not UTF-8 text"),
+        (bytes(range(256)), " is no table: it is neither text nor Parquet"),
+        (b"PK\x03\x04 xlsx", " is a spreadsheet or a zip file; save it as CSV, TSV or Parquet"),
+        (b"a,b\n1,2\na,b\n3,4\n", ", row 3: the header stands there again"),
+        (
+            b"Image,Image\na,b\n1,2\n",
+            ", row 1: the column 'Image' stands twice in the header; its names seem to be in row 2: delete row 1",
+        ),
+        (b"a,,b\n1,2,3\n", ", row 1: column 2 has values and no name"),
+        (b"sep=;\na;b\n1;2\n3\n", ", row 4: 1 values where the header has 2 columns"),
         (b"a,a\n1,2\n", ", row 1: the column 'a' stands twice in the header"),
+        (b"\n\x01", ", row 1: the header is not one line of column names"),
         (b'"a\nb",c\n01,2\n', ", row 1: the header is not one line of column names"),
         (b'a,b\n"1,2\n', ", row 2: 1 values where the header has 2 columns"),
         (gzip.compress(b"a,b\n1,2\n" * 99, mtime=0)[:-9], " is damaged: its gzip stream ends early or is not gzip"),
@@ -391,11 +400,11 @@ def test_a_file_that_does_not_exist_is_refused(tmp_path):
 # Platemaps
 
 
-def test_wells_meet_however_they_are_written_and_keep_their_text(tmp_path):
+def test_wells_meet_however_they_are_written_and_have_one_form(tmp_path):
     file = write(tmp_path / "l.csv", [urls("A1"), urls("B02"), urls("c003")])
     folder = platemap(tmp_path, {"A01": "x", "b2": "y", "C3": "z"}).parent
     table = build(file, platemaps=[folder]).table
-    assert table["Metadata_Well"].to_list() == ["A1", "B02", "c003"]
+    assert table["Metadata_Well"].to_list() == ["A01", "B02", "C03"]
     assert table["Metadata_broad_sample"].to_list() == ["x", "y", "z"]
     assert table["Metadata_Plate_Map_Name"].to_list() == ["map"] * 3
     assert "Metadata_well_position" not in table.columns
@@ -503,8 +512,8 @@ def test_an_empty_sample_is_dmso_on_compound_plates_only(tmp_path):
     compounds = [{"broad_sample": "drug", "control_type": ""}, {"broad_sample": "", "control_type": "negcon"}]
     metadata = write(tmp_path / "compounds.csv", compounds)
     table = build(write(tmp_path / "l.csv", images), platemaps=[barcodes], metadata=[metadata]).table
-    assert table["Metadata_control_type"].to_list() == ["", "negcon", None, None, "negcon"]
-    assert table["Metadata_broad_sample"].to_list() == ["drug", "", "gene", "", ""]
+    assert table["Metadata_control_type"].to_list() == [None, "negcon", None, None, "negcon"]
+    assert table["Metadata_broad_sample"].to_list() == ["drug", None, "gene", None, None]
 
 
 def test_a_table_without_a_shared_identifier_or_with_two_rows_for_one_is_refused(tmp_path):

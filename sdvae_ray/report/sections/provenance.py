@@ -43,6 +43,7 @@ def _settings(scored: ScoredRun) -> dict[str, str]:
         "output": config.output,
         "manifest": config.manifest,
         "manifest sha256": record["manifest"]["sha256"] if record else NONE,
+        **_corrected_metadata(record or {}),
         "images": f"{', '.join(image.stains)}; crop {image.crop}, patches of {image.patch} pixels; RGB passes "
         f"{', '.join(image.passes)}",
         "scaling": f"{image.scaling.method} to {image.scaling.bits} bit",
@@ -52,6 +53,17 @@ def _settings(scored: ScoredRun) -> dict[str, str]:
         "retrieved": f"corrected p at most {score.threshold:g}",
         "seed": f"{config.seed}",
     }
+
+
+def _corrected_metadata(record: Record) -> dict[str, str]:
+    """Return the manifest whose metadata the scores took, where it is not the metadata at encode."""
+    told = record.get("scored", {})
+    columns = [*told.get("changed", {}), *told.get("added", []), *told.get("gone", [])]
+    if not columns:
+        return {}
+    manifest = told["manifest"]
+    changed = f"{', '.join(columns)} changed after encode, for {told['fovs']:,} fields of view"
+    return {"metadata": f"of {manifest['uri']}, sha256 {manifest['sha256']}: {changed}"}
 
 
 def _sessions(record: Record) -> list[str]:
