@@ -83,6 +83,8 @@ def _is_equal(stain: str, others: Sequence[str]) -> pl.Expr:
 
 
 def _deviation(column: str, plate: Sequence[str]) -> pl.Expr:
+    if not plate:  # no FOV was ever tried
+        return pl.lit(None, pl.Float64)
     value = pl.col(column)
     median = value.median().over(plate)
     spread = _TO_SD * (value - median).abs().median().over(plate)
@@ -108,6 +110,8 @@ def findings(table: pl.DataFrame, stains: Sequence[str]) -> pl.DataFrame:
     plate = [name for name in PLATE_KEY if name in table.columns]
     schema = dict.fromkeys(plate, pl.String) | {"stain": pl.String, "finding": pl.String}
     parts = [pl.DataFrame(schema=schema | {"fovs": pl.UInt32, "of": pl.UInt32, "example": pl.String})]
+    if not plate:
+        return parts[0]
     sizes = table.group_by(plate).agg(of=pl.len().cast(pl.UInt32))
     for stain in stains:
         for words, condition in FINDINGS.items():
