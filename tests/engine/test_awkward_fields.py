@@ -142,7 +142,8 @@ def test_file_kind_a_set_of_ome_files_is_read_by_the_page_that_each_holds(tmp_pa
     """As case 03, where the other files of the set lie beside it: their pixels must not come in."""
     planes = noise(2, 32, 32)
     xml = (
-        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{0}"><Image ID="Image:0"><Pixels ID="Pixels:0" '
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{0}"><Image ID="Image:0">'
+        '<Pixels ID="Pixels:0" '
         'DimensionOrder="XYCZT" Type="uint16" SizeX="32" SizeY="32" SizeC="2" SizeZ="1" SizeT="1"><TiffData IFD="0" FirstC="0" '
         'PlaneCount="1"><UUID FileName="a.ome.tif">urn:uuid:0</UUID></TiffData><TiffData IFD="0" FirstC="1" PlaneCount="1"><UUID '
         'FileName="b.ome.tif">urn:uuid:1</UUID></TiffData></Pixels></Image></OME>'

@@ -86,9 +86,7 @@ def outcome(file: dict[str, Any]) -> str:
     try:
         (plane,) = decode_planes(data, [file["channel"]], "plate/a.tif")
     except DecodeError as error:
-        assert "plate/a.tif" in str(error)
-        assert "\n" not in str(error)
-        return "refused"
+        return refused(error, "plate/a.tif")
     assert plane.ndim == 2
     assert plane.dtype.kind in "uf"
     if file["damage"] == "none":
@@ -99,6 +97,12 @@ def outcome(file: dict[str, Any]) -> str:
         assert page["photometric"] in ("minisblack", "palette")
         assert not (page["negative"] and image.dtype.kind == "i")
     return "decoded"
+
+
+def refused(error: Exception, where: str) -> str:
+    assert where in str(error)
+    assert "\n" not in str(error)
+    return "refused"
 
 
 def survey(count: int) -> dict[str, int]:

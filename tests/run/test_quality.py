@@ -163,7 +163,7 @@ def test_qc_kind_a_rule_leaves_fovs_out_of_the_scores_with_counts(run, rule, exp
     plates = {"P1": len(expected)} if expected else {}
     assert exclusion.record == {"rule": rule, "fovs": len(expected), "of": 2 * FOVS - 1, "plates": plates}
     assert f"{len(expected)} of 23 FOVs are left out by score.exclude_qc ({rule})" in exclusion.line
-    scored = _fovs_to_score(changed, exclusion)[FOV_ID].to_list()
+    scored = _fovs_to_score(changed, None, lambda line: None, exclusion).fovs[FOV_ID].to_list()
     assert scored == [fov for number, fov in enumerate(ids[:-1]) if number not in expected]
 
 

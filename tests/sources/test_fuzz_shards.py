@@ -1,4 +1,4 @@
-"""Fuzz over the members of WebDataset shards: every photograph has the label that its name says, or the shard is refused in a line."""
+"""Fuzz over the members of WebDataset shards: a photograph has the label that its name says, or the shard is refused in a line."""
 
 import io
 import posixpath
@@ -51,29 +51,29 @@ def allowed_labels(name: str) -> set[str | None]:
 
 
 def survey(count: int, folder: Path) -> dict[str, int]:
-    outcomes = {"read": 0, "refused": 0}
+    read, refusals = 0, []
 
     @settings(max_examples=count, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
     @given(shards)
     def check(shard: dict) -> None:
+        nonlocal read
         path = written(shard, folder)
         try:
             photographs = list(read_photographs([Place(str(path))], Storage(), {}))
         except DataError as error:
-            assert str(path) in str(error)
-            assert "\n" not in str(error)
-            outcomes["refused"] += 1
+            refusals.append(str(error))
             return
         for photograph in photographs:
             name = photograph.uri.partition("a.tar#")[2]
             assert photograph.data == f"of {name}".encode()
             assert photograph.label in allowed_labels(name)
         assert len({photograph.uri for photograph in photographs}) == len(photographs)
-        outcomes["read"] += 1
+        read += 1
 
     run = check
     run()  # type: ignore[call-arg]
-    return outcomes
+    assert not [line for line in refusals if "\n" in line or "a.tar" not in line]
+    return {"read": read, "refused": len(refusals)}
 
 
 @pytest.mark.parametrize("count", [80, pytest.param(5000, marks=pytest.mark.slow)])
