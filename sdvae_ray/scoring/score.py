@@ -132,8 +132,8 @@ def bands(run: Run) -> dict[str, tuple[str, ...]]:
 
 
 def _fovs_to_score(run: Run, manifest: str | None, say: Callable[[str], None], exclusion: Exclusion) -> Fields:
-    """Return the usable rows of fovs on the plates of score.plates that `exclusion` keeps, with current metadata, groups, slices and
-    roles, after checking the score section. say: takes notes.
+    """Return the usable rows of fovs on the plates of score.plates that `exclusion` keeps, with current metadata, groups, slices
+    and roles, after checking the score section. say: takes notes.
     """
     settings = run.config.score
     resolve_steps(settings.normalise)
