@@ -32,7 +32,8 @@ from rich.table import Table
 
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.engine import load
-from sdvae_ray.engine.load import ERROR, FOV_ID, QC, Batch, Loader
+from sdvae_ray.engine.load import ERROR, FOV_ID, Batch, Loader
+from sdvae_ray.engine.quality import QC, RAW_QC
 from sdvae_ray.schema import illum_column, uri_column
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.sources.synthetic.field import render_field
@@ -92,7 +93,8 @@ def clocked(seconds: dict[str, float]) -> Iterator[None]:
         return timed
 
     parts = {name: clock(part, getattr(load, name)) for part, name in PARTS.items()}
-    with mock.patch.multiple(load, **parts), mock.patch.dict(QC, {name: clock("QC", QC[name]) for name in QC}):
+    qc = [mock.patch.dict(of, {name: clock("QC", of[name]) for name in of}) for of in (QC, RAW_QC)]
+    with mock.patch.multiple(load, **parts), qc[0], qc[1]:
         yield
 
 

@@ -7,12 +7,14 @@ Writing is atomic: a reader sees a whole object or none.
 
 import hashlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
+from urllib.parse import unquote
 
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.errors import StorageAwayError, StorageDeniedError, StorageError
@@ -21,12 +23,17 @@ from sdvae_ray.runfile import parse_storage
 
 T = TypeVar("T")
 NO_OBJECT = "no such object"  # begins the message of FileNotFoundError
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 TEMPORARY = ".tmp-"  # begins the names of files that are not whole yet
 
 
 def is_remote(uri: str) -> bool:
-    """Return whether the URI is remote (s3:// and its like), and not a local path or file://."""
-    return "://" in uri and not uri.startswith("file://")
+    """Return whether the URI begins with a scheme such as s3://, and is not a local path or a file: URI."""
+    return bool(_SCHEME.match(uri)) and not _is_file_uri(uri)
+
+
+def _is_file_uri(uri: str) -> bool:
+    return uri[:5].lower() == "file:" and uri[5:6] == "/"
 
 
 def join(uri: str, *parts: str) -> str:
@@ -35,8 +42,22 @@ def join(uri: str, *parts: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """Return a local path made absolute, with ~ expanded; a remote URI unchanged."""
-    return uri if is_remote(uri) else str(Path(uri.removeprefix("file://")).expanduser().absolute())
+    """Return a local path made absolute, with ~ expanded; a remote URI unchanged.
+
+    A file: URI is decoded, so that file:///plate%201/a%23b.tif is "/plate 1/a#b.tif"; a path is taken as it stands. Raises
+    StorageError for a file: URI that names another host.
+    """
+    if is_remote(uri):
+        return uri
+    if not _is_file_uri(uri):
+        return str(Path(uri).expanduser().absolute())
+    path = uri[5:]
+    if path.startswith("//"):
+        host, _, path = path[2:].partition("/")
+        if host not in ("", "localhost"):
+            raise StorageError(f"{uri}: its host is {host}; file:///path is a file of this machine")
+        path = f"/{path}"
+    return str(Path(unquote(path)).absolute())
 
 
 class Storage:

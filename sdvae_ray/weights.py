@@ -19,7 +19,8 @@ from typing import Any
 
 from sdvae_ray.config import ShelfConfig
 from sdvae_ray.errors import WeightsError
-from sdvae_ray.storage import Storage, is_remote, local_copies
+from sdvae_ray.state_dicts import HOW_TO_CONVERT, PICKLES
+from sdvae_ray.storage import Storage, absolute, is_remote, local_copies, local_copy
 
 ASSET = "asset:"
 TORCHVISION = "torchvision:"
@@ -37,6 +38,7 @@ class Weights:
     revision  the pinned revision; the commit for weights from a hub
     files     relative name -> sha256 of its bytes
     random    the model is built with random weights
+    assumed   what is assumed of weights that come without a config; None if nothing is
     """
 
     source: str | None
@@ -44,14 +46,19 @@ class Weights:
     revision: str | None
     files: dict[str, str]
     random: bool = False
+    assumed: str | None = None
 
     def record(self) -> dict[str, Any]:
         """Return all fields except the local path, for run.json."""
         return {key: value for key, value in asdict(self).items() if key != "path"}
 
 
-def resolve(model: ShelfConfig, default_source: str | None, storage: Storage) -> Weights:
+def resolve(
+    model: ShelfConfig, default_source: str | None, storage: Storage, default_subfolder: str | None = None
+) -> Weights:
     """Bring a model's weights to this machine and return where they are, with the hash of every file.
+
+    default_subfolder: where the weights lie in a folder that has none itself, such as vae in a pipeline of diffusers.
 
     Random weights, and a model without a source, have no source, path and files. Raises WeightsError, which names the weights that
     are not there. If hub or torchvision weights cannot be fetched, it also says where to place them.
@@ -66,16 +73,18 @@ def resolve(model: ShelfConfig, default_source: str | None, storage: Storage) ->
     elif source.startswith(TORCHVISION):
         root = _from_torchvision(model, source.removeprefix(TORCHVISION))
     elif is_remote(source):
-        root = _copied(source, storage, _with_code(model))
-    elif Path(source).expanduser().exists():
-        root = Path(source).expanduser().absolute()
-    elif source.startswith(("/", ".", "~")) or source.count("/") != 1:
+        root = _copied(source, storage, _with_code(model), model.subfolder or default_subfolder)
+    elif Path(absolute(source)).exists():
+        root = Path(absolute(source))
+    elif source.startswith(("/", ".", "~", "file:")) or source.count("/") != 1:
         raise _unknown(model, source)
     else:
-        return _from_hub(model, source)
-    path = root / model.subfolder if model.subfolder else root
+        return _from_hub(model, source, default_subfolder)
+    path = root / model.subfolder if model.subfolder else _with_tensors(root, default_subfolder)
     if not path.exists():
-        raise WeightsError(f"{model.name}: {source} has no subfolder {model.subfolder}")
+        raise WeightsError(f"{model.name}: {source} has no subfolder {model.subfolder}{_here(root)}")
+    if path.suffix in PICKLES:
+        raise WeightsError(f"{model.name}: {path}: {HOW_TO_CONVERT}")
     return Weights(source, str(path), model.revision, _hashes(path, _with_code(model)))
 
 
@@ -91,12 +100,24 @@ def at_hand(model_source: str, subfolder: str | None = None, revision: str | Non
             root = _torchvision_file(model_source.removeprefix(TORCHVISION))[1]
         elif is_remote(model_source):
             return False
-        elif not (root := Path(model_source).expanduser()).exists():
+        elif not (root := Path(absolute(model_source))).exists():
             folder = _snapshot_at_hand(model_source, revision) / (subfolder or "")
             return any(file.name.endswith((SAFETENSORS, *TORCH_SUFFIXES)) for file in folder.glob("*"))
     except (ValueError, KeyError, AttributeError, OSError):  # no such enum, no such id, no such snapshot
         return False
     return (root / (subfolder or "")).exists()
+
+
+def _with_tensors(root: Path, subfolder: str | None) -> Path:
+    """Return the folder itself, or its subfolder if that alone has tensors."""
+    if subfolder is None or not root.is_dir() or not (root / subfolder).is_dir():
+        return root
+    return root if any(file.suffix in (SAFETENSORS, *TORCH_SUFFIXES) for file in root.iterdir()) else root / subfolder
+
+
+def _here(root: Path) -> str:
+    names = sorted(path.name + "/" for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    return f"; its subfolders are {', '.join(names[:12]) or 'none'}"
 
 
 def _unknown(model: ShelfConfig, source: str) -> WeightsError:
@@ -127,17 +148,28 @@ def _asset(name: str) -> Path:
     return path
 
 
-def _copied(source: str, storage: Storage, with_code: bool) -> Path:
-    """Copy the model's files under an s3:// prefix to this machine, and return their folder."""
+def _copied(source: str, storage: Storage, with_code: bool, subfolder: str | None) -> Path:
+    """Copy the model's files under an s3:// prefix, or one object, to this machine; return their folder, or the file.
+
+    Of a prefix without tensors of its own, the files of the subfolder alone are copied.
+    """
+    if source.endswith((SAFETENSORS, *TORCH_SUFFIXES)) and not storage.is_folder(source):
+        try:
+            return local_copy(source, storage)
+        except FileNotFoundError as error:
+            raise WeightsError(f"no weights at {source}: there is no such object") from error
     marks = storage.versions(source)
-    versions = {name: marks[name] for name in _model_files(marks, with_code)}
-    if outside := [name for name in versions if ".." in name.split("/") or name.startswith("/") or "\\" in name]:
+    names = _model_files(marks, with_code)
+    if subfolder and not any("/" not in name and name.endswith((SAFETENSORS, *TORCH_SUFFIXES)) for name in names):
+        names = [name for name in names if name.startswith(f"{subfolder}/")] or names
+    if outside := [name for name in names if ".." in name.split("/") or name.startswith("/") or "\\" in name]:
         raise WeightsError(f"{source}: the key {outside[0]!r} leads out of the prefix; no such name is copied")
-    if not versions:
+    if not names:
+        there = ", ".join(list(marks)[:12]) or "nothing"
         raise WeightsError(
-            f"no weights at {source}: there is no object of weights ({', '.join(SUFFIXES)}) under that prefix"
+            f"no weights at {source}: there is no object of weights ({', '.join(SUFFIXES)}) under that prefix; there is {there}"
         )
-    return local_copies(source, versions, storage)
+    return local_copies(source, {name: marks[name] for name in names}, storage)
 
 
 def _torchvision_file(enum: str) -> tuple[str, Path]:
@@ -165,7 +197,7 @@ def _from_torchvision(model: ShelfConfig, enum: str) -> Path:
     return file
 
 
-def _from_hub(model: ShelfConfig, source: str) -> Weights:
+def _from_hub(model: ShelfConfig, source: str, default_subfolder: str | None) -> Weights:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
@@ -191,7 +223,7 @@ def _from_hub(model: ShelfConfig, source: str) -> Weights:
             f"{model.name}: cannot reach the hub for {source} (wanted {prefix}config.json and its weights); "
             f"place them in a folder and set source to it, or copy them to an s3:// prefix"
         ) from error
-    path = root / model.subfolder if model.subfolder else root
+    path = root / model.subfolder if model.subfolder else _with_tensors(root, default_subfolder)
     return Weights(source, str(path), root.name, _hashes(path, _with_code(model)))
 
 

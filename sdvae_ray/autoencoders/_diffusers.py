@@ -1,17 +1,22 @@
-"""Shared by the autoencoders of diffusers: folders and random weights, pixels to [-1, 1] and back, and the precision."""
+"""Shared by the autoencoders of diffusers: weights and random weights, pixels to [-1, 1] and back, and the precision."""
 
+import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
+from sdvae_ray.autoencoders._one_file import config_of_shapes, in_diffusers_names
 from sdvae_ray.errors import ConfigError, WeightsError, did_you_mean, one_line
+from sdvae_ray.state_dicts import DAMAGE, fill, read_state_dict, tensor_files
 
 SHELF_NAMES = {"AutoencoderKL": "diffusers_kl", "AutoencoderDC": "diffusers_dc", "AutoencoderTiny": "diffusers_tiny"}
+FROM_SHAPES = "_from_shapes"  # key of a config that no config.json tells
 
 Self = TypeVar("Self", bound="DiffusersAutoencoder")
 
@@ -68,13 +73,17 @@ def build(
     weights: Path | None,
     architecture: str,
     weights_seed: int,
+    changes: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Return the network in eval mode without gradients, from the folder `weights`; None: with random weights.
+    """Return the network in eval mode without gradients, from `weights`, a folder or a file; None: with random weights.
 
-    Raises ConfigError for an unknown architecture; WeightsError for a folder of another network, or one that lacks tensors.
+    changes: keys of the config that overrule it. Raises ConfigError for an unknown architecture or key; WeightsError for weights
+    of another network, and for tensors that are missing, unexpected, of another shape or not finite.
     """
+    if changes and weights is None:
+        raise ConfigError(f"{name}: config is for weights; random weights have an architecture")
     model = (
-        _from_folder(name, network, weights)
+        _from_weights(name, network, weights, changes or {})
         if weights is not None
         else _at_random(name, network, architectures, architecture, weights_seed)
     )
@@ -95,31 +104,81 @@ def _at_random(
         return network(**architectures[architecture])
 
 
-def _from_folder(name: str, network: Any, weights: Path) -> Any:
-    wanted, kind = network.__name__, _class_name(weights)
-    if kind not in (None, wanted):
+def config_of(weights: Path) -> dict[str, Any]:
+    """Return the config of the network at `weights`: of its config.json; without one, of an AutoencoderKL under latent-diffusion
+    names, as the shapes of its tensors tell it. Raises WeightsError if neither tells it.
+    """
+    file = weights / "config.json"
+    if weights.is_dir() and file.exists():
+        try:
+            config = json.loads(file.read_text())
+            if not isinstance(config, dict):
+                raise ValueError("it is not a mapping")
+        except (OSError, ValueError) as error:
+            raise WeightsError(f"{file} is not the config of a model: {one_line(error)}") from error
+        return config
+    try:
+        return {**config_of_shapes(_shapes(tensor_files(weights))), "_class_name": "AutoencoderKL", FROM_SHAPES: True}
+    except DAMAGE as error:
+        raise WeightsError(
+            f"{weights} has no config.json, and is no checkpoint of the latent-diffusion form: {one_line(error)}"
+        ) from error
+
+
+def _shapes(files: Sequence[Path]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor, from the headers of safetensors files."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        if file.suffix != ".safetensors":
+            raise ValueError(f"{file.name} is not a .safetensors file")
+        with safe_open(file, "pt") as tensors:
+            shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    return shapes
+
+
+def _from_weights(name: str, network: Any, weights: Path, changes: Mapping[str, Any]) -> Any:
+    wanted = network.__name__
+    try:
+        config = config_of(weights)
+        files = tensor_files(weights)
+    except WeightsError as error:
+        raise WeightsError(f"{name}: {error}") from error
+    if (kind := config.get("_class_name")) not in (None, wanted):
         hint = f" (use {SHELF_NAMES[kind]})" if kind in SHELF_NAMES else ""
         raise WeightsError(f"{name}: {weights} holds a model of class {kind}, not {wanted}{hint}")
-    try:
-        model, loading = network.from_pretrained(
-            str(weights),
-            torch_dtype=torch.float32,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise WeightsError(f"{name}: cannot load an {wanted} from {weights}: {one_line(error, 300)}") from error
-    if missing := loading["missing_keys"]:  # diffusers would fill them at random, with a warning
-        raise WeightsError(f"{name}: {weights} lacks {len(missing)} tensors, such as {sorted(missing)[0]}")
-    return model
+    known = inspect.signature(network.__init__).parameters.keys() - {"self"}
+    for key in changes:
+        if key not in known:
+            raise ConfigError(f"{name}: config has no key {key!r}{did_you_mean(key, known)}")
+    whole = {key: value for key, value in {**config, **changes}.items() if key != FROM_SHAPES}
+
+    def tensors() -> dict[str, Tensor]:
+        state: dict[str, Tensor] = {}
+        for file in files:
+            state |= read_state_dict(file)
+        return in_diffusers_names(state) if wanted == "AutoencoderKL" else state
+
+    return filled(name, network, weights, whole, tensors)
 
 
-def _class_name(weights: Path) -> str | None:
-    """Return the class that config.json names; None if it names none or cannot be read, which diffusers then explains."""
+def filled(
+    name: str, network: Any, weights: Path, config: Mapping[str, Any], tensors: Callable[[], Mapping[str, Tensor]]
+) -> Any:
+    """Return the network of a config, in float32, filled with the tensors that a function reads from `weights`.
+
+    Raises WeightsError for tensors that are missing, unexpected, of another shape or not finite, and for damaged files.
+    """
     try:
-        config = json.loads((weights / "config.json").read_text())
-    except (OSError, ValueError):
-        return None
-    name = config.get("_class_name") if isinstance(config, dict) else None
-    return name if isinstance(name, str) else None
+        model = network.from_config(dict(config))
+        fill(model, tensors())
+    except (*DAMAGE, ArithmeticError) as error:
+        raise WeightsError(
+            f"{name}: cannot load an {network.__name__} from {weights}: {one_line(error, 300)}"
+        ) from error
+    return model.float()
+
+
+def latent_factors(weights: Path, *, config: Mapping[str, Any] | None = None, **_others: Any) -> dict[str, float]:
+    """Return scaling_factor and shift_factor, as far as the config of `weights` has them. config: keys that overrule it."""
+    told = {**config_of(weights), **(config or {})}
+    return {key: told[key] for key in ("scaling_factor", "shift_factor") if told.get(key) is not None}

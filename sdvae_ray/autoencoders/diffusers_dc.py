@@ -26,6 +26,8 @@ _SANA: dict[str, Any] = {
 }
 
 HAS_POSTERIOR = False
+SUBFOLDER = "vae"  # of a whole pipeline
+latent_factors = _diffusers.latent_factors
 
 # the configs of public models, for random weights without a download
 ARCHITECTURES: dict[str, dict[str, Any]] = {

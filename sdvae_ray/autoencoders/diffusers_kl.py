@@ -1,10 +1,12 @@
-"""Any diffusers AutoencoderKL: Stable Diffusion 1.x, ft-ema, ft-mse, SDXL, SD3, FLUX.1, from a folder of config.json and weights.
+"""Any diffusers AutoencoderKL: Stable Diffusion 1.x, ft-ema, ft-mse, SDXL, SD3, FLUX.1, from a folder or one file.
+
+A folder has config.json and weights. A file, such as vae-ft-mse-840000-ema-pruned.safetensors, may have the names of the
+latent-diffusion code, and may be a whole Stable Diffusion checkpoint; its config is told by the shapes of its tensors.
 
 Where the config says `force_upcast: true`, as SDXL's does, the model runs in float32 under an autocast to float16. Where the config
 has no such key, as with Stable Diffusion 1.x, the model runs in float16, although the class's default is true.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch import Tensor
 from sdvae_ray.autoencoders import _diffusers
 from sdvae_ray.autoencoders._kl.inference import KLInference, unsupported
 from sdvae_ray.autoencoders._kl.plan import Plan
+from sdvae_ray.autoencoders._one_file import LARGEST_GROUPS
 from sdvae_ray.contracts import Checkpoint, Posterior
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.precision import own_precision
@@ -93,7 +96,9 @@ CHECKPOINTS = (
 )
 
 
+SUBFOLDER = "vae"  # of a whole pipeline
 ENGINES = ("fast", "diffusers")
+latent_factors = _diffusers.latent_factors
 
 
 class DiffusersKL(_diffusers.DiffusersAutoencoder):
@@ -149,32 +154,62 @@ def load(
     weights_seed: int = 0,
     force_upcast: bool | None = None,
     engine: str | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> DiffusersKL:
-    """Return the autoencoder of the folder `weights`; None: random weights of `architecture`, drawn from `weights_seed`.
+    """Return the autoencoder of `weights`, a folder or a file; None: random weights of `architecture`, drawn from `weights_seed`.
 
     force_upcast: overrules the model's config, for a copy of SDXL without the key, or for a copy of Stable Diffusion 1.x that a
     later diffusers has saved with the default. engine: one of ENGINES; None: `fast` if the model has an inference form, as every
-    public one has, else `diffusers`. Raises ConfigError for an option that is not allowed, WeightsError for a folder that does not
-    hold the model.
+    public one has, else `diffusers`. config: keys that overrule the model's config, such as norm_num_groups of a checkpoint that
+    comes without a config.json. Raises ConfigError for an option that is not allowed, WeightsError for weights that are not those
+    of the model.
     """
     from diffusers import AutoencoderKL
 
     if force_upcast not in (None, True, False):
         raise ConfigError(f"diffusers_kl: force_upcast is {force_upcast!r} (allowed: true, false)")
-    model = _diffusers.build("diffusers_kl", AutoencoderKL, ARCHITECTURES, weights, architecture, weights_seed)
-    chosen = _engine(model.config, engine)
-    config = model.config
-    said = bool(config["force_upcast"]) and "force_upcast" not in config.get("_use_default_values", ())
-    vae_scale_factor = 2 ** (len(config["block_out_channels"]) - 1)
+    model = _diffusers.build("diffusers_kl", AutoencoderKL, ARCHITECTURES, weights, architecture, weights_seed, config)
+    own = model.config
+    chosen = _engine(own, engine)
+    said = bool(own["force_upcast"]) and "force_upcast" not in own.get("_use_default_values", ())
+    vae_scale_factor = 2 ** (len(own["block_out_channels"]) - 1)
     upcast = said if force_upcast is None else bool(force_upcast)
-    return DiffusersKL(model, vae_scale_factor, upcast, chosen)
+    autoencoder = DiffusersKL(model, vae_scale_factor, upcast, chosen)
+    if weights is not None and _diffusers.FROM_SHAPES in _diffusers.config_of(weights):
+        autoencoder.scaling_factor = (config or {}).get(
+            "scaling_factor"
+        )  # the class's default is of Stable Diffusion 1.x alone
+    return autoencoder
 
 
-def engine_of(weights: Path | None, *, architecture: str = "sd1", engine: str | None = None, **_others: Any) -> str:
-    """Return the engine that `load` chooses for the same arguments; no weights are read. Raises ConfigError as `load` does."""
-    file = None if weights is None else weights / "config.json"
-    known = ARCHITECTURES.get(architecture, {})
-    return _engine(known if file is None or not file.is_file() else json.loads(file.read_text()), engine)
+def assumed(weights: Path, *, config: Mapping[str, Any] | None = None, **_others: Any) -> str | None:
+    """Return what is assumed of weights without a config.json, for their user; None if nothing is."""
+    told = _diffusers.config_of(weights)
+    if _diffusers.FROM_SHAPES not in told:
+        return None
+    given = config or {}
+    is_plain = told["norm_num_groups"] == LARGEST_GROUPS or "norm_num_groups" in given
+    groups = (
+        ""
+        if is_plain
+        else f"norm_num_groups {told['norm_num_groups']} is assumed (config: {{norm_num_groups: n}} changes it); "
+    )
+    factor = "" if "scaling_factor" in given else "; the scaling factor of its latents is unknown"
+    return f"no config.json: {groups}the rest is told by the shapes of its tensors{factor}"
+
+
+def engine_of(
+    weights: Path | None,
+    *,
+    architecture: str = "sd1",
+    engine: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    **_others: Any,
+) -> str:
+    """Return the engine that `load` chooses for the same arguments; no tensors are read. Raises ConfigError as `load` does."""
+    if weights is None:
+        return _engine(ARCHITECTURES.get(architecture, {}), engine)
+    return _engine({**_diffusers.config_of(weights), **(config or {})}, engine)
 
 
 def _engine(config: Mapping[str, Any], asked: str | None) -> str:

@@ -23,10 +23,12 @@ from sdvae_ray.engine.compress import Compressor
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import check_names, resolve_weights
 from sdvae_ray.errors import RunError
+from sdvae_ray.run.quality import batch_quality, findings, in_lines, scaling_notes
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, SEPARATOR
 from sdvae_ray.sources.manifest_reader import read_rows
+from sdvae_ray.sources.planes import check_locations
 from sdvae_ray.storage import join
 
 _FOLDER = "_check"  # under the output; removed at the end
@@ -45,6 +47,7 @@ class Checked:
     stored    table -> bytes of one FOV
     columns   column of a data table -> its dtype and shape per FOV
     failed    fov_id -> reason, of the measured FOVs
+    quality   one row per measured FOV, see run.quality
     device    name of the processor or GPU of the models
     """
 
@@ -56,6 +59,7 @@ class Checked:
     columns: dict[str, str]
     failed: dict[str, str]
     device: str
+    quality: pl.DataFrame
 
 
 def check(run: Run, console: Console, address: str | None = None) -> Checked:
@@ -86,6 +90,8 @@ def check(run: Run, console: Console, address: str | None = None) -> Checked:
     print_line(console, f"device    {checked.device}; {forward}")
     for fov, error in checked.failed.items():
         print_line(console, f"note: {fov} failed: {error}")
+    for note in _image_notes(run, checked.quality):
+        print_line(console, f"note: {note}")
     warmth = "after the first" if checked.warm else "of the first, cold caches included"
     print_line(
         console, f"measured  {checked.measured} FOVs {warmth}, spread over the manifest; one actor of each stage"
@@ -98,6 +104,16 @@ def check(run: Run, console: Console, address: str | None = None) -> Checked:
     print_line(console, f"stored    {total / 1e6:.2f} MB per FOV, {total * len(keys) / 1e9:.2f} GB for the manifest")
     _print_forecast(forecast(len(keys), checked.seconds, pools, run.config.cluster), pools, console)
     return checked
+
+
+def _image_notes(run: Run, quality: pl.DataFrame) -> list[str]:
+    """Return what is wrong with the images of the measured FOVs, and stains that are one plane in the whole manifest."""
+    image = run.config.image
+    return [
+        *check_locations(run.config.manifest, image.stains, run.storage),
+        *scaling_notes(quality, image.stains, image.scaling),
+        *in_lines(findings(quality, image.stains)),
+    ]
 
 
 def _print_forecast(told: Forecast, pools: Pools, console: Console) -> None:
@@ -156,6 +172,7 @@ def _some_fovs(
     if warm:
         yield f"{len(keys) - 1} more FOVs"
     encoded = through(keys.slice(1)) if warm else first
+    measured = [first, encoded] if warm else [first]
     usable = encoded[ERROR] == ""
     failed = dict(zip(encoded[FOV_ID][~usable], encoded[ERROR][~usable], strict=True))
     if not usable.any():
@@ -173,6 +190,7 @@ def _some_fovs(
         columns={name: f"{values.dtype}{values.shape[1:]}" for name, values in first.items() if SEPARATOR in name},
         failed={str(fov): str(error) for fov, error in failed.items()},
         device=str(first["device"][0]),
+        quality=pl.concat([batch_quality(batch, run.config.image.stains) for batch in measured]),
     )
 
 
@@ -191,6 +209,8 @@ def _write_and_remove(run: Run, columns: Batch) -> tuple[dict[str, int], float]:
 def _origin(weights: Mapping[str, Any]) -> str:
     if weights["random"]:
         return "random weights"
+    if weights.get("assumed"):
+        return f"{weights['source']}; {weights['assumed']}"
     if not weights["source"]:
         return "none needed"
     return f"{weights['source']} at {weights['revision']}" if weights["revision"] else str(weights["source"])

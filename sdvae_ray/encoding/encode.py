@@ -66,6 +66,9 @@ def encode(
     check_names(run.config)
     keys = checked_manifest(run, say)
     resolved = resolve_weights(run.config, run.storage)
+    for name, weights in resolved.items():
+        if weights.assumed:
+            say(f"{name}: {weights.assumed}")
     with (
         Lease(run.output, run.storage, say) as lease,
         RunLog(run.output, run.storage, "encode", say, RAY_LOGS) as log,

@@ -8,7 +8,7 @@ import json
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,10 @@ import numpy as np
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.engine.illumination import IlluminationReader
 from sdvae_ray.engine.patience import Patience, PatientStorage
+from sdvae_ray.engine.quality import QC, RAW_QC, empty_qc
 from sdvae_ray.errors import RunError, StorageAwayError, StorageDeniedError, StorageError, one_line
 from sdvae_ray.images.decode import decode_colours, decode_planes
-from sdvae_ray.images.prepare import centre_crop, check_same_size, resize, tile
+from sdvae_ray.images.prepare import centre_crop, check_same_kind, check_same_size, resize, tile
 from sdvae_ray.images.scaling import scale_plane
 from sdvae_ray.images.stored_crop import whole_planes
 from sdvae_ray.schema import (
@@ -45,27 +46,6 @@ from sdvae_ray.sources.shards import ShardReader
 from sdvae_ray.storage import Storage
 
 IMAGE = "image"
-
-
-def _mean(field: np.ndarray) -> np.ndarray:
-    rows = field.sum(2, np.uint32)  # half the time of uint64; a row of uint16 fits
-    return rows.sum(1, np.uint64) / field[0].size / np.iinfo(field.dtype).max
-
-
-def _saturated(field: np.ndarray) -> np.ndarray:
-    top = np.iinfo(field.dtype).max
-    return np.array([np.count_nonzero(plane == top) for plane in field]) / field[0].size
-
-
-def _zero(field: np.ndarray) -> np.ndarray:
-    return np.array([plane.size - np.count_nonzero(plane) for plane in field]) / field[0].size
-
-
-QC: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # column of fovs/ -> (C, crop, crop) scaled integers to (C,)
-    "qc_mean": _mean,
-    "qc_saturated": _saturated,
-    "qc_zero": _zero,
-}
 _READERS = 8  # requests in flight of one process
 _FUNCTIONS_KEPT = 16  # illumination functions held per process: three plates of five stains
 
@@ -97,6 +77,8 @@ class Loader:
     qc_mean       (n, C) float32, mean of the scaled pixels / maximum, in [0, 1]; NaN for a row with an `error`
     qc_saturated  (n, C) float32, share of pixels at the maximum, in [0, 1]; NaN for a row with an `error`
     qc_zero       (n, C) float32, share of pixels at zero, in [0, 1]; NaN for a row with an `error`
+    qc_raw_max    (n, C) float32, largest pixel of the crop as the file has it; NaN for a row with an `error`
+    qc_raw_crc32  (n, C) uint32, checksum of the crop as the file has it: equal for equal pictures; 0 for a row with an `error`
     seconds_load  (n,) float32
     load_node     text
 
@@ -155,24 +137,28 @@ class Loader:
         }
         plane = self._empty_plane()
         pixels = np.empty((count, self.image.patches, len(stains), patch, patch), plane.dtype)
-        qc = {name: np.full((count, len(stains)), np.nan, np.float32) for name in QC}
+        qc = empty_qc(count, len(stains))
         errors, classes = np.full(count, "", object), np.full(count, "", object)
         seconds = np.zeros(count, np.float32)
         for number, row in enumerate(rows):
             start = time.perf_counter()
             patches = pixels[number].swapaxes(2, 3) if self.image.transpose else pixels[number]
             try:
-                for stain in self._planes(row, fetches[number], plane):  # one at a time stays in the processor's cache
+                for stain, raw in self._planes(
+                    row, fetches[number], plane
+                ):  # one at a time stays in the processor's cache
                     tile(plane, patch, patches[:, stain : stain + 1])
                     for name, measure in QC.items():
                         qc[name][number, stain] = measure(plane)[0]
+                    for name, measure_raw in RAW_QC.items():
+                        qc[name][number, stain] = measure_raw(raw)
             except self._ends_the_run:
                 raise
             except Exception as error:  # noqa: BLE001 - one damaged file must not end a run, whatever a library raises
                 errors[number], classes[number] = one_line(error, None), _class_of(error)
                 pixels[number] = 0
-                for values in qc.values():
-                    values[number] = np.nan
+                for name, values in empty_qc(1, len(stains)).items():
+                    qc[name][number] = values[0]
             fetches[number] = Fetched({}, {})
             seconds[number] = time.perf_counter() - start
         node = np.full(count, socket.gethostname(), object)
@@ -209,26 +195,27 @@ class Loader:
         dtype = np.uint8 if self.image.scaling.bits == 8 else np.uint16
         return np.empty((1, self.image.crop, self.image.crop), dtype)
 
-    def _planes(self, row: Row, fetched: Fetched, out: np.ndarray) -> Iterator[int]:
+    def _planes(self, row: Row, fetched: Fetched, out: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Write the scaled pixels of the stains of one FOV into `out`, (1, crop, crop) uint8 or uint16, one after the other.
 
-        Yields the place of the stain in the run whose pixels `out` holds.
+        Yields the place of the stain in the run whose pixels `out` holds, and the crop before its correction. Raises ValueError
+        if the planes of the field differ in size or type.
         """
+        first: tuple[str, np.ndarray] | None = None
         for uri, sharing in stains_by_file(row, self.image.stains).items():
             planes = self._decoded(row, uri, sharing, fetched.files[uri].result())
             for stain in sharing:
-                self._scale(row, stain, uri, planes[channel_of(row, stain)], fetched.functions, out[0])
-                yield self.image.stains.index(stain)
+                plane = planes[channel_of(row, stain)]
+                first = first or (stain, plane)
+                check_same_kind(*first, stain, plane, uri)
+                yield self.image.stains.index(stain), self._scale(row, stain, uri, plane, fetched.functions, out[0])
 
     def _decoded(self, row: Row, uri: str, sharing: Sequence[str], data: bytes) -> dict[int, np.ndarray]:
-        """Return channel -> resized plane, for the channels of one file that the stains of the row use."""
+        """Return channel -> plane, for the channels of one file that the stains of the row use."""
         channels = list(dict.fromkeys(channel_of(row, stain) for stain in sharing))
         colour = row.get(COLOUR) in (True,)  # null and NaN are not
         planes = (decode_colours if colour else decode_planes)(data, channels, uri)
-        planes = whole_planes(planes, row, sharing[0], self.image)
-        if (size := self.image.resize) is not None:
-            planes = [resize(plane, size) for plane in planes]
-        return dict(zip(channels, planes, strict=True))
+        return dict(zip(channels, whole_planes(planes, row, sharing[0], self.image), strict=True))
 
     def _scale(
         self,
@@ -238,8 +225,12 @@ class Loader:
         plane: np.ndarray,
         functions: Mapping[str, Future[np.ndarray]],
         out: np.ndarray,
-    ) -> None:
-        """Write the pixels of one stain of one FOV, cropped, corrected and scaled, into `out`: (crop, crop)."""
+    ) -> np.ndarray:
+        """Write the pixels of one stain of one FOV, resized, cropped, corrected and scaled, into `out`: (crop, crop). Return the
+        crop before the correction.
+        """
+        if self.image.resize is not None:
+            plane = resize(plane, self.image.resize)
         uri = function_of(row, stain)
         illumination = None
         if uri is not None:
@@ -248,6 +239,7 @@ class Loader:
             illumination = centre_crop(function, self.image.crop, where)
         cropped = centre_crop(plane, self.image.crop, where)
         scale_plane(cropped, illumination, *self._scaling(row, stain), self.image.scaling.bits, out)
+        return cropped
 
     def _scaling(self, row: Row, stain: str) -> tuple[float, float]:
         if self.image.scaling.method == "divide":

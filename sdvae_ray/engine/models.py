@@ -1,8 +1,7 @@
 """Loads the models of a run file: finds names on the shelves, resolves weights, and checks all of them before use."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +61,20 @@ def check_names(config: RunConfig) -> None:
 def resolve_weights(config: RunConfig, storage: Storage) -> dict[str, weights.Weights]:
     """Return `<shelf>.<name>` -> weights on this machine, for every autoencoder, extractor and metric with weights. Raises
     WeightsError for weights that are not there."""
-    return {
-        f"{shelf}.{name}": weights.resolve(model, getattr(shelves.find(shelf, model.name), "SOURCE", None), storage)
-        for shelf, models in _shelves(config)
-        for name, model in models.items()
-        if _has_weights(shelf, model.name)
-    }
+    resolved = {}
+    for shelf, models in _shelves(config):
+        for name, model in models.items():
+            if _has_weights(shelf, model.name):
+                module = shelves.find(shelf, model.name)
+                model_weights = weights.resolve(
+                    model, getattr(module, "SOURCE", None), storage, getattr(module, "SUBFOLDER", None)
+                )
+                if model_weights.path and hasattr(module, "assumed"):
+                    model_weights = replace(
+                        model_weights, assumed=module.assumed(Path(model_weights.path), **model.options)
+                    )
+                resolved[f"{shelf}.{name}"] = model_weights
+    return resolved
 
 
 def latent_scaling(config: RunConfig, resolved: Mapping[str, weights.Weights]) -> dict[str, dict[str, float]]:
@@ -76,13 +83,11 @@ def latent_scaling(config: RunConfig, resolved: Mapping[str, weights.Weights]) -
     The stored latents are unscaled. A diffusion model sees (latent - shift_factor) * scaling_factor.
     """
     factors: dict[str, dict[str, float]] = {}
-    for name in config.autoencoders:
-        path = resolved[f"autoencoders.{name}"].path
-        file = Path(path) / "config.json" if path else None
-        if file and file.is_file():
-            settings = json.loads(file.read_text())
-            keys = ("scaling_factor", "shift_factor")
-            factors[name] = {key: settings[key] for key in keys if settings.get(key) is not None}
+    for name, model in config.autoencoders.items():
+        path, module = resolved[f"autoencoders.{name}"].path, shelves.find("autoencoders", model.name)
+        if path and hasattr(module, "latent_factors"):
+            told = module.latent_factors(Path(path), **model.options)
+            factors[name] = {key: value for key, value in told.items() if value is not None}
     return factors
 
 

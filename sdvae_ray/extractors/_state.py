@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from sdvae_ray import state_dicts
 from sdvae_ray.contracts import Takes
 from sdvae_ray.errors import WeightsError, one_line
 from sdvae_ray.precision import own_precision
-from sdvae_ray.state_dicts import DAMAGE, read_state_dict
-
-_PATTERNS = ("*.safetensors", "*.pth", "*.pt", "*.bin")
+from sdvae_ray.state_dicts import DAMAGE, read_state_dict, tensor_files
 
 
 class PassFeatures:
@@ -75,10 +74,15 @@ def fill(model: nn.Module, weights: Path, name: str, network: str, wanted: str =
     name     of the extractor, for an error
     network  the network that the file should hold, for an error
     wanted   the file to place into an empty folder, for an error
-    Raises WeightsError if the file is missing, or has not exactly the tensors of the model.
+    Raises WeightsError if the file is missing, or has not exactly the tensors of the model, or numbers that are not finite.
     """
     try:
-        model.load_state_dict(read_state_dict(_file(weights, name, wanted)))
+        state: dict[str, Tensor] = {}
+        for file in tensor_files(weights):
+            state |= read_state_dict(file)
+        state_dicts.fill(model, state)
+    except WeightsError as error:
+        raise WeightsError(f"{name}: {error}" + (f" (wanted: {wanted})" if wanted else "")) from error
     except DAMAGE as error:
         raise WeightsError(f"{name}: {weights} is not {network}: {one_line(error)}") from error
 
@@ -88,13 +92,3 @@ def keep_the_signal(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-
-
-def _file(weights: Path, name: str, wanted: str) -> Path:
-    if not weights.is_dir():
-        return weights
-    files = [file for pattern in _PATTERNS for file in sorted(weights.glob(pattern))]
-    if not files:
-        hint = f" (wanted: {wanted})" if wanted else ""
-        raise WeightsError(f"{name}: no .safetensors, .pth, .pt or .bin file in {weights}{hint}")
-    return files[0]

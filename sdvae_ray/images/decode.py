@@ -1,130 +1,46 @@
-"""Decodes bytes to arrays: microscope TIFFs, photographs (Pillow) and CellProfiler's illumination functions (.npy).
-
-tifffile reads the header of a TIFF and says what its planes are. Grey planes packed by LZW are unpacked by libtiff (through
-imagecodecs), which takes less than half the processor time; tifffile unpacks all other files, and what libtiff refuses.
-"""
+"""Decodes bytes to arrays: fields of view (TIFF, PNG), photographs (Pillow) and CellProfiler's illumination functions (.npy)."""
 
 import io
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-import imagecodecs
 import numpy as np
-import tifffile
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from sdvae_ray.errors import one_line
-
-
-class DecodeError(ValueError):
-    """The bytes are not a usable image: truncated, corrupt, or of another kind."""
-
-
-# of what a header says, before memory is asked for. A camera has 2^24 pixels, a slide scanner 2^30; an empty plane packs so that a
-# small file may be large in memory, and real noise packs to a half
-_MOST_PIXELS = 2**30  # of one plane or tile, such as 32,768 x 32,768
-_MOST_BYTES = 2**31  # of all planes of a file
-_MOST_BYTES_OF_SMALL, _MOST_RATIO = 2**28, 4096  # of a file of n bytes: the larger of the first, and the second times n
+from sdvae_ray.images.guard import DecodeError, check_claim, decoding
+from sdvae_ray.images.png import SIGNATURE, read_png
+from sdvae_ray.images.tiff_pages import check_number, read_pages
 
 # no other format: for some of them Pillow would run programs such as Ghostscript
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 
-@contextmanager
-def _decoding(data: bytes, where: str) -> Iterator[None]:
-    """A block that decodes bytes. Whatever a library raises in it is damage: damaged bytes lead to errors of every class."""
-    try:
-        yield
-    except DecodeError:
-        raise
-    except UnidentifiedImageError as error:  # its message holds a memory address
-        raise DecodeError(
-            f"not a photograph, or truncated: {where} ({len(data)} bytes); JPEG, PNG, WebP, BMP or TIFF is wanted"
-        ) from error
-    except Exception as error:
-        raise DecodeError(f"truncated or corrupt: {where} ({len(data)} bytes): {one_line(error)}") from error
-
-
-def _check_claim(pixels: int, size: int, data: bytes) -> None:
-    """Raise ValueError if a header claims what no image of these bytes holds. pixels: of a plane or tile. size: bytes in memory."""
-    most = min(_MOST_BYTES, max(_MOST_BYTES_OF_SMALL, _MOST_RATIO * len(data)))
-    if not 0 < pixels <= _MOST_PIXELS or not 0 < size <= most:
-        raise ValueError(f"its header claims a plane of {pixels} pixels, and {size} bytes in memory")
-
-
 def decode_planes(data: bytes, channels: Sequence[int], where: str) -> list[np.ndarray]:
-    """Return planes of a TIFF, each (height, width), in the file's own dtype; `channels` count its pages or its leading axis.
+    """Return planes of a TIFF or of a grey PNG, each (height, width), in the file's own dtype; `channels` count its planes from 0.
 
-    The file is decoded once. Raises DecodeError, naming `where`, for a file or a plane that cannot be decoded whole.
+    Signed integers without a negative value come back unsigned, of the same width. Raises DecodeError, naming `where`, for a file
+    or a plane that cannot be decoded whole, or that does not hold intensities: colours, MinIsWhite, negative integers, numbers
+    that are not finite.
     """
-    with _decoding(data, where), tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        series = tiff.series[0]
-        colour = "S" in series.axes
-        page = series.keyframe
-        _check_claim(page.imagelength * page.imagewidth, series.size * series.dtype.itemsize, data)
-        if page.is_tiled:
-            _check_claim(page.tilelength * page.tilewidth, page.tilelength * page.tilewidth * page.dtype.itemsize, data)
-        image = _stored(tiff, series, data)
-        if image is None:
-            image = _unpacked(tiff, series, data)
-        if image is None:
-            image = series.asarray(maxworkers=1)
-        planes = image.reshape(-1, *image.shape[-2:])
-    if colour:
-        shape = " x ".join(map(str, series.shape))
-        raise DecodeError(f"{where} is a colour image ({shape}); one plane per stain is wanted")
-    return [_checked(planes, channel, where) for channel in channels]
+    with decoding(data, where):
+        if data.startswith(SIGNATURE):
+            check_number(channels, 1, where)
+            planes = [read_png(data, where)] * len(channels)
+        else:
+            planes = read_pages(data, channels, where)
+        return [_intensities(plane, where) for plane in planes]
 
 
-def _stored(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, data: bytes) -> np.ndarray | None:
-    """Return the pixels of a series that lie uncompressed in one piece, as a view of the file's bytes; None for another series."""
-    start = series.dataoffset
-    if start is None or series.transform is not None or start + series.nbytes > len(data):
-        return None
-    dtype = np.dtype(tiff.byteorder + series.dtype.char)
-    pixels = np.frombuffer(data, dtype, series.size, start).reshape(series.shape)
-    return pixels if pixels.flags.aligned else None
-
-
-def _unpacked(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, data: bytes) -> np.ndarray | None:
-    """Return the pixels of a series that libtiff unpacks to the pixels of tifffile; None for another series, or a damaged one.
-
-    Such a series is the whole file: pages of one grey plane of unsigned integers, packed by LZW. Deflate is left to tifffile:
-    libtiff stops where a strip is full and does not see a wrong checksum.
-    """
-    page = series.keyframe
-    if (
-        len(tiff.pages) != len(series)
-        or series.transform is not None
-        or page.compression != tifffile.COMPRESSION.LZW
-        or page.predictor not in (tifffile.PREDICTOR.NONE, tifffile.PREDICTOR.HORIZONTAL)
-        or page.fillorder != 1
-        or page.photometric != tifffile.PHOTOMETRIC.MINISBLACK
-        or page.shape != (page.imagelength, page.imagewidth)
-        or page.dtype not in (np.uint8, np.uint16)
-        or page.bitspersample != 8 * page.dtype.itemsize
-    ):
-        return None
-    for place, part in enumerate(series):  # tifffile fills what a file leaves out
-        if part is None or part.index != place or 0 in part.dataoffsets or 0 in part.databytecounts:
-            return None
-    try:
-        pixels = imagecodecs.tiff_decode(data, index=None)
-    except Exception:  # noqa: BLE001 - tifffile says what is wrong, or reads it
-        return None
-    fits = pixels.dtype == series.dtype and pixels.size == series.size and pixels.shape[-2:] == page.shape
-    return pixels.reshape(series.shape) if fits else None
-
-
-def _checked(planes: np.ndarray, channel: int, where: str) -> np.ndarray:
-    if channel >= len(planes):
-        raise DecodeError(f"{where} has {len(planes)} planes, plane {channel} is wanted")
-    plane = planes[channel]
-    if plane.dtype.kind not in "uf":
-        raise DecodeError(f"{where} holds {plane.dtype} pixels; unsigned integers or floats are wanted")
-    if plane.dtype.kind == "f" and not np.isfinite(plane).all():
+def _intensities(plane: np.ndarray, where: str) -> np.ndarray:
+    kind = plane.dtype.kind
+    if kind not in "uif":
+        raise DecodeError(f"{where} holds {plane.dtype} pixels; integers or floats are wanted")
+    if kind == "f" and not np.isfinite(plane).all():
         raise DecodeError(f"{where} holds pixels that are not finite")
+    if kind == "i":
+        if (least := plane.min()) < 0:
+            raise DecodeError(f"{where} holds {plane.dtype.name} pixels, the least is {least}; none may be negative")
+        return plane.view(plane.dtype.str.replace("i", "u"))
     return plane
 
 
@@ -136,8 +52,8 @@ def decode_colours(data: bytes, channels: Sequence[int], where: str) -> list[np.
     naming `where`, for a file that cannot be decoded whole, that holds more than 8 bits, or that holds several frames (of a
     camera's multi-picture JPEG the first frame counts).
     """
-    with _decoding(data, where), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        _check_claim(math.prod(image.size), 4 * math.prod(image.size), data)
+    with decoding(data, where), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        check_claim(math.prod(image.size), 4 * math.prod(image.size), data)
         refusal = _refusal(image)
         pixels = None if refusal else np.asarray(image.convert("RGB"))
     if pixels is None:
@@ -164,7 +80,7 @@ def decode_illumination(data: bytes, where: str) -> np.ndarray:
 
     Raises DecodeError, naming `where`, for a file that does not hold such a function.
     """
-    with _decoding(data, where):
+    with decoding(data, where):
         function = _npy(data)
     if function.ndim != 2 or not np.isfinite(function).all() or (function < 0).any():
         raise DecodeError(

@@ -24,6 +24,18 @@ def check_same_size(plane: np.ndarray, illumination: np.ndarray, where: str, fun
         raise ValueError(f"{where} is {_shape(plane)}, its illumination function {function} is {_shape(illumination)}")
 
 
+def check_same_kind(stain: str, plane: np.ndarray, other_stain: str, other: np.ndarray, where: str) -> None:
+    """Raise ValueError unless two planes of a field have the same shape and the same type of numbers.
+
+    where: the file of the other plane, for the error.
+    """
+    for what, kind in (("size", _shape), ("type", lambda values: values.dtype.name)):
+        if kind(plane) != kind(other):
+            raise ValueError(
+                f"the planes of a field differ in {what}: {stain} is {kind(plane)}, {other_stain} is {kind(other)} ({where})"
+            )
+
+
 def correct(plane: np.ndarray, illumination: np.ndarray | None) -> np.ndarray:
     """Return plane / illumination, float64; None: a function of ones."""
     return plane.astype(np.float64) if illumination is None else plane / illumination

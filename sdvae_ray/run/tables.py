@@ -131,8 +131,9 @@ def committed_files(output: str, storage: Storage) -> list[str]:
 def read_fovs(output: str, storage: Storage, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """Return one row per FOV that was tried: its first row without an error, else its first row with an error.
 
-    columns: names of columns of fovs; None: all columns except the tensors (QC). fov_id and error always come back. The column
-    `files` is added: the names of all files that commit the FOV. Empty if nothing is committed.
+    columns: names of columns of fovs; None: all columns except the tensors (QC). A tensor comes back as an array over the stains.
+    fov_id and error always come back. The column `files` is added: the names of all files that commit the FOV. Empty if nothing is
+    committed.
     """
     return read_commits(output, storage, columns)[0]
 
@@ -166,8 +167,9 @@ def read_rows(
     def read(name: str) -> tuple[pl.DataFrame, frozenset[str]]:
         with opened(join(output, FOVS, name), storage, REPAIR) as reader:
             plain = [f.name for f in reader.schema_arrow if not isinstance(f.type, pa.BaseExtensionType)]
-            wanted = plain if columns is None else [c for c in plain if c in {FOV_ID, ERROR, *columns}]
-            frame = pl.DataFrame(reader.read(columns=wanted)).with_columns(pl.lit(name).alias(FILE))
+            asked = [c for c in reader.schema_arrow.names if c in {FOV_ID, ERROR, *(columns or ())}]
+            table = reader.read(columns=plain if columns is None else asked)
+            frame = pl.DataFrame(_without_tensors(table)).with_columns(pl.lit(name).alias(FILE))
             return frame, committed_columns(reader)
 
     names = committed_files(output, storage)
@@ -178,6 +180,15 @@ def read_rows(
     whole = pl.concat([frame for frame, _ in files_read], how="diagonal_relaxed")
     commits = {name: columns for name, (_, columns) in zip(names, files_read, strict=True)}
     return whole.with_columns(pl.col(ERROR).cast(pl.String)), commits
+
+
+def _without_tensors(table: pa.Table) -> pa.Table:
+    """Return the table with its tensors as lists of a fixed size."""
+    for place, field in enumerate(table.schema):
+        if isinstance(field.type, pa.BaseExtensionType):
+            lists = pa.chunked_array([chunk.storage for chunk in table[place].chunks], field.type.storage_type)
+            table = table.set_column(place, field.name, lists)
+    return table
 
 
 def session_writes(output: str, storage: Storage, session: str) -> dict[str, tuple[int, int]]:

@@ -29,9 +29,10 @@ from sdvae_ray.run.lease import Lease
 from sdvae_ray.run.log import RunLog
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores
-from sdvae_ray.schema import ERROR, PLATE_COLUMN, WELL_KEY
+from sdvae_ray.schema import ERROR, FOV_ID, PLATE_COLUMN, WELL_KEY
 from sdvae_ray.scoring.annotation import Fields, with_current_metadata
 from sdvae_ray.scoring.distances import distances, near_the_mean
+from sdvae_ray.scoring.exclusion import Exclusion, excluded_fovs
 from sdvae_ray.scoring.floors import differences, floors_of, start_floors
 from sdvae_ray.scoring.fov_index import build_fov_index
 from sdvae_ray.scoring.labels import Label, with_slices
@@ -65,7 +66,10 @@ def score(run: Run, console: Console, address: str | None = None, manifest: str 
         print_line(console, f"score: {line}")
 
     with Lease(run.output, run.storage, say) as lease, RunLog(run.output, run.storage, "score", say, RAY_LOGS):
-        fields = _fovs_to_score(run, manifest, say)
+        exclusion = excluded_fovs(run)
+        if exclusion.line:
+            say(exclusion.line)
+        fields = _fovs_to_score(run, manifest, say, exclusion)
         scores = _scored(run, fields.fovs, console, address)
         lease.check()
         scores.write(run.output, run.storage)
@@ -73,6 +77,7 @@ def score(run: Run, console: Console, address: str | None = None, manifest: str 
         if record := run.find_record():  # the settings of this score: `score` may run again with other settings
             record["config"]["score"] = run.config.model_dump(mode="json")["score"]
             record["scored"] = fields.facts
+            record["excluded_by_qc"] = exclusion.record
             run.write_record(record)
     return scores
 
@@ -126,9 +131,9 @@ def bands(run: Run) -> dict[str, tuple[str, ...]]:
     return {name: tuple(bands) for name, bands in names.items() if bands}
 
 
-def _fovs_to_score(run: Run, manifest: str | None, say: Callable[[str], None]) -> Fields:
-    """Return the usable rows of fovs on the plates of score.plates, with current metadata, groups, slices and roles, after checking
-    the score section. say: takes notes.
+def _fovs_to_score(run: Run, manifest: str | None, say: Callable[[str], None], exclusion: Exclusion) -> Fields:
+    """Return the usable rows of fovs on the plates of score.plates that `exclusion` keeps, with current metadata, groups, slices
+    and roles, after checking the score section. say: takes notes.
     """
     settings = run.config.score
     resolve_steps(settings.normalise)
@@ -146,6 +151,8 @@ def _fovs_to_score(run: Run, manifest: str | None, say: Callable[[str], None]) -
             if name not in plates:
                 raise DataError(f"score.plates: no usable FOV is of plate {name!r}{did_you_mean(name, plates)}")
         fovs = fovs.filter(pl.col(PLATE_COLUMN).is_in(settings.plates))
+    if exclusion.fovs:
+        fovs = fovs.filter(~pl.col(FOV_ID).is_in(list(exclusion.fovs)))
     for columns, where in (
         (settings.group, "score.group"),
         (settings.distributions.by, "score.distributions.by"),

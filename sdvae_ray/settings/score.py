@@ -39,6 +39,7 @@ class ScoreConfig(Section):
     perturbation: str | None = "Metadata_broad_sample"  # None: distances and metrics alone, no retrieval
     control: str = "Metadata_control_type == 'negcon'"
     exclude: str | None = None  # e.g. "Metadata_control_type == 'poscon'"
+    exclude_qc: str | None = None  # a rule over QC numbers, e.g. "qc_zero == 1 or qc_saturated_DNA > 0.05"
     missing: tuple[str, ...] | None = (
         None  # words that mean "nothing" in any Metadata_* column, beside blanks; None: MISSING_WORDS
     )

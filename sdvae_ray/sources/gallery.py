@@ -16,12 +16,12 @@ from sdvae_ray.schema import (
     METADATA,
     PLATE_COLUMN,
     SOURCE_COLUMN,
-    channel_column,
     illum_column,
     uri_column,
 )
 from sdvae_ray.settings.values import MISSING_WORDS
 from sdvae_ray.sources.keys import PLATE_MAP, identifier, with_canonical_keys, without_words
+from sdvae_ray.sources.planes import plane_columns
 from sdvae_ray.sources.tables import (
     FILE,
     ROW,
@@ -85,11 +85,13 @@ def read_load_data(
         )
     if others := sorted(stain for stain in here - set(stains) if not stain.lower().startswith("brightfield")):
         notes.append(f"stains that were not asked for are left out: {', '.join(others)}")
+    planes, more = plane_columns(raw, stains, uri)
+    notes += more
     table = raw.select(
         pl.col(f"^{METADATA}.*$"),
         *(_location(raw.columns, "Orig", stain, header).alias(uri_column(stain)) for stain in stains),
         *(_location(raw.columns, "Illum", stain, header).alias(illum_column(stain)) for stain in stains),
-        *(pl.lit(0, pl.Int32).alias(channel_column(stain)) for stain in stains),
+        *planes,
         FILE,
         ROW,
     )

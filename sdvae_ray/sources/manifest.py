@@ -23,6 +23,7 @@ from sdvae_ray.settings.values import MISSING_WORDS
 from sdvae_ray.sources import gallery
 from sdvae_ray.sources.manifest_row import located_stains
 from sdvae_ray.sources.manifest_rules import check_manifest, repeated_images
+from sdvae_ray.sources.planes import check_schemes, shared_planes
 from sdvae_ray.sources.platemaps import join_metadata, join_platemaps
 from sdvae_ray.sources.shards import shard_uri
 from sdvae_ray.sources.tables import listed
@@ -69,7 +70,8 @@ def build_manifest(
         raise ConfigError(f"a rewrite is FROM=TO with a prefix to look for, not ={without[0]}")
     table, notes = _read_all(load_data, stains, defaults, rewrites, missing, storage)
     check_manifest(table, stains, "load_data")
-    notes += _relative(table, stains) + repeated_images(table, stains)
+    check_schemes(table, stains, "load_data")
+    notes += [*shared_planes([table], stains), *_relative(table, stains), *repeated_images(table, stains)]
     if platemaps:
         table, more = join_platemaps(table, platemaps, drop_unmapped_wells, storage, missing)
         notes += more

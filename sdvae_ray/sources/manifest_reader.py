@@ -41,11 +41,11 @@ def read_rows(uri: str, keys: pl.DataFrame, storage: Storage) -> pa.Table:
     )
 
 
-def iterate_row_groups(uri: str, storage: Storage) -> Iterator[pa.Table]:
-    """Yield the row groups of a manifest one after another. Raises DataError if there is no manifest."""
+def iterate_row_groups(uri: str, storage: Storage, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield the row groups of a manifest one after another; columns: None: all. Raises DataError if there is no manifest."""
     with manifest_file(uri, storage) as reader:
         for group in range(reader.num_row_groups):
-            yield reader.read_row_group(group)
+            yield reader.read_row_group(group, columns=None if columns is None else list(columns))
 
 
 def _with_located_shards(table: pa.Table, uri: str) -> pa.Table:

@@ -128,28 +128,60 @@ def _read_files(place: Place, storage: Storage, losses: Losses) -> Iterator[Phot
 
 
 def _read_shard(uri: str, storage: Storage) -> Iterator[Photograph]:
+    """Yield the photographs of a shard, a sample in memory at a time. Raises DataError if it is damaged, or if the members of a
+    sample do not stand side by side.
+    """
+    keys: set[str] = set()
     try:
         with storage.open(uri) as file, tarfile.open(fileobj=file, mode="r|") as shard:
             files = (member for member in shard if member.isfile())
             members = (member for member in files if not posixpath.basename(member.name).startswith("."))
-            for _, sample in itertools.groupby(members, _sample_key):
-                images, label = [], None
-                for member in sample:  # a shard is a stream: a member is read when its turn comes
-                    suffix = posixpath.splitext(member.name)[1].lower()
-                    if suffix in SUFFIXES:
-                        images.append((member.name, _content(shard, member)))
-                    elif suffix == ".cls":
-                        label = _content(shard, member).decode(errors="replace").strip()
-                    elif suffix == ".json" and label is None:
-                        label = _json_label(_content(shard, member))
-                yield from (Photograph(f"{uri}#{name}", label, data) for name, data in images)
+            for key, sample in itertools.groupby(members, _sample_key):
+                if key in keys:
+                    raise DataError(
+                        f"{uri}: the members of the sample {key!r} are not side by side, or the key stands for two samples; "
+                        f"write the shard anew, its members sorted by name"
+                    )
+                keys.add(key)
+                # a shard is a stream: a member is read when its turn comes
+                yield from _photographs(uri, key, ((member.name, _content(shard, member)) for member in sample))
     except (tarfile.TarError, EOFError, OSError) as error:
         raise DataError(f"{uri} is damaged, or no tar file: {one_line(error)}") from error
 
 
+def _photographs(uri: str, key: str, members: Iterable[tuple[str, bytes]]) -> Iterator[Photograph]:
+    """Yield the photographs of one sample. A label is of the image whose name it has up to the last dot, else of the whole sample.
+
+    WebDataset's key ends at the first dot, so names with more dots, such as 2021.05.01.jpg and 2021.05.02.jpg, are one sample.
+    Raises DataError for a name that stands twice, and for an image without a label beside one that has a label of its own.
+    """
+    images: dict[str, bytes] = {}
+    labels: dict[str, str] = {}  # name up to the last dot -> label
+    for name, data in members:
+        stem, suffix = posixpath.splitext(posixpath.normpath(name))
+        if suffix.lower() in SUFFIXES:
+            if name in images:
+                raise DataError(
+                    f"{uri}: the sample {key!r} has {name} twice; write the shard anew, with a key for every sample"
+                )
+            images[name] = data
+        elif suffix.lower() == ".cls":
+            labels[stem] = data.decode(errors="replace").strip()
+        elif suffix.lower() == ".json" and stem not in labels and (label := _json_label(data)) is not None:
+            labels[stem] = label
+    for name, data in images.items():
+        label = labels.get(posixpath.splitext(posixpath.normpath(name))[0], labels.get(key))
+        if label is None and labels:
+            raise DataError(
+                f"{uri}: {name} has no label, and {next(iter(labels))} of the same sample has one; WebDataset's key {key!r} "
+                f"ends at the first dot: give every image a name without further dots"
+            )
+        yield Photograph(f"{uri}#{name}", label, data)
+
+
 def _sample_key(member: tarfile.TarInfo) -> str:
     """Return WebDataset's key: the path up to the first dot of the file's name."""
-    folder, name = posixpath.split(member.name)
+    folder, name = posixpath.split(posixpath.normpath(member.name))
     return posixpath.join(folder, name.split(".")[0])
 
 

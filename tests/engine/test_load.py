@@ -18,7 +18,8 @@ from PIL import Image
 
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.engine import load as load_stage
-from sdvae_ray.engine.load import IMAGE, QC, Batch, Loader
+from sdvae_ray.engine.load import IMAGE, Batch, Loader
+from sdvae_ray.engine.quality import QC
 from sdvae_ray.errors import StorageError
 from sdvae_ray.images.decode import DecodeError
 from sdvae_ray.images.prepare import CropError, tile, untile
@@ -138,7 +139,8 @@ def test_scaling_constants_come_from_the_manifest_where_the_run_says_so(write_fi
 def test_the_crop_is_the_centre_of_a_field_of_uneven_size(tmp_path, write_fields, write_tiff):
     batch = write_fields(1)
     plane = np.random.default_rng(0).integers(0, 65536, (151, 202), dtype=np.uint16)
-    batch[uri_column("ER")][0] = write_tiff(tmp_path / "wide.tiff", plane)
+    for stain in STAINS:
+        batch[uri_column(stain)][0] = write_tiff(tmp_path / f"{stain}.tiff", plane)
     np.testing.assert_array_equal(field(loader()(batch))[3], plane[11:139, 37:165] // 256)
 
 
@@ -264,7 +266,7 @@ def small(path: Path, write_tiff) -> None:
 
 
 def signed(path: Path, write_tiff) -> None:
-    write_tiff(path, np.ones((136, 136), np.int16))
+    write_tiff(path, -np.ones((136, 136), np.int16))
 
 
 def colour(path: Path, write_tiff) -> None:

@@ -114,10 +114,20 @@ def test_an_lzw_tiff_whose_pixels_are_overwritten_by_zeros_is_refused():
     assert "truncated or corrupt" in refusal(bytes(data))
 
 
-@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.complex64])
-def test_pixels_that_could_be_negative_are_refused_by_their_type(dtype):
-    data = tiff(noise(16, 16, top=100, dtype=dtype), compression=None)
-    assert np.dtype(dtype).name in refusal(data)
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32])
+def test_signed_integers_are_read_unless_one_is_negative(dtype):
+    pixels = noise(16, 16, top=100, dtype=dtype)
+    (plane,) = decode_planes(tiff(pixels, compression=None), [0], "x")
+    np.testing.assert_array_equal(plane, pixels)
+    assert plane.dtype == np.dtype(dtype).name.replace("int", "uint")
+    pixels[3, 4] = -7
+    message = refusal(tiff(pixels, compression=None))
+    assert np.dtype(dtype).name in message
+    assert "the least is -7" in message
+
+
+def test_pixels_that_are_no_intensities_are_refused_by_their_type():
+    assert "complex64" in refusal(tiff(noise(16, 16, dtype=np.complex64), compression=None))
 
 
 def test_an_illumination_function_is_read_as_it_is_with_zeros_made_small():

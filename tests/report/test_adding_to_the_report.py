@@ -13,7 +13,7 @@ import pytest
 from report_run import Page, page_of, scores_of, summary_of, write_run
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.engine import load, rate
+from sdvae_ray.engine import quality, rate
 from sdvae_ray.report.facts.table import Column
 from sdvae_ray.report.sections import order, retrieval
 from sdvae_ray.schema import RATES
@@ -85,8 +85,8 @@ def test_a_section_is_a_file_and_a_line(run: RunConfig, monkeypatch: pytest.Monk
 def test_a_qc_column_is_one_function(made: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (line,) = code_of("Adding a QC column")
     ((name, measure),) = eval(f"{{{line}}}", {"np": np}).items()
-    assert name not in load.QC
-    monkeypatch.setitem(load.QC, name, measure)
+    assert name not in quality.QC
+    monkeypatch.setitem(quality.QC, name, measure)
     config = made.model_copy(update={"output": str(tmp_path / "run"), "manifest": str(tmp_path / "manifest.parquet")})
     write_run(tmp_path, config)
     files = sorted(Path(config.output, "fovs").glob("*.parquet"))

@@ -268,7 +268,7 @@ def test_a_rewrite_never_doubles_a_slash_and_makes_a_local_folder_absolute(tmp_p
     file = write(tmp_path / "l.csv", [urls()])
     rest = "cpg0016-jump/s1/images/b1/images/P1/A01-1-DNA.tiff"
     for start, to, expected in [
-        ("s3://b", "gs://c/", f"gs://c/{rest}"),
+        ("s3://b", "s3://c/", f"s3://c/{rest}"),
         ("s3://b/", "images", f"{tmp_path}/images/{rest}"),
         ("s3://b/", "images/", f"{tmp_path}/images/{rest}"),
         ("s3://b/cpg0016-", "s3://b/copy-", f"s3://b/copy-{rest.removeprefix('cpg0016-')}"),

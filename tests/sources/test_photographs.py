@@ -250,11 +250,53 @@ def test_photographs_of_equal_bytes_are_one_and_are_counted(tmp_path, small, kee
     assert loaded(written(built, tmp_path / "m.parquet")).keys() == expected_ids(small).keys()
 
 
-def test_a_name_that_a_shard_holds_twice_is_two_photographs(tmp_path, small):
+def refused_shard(tmp_path: Path, members: list[tuple[str, bytes]]) -> str:
+    with pytest.raises(DataError) as caught:
+        build(shard(tmp_path / "a.tar", members))
+    message = str(caught.value)
+    assert "a.tar" in message
+    assert "\n" not in message
+    return message
+
+
+def test_container_kind_a_name_that_a_shard_holds_twice_is_refused(tmp_path, small):
     first, second, *_ = small["church"].values()
-    built = build(shard(tmp_path / "a.tar", [("1.jpg", first), ("1.jpg", second)]))
-    table = written(built, tmp_path / "m.parquet")
-    assert sorted(table[PIXELS].to_pylist()) == sorted([first, second])
+    assert "has 1.jpg twice" in refused_shard(tmp_path, [("1.jpg", first), ("1.jpg", second)])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("1.jpg", "2.png", "1.cls", "2.cls"),
+        ("1.jpg", "1.cls", "2.png", "2.cls", "1.cls"),
+        ("d/1.jpg", "d/1.cls", "d/2.png", "d/2.cls", "./d/1.json"),
+    ],
+    ids=["labels last", "a key again", "a key again by another path"],
+)
+def test_container_kind_a_sample_whose_members_stand_apart_is_refused_by_its_key(tmp_path, small, names):
+    first, second, *_ = small["church"].values()
+    contents = {"jpg": first, "png": second, "cls": b"church", "json": b"{}"}
+    message = refused_shard(tmp_path, [(name, contents[name.rpartition(".")[2]]) for name in names])
+    assert "1' are not side by side" in message
+
+
+def test_container_kind_names_with_dots_keep_their_own_labels(tmp_path, small):
+    first, second, *_ = small["church"].values()
+    members = [
+        ("v1.0/2021.05.01.jpg", first),
+        ("v1.0/2021.05.01.cls", b"church"),
+        ("v1.0/2021.05.02.png", second),
+        ("v1.0/2021.05.02.json", b'{"label": "classroom"}'),
+    ]
+    table = build(shard(tmp_path / "b.tar", members)).table
+    plates = dict(table.select(uri_column("R"), "Metadata_Plate").iter_rows())
+    assert {uri.partition("#")[2]: plate for uri, plate in plates.items()} == {
+        "v1.0/2021.05.01.jpg": "church",
+        "v1.0/2021.05.02.png": "classroom",
+    }
+    message = refused_shard(tmp_path, members[:3])
+    assert "v1.0/2021.05.02.png has no label" in message
+    assert "'v1.0/2021' ends at the first dot" in message
 
 
 def test_files_and_members_of_shards_may_be_one_set(tmp_path, small):

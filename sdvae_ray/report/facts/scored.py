@@ -8,6 +8,7 @@ from typing import Any, Self
 import polars as pl
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
+from sdvae_ray.engine.quality import QC, RAW_QC
 from sdvae_ray.report.facts.table import BLOCK, SIDE, Column, Side, Table, text_column
 from sdvae_ray.run.annotation import with_annotation
 from sdvae_ray.run.record import Record
@@ -28,7 +29,7 @@ class ScoredRun:
     """A scored run. record: None if run.json is gone.
 
     fovs  one row per field of view that was tried: fov_id, error, files, and as far as the run has them the keys, the
-          perturbation, the known truth, and the columns of score.control
+          perturbation, the known truth, the columns of score.control, and the QC columns as arrays over the stains
     say   a function that prints the progress of a slow part of the report
     """
 
@@ -45,7 +46,7 @@ class ScoredRun:
         """
         score = run.config.score
         words = re.findall(r"\w+", score.control)  # the columns of the expression are among its words
-        asked = [*KEYS, score.perturbation or FOV_ID, PHENOTYPE, STRENGTH, TRUTH, *words]
+        asked = [*KEYS, score.perturbation or FOV_ID, PHENOTYPE, STRENGTH, TRUTH, *words, *QC, *RAW_QC]
         fovs = with_annotation(run, run.fovs(asked))
         return cls(run, run.find_record(), scores or run.scores(), fovs, say)
 
