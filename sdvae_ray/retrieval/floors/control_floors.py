@@ -1,16 +1,19 @@
-"""Floors of a retrieval score: the number that the same code gives without the leak, without an effect, or for position alone.
+"""Floors of a retrieval score: the number that the same code gives without an effect, or for position alone; and estimates.
 
 One row per group and quantity. A quantity gives wells other roles (fit, negative, query) or other labels; then they are
-normalised and scored by `phenotypic_activity`, as in the score. significance/permutations.py draws, floor_tables.py makes
-the rows.
+normalised and scored by `phenotypic_activity`, as in the score. geometry.py places the poses, significance/permutations.py
+draws, floor_tables.py makes the rows.
 
-full                   fit on all controls, scored against all controls: the score itself
+Estimates of what the fit does. They are no floors: the compounds keep their effects.
+full                   fit on all controls, scored against all controls
 half_same              fit on one half of the control positions, scored against the same half; once for each half
 half_other             fit on one half, scored against the other half; once for each half. It differs from half_same by
                        the leak alone
-posing_position        control wells pose as compounds: the controls at one position, on all plates, are one compound; no
-                       well of the fit and no negative is at a position of a posing well
-posing_shuffled        the same wells, but a compound's wells are at different positions: the difference is the position effect
+
+Floors
+posing                 control wells pose as compounds with the compounds' own geometry (geometry.py); no well of the fit and
+                       no negative is at a position of a posing well. A pose is retrieved if its p is one that retrieves a compound
+posing_shuffled        the same wells, but a compound's wells are of different poses: the difference is the position effect
 labels_within_treated  compounds permuted among the treated wells of each plate
 labels_within_all      compounds and roles permuted among the treated and control wells of each plate, before the fit
 position_matched       scored against the controls at the query's own position on other plates
@@ -25,31 +28,38 @@ from numpy.typing import ArrayLike
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.arrays import Bools, Profiles
-from sdvae_ray.retrieval.floors.floor_tables import SCHEMA, Ways, summary
+from sdvae_ray.randomness import block_generator
+from sdvae_ray.retrieval.floors.floor_tables import POSES, SCHEMA, Ways, poses_table, summary
+from sdvae_ray.retrieval.floors.geometry import place_poses, shuffled_labels
 from sdvae_ray.retrieval.normalisation.normalise import Step, normalise, resolve_steps
 from sdvae_ray.retrieval.significance.chance import Chance
-from sdvae_ray.retrieval.significance.permutations import (
-    Texts,
-    can_reject,
-    halves,
-    permuted_rows,
-    quarters,
-    shuffled_positions,
-)
-from sdvae_ray.retrieval.tasks.activity import NO_CONTROLS, Activity, Negatives, phenotypic_activity
+from sdvae_ray.retrieval.significance.permutations import Texts, halves, permuted_rows
+from sdvae_ray.retrieval.significance.splits import control_splits
+from sdvae_ray.retrieval.tasks.activity import NO_CONTROLS, NO_TREATED, OK, Activity, Negatives, phenotypic_activity
 from sdvae_ray.retrieval.tasks.well_table import NAME, POSITION, ROW, checked_wells, in_play
 
 Normalise = Callable[[Bools], Profiles]  # a group's wells to fit on, (W,) -> its normalised profiles (W, D')
 
-QUANTITIES = (
-    "full", "half_same", "half_other", "posing_position", "posing_shuffled",
-    "labels_within_treated", "labels_within_all", "position_matched",
-)  # fmt: skip
+ESTIMATES = ("full", "half_same", "half_other")
+POSING = ("posing", "posing_shuffled")
+FLOORS = (*POSING, "labels_within_treated", "labels_within_all", "position_matched")
+QUANTITIES = (*ESTIMATES, *FLOORS)
+_PARTS = 4  # of the poses: one poses, the controls at all other positions are the fit and the negatives
 
 # Why a quantity has no number, beside the reasons of activity.py.
 TOO_FEW_CONTROLS = "too_few_controls"  # to be split, for a step of the fit, or for any p to reach the threshold
 ONE_LAYOUT = "one_layout"  # the controls are at the same positions on every plate
 NOT_NORMALISED = "not_normalised"  # a step cannot be fitted for another reason, such as controls that do not differ
+NO_GEOMETRY = "no_geometry"  # nowhere do controls stand as a compound's wells do: the position effect is unknown
+
+
+@dataclass(frozen=True)
+class Floors:
+    """table: see `floors`. poses: one row per pose: group, pose (its plates and positions), retrieved in [0, 1] and
+    normalised_map, means over the repeats; both null if the pose had no p."""
+
+    table: pl.DataFrame
+    poses: pl.DataFrame
 
 
 def floors(
@@ -62,13 +72,15 @@ def floors(
     key: Sequence[str] = ("well_id",),
     negatives: Negatives = "plate",
     repeats: int = 3,
+    crossed: bool = False,
 ) -> pl.DataFrame:
     """Return the table of floors: one row for every group and every quantity, in the order of QUANTITIES.
 
     The table depends on the wells and the seed alone, not on the order of rows. features: (W, D) finite numbers, before
     normalisation. wells: W rows, see `checked_wells`. steps: the normalisation, as `normalise` takes it. chance, negatives: see
     `phenotypic_activity`. position: the column with a well's position on its plate ("A01"). key: the columns that together name
-    a well. repeats: how often the control positions are split and the labels permuted.
+    a well. repeats: how often the control positions are split, poses placed and labels permuted. crossed: the score's fit and
+    negatives share no control; then labels are permuted in a split too. In posing they never share one.
 
     Columns: group and quantity. fraction_retrieved in [0, 1], mean_map and mean_normalised_map: means over the repeats. In a
     repeat the number is the mean over compounds; a compound that is scored twice in a repeat, once for each half of the
@@ -88,7 +100,7 @@ def floors(
     tables = []
     for _, members in in_play(checked_wells(wells, key, position)).group_by("group", maintain_order=True):
         own, plate = x[members[ROW].to_numpy()], members["plate"].to_numpy().astype(str)
-        tables.append(_table(_normaliser(own, plate, steps), members, chance, negatives, repeats))
+        tables.append(_floors(_normaliser(own, plate, steps), members, chance, negatives, repeats, crossed, None).table)
     return pl.concat(tables) if tables else pl.DataFrame(schema=SCHEMA)
 
 
@@ -101,11 +113,14 @@ def floors_in(
     key: Sequence[str] = ("well_id",),
     negatives: Negatives = "plate",
     repeats: int = 3,
-) -> pl.DataFrame:
-    """Return the table of `floors` for one group of wells; a function of the caller reads and normalises the profiles.
+    crossed: bool = False,
+    cut: float | None = None,
+) -> Floors:
+    """Return the floors of one group of wells; a function of the caller reads and normalises the profiles.
 
     normalised(fit, in_play) takes two masks (W,) and returns the profiles (W, D') of all `wells`, normalised by a fit on the
-    wells of `fit`; a step with `fit: all` is fitted on the wells of `in_play`. A DataError from it becomes a status.
+    wells of `fit`; a step with `fit: all` is fitted on the wells of `in_play`. A DataError from it becomes a status. cut: the p up
+    to which the score retrieves a compound (`Activity.cut`); None: that of the quantity `full`. The other arguments: see `floors`.
     """
     members = in_play(checked_wells(wells, key, position))
     rows = members[ROW].to_numpy()
@@ -117,25 +132,31 @@ def floors_in(
         fitted[rows[fit]] = True
         return normalised(fitted, playing)[rows]
 
-    return _table(of_members, members, chance, negatives, repeats)
+    return _floors(of_members, members, chance, negatives, repeats, crossed, cut)
 
 
 def _normaliser(x: Profiles, plate: Texts, steps: str | Sequence[Step]) -> Normalise:
     return lambda fit: normalise(x, fit, plate, steps).features
 
 
-def _table(
-    normalised: Normalise, members: pl.DataFrame, chance: Chance, negatives: Negatives, repeats: int
-) -> pl.DataFrame:
-    """Return the table of one group; members: its wells in play, in the order of their names."""
+def _floors(
+    normalised: Normalise,
+    members: pl.DataFrame,
+    chance: Chance,
+    negatives: Negatives,
+    repeats: int,
+    crossed: bool,
+    cut: float | None,
+) -> Floors:
+    """Return the floors of one group; members: its wells in play, in the order of their names."""
     if repeats < 1:
         raise ValueError(f"floors need at least 1 repeat, not {repeats}")
     if not len(members):
-        return pl.DataFrame(schema=SCHEMA)
+        return Floors(pl.DataFrame(schema=SCHEMA), pl.DataFrame(schema=POSES))
     name = str(members["group"][0])
-    runs = _runs(_Group(name, normalised, members.drop(ROW), chance, negatives), repeats)
+    runs = _runs(_Group(name, normalised, members.drop(ROW), chance, negatives), repeats, crossed, cut)
     rows = [{"group": name, "quantity": quantity, **summary(runs[quantity])} for quantity in QUANTITIES]
-    return pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    return Floors(pl.DataFrame(rows, schema=SCHEMA, orient="row"), poses_table(name, runs["posing"]))
 
 
 @dataclass(frozen=True)
@@ -191,62 +212,128 @@ class _Group:
         return phenotypic_activity(profiles, wells, self.chance, key=(NAME,), negatives=self.negatives)
 
 
-def _runs(group: _Group, repeats: int) -> dict[str, list[Ways]]:
+def _runs(group: _Group, repeats: int, crossed: bool, cut: float | None) -> dict[str, list[Ways]]:
     """Return the scores of every quantity, one list for every repeat."""
     runs: dict[str, list[Ways]] = {quantity: [] for quantity in QUANTITIES}
     whole = group.profiles(group.control)
-    runs["full"] = [[group.activity(whole, group.control, group.treated)]]
-    runs["position_matched"] = [[_matched(group, whole)]]
+    full = group.activity(whole, group.control, group.treated)
+    runs["full"] = [[full]]
+    if cut is None:
+        cut = 0.0 if isinstance(full, str) else full.cut(group.chance.threshold)
     for repeat in range(repeats):
-        for quantity, ways in {**_split_controls(group, repeat), **_permuted_labels(group, repeat, whole)}.items():
+        (fit, profiles), _ = halves_fitted = _halves(group, repeat)
+        scored_in = (profiles, group.control & ~fit) if crossed else (whole, group.control)
+        if repeat == 0:
+            runs["position_matched"] = [[_matched(group, *scored_in)]]
+        for quantity, ways in {
+            **_estimates(group, halves_fitted),
+            **_posing(group, repeat, cut),
+            **_permuted_labels(group, repeat, *scored_in, crossed),
+        }.items():
             runs[quantity].append(ways)
     return runs
 
 
-def _split_controls(group: _Group, repeat: int) -> dict[str, Ways]:
-    """Return the scores of the halves and of the posing wells, for one split of the control positions."""
-    scores: dict[str, Ways] = {name: [] for name in ("half_same", "half_other", "posing_position", "posing_shuffled")}
+_Fitted = tuple[Bools, Profiles | str]  # the controls of a fit (W,), and the profiles or the reason why there are none
+
+
+def _halves(group: _Group, repeat: int) -> tuple[_Fitted, _Fitted]:
+    """Return both halves of the control positions as fits."""
     both = halves(np.unique(group.position[group.control]), group.chance.seed, group.name, repeat)
-    for fitted, other in (both, both[::-1]):
-        fit, rest = (group.control & np.isin(group.position, half) for half in (fitted, other))
-        if not group.control.any():
-            profiles: Profiles | str = NO_CONTROLS
-        else:
-            profiles = group.profiles(fit) if len(fitted) else TOO_FEW_CONTROLS
+    first, second = (group.control & np.isin(group.position, half) for half in both)
+    return (first, _profiles(group, first)), (second, _profiles(group, second))
+
+
+def _profiles(group: _Group, fit: Bools) -> Profiles | str:
+    if not group.control.any():
+        return NO_CONTROLS
+    return group.profiles(fit) if fit.any() else TOO_FEW_CONTROLS
+
+
+def _estimates(group: _Group, both: tuple[_Fitted, _Fitted]) -> dict[str, Ways]:
+    """Return the scores of the halves against themselves and against each other, for one split of the control positions."""
+    scores: dict[str, Ways] = {"half_same": [], "half_other": []}
+    for (fit, profiles), (rest, _) in (both, both[::-1]):
         scores["half_same"].append(group.activity(profiles, fit, group.treated))
         scores["half_other"].append(group.activity(profiles, rest, group.treated))
-        quarter_pair = quarters(other)
-        for posing, facing in (quarter_pair, quarter_pair[::-1]):
-            queries, negatives = (group.control & np.isin(group.position, part) for part in (posing, facing))
-            possible = profiles
-            if not isinstance(profiles, str) and not can_reject(
-                group.position[queries],
-                group.plate[queries],
-                group.plate[negatives],
-                group.chance,
-                by_plate=group.negatives == "plate",
-            ):
-                possible = TOO_FEW_CONTROLS
-            labels = shuffled_positions(group.position, group.plate, queries, group.chance.seed, group.name, repeat)
-            scores["posing_position"].append(group.activity(possible, negatives, queries, group.position))
-            scores["posing_shuffled"].append(group.activity(possible, negatives, queries, labels))
     return scores
 
 
-def _permuted_labels(group: _Group, repeat: int, whole: Profiles | str) -> dict[str, Ways]:
-    """Return the scores with permuted labels; whole: the profiles normalised by all controls."""
+def _posing(group: _Group, repeat: int, cut: float) -> dict[str, Ways]:
+    """Return the scores of posing controls: a part of the poses at a time, in a fit on half of the controls at other positions."""
+    key = (group.chance.seed, group.name, repeat)
+    if not group.control.any() or not group.treated.any():
+        return {name: [NO_CONTROLS if group.treated.any() else NO_TREATED] for name in POSING}
+    units = place_poses(group.wells, *key)
+    if not units:
+        return {name: [NO_GEOMETRY] for name in POSING}
+    order = block_generator(key[0], "floors", "parts", group.name, block=repeat).permutation(len(units))
+    scores: dict[str, Ways] = {name: [] for name in POSING}
+    for number in range(min(_PARTS, len(units))):
+        part = [units[at] for at in order[number::_PARTS]]
+        poses = [pose for unit in part for pose in unit.poses]
+        taken = [position for unit in part for position in unit.positions]
+        rest = group.control & ~np.isin(group.position, taken)
+        profiles: Profiles | str = TOO_FEW_CONTROLS
+        negatives = rest
+        try:
+            (split,) = control_splits(group.position, group.plate, rest, 1, *key)
+        except DataError:
+            pass
+        else:
+            profiles, negatives = group.profiles(split.fit), split.negatives
+        rows = np.concatenate([pose.rows for pose in poses])
+        queries = np.zeros(len(group.wells), dtype=bool)
+        queries[rows] = True
+        labels = np.full(len(group.wells), "", dtype=object)
+        for pose in poses:
+            labels[pose.rows] = pose.label
+        shuffled = labels.copy()
+        for row, label in shuffled_labels(poses, group.plate, *key).items():
+            shuffled[row] = label
+        for name, names in zip(POSING, (labels, shuffled), strict=True):
+            scores[name].append(_at_cut(group.activity(profiles, negatives, queries, names), cut))
+    return scores
+
+
+def _at_cut(scores: Activity | str, cut: float) -> Activity | str:
+    """Return the scores of poses, retrieved if p is at most the cut of the score. A correction of few poses among themselves
+    would ask less or more of them than of the compounds."""
+    if isinstance(scores, str):
+        return scores
+    possible = pl.col("least_p") <= cut
+    compounds = scores.compounds.with_columns(
+        retrieved=pl.when(possible).then(pl.col("p") <= cut),
+        status=pl.when(pl.col("p").is_null()).then("status").when(possible).then(pl.lit(OK)).otherwise(
+            pl.lit(TOO_FEW_CONTROLS)
+        ),
+    )  # fmt: skip
+    return replace(scores, compounds=compounds)
+
+
+def _permuted_labels(
+    group: _Group, repeat: int, profiles: Profiles | str, negatives: Bools, crossed: bool
+) -> dict[str, Ways]:
+    """Return the scores with permuted labels; profiles, negatives: of the score that keeps its fit."""
     key = (group.chance.seed, group.name, repeat)
     rows = permuted_rows(group.plate, group.treated, "labels_within_treated", *key)
     labels = group.wells["compound"].to_numpy()[rows]
-    treated = group.activity(whole, group.control, group.treated, labels)
+    treated = group.activity(profiles, negatives, group.treated, labels)
     rows = permuted_rows(group.plate, group.control | group.treated, "labels_within_all", *key)
-    moved = group.wells.with_columns(group.wells[rows].select("compound", "is_control", "is_treated"))
-    other = replace(group, wells=moved)
-    everyone = other.activity(other.profiles(other.control), other.control, other.treated)
+    other = replace(group, wells=group.wells.with_columns(group.wells[rows].select("compound", "is_control", "is_treated")))
+    fit, rest = other.control, other.control
+    if crossed and other.control.any():
+        try:
+            (split,) = control_splits(other.position, other.plate, other.control, 1, *key)
+        except DataError:
+            fit = np.zeros_like(fit)
+        else:
+            fit, rest = split.fit, split.negatives
+    everyone = other.activity(_profiles(other, fit), rest, other.treated)
     return {"labels_within_treated": [treated], "labels_within_all": [everyone]}
 
 
-def _matched(group: _Group, whole: Profiles | str) -> Activity | str:
+def _matched(group: _Group, profiles: Profiles | str, negatives: Bools) -> Activity | str:
     """Return the score in which a control's position takes the part of its plate. The negatives of a query are the controls at its
     own position. Under the null, a compound's wells change places with these."""
     if not group.control.any():
@@ -255,5 +342,4 @@ def _matched(group: _Group, whole: Profiles | str) -> Activity | str:
     if len(layouts) == 1:
         return ONE_LAYOUT
     wells = group.wells.with_columns(plate=pl.col(POSITION))
-    by_position = replace(group, wells=wells, negatives="plate")
-    return by_position.activity(whole, group.control, group.treated)
+    return replace(group, wells=wells, negatives="plate").activity(profiles, negatives, group.treated)

@@ -57,12 +57,10 @@ class Activity:
     groups: pl.DataFrame
 
     def cut(self, threshold: float) -> float:
-        """Return the p up to which a compound is retrieved: the largest p of a retrieved compound, or, if none is retrieved, the
-        p that would retrieve one alone: the threshold divided by the number of tests."""
-        largest = self.compounds.filter(pl.col("retrieved"))["p"].max()
-        if isinstance(largest, float):
-            return largest
-        return threshold / max(1, self.compounds["p"].count())
+        """Return the p up to which the correction retrieves a compound: threshold * R / n (Benjamini & Hochberg 1995), for the R
+        compounds retrieved of n tested, R at least 1."""
+        retrieved = int(self.compounds["retrieved"].sum() or 0)
+        return threshold * max(1, retrieved) / max(1, self.compounds["p"].count())
 
 
 def phenotypic_activity(
