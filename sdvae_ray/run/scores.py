@@ -21,11 +21,12 @@ class Scores:
     wells            per extractor, side, group, treated well: ap, normalised_ap, n_positives, n_negatives, status
     floors           per extractor, side, group, quantity (retrieval.floors): fraction_retrieved, mean_map, ..., status
     estimates        the same columns for what the fit does: full, half_same, half_other; these are no floors
-    over_floor       per extractor, side, group: fraction_retrieved, plates_low, plates_high (FR with a plate left out, in one split), floor,
-                     over_floor = (FR - floor) / (1 - floor), low, high, compounds, poses, normalised_map, floor_normalised_map,
-                     ceiling_normalised_map, map_between, cut (the p up to which a compound is retrieved), status
-    ceilings         per extractor, the originals, group, halves (wells, plates): normalised_map, fraction_retrieved, retrieved, kept,
-                     gained, kept_share, status
+    over_floor       per extractor, side, group: fraction_retrieved, plates_low, plates_high (FR with a plate left out, in one
+                     split), floor, over_floor = (FR - floor) / (1 - floor), low, high, compounds, poses, normalised_map,
+                     floor_normalised_map, ceiling_normalised_map, map_between, cut (the p up to which a compound is retrieved),
+                     status
+    ceilings         per extractor, the originals, group, halves (wells, plates): normalised_map, fraction_retrieved, retrieved,
+                     kept, gained, kept_share, status
     tasks            per extractor, side, group, task (distinctiveness, consistency, cross_side): queries, groups, mean_map,
                      mean_normalised_map, fraction_retrieved, status, floor_*; and of transfer (retrieval.tasks.transfer), whose
                      group is the group queried: column, source, target, zero_norm, position_*

@@ -1,8 +1,8 @@
 """Cross-fitting: the controls that a group's normalisation is fitted on, and the controls that are its negatives, in every split.
 
-score.fit cross: no negative has a part in the fit of its space (retrieval/significance/splits.py). score.fit controls, as published:
-the negatives are the controls of the fit, and p is not valid. Without a fitted step there is nothing to split. The fit that is
-stored for search is that of all controls either way.
+score.fit cross: no negative has a part in the fit of its space (retrieval/significance/splits.py). score.fit controls, as
+published: the negatives are the controls of the fit, and p is not valid. Without a fitted step there is nothing to split. The fit
+that is stored for search is that of all controls either way.
 """
 
 from dataclasses import dataclass
@@ -39,8 +39,8 @@ class CrossFits:
         return self.crossed or not self.fitted
 
     def first(self, wells: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, pl.DataFrame]:
-        """Return (the controls (W,) of the first split's fit, the wells (W,) that a step with `fit: all` may be fitted on, the wells
-        with is_control for its negatives).
+        """Return (the controls (W,) of the first split's fit, the wells (W,) that a step with `fit: all` may be fitted on, the
+        table of wells with is_control for its negatives).
         """
         split = self.splits[0]
         return split.fit, self.fittable(split), wells.with_columns(pl.Series(CONTROL, split.negatives))
@@ -62,8 +62,9 @@ def cross_fits(run: Run, wells: pl.DataFrame, name: str, most: int | None = None
     """Return the splits of a group's controls, as score.fit has it.
 
     wells: with roles. name: of the group; it keys the draw, with the seed. most: splits at most; None: score.splits. A group has
-    one split if it has more than MANY wells, if its positions are too few for more, or if the controls that no fit of several splits has seen are so few that one
-    compound alone could not reach the threshold after the correction. Raises DataError for fewer than 2 control positions.
+    one split if it has more than MANY wells, if its positions are too few for more, or if the controls that no fit of several
+    splits has seen are so few that one compound alone could not reach the threshold after the correction. Raises DataError for
+    fewer than 2 control positions.
     """
     settings = run.config.score
     control = wells[CONTROL].to_numpy()

@@ -13,7 +13,8 @@ import ray
 from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, weighing
 from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.retrieval.floors.ceilings import ceilings, leave_one_plate_out
-from sdvae_ray.retrieval.floors.control_floors import ESTIMATES, NO_GEOMETRY, floors_in
+from sdvae_ray.retrieval.floors.control_floors import ESTIMATES, floors_in
+from sdvae_ray.retrieval.floors.floor_group import NO_GEOMETRY
 from sdvae_ray.retrieval.floors.over_floor import over_floor
 from sdvae_ray.retrieval.significance.bootstrap import intervals, paired_difference
 from sdvae_ray.retrieval.tasks.activity import Activity
@@ -39,16 +40,16 @@ class FloorTables:
 
 
 def start_floors(
-    run: Run, label: Label, normaliser: Normaliser, wells: pl.DataFrame, activity: Activity, crossed: bool, held: int
+    run: Run, label: Label, normaliser: Normaliser, wells: pl.DataFrame, activity: Activity, splits: int, held: int
 ) -> Any:
     """Return the Ray task that computes one group's tables; `floors_of` collects it.
 
-    normaliser: of the profiles of all `wells`, which have their roles. activity: the score. crossed: it is in
-    splits (CrossFits.crossed). held: bytes of the normalised profiles.
+    normaliser: of the profiles of all `wells`, which have their roles. activity: the score. splits: of the
+    controls for the score, 0 if its fit is on the negatives. held: bytes of the normalised profiles.
     """
     memory = weighing(_COPIES * held + 2 * normaliser.held_bytes)
     needed = replace(activity, wells=activity.wells.clear())  # one row per compound and group: little to send
-    return _floors.options(**memory).remote(run, label, normaliser, wells, needed, crossed)
+    return _floors.options(**memory).remote(run, label, normaliser, wells, needed, splits)
 
 
 def floors_of(tasks: list[Any]) -> FloorTables:
@@ -66,8 +67,10 @@ def floors_of(tasks: list[Any]) -> FloorTables:
 
 
 def with_ceiling(over_floors: pl.DataFrame) -> pl.DataFrame:
-    """Return the table of FR over floor with mAP between its floor and the originals' mAP: ceiling_normalised_map (the originals' of
-    the same extractor and group) and map_between, (mAP - floor) / (ceiling - floor), null if the ceiling is not above the floor.
+    """Return the table of FR over floor with mAP between its floor and the originals' mAP.
+
+    ceiling_normalised_map is the originals' of the same extractor and group. map_between is (mAP - floor) / (ceiling - floor),
+    null if the ceiling is not above the floor.
     """
     if "normalised_map" not in over_floors.columns:
         return over_floors
@@ -104,7 +107,7 @@ def differences(run: Run, compounds: pl.DataFrame, wells: pl.DataFrame) -> pl.Da
 
 @ray.remote(num_cpus=TASK_CPUS)
 def _floors(
-    run: Run, label: Label, normaliser: Normaliser, wells: pl.DataFrame, activity: Activity, crossed: bool
+    run: Run, label: Label, normaliser: Normaliser, wells: pl.DataFrame, activity: Activity, splits: int
 ) -> FloorTables:
     settings, chance = run.config.score, chance_of(run)
     wells = wells.with_columns(group=pl.lit(label.group))
@@ -117,7 +120,7 @@ def _floors(
         key=WELL_KEY,
         negatives=settings.negatives,
         repeats=settings.floor_repeats,
-        crossed=crossed,
+        splits=splits,
         cut=cut,
     )
     is_estimate = pl.col("quantity").is_in(ESTIMATES)

@@ -249,6 +249,7 @@ def _score_group(run: Run, label: Label, normaliser: Normaliser, group: _Group, 
     if group.originals is not None:
         both = in_the_originals_space(run, group.originals, group.profiles, group.wells, fit, fittable)
     results.tasks.append(start_tasks(run, label, normalised.features, scored, both))
+    splits = len(fits.splits) if fits.crossed else 0
     width = int(normalised.features.shape[1])
     columns = {
         **recalls,
@@ -256,16 +257,19 @@ def _score_group(run: Run, label: Label, normaliser: Normaliser, group: _Group, 
         "recall_queries": len(queries),
         "features": width,
         "normalisation": json.dumps(normalised.record),
-        "splits": len(fits.splits) if fits.crossed else 0,
+        "splits": splits,
         "p_valid": fits.p_valid,
         "status": "ok",
     }
     summary = activity.groups.rename({"status": "retrieval_status"})
-    results.summary.append(label.before(summary.with_columns(pl.lit(value).alias(name) for name, value in columns.items())))
+    results.summary.append(
+        label.before(summary.with_columns(pl.lit(value).alias(name) for name, value in columns.items()))
+    )
     results.compounds.append(label.before(activity.compounds))
     results.wells.append(label.before(activity.wells))
-    held = 4 * width * group.wells.height
-    results.floors.append(start_floors(run, label, normaliser, group.wells, activity, fits.crossed, held))
+    if run.config.score.floor_repeats:
+        held = 4 * width * group.wells.height
+        results.floors.append(start_floors(run, label, normaliser, group.wells, activity, splits, held))
 
 
 def _stacked(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:

@@ -1,8 +1,8 @@
 """Transfer between the groups of a run, such as cell lines and times: each pair of groups of an extractor and side is one Ray task.
 
-Both groups are normalised together. score.fit cross: fitted on half of the control positions of both; the controls at the others are
-negatives, and pose for the position floor. score.fit controls: fitted on the controls of both, and controls pose in a second space,
-fitted on the other half of the control positions.
+Both groups are normalised together. score.fit cross: fitted on half of the control positions of both; the controls at the others
+are negatives, and pose for the position floor. score.fit controls: fitted on the controls of both, and controls pose in a second
+space, fitted on the other half of the control positions.
 """
 
 from typing import Any
@@ -67,7 +67,7 @@ def _transfer(run: Run, label: Label, pair: Pair, space: Normaliser, wells: pl.D
             )  # fmt: skip
             posing = Posing(space(half.fit, ~half.negatives).features, half.negatives)
         columns: dict[str, Any] = {"position": WELL_COLUMN, "key": WELL_KEY}
-        repeats = settings.floor_repeats
+        repeats = max(1, settings.floor_repeats)
         scores = transfer(features, scored, pair, task_chance(run), posing=posing, repeats=repeats, **columns)
     except DataError as error:
         scores = unscored(pair, _said(error))

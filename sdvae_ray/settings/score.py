@@ -58,7 +58,8 @@ class ScoreConfig(Section):
     strict: bool = False  # True: p counts draws above the observed mAP, as copairs does; False: draws that equal it too
     threshold: float = Field(0.05, gt=0, lt=1)
     ties: Literal["average", "copairs"] = "average"
-    floor_repeats: Count = 3  # splits of the controls, or permutations of the labels, for every floor beside a score
+    # splits of the controls, poses, or permutations of the labels, for every floor beside a score; 0: neither floors nor ceilings
+    floor_repeats: int = Field(3, ge=0)
     recall_at: tuple[Count, ...] = Field((1, 5, 10), min_length=1)
     tasks: tuple[Task, ...] = get_args(Task)  # beside activity; (): activity alone
     transfer: tuple[str, ...] | None = None  # columns of group along which transfer is scored; None: all of group

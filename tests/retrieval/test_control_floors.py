@@ -11,14 +11,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sdvae_ray.errors import ConfigError
-from sdvae_ray.retrieval.floors.control_floors import (
-    NO_GEOMETRY,
-    NOT_NORMALISED,
-    ONE_LAYOUT,
-    QUANTITIES,
-    TOO_FEW_CONTROLS,
-    floors,
-)
+from sdvae_ray.retrieval.floors.control_floors import QUANTITIES, floors
+from sdvae_ray.retrieval.floors.floor_group import NO_GEOMETRY, NOT_NORMALISED, ONE_LAYOUT, TOO_FEW_CONTROLS
 from sdvae_ray.retrieval.normalisation.normalise import normalise
 from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.permutations import (

@@ -14,7 +14,6 @@ from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.exchange import exchange_p_values
 from sdvae_ray.retrieval.significance.exchange_draws import Scorer, draw
 from sdvae_ray.retrieval.significance.exchange_ranks import Controls
-from sdvae_ray.retrieval.significance.splits import Space
 from sdvae_ray.retrieval.significance.p_values import (
     arrangement_null,
     arrangement_p_values,
@@ -22,6 +21,7 @@ from sdvae_ray.retrieval.significance.p_values import (
     exceedances,
     p_value,
 )
+from sdvae_ray.retrieval.significance.splits import Space
 
 
 def small(seed, tied):

@@ -40,7 +40,9 @@ def split(wells, splits, seed=0):
 
 
 def spaces_of(x, wells, splits, steps="plate_standardise"):
-    return [Space(normalise(x, part.fit, wells["plate"], steps).features, part.negatives) for part in split(wells, splits)]
+    return [
+        Space(normalise(x, part.fit, wells["plate"], steps).features, part.negatives) for part in split(wells, splits)
+    ]
 
 
 @pytest.mark.parametrize(("splits", "blocks", "pool"), [(1, 2, 1 / 2), (3, 4, 1 / 4), (4, 6, 1 / 3), (5, 8, 3 / 8)])
@@ -60,11 +62,7 @@ def test_every_fit_has_half_of_the_positions_and_the_pool_is_in_none(splits, blo
 def test_plates_of_their_own_layouts_have_controls_in_every_fit():
     """Controls at other positions on every plate: dealt at random a plate could miss a fit; dealt plate by plate none does."""
     wells = pl.DataFrame(
-        [
-            {"plate": f"P{plate}", "well": f"D{plate}{i}", "is_control": True}
-            for plate in range(5)
-            for i in range(6)
-        ]
+        [{"plate": f"P{plate}", "well": f"D{plate}{i}", "is_control": True} for plate in range(5) for i in range(6)]
     )
     for part in split(wells, 4):
         counts = wells.filter(pl.Series(part.fit)).group_by("plate").len()

@@ -305,7 +305,9 @@ def test_no_negative_has_a_part_in_the_fit_of_its_split_and_some_controls_are_in
         assert not (fits.fittable(split) & split.negatives).any()
     pool = pool_of(fits.splits)
     assert 0.25 * control.sum() <= pool.sum() <= 0.4 * control.sum()
-    assert (np.sum([split.negatives for split in fits.splits], axis=0)[control] >= 1).all()  # every control is one somewhere
+    assert (
+        np.sum([split.negatives for split in fits.splits], axis=0)[control] >= 1
+    ).all()  # every control is one somewhere
     again = cross_fits(Run(run_of(tmp_path, splits=4)), table[::-1], "all")
     assert [split.fit[::-1].tolist() for split in again.splits] == [split.fit.tolist() for split in fits.splits]
     assert (cross_fits(Run(run_of(tmp_path)), table, "other").splits[0].fit != fits.splits[0].fit).any()

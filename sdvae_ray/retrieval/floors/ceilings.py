@@ -39,9 +39,10 @@ def ceilings(
 ) -> pl.DataFrame:
     """Return one row of SCHEMA for each of HALVES, of one group. The arguments are those of `activity_in`, with originals' spaces.
 
-    Numbers are means over the repeats and over both orders of the halves: normalised_map and fraction_retrieved of a half; retrieved
-    (compounds, by the first half), kept (by the second half too), gained (by the second half alone), kept_share (kept / retrieved;
-    null if none was retrieved). compounds: those that both halves could score. status: "ok", or why there is no number.
+    Numbers are means over the repeats and over both orders of the halves: normalised_map and fraction_retrieved of a half;
+    retrieved (compounds, by the first half), kept (by the second half too), gained (by the second half alone), kept_share (kept /
+    retrieved; null if none was retrieved). compounds: those that both halves could score. status: "ok", or why there is no
+    number.
     """
     rows = []
     for name in HALVES:

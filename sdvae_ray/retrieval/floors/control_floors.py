@@ -28,29 +28,19 @@ from numpy.typing import ArrayLike
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.arrays import Bools, Profiles
-from sdvae_ray.randomness import block_generator
+from sdvae_ray.retrieval.floors.floor_group import ONE_LAYOUT, FloorGroup, Normalise
 from sdvae_ray.retrieval.floors.floor_tables import POSES, SCHEMA, Ways, poses_table, summary
-from sdvae_ray.retrieval.floors.geometry import place_poses, shuffled_labels
+from sdvae_ray.retrieval.floors.posing import POSING, posing
 from sdvae_ray.retrieval.normalisation.normalise import Step, normalise, resolve_steps
 from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.permutations import Texts, halves, permuted_rows
 from sdvae_ray.retrieval.significance.splits import control_splits
-from sdvae_ray.retrieval.tasks.activity import NO_CONTROLS, NO_TREATED, OK, Activity, Negatives, phenotypic_activity
-from sdvae_ray.retrieval.tasks.well_table import NAME, POSITION, ROW, checked_wells, in_play
-
-Normalise = Callable[[Bools], Profiles]  # a group's wells to fit on, (W,) -> its normalised profiles (W, D')
+from sdvae_ray.retrieval.tasks.activity import NO_CONTROLS, Activity, Negatives
+from sdvae_ray.retrieval.tasks.well_table import POSITION, ROW, checked_wells, in_play
 
 ESTIMATES = ("full", "half_same", "half_other")
-POSING = ("posing", "posing_shuffled")
 FLOORS = (*POSING, "labels_within_treated", "labels_within_all", "position_matched")
 QUANTITIES = (*ESTIMATES, *FLOORS)
-_PARTS = 4  # of the poses: one poses, the controls at all other positions are the fit and the negatives
-
-# Why a quantity has no number, beside the reasons of activity.py.
-TOO_FEW_CONTROLS = "too_few_controls"  # to be split, for a step of the fit, or for any p to reach the threshold
-ONE_LAYOUT = "one_layout"  # the controls are at the same positions on every plate
-NOT_NORMALISED = "not_normalised"  # a step cannot be fitted for another reason, such as controls that do not differ
-NO_GEOMETRY = "no_geometry"  # nowhere do controls stand as a compound's wells do: the position effect is unknown
 
 
 @dataclass(frozen=True)
@@ -72,15 +62,16 @@ def floors(
     key: Sequence[str] = ("well_id",),
     negatives: Negatives = "plate",
     repeats: int = 3,
-    crossed: bool = False,
+    splits: int = 0,
 ) -> pl.DataFrame:
     """Return the table of floors: one row for every group and every quantity, in the order of QUANTITIES.
 
     The table depends on the wells and the seed alone, not on the order of rows. features: (W, D) finite numbers, before
     normalisation. wells: W rows, see `checked_wells`. steps: the normalisation, as `normalise` takes it. chance, negatives: see
     `phenotypic_activity`. position: the column with a well's position on its plate ("A01"). key: the columns that together name
-    a well. repeats: how often the control positions are split, poses placed and labels permuted. crossed: the score's fit and
-    negatives share no control; then labels are permuted in a split too. In posing they never share one.
+    a well. repeats: how often the control positions are split, poses placed and labels permuted. splits: of the
+    controls for the score; posing has as many if it can, and labels are permuted in one. 0: the score's fit is on the negatives,
+    and so is that of permuted labels; in posing no fit ever is.
 
     Columns: group and quantity. fraction_retrieved in [0, 1], mean_map and mean_normalised_map: means over the repeats. In a
     repeat the number is the mean over compounds; a compound that is scored twice in a repeat, once for each half of the
@@ -100,7 +91,7 @@ def floors(
     tables = []
     for _, members in in_play(checked_wells(wells, key, position)).group_by("group", maintain_order=True):
         own, plate = x[members[ROW].to_numpy()], members["plate"].to_numpy().astype(str)
-        tables.append(_floors(_normaliser(own, plate, steps), members, chance, negatives, repeats, crossed, None).table)
+        tables.append(_floors(_normaliser(own, plate, steps), members, chance, negatives, repeats, splits, None).table)
     return pl.concat(tables) if tables else pl.DataFrame(schema=SCHEMA)
 
 
@@ -113,7 +104,7 @@ def floors_in(
     key: Sequence[str] = ("well_id",),
     negatives: Negatives = "plate",
     repeats: int = 3,
-    crossed: bool = False,
+    splits: int = 0,
     cut: float | None = None,
 ) -> Floors:
     """Return the floors of one group of wells; a function of the caller reads and normalises the profiles.
@@ -132,7 +123,7 @@ def floors_in(
         fitted[rows[fit]] = True
         return normalised(fitted, playing)[rows]
 
-    return _floors(of_members, members, chance, negatives, repeats, crossed, cut)
+    return _floors(of_members, members, chance, negatives, repeats, splits, cut)
 
 
 def _normaliser(x: Profiles, plate: Texts, steps: str | Sequence[Step]) -> Normalise:
@@ -145,7 +136,7 @@ def _floors(
     chance: Chance,
     negatives: Negatives,
     repeats: int,
-    crossed: bool,
+    splits: int,
     cut: float | None,
 ) -> Floors:
     """Return the floors of one group; members: its wells in play, in the order of their names."""
@@ -154,65 +145,12 @@ def _floors(
     if not len(members):
         return Floors(pl.DataFrame(schema=SCHEMA), pl.DataFrame(schema=POSES))
     name = str(members["group"][0])
-    runs = _runs(_Group(name, normalised, members.drop(ROW), chance, negatives), repeats, crossed, cut)
+    runs = _runs(FloorGroup(name, normalised, members.drop(ROW), chance, negatives), repeats, splits, cut)
     rows = [{"group": name, "quantity": quantity, **summary(runs[quantity])} for quantity in QUANTITIES]
     return Floors(pl.DataFrame(rows, schema=SCHEMA, orient="row"), poses_table(name, runs["posing"]))
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Treated and control wells of one group, in the order of their names, and how they are scored."""
-
-    name: str
-    normalise: Normalise
-    wells: pl.DataFrame
-    chance: Chance
-    negatives: Negatives
-
-    @property
-    def control(self) -> Bools:
-        return self.wells["is_control"].to_numpy()
-
-    @property
-    def treated(self) -> Bools:
-        return self.wells["is_treated"].to_numpy()
-
-    @property
-    def plate(self) -> Texts:
-        return self.wells["plate"].to_numpy().astype(str)
-
-    @property
-    def position(self) -> Texts:
-        return self.wells[POSITION].to_numpy().astype(str)
-
-    def profiles(self, fit: Bools) -> Profiles | str:
-        """Return the profiles (W, D') normalised by a fit on the wells of `fit` (W,), or the reason why they cannot be
-        normalised.
-        """
-        try:
-            return self.normalise(fit)
-        except DataError:
-            if not self.control.any():
-                return NO_CONTROLS
-            fewest = min(int(fit[self.plate == plate].sum()) for plate in np.unique(self.plate))
-            return TOO_FEW_CONTROLS if fewest < 2 else NOT_NORMALISED
-
-    def activity(
-        self, profiles: Profiles | str, negatives: Bools, queries: Bools, labels: Texts | None = None
-    ) -> Activity | str:
-        """Return the score of `queries` against `negatives`, both (W,); labels (W,), if given, replace the compounds. `profiles`
-        may be the reason why there are no profiles; that reason comes back."""
-        if isinstance(profiles, str):
-            return profiles
-        wells = self.wells.with_columns(is_control=pl.Series(negatives), is_treated=pl.Series(queries))
-        if labels is not None:
-            wells = wells.with_columns(compound=pl.Series(labels))
-        playing = negatives | queries
-        profiles, wells = profiles[playing], wells.filter(pl.Series(playing))
-        return phenotypic_activity(profiles, wells, self.chance, key=(NAME,), negatives=self.negatives)
-
-
-def _runs(group: _Group, repeats: int, crossed: bool, cut: float | None) -> dict[str, list[Ways]]:
+def _runs(group: FloorGroup, repeats: int, splits: int, cut: float | None) -> dict[str, list[Ways]]:
     """Return the scores of every quantity, one list for every repeat."""
     runs: dict[str, list[Ways]] = {quantity: [] for quantity in QUANTITIES}
     whole = group.profiles(group.control)
@@ -222,13 +160,13 @@ def _runs(group: _Group, repeats: int, crossed: bool, cut: float | None) -> dict
         cut = 0.0 if isinstance(full, str) else full.cut(group.chance.threshold)
     for repeat in range(repeats):
         (fit, profiles), _ = halves_fitted = _halves(group, repeat)
-        scored_in = (profiles, group.control & ~fit) if crossed else (whole, group.control)
+        scored_in = (profiles, group.control & ~fit) if splits else (whole, group.control)
         if repeat == 0:
             runs["position_matched"] = [[_matched(group, *scored_in)]]
         for quantity, ways in {
             **_estimates(group, halves_fitted),
-            **_posing(group, repeat, cut),
-            **_permuted_labels(group, repeat, *scored_in, crossed),
+            **posing(group, repeat, cut, splits),
+            **_permuted_labels(group, repeat, *scored_in, splits > 0),
         }.items():
             runs[quantity].append(ways)
     return runs
@@ -237,20 +175,14 @@ def _runs(group: _Group, repeats: int, crossed: bool, cut: float | None) -> dict
 _Fitted = tuple[Bools, Profiles | str]  # the controls of a fit (W,), and the profiles or the reason why there are none
 
 
-def _halves(group: _Group, repeat: int) -> tuple[_Fitted, _Fitted]:
+def _halves(group: FloorGroup, repeat: int) -> tuple[_Fitted, _Fitted]:
     """Return both halves of the control positions as fits."""
     both = halves(np.unique(group.position[group.control]), group.chance.seed, group.name, repeat)
     first, second = (group.control & np.isin(group.position, half) for half in both)
-    return (first, _profiles(group, first)), (second, _profiles(group, second))
+    return (first, group.fitted_on(first)), (second, group.fitted_on(second))
 
 
-def _profiles(group: _Group, fit: Bools) -> Profiles | str:
-    if not group.control.any():
-        return NO_CONTROLS
-    return group.profiles(fit) if fit.any() else TOO_FEW_CONTROLS
-
-
-def _estimates(group: _Group, both: tuple[_Fitted, _Fitted]) -> dict[str, Ways]:
+def _estimates(group: FloorGroup, both: tuple[_Fitted, _Fitted]) -> dict[str, Ways]:
     """Return the scores of the halves against themselves and against each other, for one split of the control positions."""
     scores: dict[str, Ways] = {"half_same": [], "half_other": []}
     for (fit, profiles), (rest, _) in (both, both[::-1]):
@@ -259,60 +191,8 @@ def _estimates(group: _Group, both: tuple[_Fitted, _Fitted]) -> dict[str, Ways]:
     return scores
 
 
-def _posing(group: _Group, repeat: int, cut: float) -> dict[str, Ways]:
-    """Return the scores of posing controls: a part of the poses at a time, in a fit on half of the controls at other positions."""
-    key = (group.chance.seed, group.name, repeat)
-    if not group.control.any() or not group.treated.any():
-        return {name: [NO_CONTROLS if group.treated.any() else NO_TREATED] for name in POSING}
-    units = place_poses(group.wells, *key)
-    if not units:
-        return {name: [NO_GEOMETRY] for name in POSING}
-    order = block_generator(key[0], "floors", "parts", group.name, block=repeat).permutation(len(units))
-    scores: dict[str, Ways] = {name: [] for name in POSING}
-    for number in range(min(_PARTS, len(units))):
-        part = [units[at] for at in order[number::_PARTS]]
-        poses = [pose for unit in part for pose in unit.poses]
-        taken = [position for unit in part for position in unit.positions]
-        rest = group.control & ~np.isin(group.position, taken)
-        profiles: Profiles | str = TOO_FEW_CONTROLS
-        negatives = rest
-        try:
-            (split,) = control_splits(group.position, group.plate, rest, 1, *key)
-        except DataError:
-            pass
-        else:
-            profiles, negatives = group.profiles(split.fit), split.negatives
-        rows = np.concatenate([pose.rows for pose in poses])
-        queries = np.zeros(len(group.wells), dtype=bool)
-        queries[rows] = True
-        labels = np.full(len(group.wells), "", dtype=object)
-        for pose in poses:
-            labels[pose.rows] = pose.label
-        shuffled = labels.copy()
-        for row, label in shuffled_labels(poses, group.plate, *key).items():
-            shuffled[row] = label
-        for name, names in zip(POSING, (labels, shuffled), strict=True):
-            scores[name].append(_at_cut(group.activity(profiles, negatives, queries, names), cut))
-    return scores
-
-
-def _at_cut(scores: Activity | str, cut: float) -> Activity | str:
-    """Return the scores of poses, retrieved if p is at most the cut of the score. A correction of few poses among themselves
-    would ask less or more of them than of the compounds."""
-    if isinstance(scores, str):
-        return scores
-    possible = pl.col("least_p") <= cut
-    compounds = scores.compounds.with_columns(
-        retrieved=pl.when(possible).then(pl.col("p") <= cut),
-        status=pl.when(pl.col("p").is_null()).then("status").when(possible).then(pl.lit(OK)).otherwise(
-            pl.lit(TOO_FEW_CONTROLS)
-        ),
-    )  # fmt: skip
-    return replace(scores, compounds=compounds)
-
-
 def _permuted_labels(
-    group: _Group, repeat: int, profiles: Profiles | str, negatives: Bools, crossed: bool
+    group: FloorGroup, repeat: int, profiles: Profiles | str, negatives: Bools, crossed: bool
 ) -> dict[str, Ways]:
     """Return the scores with permuted labels; profiles, negatives: of the score that keeps its fit."""
     key = (group.chance.seed, group.name, repeat)
@@ -320,7 +200,9 @@ def _permuted_labels(
     labels = group.wells["compound"].to_numpy()[rows]
     treated = group.activity(profiles, negatives, group.treated, labels)
     rows = permuted_rows(group.plate, group.control | group.treated, "labels_within_all", *key)
-    other = replace(group, wells=group.wells.with_columns(group.wells[rows].select("compound", "is_control", "is_treated")))
+    other = replace(
+        group, wells=group.wells.with_columns(group.wells[rows].select("compound", "is_control", "is_treated"))
+    )
     fit, rest = other.control, other.control
     if crossed and other.control.any():
         try:
@@ -329,11 +211,11 @@ def _permuted_labels(
             fit = np.zeros_like(fit)
         else:
             fit, rest = split.fit, split.negatives
-    everyone = other.activity(_profiles(other, fit), rest, other.treated)
+    everyone = other.activity(other.fitted_on(fit), rest, other.treated)
     return {"labels_within_treated": [treated], "labels_within_all": [everyone]}
 
 
-def _matched(group: _Group, profiles: Profiles | str, negatives: Bools) -> Activity | str:
+def _matched(group: FloorGroup, profiles: Profiles | str, negatives: Bools) -> Activity | str:
     """Return the score in which a control's position takes the part of its plate. The negatives of a query are the controls at its
     own position. Under the null, a compound's wells change places with these."""
     if not group.control.any():

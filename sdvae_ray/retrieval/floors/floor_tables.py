@@ -55,7 +55,9 @@ def poses_table(group: str, repeats: list[Ways]) -> pl.DataFrame:
     if not scored:
         return pl.DataFrame(schema=POSES)
     means = pl.concat(scored).group_by("compound").agg(pl.col("retrieved", "normalised_map").mean())
-    return means.sort("compound").select(group=pl.lit(group), pose="compound", retrieved="retrieved", normalised_map="normalised_map")
+    return means.sort("compound").select(
+        group=pl.lit(group), pose="compound", retrieved="retrieved", normalised_map="normalised_map"
+    )
 
 
 def _means_over_compounds(table: pl.DataFrame) -> pl.DataFrame:

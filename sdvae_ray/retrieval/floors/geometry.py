@@ -82,7 +82,9 @@ def place_poses(wells: pl.DataFrame, seed: int, name: str, repeat: int) -> list[
             others = (free.rows_at(position[rows], [place for place, *_ in other]) for other in alike)
             poses = [rows, *(other for other in others if other is not None)]
             positions = np.unique(position[rows])
-            units.append(Unit(tuple(positions.tolist()), tuple(Pose(pose, _label(plate, position, pose)) for pose in poses)))
+            units.append(
+                Unit(tuple(positions.tolist()), tuple(Pose(pose, _label(plate, position, pose)) for pose in poses))
+            )
             free.remove(positions)
     return units
 
@@ -161,7 +163,9 @@ def _patterns(compound: Texts, plate: Texts, places: Ints) -> list[Pattern]:
 
 def _rows_by_compound(compound: Texts, plate: Texts, places: Ints) -> Iterator[Ints]:
     order = np.lexsort((places[:, 1], places[:, 0], plate, compound.astype(str)))
-    yield from np.split(order, np.flatnonzero(np.diff(np.unique(compound[order].astype(str), return_inverse=True)[1])) + 1)
+    yield from np.split(
+        order, np.flatnonzero(np.diff(np.unique(compound[order].astype(str), return_inverse=True)[1])) + 1
+    )
 
 
 def _label(plate: Texts, position: Texts, rows: Ints) -> str:

@@ -46,8 +46,10 @@ def over_floor(retrieved: ArrayLike, posing: ArrayLike, draws: int = 2000, seed:
     floors = random.choice(padded, (draws, len(padded))).mean(axis=1)
     floors += floor - padded.mean()  # the centre stays where it is, the width is that of the padded poses
     drawn = _over(fractions, np.clip(floors, 0, 1))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return OverFloor(fraction, floor, float(_over(fraction, floor)), float(low), float(high), len(compounds), len(poses))
+    low, high = np.nanquantile(drawn, [0.025, 0.975])  # NaN where every pose is drawn as retrieved
+    return OverFloor(
+        fraction, floor, float(_over(fraction, floor)), float(low), float(high), len(compounds), len(poses)
+    )
 
 
 def _over(fraction: ArrayLike, floor: ArrayLike) -> Floats:

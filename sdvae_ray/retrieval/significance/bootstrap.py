@@ -1,8 +1,9 @@
 """Percentile intervals over compounds, or over compounds and plates; wells and patches are never resampled by themselves.
 
 A compound's AP values and its corrected p are taken as they are: an interval over compounds says how the mean would move with other
-compounds of the same kind, not with other plates. Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Where all compounds agree (none is retrieved, say) a resample cannot differ and the interval has no
-width. A mistake in the arguments is a ValueError.
+compounds of the same kind, not with other plates. Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Where
+all compounds agree (none is retrieved, say) a resample cannot differ and the interval has no width. A mistake in the arguments is
+a ValueError.
 """
 
 from collections.abc import Iterator, Sequence
@@ -58,15 +59,17 @@ def intervals(
 
     compounds: Activity.compounds (group, compound, retrieved, map, normalised_map). wells: Activity.wells (group, compound, plate,
     ap, normalised_ap). Quantities: fraction_retrieved over compounds; mean_map and mean_normalised_map over compounds and plates
-    (`hierarchical`); without `wells` over compounds alone. plates: the number of plates that were resampled, 1 if none was. The numbers are null if no compound has a
-    score. draws, level, seed: see `interval`.
+    (`hierarchical`); without `wells` over compounds alone. plates: the number of plates that were resampled, 1 if none was. The
+    numbers are null if no compound has a score. draws, level, seed: see `interval`.
     """
     rows = []
     for (group,), table in compounds.sort("group").group_by("group", maintain_order=True):
         for quantity, column in QUANTITIES.items():
             if wells is not None and quantity in _OF_WELLS:
                 own = wells.filter(pl.col("group") == group)
-                mean, plates = hierarchical(own.select("compound", "plate", value=_OF_WELLS[quantity]), draws, level, seed)
+                mean, plates = hierarchical(
+                    own.select("compound", "plate", value=_OF_WELLS[quantity]), draws, level, seed
+                )
             else:
                 mean, plates = interval(table[column].cast(pl.Float64).to_numpy(), draws, level, seed), 1
             rows.append((str(group), quantity, mean.estimate, mean.low, mean.high, mean.compounds, plates))
@@ -76,17 +79,17 @@ def intervals(
     return _nulls(pl.DataFrame(rows, schema=schema, orient="row"))
 
 
-def hierarchical(
-    wells: pl.DataFrame, draws: int = 2000, level: float = 0.95, seed: int = 0
-) -> tuple[Interval, int]:
+def hierarchical(wells: pl.DataFrame, draws: int = 2000, level: float = 0.95, seed: int = 0) -> tuple[Interval, int]:
     """Return the mean over compounds of the mean over a compound's wells, its interval over compounds and plates, and the plates.
 
     wells: compound, plate, value; rows with a null value are left out. Each draw resamples the plates, takes each compound's mean
-    over its wells on the plates drawn, and resamples the compounds; a compound with no well on these plates is left out of the draw.
-    With one plate the compounds alone are resampled, and the interval says nothing about another plate. The wells' values are taken
-    as they are: a draw ranks nothing again.
+    over its wells on the plates drawn, and resamples the compounds; a compound with no well on these plates is left out of the
+    draw. With one plate the compounds alone are resampled, and the interval says nothing about another plate. The wells' values
+    are taken as they are: a draw ranks nothing again.
     """
-    known = wells.filter(pl.col("value").is_not_null() & pl.col("value").is_not_nan()).sort("compound", "plate", "value")
+    known = wells.filter(pl.col("value").is_not_null() & pl.col("value").is_not_nan()).sort(
+        "compound", "plate", "value"
+    )
     sums = known.group_by("compound", "plate", maintain_order=True).agg(pl.col("value").sum(), n=pl.len())
     names, compound = np.unique(sums["compound"].to_numpy().astype(str), return_inverse=True)
     plates, plate = np.unique(sums["plate"].to_numpy().astype(str), return_inverse=True)
@@ -123,11 +126,11 @@ def paired_difference(
     """Return how a reconstruction's means differ from the originals' over the same compounds, resampled as pairs.
 
     image, side: Activity.compounds of the originals and of the reconstruction, one row per (group, compound). wells: the
-    Activity.wells of both; None: plates are not resampled. key: the columns that name a well. The result has one row per group and quantity: group,
-    quantity, image, reconstruction (means over the pairs), difference (reconstruction less image), low, high (as in `intervals`:
-    differences of mAP over compounds and plates), compounds (scored on both sides), unpaired (scored on one side only: left out);
-    and for fraction_retrieved, else null: lost and gained (compounds retrieved on the image alone and on the reconstruction
-    alone), mcnemar_p (McNemar's exact p of these two counts, two-sided; 1 if both are 0).
+    Activity.wells of both; None: plates are not resampled. key: the columns that name a well. The result has one row per group
+    and quantity: group, quantity, image, reconstruction (means over the pairs), difference (reconstruction less image), low, high
+    (as in `intervals`: differences of mAP over compounds and plates), compounds (scored on both sides), unpaired (scored on one
+    side only: left out); and for fraction_retrieved, else null: lost and gained (compounds retrieved on the image alone and on
+    the reconstruction alone), mcnemar_p (McNemar's exact p of these two counts, two-sided; 1 if both are 0).
     """
     columns = list(QUANTITIES.values())
     first, second = (table.select("group", "compound", *columns) for table in (image, side))
@@ -146,7 +149,9 @@ def paired_difference(
             difference = _interval(y - x, draws, level, seed)
             if pairs is not None and quantity in _OF_WELLS:
                 value = _OF_WELLS[quantity]
-                apart = pairs.filter(pl.col("group") == group).select("compound", "plate", value=pl.col(f"{value}_side") - pl.col(value))
+                apart = pairs.filter(pl.col("group") == group).select(
+                    "compound", "plate", value=pl.col(f"{value}_side") - pl.col(value)
+                )
                 of_wells, _ = hierarchical(apart, draws, level, seed)
                 difference = replace(difference, low=of_wells.low, high=of_wells.high)
             flags = quantity == "fraction_retrieved"

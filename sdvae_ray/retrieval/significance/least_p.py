@@ -25,9 +25,7 @@ def least_exchange_p(compound: Ints, plate: Ints, pool: Bools, compounds: int, c
     return np.maximum(np.exp(-arrangements), 1 / (chance.null_size + 1))
 
 
-def least_arrangement_p(
-    compound: Ints, positives: Ints, negatives: Ints, compounds: int, chance: Chance
-) -> Floats:
+def least_arrangement_p(compound: Ints, positives: Ints, negatives: Ints, compounds: int, chance: Chance) -> Floats:
     """Return the least p (C,) under copairs' null: 1 / C(N, M) of the longest rank list, or 1 / (null_size + 1) if that is more.
 
     compound: (W,) code of a query with an AP, else -1. The strict rule counts no draw that equals the observed value, so that its

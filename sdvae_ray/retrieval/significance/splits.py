@@ -60,7 +60,9 @@ def control_splits(
     block_of = _dealt(position[is_control], plate[is_control], blocks, seed, name, repeat)
     if len(block_of) < blocks:
         times = "1 split" if splits == 1 else f"{splits} splits"
-        raise DataError(f"{times} of the controls need {blocks} well positions at least, and they are at {len(block_of)}")
+        raise DataError(
+            f"{times} of the controls need {blocks} well positions at least, and they are at {len(block_of)}"
+        )
     block = np.full(len(position), blocks)
     block[is_control] = [block_of[well] for well in position[is_control].tolist()]
     if splits == 1:
@@ -83,7 +85,7 @@ def _dealt(position: Texts, plate: Texts, blocks: int, seed: int, name: str, rep
     for well, plates in plates_of.items():
         alike.setdefault(tuple(plates), []).append(well)
     dealt: dict[str, int] = {}
-    for plates, wells in sorted(alike.items()):
-        for at in block_generator(seed, "control splits", name, *plates, block=repeat).permutation(len(wells)):
+    for layout, wells in sorted(alike.items()):
+        for at in block_generator(seed, "control splits", name, *layout, block=repeat).permutation(len(wells)):
             dealt[wells[at]] = len(dealt) % blocks
     return dealt

@@ -118,7 +118,9 @@ def activity_in(
             )
         unusable = np.flatnonzero(~finite_rows(space.features))
         if len(unusable):
-            raise DataError(f"well {well_name(frame[unusable])}: its features are not finite ({len(unusable)} such wells)")
+            raise DataError(
+                f"well {well_name(frame[unusable])}: its features are not finite ({len(unusable)} such wells)"
+            )
         usable &= ~zero_rows(space.features)
     roles = _roles(frame, usable, negatives)
     spaces = [Space(space.features, space.is_negative & usable) for space in spaces]
