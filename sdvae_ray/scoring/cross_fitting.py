@@ -13,6 +13,7 @@ import polars as pl
 from sdvae_ray.controls import CONTROL, TREATED
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
+from sdvae_ray.retrieval.normalisation.shelf import has_fit
 from sdvae_ray.retrieval.significance.least_p import least_exchange_p
 from sdvae_ray.retrieval.significance.splits import Space, Split, control_splits, pool_of
 from sdvae_ray.run.run import Run
@@ -25,18 +26,13 @@ MANY = 20_000  # wells of a group; of more wells the profiles of several splits 
 
 @dataclass(frozen=True)
 class CrossFits:
-    """The splits of one group's controls. crossed: no negative is in the fit of its split, so that p is valid; without fitted
-    steps that is so for the one split, which has all controls as negatives. fitted: whether a step is fitted at all.
+    """The splits of one group's controls. crossed: no negative is in the fit of its split. p_valid: nothing was fitted on the
+    negatives; so it is without fitted steps, and never with harmony, which moves all wells that it is given.
     """
 
     splits: list[Split]
     crossed: bool
-    fitted: bool
-
-    @property
-    def p_valid(self) -> bool:
-        """Return whether nothing was fitted on the negatives."""
-        return self.crossed or not self.fitted
+    p_valid: bool
 
     def first(self, wells: pl.DataFrame) -> tuple[np.ndarray, np.ndarray, pl.DataFrame]:
         """Return (the controls (W,) of the first split's fit, the wells (W,) that a step with `fit: all` may be fitted on, the
@@ -68,9 +64,10 @@ def cross_fits(run: Run, wells: pl.DataFrame, name: str, most: int | None = None
     """
     settings = run.config.score
     control = wells[CONTROL].to_numpy()
-    fitted = bool(resolve_steps(settings.normalise))
-    if settings.fit == "controls" or not fitted:
-        return CrossFits([Split(control, control)], crossed=False, fitted=fitted)
+    steps = resolve_steps(settings.normalise)
+    p_valid = has_fit(steps)
+    if settings.fit == "controls" or not steps:
+        return CrossFits([Split(control, control)], crossed=False, p_valid=not steps)
     position, plate = (wells[column].to_numpy().astype(str) for column in (WELL_COLUMN, "plate"))
     drawn = position, plate, control
     splits = min(settings.splits, most or (1 if wells.height > MANY else settings.splits))
@@ -81,8 +78,8 @@ def cross_fits(run: Run, wells: pl.DataFrame, name: str, most: int | None = None
             pass
         else:
             if _can_reject_one(run, wells, pool_of(several)):
-                return CrossFits(several, crossed=True, fitted=True)
-    return CrossFits(control_splits(*drawn, 1, run.config.seed, name), crossed=True, fitted=True)
+                return CrossFits(several, crossed=True, p_valid=p_valid)
+    return CrossFits(control_splits(*drawn, 1, run.config.seed, name), crossed=True, p_valid=p_valid)
 
 
 def _can_reject_one(run: Run, wells: pl.DataFrame, pool: np.ndarray) -> bool:
