@@ -439,7 +439,9 @@ def test_transfer_between_groups_is_scored_both_ways(local_ray, config):
     for row in rows:
         row["Metadata_Cell_type"] = {"P1": "A549", "P2": "U2OS"}[str(row["Metadata_Plate"])]
     store(config, {"image": patches}, rows)
-    asked = config.model_copy(update={"score": config.score.model_copy(update={"group": ("Metadata_Cell_type",)})})
+    asked = config.model_copy(
+        update={"score": config.score.model_copy(update={"group": ("Metadata_Cell_type",), "fit": "controls"})}
+    )
     tasks = score(Run(asked), SILENT).tasks.filter(pl.col("task").str.starts_with("transfer"))
     assert tasks.select("column", "source", "target").unique().sort("source").rows() == [
         ("Metadata_Cell_type", "A549", "U2OS"),
