@@ -121,11 +121,14 @@ class _Free:
             return None
         offsets = np.array([offset for _, *offset in pattern])
         turns = [_TURNS[at] for at in random.permutation(len(_TURNS))] if offsets.any() else _TURNS[:1]
-        for first in self.rows[pattern[0][0]][random.permutation(len(self.rows[pattern[0][0]]))]:
-            for turn in turns:
-                rows = self._near(pattern, self.places[first] + offsets @ turn.T, np.abs(offsets).max(axis=1) // 2)
-                if rows is not None:
-                    return rows
+        starts = self.rows[pattern[0][0]][random.permutation(len(self.rows[pattern[0][0]]))]
+        tolerance = np.abs(offsets).max(axis=1) // 2
+        for off in [np.zeros_like(tolerance), tolerance][: 1 + tolerance.any()]:  # first exactly, then nearly
+            for first in starts:
+                for turn in turns:
+                    rows = self._near(pattern, self.places[first] + offsets @ turn.T, off)
+                    if rows is not None:
+                        return rows
         return None
 
     def _near(self, pattern: Pattern, targets: Ints, tolerance: Ints) -> Ints | None:
