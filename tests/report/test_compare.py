@@ -29,6 +29,7 @@ STORAGE = Storage()
 GROUPS = ("A549 / 24", "U2OS / 48")
 SD = {"name": "diffusers_kl", "source": "CompVis/stable-diffusion-v1-4", "subfolder": "vae", "latent": "sample"}
 PUBLISHED_SCORE = {
+    "fit": "controls",
     "group": ["Metadata_Cell_type", "Metadata_Time"],
     "negatives": "group",
     "null": "copairs",
@@ -552,6 +553,7 @@ def test_departures_from_the_published_protocol(tmp_path: Path) -> None:
         "image.transpose false (published: true)",
         "precision float32 (published: float16)",
         'score.normalise [{"pca": {"components": 3}}] (published: published)',
+        "score.fit cross (published: controls)",
         "score.negatives plate (published: group)",
         "score.null exchange (published: copairs)",
         "score.null_size 10000 (published: 1000000)",

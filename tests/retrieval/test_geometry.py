@@ -78,7 +78,9 @@ def test_compounds_side_by_side_have_poses_side_by_side():
     for pose in poses:
         assert len(set(plate[pose.rows])) == 1
     spans = [sorted(np.ptp(coordinates(well[pose.rows]), axis=0).tolist()) for pose in poses]
-    assert max(max(span) for span in spans) <= 4  # a bent pose, where nothing else is left: each well off by one at most
+    assert (
+        max(max(span) for span in spans) <= 4
+    )  # a bent pose, where nothing else is left: each well off by one at most
     assert spans.count([0, 3]) >= 0.7 * len(spans)  # in a row or in a column
     positions = [position for unit in units for position in unit.positions]
     assert len(set(positions)) == len(positions)
