@@ -98,7 +98,7 @@ class _Wells:
     row: Ints
     scope: NDArray[np.integer]
     plate: NDArray[np.integer]
-    controls_of: list[Mapping[int, Ints]]
+    controls_of: Sequence[Mapping[int, Ints]]
     pool: Bools
 
     def unit(self, space: int, wells: Ints) -> Floats:

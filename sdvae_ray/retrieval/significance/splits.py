@@ -5,6 +5,7 @@ positions, the pool, is in no fit of any split. Under no effect a compound's wel
 at once, so that the null by exchange holds for the mean over the splits (exchange.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +72,7 @@ def control_splits(
     return [Split(fit, is_control & ~fit) for fit in fits]
 
 
-def pool_of(spaces: list[Split] | list[Space]) -> Bools:
+def pool_of(spaces: Sequence[Split] | Sequence[Space]) -> Bools:
     """Return a mask (W,): the controls that are negatives in all spaces or splits, which no fit has seen."""
     return np.logical_and.reduce([part.negatives if isinstance(part, Split) else part.is_negative for part in spaces])
 
