@@ -46,7 +46,7 @@ RECIPES: dict[str, tuple[str, Negatives, Chance]] = {  # steps, negatives, chanc
 NUMBERS = ("fraction_retrieved", "lowest", "highest", "mean_map", "mean_normalised_map")
 COUNTS = ("compounds_scored", "queries", "negatives", "repeats")
 RANKS = (32, 64, 96, 112, 120, 124, 127, 130, 140, 160, 192, 224, 240, 250, 255, 260, 280, 320, 400, 600)
-SHOWN = ("full", "half_same", "half_other", "posing_position", "labels_within_treated", "labels_within_all")
+SHOWN = ("full", "half_same", "half_other", "posing", "labels_within_treated", "labels_within_all")
 
 
 def read(folder: Path) -> tuple[np.ndarray, pl.DataFrame]:

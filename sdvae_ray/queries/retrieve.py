@@ -107,7 +107,7 @@ def retrieve(
         "fraction_retrieved_high": None if np.isnan(between.high) else between.high,
         **asdict(chance),
         "plates": counts.to_dicts(),
-        "notes": [*table.notes, *repeated, *lacking],
+        "notes": [*table.notes, *repeated, *lacking, *_doubts(settings, bool(reference))],
         "floors": [] if floor_table is None else floor_table.drop("group").to_dicts(),
     }
     return Retrieved(summary, groups, per_well, floor_table)
@@ -155,6 +155,17 @@ def _with_ids(wells: pl.DataFrame, places: pl.Series) -> pl.DataFrame:
     return wells.with_columns(
         well_id=pl.when(unclear).then(pl.concat_str(key, pl.lit(" ("), places, pl.lit(")"))).otherwise(key)
     )
+
+
+def _doubts(settings: Settings, has_reference: bool) -> list[str]:
+    """Return what the scores cannot say of themselves: what was fitted on the reference wells, here or before."""
+    if not has_reference:
+        return []
+    upstream = "what was fitted on the reference wells upstream of these profiles cannot be seen; p is valid without such a fit"
+    fitted_here = (
+        "p not valid: fitted on the negatives (--normalise); `sdvae-ray score` fits and scores on different controls"
+    )
+    return [upstream] if settings.normalise in ("none", ()) else [fitted_here, upstream]
 
 
 def _frame(wells: pl.DataFrame, rules: PairRules, is_reference: np.ndarray, query: np.ndarray) -> pl.DataFrame:

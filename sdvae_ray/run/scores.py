@@ -13,12 +13,20 @@ from sdvae_ray.storage import Storage, join
 class Scores:
     """The tables that `score` writes, one file of scores/ per table. All of them have `random_weights`.
 
-    summary          per extractor, side, group: wells, controls, compounds, mean_map, fraction_retrieved, status,
+    summary          per extractor, side, group: wells, controls, compounds, mean_map, fraction_retrieved, retrieval_status (why
+                     there is no fraction), least_p_corrected, splits (of the controls; 0: none), p_valid, status,
                      replicate_recall_at_<k>, reconstruction_recall (share of reconstructions whose nearest original is their own),
                      recall_queries, features, normalisation (the record of every step, JSON)
     compounds        per extractor, side, group, compound: replicates, map, normalised_map, p, p_corrected, retrieved, status
     wells            per extractor, side, group, treated well: ap, normalised_ap, n_positives, n_negatives, status
     floors           per extractor, side, group, quantity (retrieval.floors): fraction_retrieved, mean_map, ..., status
+    estimates        the same columns for what the fit does: full, half_same, half_other; these are no floors
+    over_floor       per extractor, side, group: fraction_retrieved, plates_low, plates_high (FR with a plate left out, in one
+                     split), floor, over_floor = (FR - floor) / (1 - floor), low, high, compounds, poses, normalised_map,
+                     floor_normalised_map, ceiling_normalised_map, map_between, cut (the p up to which a compound is retrieved),
+                     status
+    ceilings         per extractor, the originals, group, halves (wells, plates): normalised_map, fraction_retrieved, retrieved,
+                     kept, gained, kept_share, status
     tasks            per extractor, side, group, task (distinctiveness, consistency, cross_side): queries, groups, mean_map,
                      mean_normalised_map, fraction_retrieved, status, floor_*; and of transfer (retrieval.tasks.transfer), whose
                      group is the group queried: column, source, target, zero_norm, position_*
@@ -36,6 +44,9 @@ class Scores:
     compounds: pl.DataFrame
     wells: pl.DataFrame
     floors: pl.DataFrame
+    estimates: pl.DataFrame
+    over_floor: pl.DataFrame
+    ceilings: pl.DataFrame
     tasks: pl.DataFrame
     differences: pl.DataFrame
     distributions: pl.DataFrame

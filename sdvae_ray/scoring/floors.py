@@ -1,78 +1,154 @@
-"""Floors and intervals of every score. A floor is the score without the leak, without an effect, or by position alone.
+"""What a score stands between: floors, FR over its floor, ceilings of the originals, and estimates of the leak of the fit.
 
-Floors of one extractor, side and group are one Ray task; retrieval/floors/control_floors.py says what each is.
+All of one extractor, side and group are one Ray task; retrieval/floors says what each is.
 """
 
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import polars as pl
 import ray
 
 from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, weighing
 from sdvae_ray.config import IMAGE_SIDE
-from sdvae_ray.errors import DataError
-from sdvae_ray.retrieval.floors.control_floors import floors_in
+from sdvae_ray.retrieval.floors.ceilings import ceilings, leave_one_plate_out
+from sdvae_ray.retrieval.floors.control_floors import ESTIMATES, floors_in
+from sdvae_ray.retrieval.floors.floor_group import NO_GEOMETRY
+from sdvae_ray.retrieval.floors.over_floor import over_floor
 from sdvae_ray.retrieval.significance.bootstrap import intervals, paired_difference
+from sdvae_ray.retrieval.tasks.activity import Activity
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_COLUMN, WELL_KEY
+from sdvae_ray.scoring.cross_fitting import cross_fits
 from sdvae_ray.scoring.labels import Label
 from sdvae_ray.scoring.normalised import Normaliser
 from sdvae_ray.scoring.roles import chance_of
 
-_COPIES = 4  # of the normalised profiles: all controls' space, another fit's, one in the order of names, one scored
+_COPIES = 4  # of the normalised profiles: a fit's, another fit's, one in the order of names, one scored
+UNKNOWN = "position effect unknown"  # status of FR over floor: nowhere do controls stand as the compounds do
 
 
-def start_floors(run: Run, label: Label, space: Normaliser, wells: pl.DataFrame, held: int = 0) -> Any:
-    """Return the Ray task that computes one group's floors; `floors_of` collects it.
+@dataclass(frozen=True)
+class FloorTables:
+    """The tables of one or more groups: see run/scores.py."""
 
-    space: normalises the profiles of all `wells`, which have their roles. held: bytes of the normalised profiles.
+    floors: pl.DataFrame
+    estimates: pl.DataFrame
+    over_floor: pl.DataFrame
+    ceilings: pl.DataFrame
+
+
+def start_floors(
+    run: Run, label: Label, normaliser: Normaliser, wells: pl.DataFrame, activity: Activity, splits: int, held: int
+) -> Any:
+    """Return the Ray task that computes one group's tables; `floors_of` collects it.
+
+    normaliser: of the profiles of all `wells`, which have their roles. activity: the score. splits: of the
+    controls for the score, 0 if its fit is on the negatives. held: bytes of the normalised profiles.
     """
-    return _floors.options(**weighing(_COPIES * held + 2 * space.held_bytes)).remote(run, label, space, wells)
+    memory = weighing(_COPIES * held + 2 * normaliser.held_bytes)
+    needed = replace(activity, wells=activity.wells.clear())  # one row per compound and group: little to send
+    return _floors.options(**memory).remote(run, label, normaliser, wells, needed, splits)
 
 
-def floors_of(tasks: list[Any]) -> pl.DataFrame:
-    """Return the table of floors, empty without tasks: extractor, side, group, quantity and the columns of
-    retrieval/floors/floor_tables.py.
+def floors_of(tasks: list[Any]) -> FloorTables:
+    """Return the tables of all groups, stacked; empty tables without tasks."""
+    parts: list[FloorTables] = ray.get(tasks)
+    if not parts:
+        empty = pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})
+        return FloorTables(empty, empty, empty, empty)
+    return FloorTables(
+        *(
+            pl.concat([getattr(part, name) for part in parts], how="diagonal_relaxed")
+            for name in ("floors", "estimates", "over_floor", "ceilings")
+        )
+    )
+
+
+def with_ceiling(over_floors: pl.DataFrame) -> pl.DataFrame:
+    """Return the table of FR over floor with mAP between its floor and the originals' mAP.
+
+    ceiling_normalised_map is the originals' of the same extractor and group. map_between is (mAP - floor) / (ceiling - floor),
+    null if the ceiling is not above the floor.
     """
-    frames = [frame for frame in ray.get(tasks) if frame is not None]
-    return pl.concat(frames) if frames else pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})
+    if "normalised_map" not in over_floors.columns:
+        return over_floors
+    key = ["extractor", "group"]
+    image = over_floors.filter(pl.col("side") == IMAGE_SIDE).select(*key, ceiling_normalised_map="normalised_map")
+    room = pl.col("ceiling_normalised_map") - pl.col("floor_normalised_map")
+    above = (pl.col("normalised_map") - pl.col("floor_normalised_map")) / room
+    return over_floors.join(image, on=key, how="left").with_columns(map_between=pl.when(room > 0).then(above))
 
 
-def differences(run: Run, compounds: pl.DataFrame) -> pl.DataFrame:
+def differences(run: Run, compounds: pl.DataFrame, wells: pl.DataFrame) -> pl.DataFrame:
     """Return every mean over compounds with its interval, and how it differs from the originals' mean.
 
-    One row per extractor, side, group and quantity: quantity, estimate, low, high, compounds; image (the originals' mean over the
-    same compounds), difference, difference_low, difference_high, unpaired, lost, gained. The columns from `image` on are null for
-    the originals, and if the originals were not scored.
+    One row per extractor, side, group and quantity: quantity, estimate, low, high, compounds, plates; image (the originals' mean
+    over the same compounds), difference, difference_low, difference_high, unpaired, lost, gained, mcnemar_p. The columns from
+    `image` on are null for the originals, and if the originals were not scored.
     """
     if compounds.height == 0:
         return pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})
     seed, parts = run.config.seed, []
     for (extractor,), rows in compounds.group_by("extractor", maintain_order=True):
-        image = rows.filter(pl.col("side") == IMAGE_SIDE)
+        of_extractor = wells.filter(pl.col("extractor") == extractor)
+        image, image_wells = (table.filter(pl.col("side") == IMAGE_SIDE) for table in (rows, of_extractor))
         for (side,), compounds_of_side in rows.group_by("side", maintain_order=True):
-            means = intervals(compounds_of_side, seed=seed)
+            own = of_extractor.filter(pl.col("side") == side)
+            means = intervals(compounds_of_side, seed=seed, wells=own)
             if side != IMAGE_SIDE and image.height:
-                paired = paired_difference(image, compounds_of_side, seed=seed).rename(
-                    {"low": "difference_low", "high": "difference_high", "compounds": "paired"}
-                )
+                paired = paired_difference(image, compounds_of_side, seed=seed, wells=(image_wells, own), key=WELL_KEY)
+                paired = paired.rename({"low": "difference_low", "high": "difference_high", "compounds": "paired"})
                 means = means.join(paired.drop("reconstruction"), on=["group", "quantity"], how="left")
             parts.append(means.with_columns(extractor=pl.lit(extractor), side=pl.lit(side)))
     return pl.concat(parts, how="diagonal_relaxed")
 
 
 @ray.remote(num_cpus=TASK_CPUS)
-def _floors(run: Run, label: Label, space: Normaliser, wells: pl.DataFrame) -> pl.DataFrame | None:
-    try:
-        table = floors_in(
-            lambda fit, in_play: space(fit, in_play).features,
-            wells.with_columns(group=pl.lit(label.group)),
-            chance_of(run),
-            position=WELL_COLUMN,
-            key=WELL_KEY,
-            negatives=run.config.score.negatives,
-            repeats=run.config.score.floor_repeats,
-        )
-    except DataError:  # the row of the score itself says why
-        return None
-    return label.before(table)
+def _floors(
+    run: Run, label: Label, normaliser: Normaliser, wells: pl.DataFrame, activity: Activity, splits: int
+) -> FloorTables:
+    settings, chance = run.config.score, chance_of(run)
+    wells = wells.with_columns(group=pl.lit(label.group))
+    cut = activity.cut(chance.threshold)
+    floors = floors_in(
+        lambda fit, in_play: normaliser(fit, in_play).features,
+        wells,
+        chance,
+        position=WELL_COLUMN,
+        key=WELL_KEY,
+        negatives=settings.negatives,
+        repeats=settings.floor_repeats,
+        splits=splits,
+        cut=cut,
+    )
+    is_estimate = pl.col("quantity").is_in(ESTIMATES)
+    # fewer wells of a compound can change places: with the pool of several splits few of these tests could reject
+    spaces = cross_fits(run, wells, str(label.group), most=1).spaces(normaliser)
+    how: dict[str, Any] = {"key": WELL_KEY, "negatives": settings.negatives}
+    lowest, highest = leave_one_plate_out(spaces, wells, chance, **how)
+    ratio = over_floor(activity.compounds["retrieved"].cast(pl.Float64), floors.poses["retrieved"], seed=chance.seed)
+    posing = floors.table.filter(pl.col("quantity") == "posing").row(0, named=True)
+    group = activity.groups.row(0, named=True)
+    status = group["status"] if group["status"] != "ok" else posing["status"]
+    row = {
+        "fraction_retrieved": group["fraction_retrieved"],
+        "plates_low": lowest,
+        "plates_high": highest,
+        **{name: None if np.isnan(value) else value for name, value in vars(ratio).items() if name != "fraction"},
+        "normalised_map": group["mean_normalised_map"],
+        "floor_normalised_map": floors.poses["normalised_map"].mean(),
+        "cut": cut,
+        "status": UNKNOWN if status == NO_GEOMETRY else status,
+    }
+    numbers = {name: pl.Int64 if name in ("compounds", "poses") else pl.Float64 for name in row if name != "status"}
+    of_image = pl.DataFrame()
+    if label.side == IMAGE_SIDE:
+        of_image = label.before(ceilings(spaces, wells, chance, repeats=settings.floor_repeats, **how))
+    return FloorTables(
+        label.before(floors.table.filter(~is_estimate)),
+        label.before(floors.table.filter(is_estimate)),
+        label.before(pl.DataFrame([row], schema={**numbers, "status": pl.String})),
+        of_image,
+    )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import polars as pl
 from rich.console import Console
 
@@ -20,10 +21,10 @@ from sdvae_ray.cluster.failures import RAY_LOGS
 from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.console import print_line
-from sdvae_ray.controls import GROUP, control_counts, lines_on_controls, with_roles
+from sdvae_ray.controls import CONTROL, GROUP, control_counts, lines_on_controls, with_roles
 from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
-from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
+from sdvae_ray.retrieval.tasks.activity import activity_in
 from sdvae_ray.run.annotation import annotation_of, write_annotation
 from sdvae_ray.run.lease import Lease
 from sdvae_ray.run.log import RunLog
@@ -31,16 +32,17 @@ from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores
 from sdvae_ray.schema import ERROR, FOV_ID, PLATE_COLUMN, WELL_KEY
 from sdvae_ray.scoring.annotation import Fields, with_current_metadata
+from sdvae_ray.scoring.cross_fitting import cross_fits
 from sdvae_ray.scoring.distances import distances, near_the_mean
 from sdvae_ray.scoring.exclusion import Exclusion, excluded_fovs
-from sdvae_ray.scoring.floors import differences, floors_of, start_floors
+from sdvae_ray.scoring.floors import differences, floors_of, start_floors, with_ceiling
 from sdvae_ray.scoring.fov_index import build_fov_index
 from sdvae_ray.scoring.labels import Label, with_slices
 from sdvae_ray.scoring.latent_space import latent_space
 from sdvae_ray.scoring.metric_distributions import metric_distributions
 from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
 from sdvae_ray.scoring.profiles import Profiles, build_profiles
-from sdvae_ray.scoring.roles import chance_of, fit_and_negatives, fittable, known_columns, well_roles
+from sdvae_ray.scoring.roles import chance_of, known_columns, well_roles
 from sdvae_ray.scoring.tasks import start_tasks, tasks_of
 from sdvae_ray.scoring.transfer import start_transfers
 from sdvae_ray.scoring.well_index import (
@@ -107,14 +109,17 @@ def _scored(run: Run, fovs: pl.DataFrame, console: Console, address: str | None)
         latents, channels = latent_space(run, fovs)
         floors = floors_of(results.floors)
         tasks = tasks_of(results.tasks, results.transfers)
-    compounds = _stacked(results.compounds)
+    compounds, wells = _stacked(results.compounds), _stacked(results.wells)
     tables = {
         "summary": _stacked(results.summary),
         "compounds": compounds,
-        "wells": _stacked(results.wells),
-        "floors": floors,
+        "wells": wells,
+        "floors": floors.floors,
+        "estimates": floors.estimates,
+        "over_floor": with_ceiling(floors.over_floor),
+        "ceilings": floors.ceilings,
         "tasks": tasks,
-        "differences": differences(run, compounds),
+        "differences": differences(run, compounds, wells),
         "distributions": _stacked(results.distributions),
         "metrics": metric_distributions(run, fovs, bands(run)),
         "latents": latents,
@@ -218,12 +223,10 @@ def _score_side(run: Run, profiles: Profiles, originals: Profiles | None, result
         except DataError as error:
             results.not_scored(group, wells, error)
             continue
-        width = 0
         try:
-            width = _score_group(run, group, normaliser, _Group(wells, profiles, originals), results)
+            _score_group(run, group, normaliser, _Group(wells, profiles, originals), results)
         except DataError as error:
             results.not_scored(group, wells, error)
-        results.floors.append(start_floors(run, group, normaliser, wells, 4 * width * wells.height))
     if run.config.score.perturbation is not None:
         results.transfers.extend(start_transfers(run, label, profiles, roles))
 
@@ -237,21 +240,23 @@ class _Group:
     originals: Profiles | None
 
 
-def _score_group(run: Run, label: Label, normaliser: Normaliser, group: _Group, results: _Results) -> int:
-    """Score a group, save its index and start its tasks. Return the number of features of a normalised profile."""
-    fit, wells = fit_and_negatives(run, group.wells)
-    among = fittable(run, wells)
-    normalised = normaliser(fit, among)
-    activity = phenotypic_activity(
-        normalised.features, wells, chance_of(run), key=WELL_KEY, negatives=run.config.score.negatives
+def _score_group(run: Run, label: Label, normaliser: Normaliser, group: _Group, results: _Results) -> None:
+    """Score a group, save its index and start its tasks and floors."""
+    fits = cross_fits(run, group.wells, str(label.group))
+    activity = activity_in(
+        fits.spaces(normaliser), group.wells, chance_of(run), key=WELL_KEY, negatives=run.config.score.negatives
     )
-    index = save_and_reload_index(run, label, normalised, wells)
-    queries = recall_queries(run, label, wells)
-    recalls = replicate_recalls(run, index, normalised.features, wells, queries)
+    control = group.wells[CONTROL].to_numpy()
+    normalised = normaliser(control, np.ones_like(control))  # as it is stored for search: the fit of all controls
+    index = save_and_reload_index(run, label, normalised, group.wells)
+    queries = recall_queries(run, label, group.wells)
+    recalls = replicate_recalls(run, index, normalised.features, group.wells, queries)
     both = None
+    fit, fittable, scored = fits.first(group.wells)
     if group.originals is not None:
-        both = in_the_originals_space(run, group.originals, group.profiles, wells, fit, among)
-    results.tasks.append(start_tasks(run, label, normalised.features, wells, both))
+        both = in_the_originals_space(run, group.originals, group.profiles, group.wells, fit, fittable)
+    results.tasks.append(start_tasks(run, label, normalised.features, scored, both))
+    splits = len(fits.splits) if fits.crossed else 0
     width = int(normalised.features.shape[1])
     columns = {
         **recalls,
@@ -259,13 +264,19 @@ def _score_group(run: Run, label: Label, normaliser: Normaliser, group: _Group, 
         "recall_queries": len(queries),
         "features": width,
         "normalisation": json.dumps(normalised.record),
+        "splits": splits,
+        "p_valid": fits.p_valid,
         "status": "ok",
     }
-    summary = activity.groups.with_columns(pl.lit(value).alias(name) for name, value in columns.items())
-    results.summary.append(label.before(summary))
+    summary = activity.groups.rename({"status": "retrieval_status"})
+    results.summary.append(
+        label.before(summary.with_columns(pl.lit(value).alias(name) for name, value in columns.items()))
+    )
     results.compounds.append(label.before(activity.compounds))
     results.wells.append(label.before(activity.wells))
-    return width
+    if run.config.score.floor_repeats:
+        held = 4 * width * group.wells.height
+        results.floors.append(start_floors(run, label, normaliser, group.wells, activity, splits, held))
 
 
 def _stacked(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:

@@ -150,6 +150,6 @@ def _scored(
         return {"queries": int(groups["replicates"].sum()), "groups": groups.height, **group_means(groups)}
 
     row = score(np.arange(len(features)))
-    everyone, repeats = np.ones(len(features), bool), run.config.score.floor_repeats
+    everyone, repeats = np.ones(len(features), bool), max(1, run.config.score.floor_repeats)
     floor = permuted_floor(score, plate.to_numpy(), everyone, what=task, seed=chance.seed, repeats=repeats)
     return {**row, **{column: floor.get(name) for name, column in FLOOR.items()}}

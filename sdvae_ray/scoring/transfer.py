@@ -1,7 +1,8 @@
 """Transfer between the groups of a run, such as cell lines and times: each pair of groups of an extractor and side is one Ray task.
 
-Both groups are normalised together, fitted on the controls of both. Controls pose for the position floor in a second space, fitted
-on the other half of the control positions, unless the run's own fit has left them out already (score.fit half).
+Both groups are normalised together. score.fit cross: fitted on half of the control positions of both; the controls at the others
+are negatives, and pose for the position floor. score.fit controls: fitted on the controls of both, and controls pose in a second
+space, fitted on the other half of the control positions.
 """
 
 from typing import Any
@@ -12,14 +13,16 @@ import ray
 from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, weighing
 from sdvae_ray.controls import CONTROL, GROUP
 from sdvae_ray.errors import DataError
+from sdvae_ray.retrieval.significance.splits import control_splits
 from sdvae_ray.retrieval.tasks.transfer import Posing, transfer
 from sdvae_ray.retrieval.tasks.transfer_pairs import Pair, pairs_of, unscored
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_COLUMN, WELL_KEY
+from sdvae_ray.scoring.cross_fitting import cross_fits
 from sdvae_ray.scoring.labels import Label
 from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
 from sdvae_ray.scoring.profiles import Profiles
-from sdvae_ray.scoring.roles import fit_and_negatives, fittable, halved, task_chance
+from sdvae_ray.scoring.roles import task_chance
 
 _COPIES = 6  # of the normalised profiles of both groups: two spaces, and what is made ready to be ranked
 _COMPONENTS = 512  # a guess at how many features are left, for Ray's plan alone
@@ -51,15 +54,20 @@ def start_transfers(run: Run, label: Label, profiles: Profiles, wells: pl.DataFr
 def _transfer(run: Run, label: Label, pair: Pair, space: Normaliser, wells: pl.DataFrame) -> pl.DataFrame:
     settings = run.config.score
     try:
-        fit, scored = fit_and_negatives(run, wells)
-        features = space(fit, fittable(run, scored)).features
+        name = f"{pair.first} and {pair.second}"
+        fits = cross_fits(run, wells, name, most=1)
+        fit, fittable, scored = fits.first(wells)
+        features = space(fit, fittable).features
         posing = None
-        if settings.fit != "half":
-            half = halved(run, wells)
-            rest = wells[CONTROL].to_numpy() & ~half
-            posing = Posing(space(half, ~rest).features, rest)
+        if not fits.p_valid:
+            control = wells[CONTROL].to_numpy()
+            (half,) = control_splits(
+                wells[WELL_COLUMN].to_numpy().astype(str), wells["plate"].to_numpy().astype(str), control, 1,
+                run.config.seed, name,
+            )  # fmt: skip
+            posing = Posing(space(half.fit, ~half.negatives).features, half.negatives)
         columns: dict[str, Any] = {"position": WELL_COLUMN, "key": WELL_KEY}
-        repeats = settings.floor_repeats
+        repeats = max(1, settings.floor_repeats)
         scores = transfer(features, scored, pair, task_chance(run), posing=posing, repeats=repeats, **columns)
     except DataError as error:
         scores = unscored(pair, _said(error))

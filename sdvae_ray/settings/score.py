@@ -49,7 +49,9 @@ class ScoreConfig(Section):
     aggregate: Literal["mean", "median"] = "mean"
     normalise: str | tuple[Step, ...] = "published"
     batch: str | None = None  # the column whose values are the batches of tvn and harmony; None: plates
-    fit: Literal["controls", "half"] = "controls"  # half: fit on half of the controls; the other half are the negatives
+    # cross: fitted on half of the control positions, scored against the others; controls: fitted on the negatives, p not valid
+    fit: Literal["cross", "controls"] = "cross"
+    splits: Count = 4  # of the control positions for cross, at most; 1: one half of them and the other
     negatives: Literal["plate", "group"] = "plate"
     # copairs_exact: counted instead of drawn, where one list of negatives allows it
     null: Literal["exchange", "copairs", "copairs_exact"] = "exchange"
@@ -57,7 +59,8 @@ class ScoreConfig(Section):
     strict: bool = False  # True: p counts draws above the observed mAP, as copairs does; False: draws that equal it too
     threshold: float = Field(0.05, gt=0, lt=1)
     ties: Literal["average", "copairs"] = "average"
-    floor_repeats: Count = 3  # splits of the controls, or permutations of the labels, for every floor beside a score
+    # splits of the controls, poses, or permutations of the labels, for every floor beside a score; 0: neither floors nor ceilings
+    floor_repeats: int = Field(3, ge=0)
     recall_at: tuple[Count, ...] = Field((1, 5, 10), min_length=1)
     tasks: tuple[Task, ...] = get_args(Task)  # beside activity; (): activity alone
     transfer: tuple[str, ...] | None = None  # columns of group along which transfer is scored; None: all of group
@@ -65,6 +68,13 @@ class ScoreConfig(Section):
     task_distance: Literal["cosine", "abs_cosine", "correlation", "euclidean"] = "cosine"
     distributions: DistributionConfig = DistributionConfig()
     fov_index: FovIndexConfig | None = None  # None: indices over well profiles alone
+
+    @field_validator("splits")
+    @classmethod
+    def _have_a_pool(cls, splits: int) -> int:
+        if splits == 2:
+            raise ValueError("1, or 3 and more: two splits leave no controls that neither fit has seen")
+        return splits
 
     @field_validator("transfer")
     @classmethod

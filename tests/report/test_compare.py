@@ -29,6 +29,7 @@ STORAGE = Storage()
 GROUPS = ("A549 / 24", "U2OS / 48")
 SD = {"name": "diffusers_kl", "source": "CompVis/stable-diffusion-v1-4", "subfolder": "vae", "latent": "sample"}
 PUBLISHED_SCORE = {
+    "fit": "controls",
     "group": ["Metadata_Cell_type", "Metadata_Time"],
     "negatives": "group",
     "null": "copairs",
@@ -91,6 +92,9 @@ def scores_of(config: RunConfig, shift: float = 0.0, **means: float | None) -> S
         compounds=empty,
         wells=empty,
         floors=empty,
+        estimates=empty,
+        over_floor=empty,
+        ceilings=empty,
         tasks=empty,
         differences=empty,
         distributions=distances,
@@ -549,6 +553,7 @@ def test_departures_from_the_published_protocol(tmp_path: Path) -> None:
         "image.transpose false (published: true)",
         "precision float32 (published: float16)",
         'score.normalise [{"pca": {"components": 3}}] (published: published)',
+        "score.fit cross (published: controls)",
         "score.negatives plate (published: group)",
         "score.null exchange (published: copairs)",
         "score.null_size 10000 (published: 1000000)",
@@ -566,12 +571,12 @@ def test_fr_is_printed_with_its_floors_and_its_difference_from_the_originals(tmp
     where = {name: key[name] for name in ("extractor", "side", "group")}
     difference = {"difference": -0.0625, "difference_low": -0.125, "difference_high": 0.0}
     ends = {"quantity": "fraction_retrieved", "estimate": 0.4375, "low": 0.25, "high": 0.5}
-    floor = {"quantity": "half_other", "fraction_retrieved": 0.3125, "status": "ok"}
+    floor = {"quantity": "posing", "fraction_retrieved": 0.3125, "status": "ok"}
     replace(
         scores, differences=pl.DataFrame([{**where, **ends, **difference}]), floors=pl.DataFrame([{**where, **floor}])
     ).write(a, STORAGE)
     (row,) = compared(a, b)["floors"]
-    assert row["a"]["half_other"] == 0.3125
+    assert row["a"]["posing"] == 0.3125
     assert row["a"]["difference_low"] == -0.125
     assert row["b"] is None
     console = Console(width=140, record=True, file=io.StringIO())

@@ -216,10 +216,40 @@ def test_fr_stands_beside_its_interval_its_difference_and_its_floors(run: RunCon
             "0.20 to 0.50",
             "-0.125",
             "-0.25 to 0.00",
+            "0.625",
+            "0.085",
+            "-0.01 to 0.18",
+            "0.765",
             "0.271",
-            "posing_position: too few controls, on 4 sides",
+            "posing_shuffled: too few controls, on 4 sides",
+            "0.722",
+            "halves of plates: cannot reject",
         ):
             assert words in text
+        assert re.search(r"position\s+effect\s+unknown", text)
+
+
+def test_estimates_of_the_leak_are_apart_from_the_floors(run: RunConfig) -> None:
+    page = Page(page_of(run, scores_of(run))).text
+    assert "These are no floors" in page
+    assert "half_same: too few controls, on 4 sides" in page
+    assert "half fit, other half" not in page[: page.index("Estimates of the leak")]
+
+
+def test_a_p_that_is_not_valid_and_a_test_that_cannot_reject_are_said_beside_fr(run: RunConfig) -> None:
+    scores = scores_of(run)
+    leaky = scores.summary.with_columns(p_valid=pl.lit(False), retrieval_status=pl.lit("ok"))
+    blunt = scores.summary.with_columns(
+        p_valid=pl.lit(True), retrieval_status=pl.lit("cannot_reject"), least_p_corrected=pl.lit(1 / 9)
+    )
+    for summary, words in (
+        (leaky, "p not valid: fitted on the negatives"),
+        (blunt, "cannot reject: the least p that it can give, corrected, is 0.111"),
+    ):
+        changed = replace(scores, summary=summary)
+        for text in (Page(page_of(run, changed)).text, summary_of(run, changed)):
+            assert words in " ".join(text.split())
+            assert ("p not valid" in text) == (summary is leaky)
 
 
 def test_other_tasks_are_reported_with_the_reason_of_what_is_not_scored(run: RunConfig) -> None:

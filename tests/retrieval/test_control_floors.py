@@ -11,21 +11,20 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sdvae_ray.errors import ConfigError
-from sdvae_ray.retrieval.floors.control_floors import NOT_NORMALISED, ONE_LAYOUT, QUANTITIES, TOO_FEW_CONTROLS, floors
+from sdvae_ray.retrieval.floors.control_floors import QUANTITIES, floors
+from sdvae_ray.retrieval.floors.floor_group import NO_GEOMETRY, NOT_NORMALISED, ONE_LAYOUT, TOO_FEW_CONTROLS
 from sdvae_ray.retrieval.normalisation.normalise import normalise
 from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.permutations import (
-    can_reject,
     halves,
     permuted_rows,
-    quarters,
-    shuffled_positions,
 )
-from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
+from sdvae_ray.retrieval.tasks.activity import CANNOT_REJECT, phenotypic_activity
 
 KEY = ("plate", "well")
 PUBLISHED = {"negatives": "group", "ties": "copairs", "null": "copairs", "strict": True}
-FLOORS = ("posing_position", "posing_shuffled", "labels_within_treated", "labels_within_all")
+FLOORS = ("posing", "posing_shuffled", "labels_within_treated", "labels_within_all")
+AT_CUT = 0.15  # poses are held to the p of the score, and at most 5 % of them reach it by chance: 48 poses, three sd
 DEFAULTS = {"null_size": 1000, "repeats": 2}
 
 
@@ -75,8 +74,8 @@ def test_on_noise_the_published_score_finds_most_compounds_and_the_other_half_fi
     assert (
         row(found, "labels_within_all")["fraction_retrieved"] > 0.6
     )  # no label is true any more: all of it is the leak
-    for quantity in ("half_other", "posing_position", "posing_shuffled"):
-        assert row(found, quantity)["fraction_retrieved"] <= 0.05
+    for quantity in ("half_other", "posing", "posing_shuffled"):
+        assert row(found, quantity)["fraction_retrieved"] <= (0.05 if quantity == "half_other" else AT_CUT)
         assert abs(row(found, quantity)["mean_normalised_map"]) < 0.05
 
 
@@ -114,13 +113,13 @@ def test_with_an_effect_the_score_and_the_other_half_are_high_and_the_floors_are
     assert row(found, "full")["fraction_retrieved"] == 1.0
     assert row(found, "half_other")["fraction_retrieved"] > 0.9
     for quantity in FLOORS:
-        assert row(found, quantity)["fraction_retrieved"] <= 0.05, quantity
+        assert row(found, quantity)["fraction_retrieved"] <= AT_CUT, quantity
 
 
 def test_a_position_effect_shows_in_wells_posing_by_position_and_not_when_shuffled():
     found = run(*data(position=1.5))
-    assert row(found, "posing_position")["fraction_retrieved"] > 0.8
-    assert row(found, "posing_shuffled")["fraction_retrieved"] <= 0.05
+    assert row(found, "posing")["fraction_retrieved"] > 0.8
+    assert row(found, "posing_shuffled")["fraction_retrieved"] <= AT_CUT
     assert row(found, "full")["fraction_retrieved"] > 0.8  # no compound does anything: position alone
 
 
@@ -216,17 +215,16 @@ def test_too_few_controls_are_named_and_leave_no_number():
     assert nameless(few).is_empty()
     said = statuses(few)
     assert said["full"] == said["labels_within_all"] == "ok"
-    assert {said[q] for q in ("half_same", "half_other", "posing_position", "posing_shuffled")} == {TOO_FEW_CONTROLS}
+    assert {said[q] for q in ("half_same", "half_other", "posing", "posing_shuffled")} == {TOO_FEW_CONTROLS}
     one = statuses(run(*data(controls=1), steps="none"))
-    assert one["half_other"] == one["posing_position"] == TOO_FEW_CONTROLS
-    for controls in (2, 3):  # a half of one position cannot be split into posing and negative wells
-        two = run(*data(controls=controls), steps="none")
-        assert nameless(two).is_empty()
-        assert row(two, "posing_shuffled")["status"] == TOO_FEW_CONTROLS
-        assert row(two, "half_other")["status"] == "ok"
-    four = run(*data(controls=4, plates=2), steps="none")  # one posing position against one: p is 1/4 at best
-    assert row(four, "posing_position")["status"] == TOO_FEW_CONTROLS
-    assert row(four, "half_other")["status"] == "ok"
+    assert one["half_other"] == one["posing"] == TOO_FEW_CONTROLS
+    two = run(*data(controls=2), steps="none")  # where one poses, one is left, and it cannot be split
+    assert nameless(two).is_empty()
+    assert row(two, "posing_shuffled")["status"] == TOO_FEW_CONTROLS
+    assert row(two, "half_other")["status"] == CANNOT_REJECT  # 2^4 arrangements
+    four = run(*data(controls=4, plates=2), steps="none")  # one posing position against one or two: p is 1/9 at best
+    assert row(four, "posing")["status"] == TOO_FEW_CONTROLS
+    assert row(four, "half_other")["status"] == CANNOT_REJECT
 
 
 def test_no_control_one_replicate_one_layout_and_a_plate_without_controls_are_named():
@@ -237,20 +235,22 @@ def test_no_control_one_replicate_one_layout_and_a_plate_without_controls_are_na
     once = run(x, wells.with_columns(compound=pl.concat_str("plate", "well")))
     assert nameless(once).is_empty()
     assert statuses(once)["full"] == statuses(once)["half_other"] == "single_replicate"
-    assert statuses(once)["posing_position"] == "ok"
-    assert statuses(run(*data(plates=1)))["posing_position"] == "single_replicate"
+    assert statuses(once)["posing"] == statuses(run(*data(plates=1)))["posing"] == NO_GEOMETRY
     assert statuses(run(x, wells))["position_matched"] == ONE_LAYOUT
     bare = wells.filter(~(pl.col("is_control") & (pl.col("plate") == "A549-0")))
     bare_x = x[~(wells["is_control"] & (wells["plate"] == "A549-0")).to_numpy()]
     fitted, unfitted = run(bare_x, bare), run(bare_x, bare, steps="none")
     assert nameless(fitted).is_empty()
-    assert set(fitted.filter(pl.col("quantity") != "labels_within_all")["status"]) == {TOO_FEW_CONTROLS}
+    assert set(fitted.filter(pl.col("quantity") != "labels_within_all")["status"]) == {
+        TOO_FEW_CONTROLS,
+        NO_GEOMETRY,  # no position is a control on all of a compound's plates
+    }
     assert row(unfitted, "full")["queries"] == 36
     assert statuses(run(np.ones_like(x), wells))["full"] == NOT_NORMALISED
     alone = run(x[wells["is_control"].to_numpy()], wells.filter("is_control"))
     assert nameless(alone).is_empty()
     assert statuses(alone)["full"] == "no_treated"
-    assert statuses(alone)["posing_position"] == "ok"
+    assert statuses(alone)["posing"] == "no_treated"
 
 
 def test_wells_without_a_role_are_left_out():
@@ -275,30 +275,13 @@ def test_what_cannot_be_is_refused():
         run(x, wells, steps="publishd")
 
 
-def test_halves_and_quarters_are_disjoint_and_equal_and_follow_the_names():
+def test_halves_are_disjoint_and_equal_and_follow_the_names():
     names = np.array([f"D{i:02d}" for i in range(15)])
     first, second = halves(names, 0, "g", 0)
     assert len(first) == len(second) == len(set(first)) == 7
     assert not set(first) & set(second)
     assert np.array_equal(first, halves(names[::-1], 0, "g", 0)[0])
     assert not np.array_equal(first, halves(names, 0, "g", 1)[0])
-    posing, facing = quarters(first)
-    assert len(posing) == len(facing) == 3
-    assert set(posing) | set(facing) < set(first)
-
-
-def test_shuffled_pseudo_compounds_keep_sizes_and_plates_and_never_hold_a_position_twice():
-    wells = wells_of().filter(pl.col("is_control"))
-    place, plate = (wells[name].to_numpy().astype(str) for name in ("well", "plate"))
-    posing = np.isin(place, np.unique(place)[:9]) & ~((place == "D00") & (plate == "A549-3"))  # one well is missing
-    labels = shuffled_positions(place, plate, posing, 0, "g", 0)
-    for name in np.unique(plate):
-        on = posing & (plate == name)
-        assert sorted(labels[on]) == sorted(place[on])
-    full = np.isin(place, np.unique(place)[:9])
-    labels = shuffled_positions(place, plate, full, 0, "g", 0)
-    for label in np.unique(labels[full]):
-        assert len(set(place[full & (labels == label)])) == 4
 
 
 def test_labels_move_within_their_plate_only():
@@ -309,14 +292,3 @@ def test_labels_move_within_their_plate_only():
     assert np.array_equal(rows[~treated], np.flatnonzero(~treated))
     assert sorted(rows) == list(range(len(rows)))
     assert (rows[treated] != np.flatnonzero(treated)).mean() > 0.5
-
-
-@pytest.mark.parametrize(("negatives", "possible"), [(1, False), (4, True)])
-def test_a_test_that_cannot_reject_is_seen(negatives, possible):
-    plate = np.array(["P0", "P1"])
-    assert (
-        can_reject(np.array(["A", "A"]), plate, np.repeat(plate, negatives), Chance(), by_plate=True) is possible
-    )  # p >= 1/4, 1/25
-    copairs = {"chance": Chance("copairs"), "by_plate": False}
-    assert not can_reject(np.array(["A", "A"]), plate, np.repeat(plate, 9), **copairs)  # 1 positive among 19: p >= 1/19
-    assert can_reject(np.array(["A", "A"]), plate, np.repeat(plate, 10), **copairs)

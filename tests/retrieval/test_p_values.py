@@ -21,6 +21,7 @@ from sdvae_ray.retrieval.significance.p_values import (
     exceedances,
     p_value,
 )
+from sdvae_ray.retrieval.significance.splits import Space
 
 
 def small(seed, tied):
@@ -43,7 +44,8 @@ def mean_ap(x, wells, controls, scope, ties):
 def exchange(x, compound, is_control, scope, plate, names=None, wells=None, stop_above=0.1, **chance):
     names = [f"compound {i}" for i in range(compound.max() + 1)] if names is None else names
     wells = [f"well {i:04d}" for i in range(len(x))] if wells is None else wells
-    return exchange_p_values(x, compound, is_control, scope, plate, names, wells, Chance(**chance), stop_above)
+    spaces = [Space(x, is_control)]
+    return exchange_p_values(spaces, compound, scope, plate, names, wells, Chance(**chance), stop_above)
 
 
 @pytest.mark.parametrize("ties", ["average", "copairs"])

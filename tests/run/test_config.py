@@ -446,13 +446,19 @@ def test_the_published_run_file_follows_the_published_protocol():
     assert score.group == ("Metadata_Cell_type", "Metadata_Time")
 
 
+def test_two_splits_of_the_controls_are_refused_for_they_leave_no_control_out_of_every_fit():
+    assert parse_run(MINIMAL).score.splits == 4
+    with pytest.raises(ConfigError, match="1, or 3 and more"):
+        parse_run({**MINIMAL, "score": {"splits": 2}})
+
+
 def test_the_corrected_run_file_mends_what_the_published_one_has():
     published, config = (load_run(ROOT / f"jobs/configs/cpjump1-{name}.yaml") for name in ("published", "corrected"))
     assert config.image == published.image.model_copy(update={"transpose": False})
     assert config.autoencoders["sd14"].latent == "mean"
     assert not any(extractor.half_mean for extractor in config.extractors.values())
     assert "published_range" not in config.extractors["openphenom"].options
-    assert (config.score.fit, config.score.negatives, config.score.null) == ("half", "plate", "exchange")
+    assert (config.score.fit, config.score.negatives, config.score.null) == ("cross", "plate", "exchange")
     assert config.manifest == published.manifest
     assert config.output != published.output
 

@@ -21,14 +21,15 @@ from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.queries.search import search_well
 from sdvae_ray.retrieval.normalisation.normalise import normalise
 from sdvae_ray.retrieval.significance.chance import Chance
-from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
+from sdvae_ray.retrieval.significance.splits import Space, control_splits, pool_of
+from sdvae_ray.retrieval.tasks.activity import activity_in
 from sdvae_ray.retrieval.tasks.transfer import transfer
 from sdvae_ray.retrieval.tasks.transfer_pairs import Pair
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores, read_scores
 from sdvae_ray.run.tables import write_rows
 from sdvae_ray.schema import EMBEDDINGS, ERROR, FOV_ID, KEYS, PLATE_KEY, ROW, WELL_KEY, fov_id
-from sdvae_ray.scoring.roles import fit_and_negatives
+from sdvae_ray.scoring.cross_fitting import cross_fits
 from sdvae_ray.scoring.score import score
 from sdvae_ray.storage import Storage
 
@@ -132,10 +133,22 @@ def test_the_strong_compound_is_retrieved_and_the_inactive_ones_are_not(scored):
     (step,) = json.loads(summary["image"]["normalisation"])
     assert (step["step"], step["fit_wells"]) == ("plate_standardise", CONTROLS * len(PLATES))
     floors = {(row["side"], row["quantity"]): row for row in scores.floors.rows(named=True)}
-    assert floors["image", "full"]["fraction_retrieved"] == summary["image"]["fraction_retrieved"]
-    assert floors["image", "full"]["mean_map"] == pytest.approx(summary["image"]["mean_map"])
-    assert floors["image", "half_other"]["fraction_retrieved"] > 0
     assert floors["image", "labels_within_all"]["fraction_retrieved"] < 0.25
+    estimates = {(row["side"], row["quantity"]): row for row in scores.estimates.rows(named=True)}
+    assert {quantity for _, quantity in estimates} == {"full", "half_same", "half_other"}
+    assert not {quantity for _, quantity in estimates} & {quantity for _, quantity in floors}
+    assert estimates["image", "half_other"]["fraction_retrieved"] > 0
+    assert (summary["image"]["splits"], summary["image"]["p_valid"]) == (4, True)
+    over = {row["side"]: row for row in scores.over_floor.rows(named=True)}
+    assert over["image"]["status"] == "ok"
+    assert over["image"]["floor"] <= 0.1
+    assert over["image"]["low"] <= over["image"]["over_floor"] <= over["image"]["high"]
+    assert (over["image"]["map_between"], over["same"]["map_between"]) == (1, 1)
+    assert over["noise"]["map_between"] < 0.5
+    halves = {row["halves"]: row for row in scores.ceilings.rows(named=True)}
+    assert set(halves) == {"wells", "plates"}
+    assert halves["plates"]["status"] == "ok"
+    assert set(scores.ceilings["side"]) == {"image"}
     assert {side for side, _ in floors} == {"image", "same", "other", "noise"}
     apart = {row["side"]: row for row in scores.differences.rows(named=True) if row["quantity"] == "fraction_retrieved"}
     assert apart["image"]["difference"] is None
@@ -192,13 +205,19 @@ def test_profiles_are_means_of_fovs_and_the_scores_are_the_libraries(scored):
     roles = stored.with_columns(
         pl.col("Metadata_broad_sample").alias("compound"),
         (pl.col("Metadata_control_type") == "negcon").fill_null(False).alias("is_control"),
-        pl.col("Metadata_Plate").alias("plate"),
+        pl.concat_str(PLATE_KEY, separator="/").alias("plate"),
         pl.lit("all").alias("group"),
     )
-    normalised = normalise(features, roles["is_control"], roles["plate"], "plate_standardise").features
-    direct = phenotypic_activity(normalised, roles, Chance(null_size=2000), key=("Metadata_Plate", "Metadata_Well"))
+    where = (roles[name].to_numpy().astype(str) for name in ("Metadata_Well", "plate"))
+    splits = control_splits(*where, roles["is_control"].to_numpy(), 4, scored.config.seed, "all")
+    spaces = [
+        Space(normalise(features, split.fit, roles["plate"], "plate_standardise").features, split.negatives)
+        for split in splits
+    ]
+    direct = activity_in(spaces, roles, Chance(null_size=2000), key=("Metadata_Plate", "Metadata_Well"))
     ours = scored.scores.compounds.filter(pl.col("side") == "other").sort("compound")
-    assert ours["map"].to_list() == pytest.approx(direct.compounds.sort("compound")["map"].to_list())
+    for name in ("map", "normalised_map"):
+        assert ours[name].to_list() == pytest.approx(direct.compounds.sort("compound")[name].to_list(), rel=1e-5)
 
 
 def second_pass(rows: list[dict[str, str | None]], *sides: np.ndarray, plate: str | None = None) -> list[np.ndarray]:
@@ -264,22 +283,51 @@ def test_without_a_perturbation_there_are_distances_and_no_retrieval(local_ray, 
     assert (scores.distributions["fid"] > 1).all()
 
 
-def test_half_of_the_controls_fit_and_the_other_half_are_the_negatives(config):
-    table = pl.DataFrame(wells()).with_columns(
-        is_control=(pl.col("Metadata_control_type") == "negcon").fill_null(False), plate=pl.col("Metadata_Plate")
+def roles_table() -> pl.DataFrame:
+    return pl.DataFrame(wells()).with_columns(
+        is_control=(pl.col("Metadata_control_type") == "negcon").fill_null(False),
+        is_treated=pl.col("Metadata_broad_sample") != "",
+        compound=pl.col("Metadata_broad_sample"),
+        plate=pl.col("Metadata_Plate"),
     )
-    half = config.model_copy(update={"score": config.score.model_copy(update={"fit": "half"})})
-    fit, negatives = fit_and_negatives(Run(half), table)
-    assert fit.sum() == negatives["is_control"].sum() == CONTROLS * len(PLATES) / 2
-    assert not (fit & negatives["is_control"].to_numpy()).any()
-    positions = [set(table.filter(pl.Series(rows))["Metadata_Well"]) for rows in (fit, negatives["is_control"])]
-    assert not positions[0] & positions[1]
-    other = fit_and_negatives(Run(half.model_copy(update={"seed": 1})), table)[0]
-    assert (other != fit).any()
-    whole, same = fit_and_negatives(Run(config), table)
-    assert whole.tolist() == same["is_control"].to_list() == table["is_control"].to_list()
-    with pytest.raises(DataError, match="2 positions at least"):
-        fit_and_negatives(Run(half), table.filter(pl.col("Metadata_Well").is_in(["A01"]) | ~pl.col("is_control")))
+
+
+def test_no_negative_has_a_part_in_the_fit_of_its_split_and_some_controls_are_in_no_fit(tmp_path):
+    table = roles_table()
+    fits = cross_fits(Run(run_of(tmp_path)), table, "all")
+    assert (len(fits.splits), fits.crossed, fits.p_valid) == (4, True, True)
+    control, well = table["is_control"].to_numpy(), table["Metadata_Well"].to_numpy()
+    for split in fits.splits:
+        assert not (split.fit & split.negatives).any()
+        assert ((split.fit | split.negatives) == control).all()
+        assert not set(well[split.fit]) & set(well[split.negatives])
+        assert split.fit.sum() == pytest.approx(CONTROLS * len(PLATES) / 2, abs=2 * len(PLATES))
+        assert not (fits.fittable(split) & split.negatives).any()
+    pool = pool_of(fits.splits)
+    assert 0.25 * control.sum() <= pool.sum() <= 0.4 * control.sum()
+    assert (
+        np.sum([split.negatives for split in fits.splits], axis=0)[control] >= 1
+    ).all()  # every control is one somewhere
+    again = cross_fits(Run(run_of(tmp_path, splits=4)), table[::-1], "all")
+    assert [split.fit[::-1].tolist() for split in again.splits] == [split.fit.tolist() for split in fits.splits]
+    assert (cross_fits(Run(run_of(tmp_path)), table, "other").splits[0].fit != fits.splits[0].fit).any()
+
+
+def test_few_controls_are_split_once_and_a_leak_is_never_the_way_out(tmp_path):
+    run = Run(run_of(tmp_path))
+    table = roles_table()
+    few = table.filter(~pl.col("is_control") | pl.col("Metadata_Well").is_in(["A01", "A02", "A03", "A04"]))
+    fits = cross_fits(run, few, "all")
+    assert (len(fits.splits), fits.p_valid) == (1, True)
+    (split,) = fits.splits
+    assert split.fit.sum() == split.negatives.sum() == 4
+    one = table.filter(~pl.col("is_control") | (pl.col("Metadata_Well") == "A01"))
+    with pytest.raises(DataError, match="need 2 well positions at least, and they are at 1"):
+        cross_fits(run, one, "all")
+    leaky = cross_fits(Run(run_of(tmp_path, fit="controls")), table, "all")
+    assert leaky.splits[0].fit.tolist() == leaky.splits[0].negatives.tolist() == table["is_control"].to_list()
+    assert not leaky.p_valid
+    assert cross_fits(Run(run_of(tmp_path, fit="controls", normalise="none")), table, "all").p_valid
 
 
 def test_an_index_is_read_back_by_faiss_with_its_wells(scored):
@@ -391,7 +439,9 @@ def test_transfer_between_groups_is_scored_both_ways(local_ray, config):
     for row in rows:
         row["Metadata_Cell_type"] = {"P1": "A549", "P2": "U2OS"}[str(row["Metadata_Plate"])]
     store(config, {"image": patches}, rows)
-    asked = config.model_copy(update={"score": config.score.model_copy(update={"group": ("Metadata_Cell_type",)})})
+    asked = config.model_copy(
+        update={"score": config.score.model_copy(update={"group": ("Metadata_Cell_type",), "fit": "controls"})}
+    )
     tasks = score(Run(asked), SILENT).tasks.filter(pl.col("task").str.starts_with("transfer"))
     assert tasks.select("column", "source", "target").unique().sort("source").rows() == [
         ("Metadata_Cell_type", "A549", "U2OS"),

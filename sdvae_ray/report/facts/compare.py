@@ -123,6 +123,9 @@ def _floors(scored: ScoredRun) -> Rows:
     for row in scored.scores.floors.rows(named=True):
         if _key(row) in rows and row["quantity"] in FLOORS:
             rows[_key(row)][row["quantity"]] = row[FRACTION]
+    for row in scored.scores.over_floor.rows(named=True):
+        if _key(row) in rows:
+            rows[_key(row)]["over_floor"] = row["over_floor"]
     return rows
 
 

@@ -4,7 +4,7 @@ import polars as pl
 
 from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.report.facts.scored import ScoredRun, Values
-from sdvae_ray.report.facts.table import REASON, Column
+from sdvae_ray.report.facts.table import REASON, Column, number
 
 OK = "ok"
 FRACTION = "fraction_retrieved"
@@ -53,7 +53,23 @@ def reasons(scored: ScoredRun) -> list[str]:
             group = "" if row["group"] == "all" else f" [{row['group']}]"
             where = f"{scored.label(row['extractor'])} {scored.label(row['side'])}{group}"
             lines.setdefault(row[REASON], []).append(where)
-    return [f"{', '.join(where)}: {why}" for why, where in lines.items()]
+    return [*(f"{', '.join(where)}: {why}" for why, where in lines.items()), *_doubts(scored)]
+
+
+def _doubts(scored: ScoredRun) -> list[str]:
+    """Return what has to stand beside every FR: a p that is not valid, a test that cannot reject."""
+    table, lines = scored.scores.summary, []
+    if "p_valid" in table.columns and table.filter(~pl.col("p_valid")).height:
+        lines.append("p not valid: fitted on the negatives (score.fit: controls). So is FR, which counts such p.")
+    if "retrieval_status" in table.columns:
+        lacking = table.filter(pl.col("retrieval_status") != OK).group_by("retrieval_status", maintain_order=True)
+        for (status,), rows in lacking:
+            least = rows["least_p_corrected"].min()
+            words = "" if least is None else f": the least p that it can give, corrected, is {number(least, 3)}"  # type: ignore[arg-type]
+            lines.append(
+                f"no FR for {rows.height} of extractor, side and group: {str(status).replace('_', ' ')}{words}"
+            )
+    return lines
 
 
 def kept(scored: ScoredRun) -> list[Values]:

@@ -128,6 +128,7 @@ def _floors(comparison: Comparison) -> Section:
         _RUN,
         Column(FRACTION, "FR", 3, unit="interval"),
         Column("difference", "−\u00a0image", 3, unit="interval", signed=True),
+        Column("over_floor", "FR over floor", 3),
         *FLOORS.values(),
     ]
 

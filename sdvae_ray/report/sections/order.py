@@ -39,6 +39,8 @@ SECTIONS = [
     Entry(metrics.spectra),
     Entry(retrieval.section, in_terminal=True),
     Entry(floors.section, in_terminal=True),
+    Entry(floors.ceilings, in_terminal=True),
+    Entry(floors.estimates),
     Entry(tasks.within, in_terminal=True),
     Entry(tasks.transfer, in_terminal=True),
     Entry(comparison.section),

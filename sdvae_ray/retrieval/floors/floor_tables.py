@@ -16,6 +16,10 @@ SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("lowest", "highest"), pl.Float64),
     "status": pl.String,
 }
+POSES: dict[str, Any] = {
+    **dict.fromkeys(("group", "pose"), pl.String),
+    **dict.fromkeys(("retrieved", "normalised_map"), pl.Float64),
+}
 Ways = list[Activity | str]  # the scores of one repeat, one for each half in turn; a text says why there is no score
 
 
@@ -43,6 +47,17 @@ def summary(repeats: list[Ways]) -> dict[str, Any]:
         "highest": fractions.max(),
         "status": OK if len(fractions) else max(sorted(set(reasons)), key=reasons.count, default=NO_TREATED),
     }
+
+
+def poses_table(group: str, repeats: list[Ways]) -> pl.DataFrame:
+    """Return one row of POSES per pose: its means over the repeats that could score it."""
+    scored = [way.compounds for ways in repeats for way in ways if not isinstance(way, str)]
+    if not scored:
+        return pl.DataFrame(schema=POSES)
+    means = pl.concat(scored).group_by("compound").agg(pl.col("retrieved", "normalised_map").mean())
+    return means.sort("compound").select(
+        group=pl.lit(group), pose="compound", retrieved="retrieved", normalised_map="normalised_map"
+    )
 
 
 def _means_over_compounds(table: pl.DataFrame) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """The floor of a score whose lists have no controls that could pose: the same score, profiles permuted within each plate.
 
 A permutation keeps the plates and the common part of all profiles of a plate; a profile loses its labels and its position
-alike. So this floor does not tell a position effect from a compound effect; control_floors.posing_position does.
+alike. So this floor does not tell a position effect from a compound effect; posing.py does.
 """
 
 from collections.abc import Callable, Mapping

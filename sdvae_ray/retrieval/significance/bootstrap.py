@@ -1,24 +1,26 @@
-"""Percentile intervals over compounds: compounds are resampled, never wells or patches.
+"""Percentile intervals over compounds, or over compounds and plates; wells and patches are never resampled by themselves.
 
-A compound's AP values and its corrected p are taken as they are: the interval says how the mean over compounds would
-move with other compounds of the same kind, not with other plates. Efron & Tibshirani, An Introduction to the Bootstrap
-(1993), chapter 13. Where all compounds agree (none is retrieved, say) a resample cannot differ and the interval has no
-width. A mistake in the arguments is a ValueError.
+A compound's AP values and its corrected p are taken as they are: an interval over compounds says how the mean would move with other
+compounds of the same kind, not with other plates. Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapter 13. Where
+all compounds agree (none is retrieved, say) a resample cannot differ and the interval has no width. A mistake in the arguments is
+a ValueError.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike
+from scipy.stats import binomtest
 
 from sdvae_ray.randomness import block_generator
 from sdvae_ray.retrieval.arrays import Floats, Ints
 
 # quantity: its column in a table of compounds
 QUANTITIES = {"fraction_retrieved": "retrieved", "mean_map": "map", "mean_normalised_map": "normalised_map"}
+_OF_WELLS = {"mean_map": "ap", "mean_normalised_map": "normalised_ap"}  # quantity: its column in a table of wells
 _BLOCK = 100  # resamples per block of the random stream
 
 
@@ -45,36 +47,99 @@ def interval(values: ArrayLike, draws: int = 2000, level: float = 0.95, seed: in
     return _interval(np.sort(known[~np.isnan(known)]), draws, level, seed)
 
 
-def intervals(compounds: pl.DataFrame, draws: int = 2000, level: float = 0.95, seed: int = 0) -> pl.DataFrame:
-    """Return one row per group and quantity: group, quantity, estimate, low, high, compounds.
+def intervals(
+    compounds: pl.DataFrame,
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    *,
+    wells: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """Return one row per group and quantity: group, quantity, estimate, low, high, compounds, plates.
 
-    compounds: Activity.compounds (group, compound, retrieved, map, normalised_map). Quantities: fraction_retrieved, mean_map,
-    mean_normalised_map. The numbers are null if no compound has a score. draws, level, seed: see `interval`.
+    compounds: Activity.compounds (group, compound, retrieved, map, normalised_map). wells: Activity.wells (group, compound, plate,
+    ap, normalised_ap). Quantities: fraction_retrieved over compounds; mean_map and mean_normalised_map over compounds and plates
+    (`hierarchical`); without `wells` over compounds alone. plates: the number of plates that were resampled, 1 if none was. The
+    numbers are null if no compound has a score. draws, level, seed: see `interval`.
     """
     rows = []
     for (group,), table in compounds.sort("group").group_by("group", maintain_order=True):
         for quantity, column in QUANTITIES.items():
-            mean = interval(table[column].cast(pl.Float64).to_numpy(), draws, level, seed)
-            rows.append((str(group), quantity, mean.estimate, mean.low, mean.high, mean.compounds))
+            if wells is not None and quantity in _OF_WELLS:
+                own = wells.filter(pl.col("group") == group)
+                mean, plates = hierarchical(
+                    own.select("compound", "plate", value=_OF_WELLS[quantity]), draws, level, seed
+                )
+            else:
+                mean, plates = interval(table[column].cast(pl.Float64).to_numpy(), draws, level, seed), 1
+            rows.append((str(group), quantity, mean.estimate, mean.low, mean.high, mean.compounds, plates))
     numbers = dict.fromkeys(("estimate", "low", "high"), pl.Float64)
-    schema: dict[str, Any] = {"group": pl.String, "quantity": pl.String, **numbers, "compounds": pl.Int64}
+    counts = dict.fromkeys(("compounds", "plates"), pl.Int64)
+    schema: dict[str, Any] = {"group": pl.String, "quantity": pl.String, **numbers, **counts}
     return _nulls(pl.DataFrame(rows, schema=schema, orient="row"))
 
 
+def hierarchical(wells: pl.DataFrame, draws: int = 2000, level: float = 0.95, seed: int = 0) -> tuple[Interval, int]:
+    """Return the mean over compounds of the mean over a compound's wells, its interval over compounds and plates, and the plates.
+
+    wells: compound, plate, value; rows with a null value are left out. Each draw resamples the plates, takes each compound's mean
+    over its wells on the plates drawn, and resamples the compounds; a compound with no well on these plates is left out of the
+    draw. With one plate the compounds alone are resampled, and the interval says nothing about another plate. The wells' values
+    are taken as they are: a draw ranks nothing again.
+    """
+    known = wells.filter(pl.col("value").is_not_null() & pl.col("value").is_not_nan()).sort(
+        "compound", "plate", "value"
+    )
+    sums = known.group_by("compound", "plate", maintain_order=True).agg(pl.col("value").sum(), n=pl.len())
+    names, compound = np.unique(sums["compound"].to_numpy().astype(str), return_inverse=True)
+    plates, plate = np.unique(sums["plate"].to_numpy().astype(str), return_inverse=True)
+    total, count = np.zeros((2, len(names), len(plates)))
+    total[compound, plate], count[compound, plate] = sums["value"].to_numpy(), sums["n"].to_numpy()
+    means = total.sum(axis=1) / count.sum(axis=1)
+    if len(plates) < 2:
+        return _interval(np.sort(means), draws, level, seed), len(plates)
+    drawn = []
+    for block, start in enumerate(range(0, draws, _BLOCK)):
+        size = min(_BLOCK, draws - start)
+        random = block_generator(seed, "hierarchical", len(names), len(plates), block=block)
+        times = random.multinomial(len(plates), np.full(len(plates), 1 / len(plates)), size).T.astype(np.float64)
+        wells_drawn = count @ times
+        with np.errstate(invalid="ignore"):
+            values = (total @ times) / np.where(wells_drawn > 0, wells_drawn, np.nan)  # (C, draws)
+        chosen = random.integers(0, len(names), (len(names), size))
+        drawn.append(np.nanmean(np.take_along_axis(values, chosen, axis=0), axis=0))
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(np.concatenate(drawn), [tail, 1 - tail])
+    return Interval(float(means.mean()), float(low), float(high), len(names)), len(plates)
+
+
 def paired_difference(
-    image: pl.DataFrame, side: pl.DataFrame, draws: int = 2000, level: float = 0.95, seed: int = 0
+    image: pl.DataFrame,
+    side: pl.DataFrame,
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    *,
+    wells: tuple[pl.DataFrame, pl.DataFrame] | None = None,
+    key: Sequence[str] = ("well_id",),
 ) -> pl.DataFrame:
     """Return how a reconstruction's means differ from the originals' over the same compounds, resampled as pairs.
 
-    image, side: Activity.compounds of the originals and of the reconstruction, one row per (group, compound). The result has
-    one row per group and quantity: group, quantity, image, reconstruction (means over the pairs), difference (reconstruction
-    less image), low, high, compounds (scored on both sides), unpaired (scored on one side only: left out), lost and gained
-    (compounds retrieved on the image alone and on the reconstruction alone, McNemar's two counts; null for quantities other
-    than fraction_retrieved).
+    image, side: Activity.compounds of the originals and of the reconstruction, one row per (group, compound). wells: the
+    Activity.wells of both; None: plates are not resampled. key: the columns that name a well. The result has one row per group
+    and quantity: group, quantity, image, reconstruction (means over the pairs), difference (reconstruction less image), low, high
+    (as in `intervals`: differences of mAP over compounds and plates), compounds (scored on both sides), unpaired (scored on one
+    side only: left out); and for fraction_retrieved, else null: lost and gained (compounds retrieved on the image alone and on
+    the reconstruction alone), mcnemar_p (McNemar's exact p of these two counts, two-sided; 1 if both are 0).
     """
     columns = list(QUANTITIES.values())
     first, second = (table.select("group", "compound", *columns) for table in (image, side))
     both = first.join(second, on=["group", "compound"], how="full", suffix="_side", coalesce=True, validate="1:1")
+    names, values = list(dict.fromkeys([*key, "group", "compound", "plate"])), list(_OF_WELLS.values())
+    pairs = None
+    if wells is not None:
+        before_wells, after_wells = (table.select(*names, *values) for table in wells)
+        pairs = before_wells.join(after_wells, on=names, suffix="_side")
     rows: list[dict[str, Any]] = []
     for (group,), table in both.sort("group", "compound").group_by("group", maintain_order=True):
         for quantity, column in QUANTITIES.items():
@@ -82,7 +147,15 @@ def paired_difference(
             paired = ~np.isnan(before) & ~np.isnan(after)
             x, y = before[paired], after[paired]
             difference = _interval(y - x, draws, level, seed)
+            if pairs is not None and quantity in _OF_WELLS:
+                value = _OF_WELLS[quantity]
+                apart = pairs.filter(pl.col("group") == group).select(
+                    "compound", "plate", value=pl.col(f"{value}_side") - pl.col(value)
+                )
+                of_wells, _ = hierarchical(apart, draws, level, seed)
+                difference = replace(difference, low=of_wells.low, high=of_wells.high)
             flags = quantity == "fraction_retrieved"
+            lost, gained = int((x > y).sum()), int((y > x).sum())
             rows.append(
                 {
                     "group": str(group),
@@ -94,14 +167,20 @@ def paired_difference(
                     "high": difference.high,
                     "compounds": len(x),
                     "unpaired": int((np.isnan(before) != np.isnan(after)).sum()),
-                    "lost": int((x > y).sum()) if flags else None,
-                    "gained": int((y > x).sum()) if flags else None,
+                    "lost": lost if flags else None,
+                    "gained": gained if flags else None,
+                    "mcnemar_p": mcnemar_p(lost, gained) if flags and len(x) else None,
                 }
             )
     numbers = dict.fromkeys(("image", "reconstruction", "difference", "low", "high"), pl.Float64)
     counts = dict.fromkeys(("compounds", "unpaired", "lost", "gained"), pl.Int64)
-    schema: dict[str, Any] = {"group": pl.String, "quantity": pl.String, **numbers, **counts}
+    schema: dict[str, Any] = {"group": pl.String, "quantity": pl.String, **numbers, **counts, "mcnemar_p": pl.Float64}
     return _nulls(pl.DataFrame(rows, schema=schema))
+
+
+def mcnemar_p(lost: int, gained: int) -> float:
+    """Return McNemar's exact p, two-sided: how likely `lost` and `gained` are to be so unequal if each change is a coin's throw."""
+    return float(binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
 
 
 def _interval(values: Floats, draws: int, level: float, seed: int) -> Interval:

@@ -4,6 +4,10 @@ Under no effect the wells of a compound are exchangeable with the control wells 
 with the compound's number of wells per plate are drawn from that union, the rest of the union is their negatives, and
 mAP is computed again on the actual similarities. The observed arrangement is one of the arrangements that can be drawn,
 so p = (#{null >= observed} + 1) / (draws + 1) is valid whatever the similarities of replicates among themselves.
+
+A compound may be scored in several spaces: each was normalised by a fit on some of the controls, and the other controls are the
+negatives there (splits.py). Then mAP is the mean over the spaces, of the compound and of every draw alike, and draws are of the
+pool: the controls that are negatives in every space. No fit has seen a well that changes places, so p is valid as with one space.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,13 +18,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sdvae_ray.randomness import block_generator
-from sdvae_ray.retrieval.arrays import Floats, Ints, Profiles, as_profiles, unit_rows
+from sdvae_ray.retrieval.arrays import Bools, Floats, Ints, Profiles, unit_rows
 from sdvae_ray.retrieval.ranking.formula import Ties
 from sdvae_ray.retrieval.ranking.ranges import rows_by_code
 from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.exchange_draws import Scorer, draw
-from sdvae_ray.retrieval.significance.exchange_ranks import Controls, Keys
+from sdvae_ray.retrieval.significance.exchange_ranks import Controls
 from sdvae_ray.retrieval.significance.p_values import PValues, exceedances, p_value
+from sdvae_ray.retrieval.significance.splits import Space
 
 DRAWS = 1000  # draws per block: the unit of the random stream and of early stopping
 _COMPOUNDS = 256  # that share the ranks of their controls, at most
@@ -40,9 +45,8 @@ class Exchange(PValues):
 
 
 def exchange_p_values(
-    features: ArrayLike,
+    spaces: Sequence[Space],
     compound: ArrayLike,
-    is_negative: ArrayLike,
     negative_key: ArrayLike,
     plate: ArrayLike,
     names: Sequence[str],
@@ -52,23 +56,26 @@ def exchange_p_values(
 ) -> Exchange:
     """Return the observed mAP, its p-value by exchange and the number of draws, for compounds 0..C-1.
 
-    features: (W, D) finite; floating-point numbers are not copied. compound: (W,) int code in 0..C-1, -1 for a well that
-    belongs to no compound. is_negative: (W,) bool. negative_key, plate: (W,) int; a query's negatives are the wells of
-    is_negative with its negative_key, which is its plate or something coarser. names: (C,) text that, with the seed, keys each
+    spaces: one, or several whose mAP is averaged; the features of a space are (W, D) finite. compound: (W,) int code in 0..C-1,
+    -1 for a well that belongs to no compound. negative_key, plate: (W,) int; a query's negatives are the negatives of the
+    space with its negative_key, which is its plate or something coarser. names: (C,) text that, with the seed, keys each
     compound's draws. well_names: (W,) distinct text, or numbers that sort as the text does; wells are sorted by it first, so p
     does not depend on the order of rows. stop_above: after each block of 1,000 draws, a compound whose p is above it by five
     standard errors stops; None: no compound stops early.
 
-    Memory beyond the arguments: O(W), the N rows that a compound is ranked against, O(P (N + P)) for the P wells on its plates,
-    its own and controls, and the rows of up to 256 compounds. Raises ValueError if two wells of a plate differ in negative_key.
+    Memory beyond the arguments: O(W), and for each space the N rows that a compound is ranked against, O(P (N + P)) for the P
+    wells on its plates, its own and controls, and the rows of up to 256 compounds. Raises ValueError if two wells of a plate
+    differ in negative_key.
     """
-    x = as_profiles(features)
     canonical = np.argsort(np.asarray(well_names), kind="stable")
-    codes, negative, scope, plates = (np.asarray(a)[canonical] for a in (compound, is_negative, negative_key, plate))
+    codes, scope, plates = (np.asarray(a)[canonical] for a in (compound, negative_key, plate))
     by_plate = np.lexsort((scope, plates))
     if (np.diff(scope[by_plate]) != 0)[np.diff(plates[by_plate]) == 0].any():
         raise ValueError("negative_key must be the plate or coarser: every plate has one negative_key")
-    wells = _Wells(x, canonical, scope, plates, dict(rows_by_code(scope, np.flatnonzero(negative))))
+    negatives = [space.is_negative[canonical] for space in spaces]
+    controls = [dict(rows_by_code(scope, np.flatnonzero(is_negative))) for is_negative in negatives]
+    pool = np.logical_and.reduce(negatives)
+    wells = _Wells([space.features for space in spaces], canonical, scope, plates, controls, pool)
     mean_ap, p = np.full(len(names), np.nan), np.full(len(names), np.nan)
     draws = np.zeros(len(names), dtype=np.int64)
     compounds = [(code, own) for code, own in rows_by_code(codes, np.flatnonzero(codes >= 0)) if len(own) > 1]
@@ -83,22 +90,51 @@ _Compounds = list[tuple[int, Ints]]  # codes and wells of compounds on the same 
 
 @dataclass(frozen=True)
 class _Wells:
-    """The wells in the order of their names, (W,): the row of each in x (W, D), its scope and plate; and the controls of each
-    scope.
+    """The wells in the order of their names, (W,): the row of each in the features (W, D) of every space, its scope and plate;
+    the controls of each scope in every space; and whether it is a negative in every space.
     """
 
-    x: Profiles
+    x: list[Profiles]
     row: Ints
     scope: NDArray[np.integer]
     plate: NDArray[np.integer]
-    controls_of: Mapping[int, Ints]
+    controls_of: Sequence[Mapping[int, Ints]]
+    pool: Bools
 
-    def unit(self, wells: Ints) -> Floats:
-        return unit_rows(self.x[self.row[wells]])
+    def unit(self, space: int, wells: Ints) -> Floats:
+        return unit_rows(self.x[space][self.row[wells]])
 
-    def controls(self, scopes: NDArray[np.integer]) -> Ints:
+    def controls(self, space: int, scopes: NDArray[np.integer]) -> Ints:
         none = np.empty(0, dtype=np.int64)
-        return np.concatenate([self.controls_of.get(scope, none) for scope in np.unique(scopes).tolist()])
+        return np.concatenate([self.controls_of[space].get(scope, none) for scope in np.unique(scopes).tolist()])
+
+
+class _Ranking:
+    """One space as the compounds on some plates see it. drawable: (C,) wells of the pool on these plates, the same in every space.
+    queries: which of a compound's wells have a negative in the space.
+    """
+
+    def __init__(self, wells: _Wells, space: int, first: Ints, ties: Ties) -> None:
+        self.space, self.scope, self.ties = space, wells.scope[first], ties
+        against = wells.controls(space, self.scope)
+        rows = np.flatnonzero(np.isin(wells.plate[against], wells.plate[first]) & wells.pool[against])
+        self.drawable = against[rows]
+        self.controls = Controls(wells.unit(space, against), wells.scope[against], rows, ties)
+        self.queries = np.flatnonzero(self.controls.lists(self.scope) < self.controls.no_list)
+
+    def scorers(self, compounds: _Compounds, wells: _Wells) -> Iterator[Scorer]:
+        """Yield the scorer of every compound, whose wells take the places after the drawable controls."""
+        replicates = len(self.scope)
+        places = np.arange(len(self.drawable), len(self.drawable) + replicates)
+        step = max(1, _KEYS // (replicates * (1 + len(self.controls.unit))))  # compounds computed at a time
+        for start in range(0, len(compounds), step):
+            part = compounds[start : start + step]
+            unit = wells.unit(self.space, np.concatenate([own for _, own in part]))
+            keys = self.controls.keys(unit)
+            for number in range(len(part)):
+                rows = slice(number * replicates, (number + 1) * replicates)
+                ranks = self.controls.with_wells(unit[rows], keys[rows], self.scope)
+                yield Scorer(ranks, places, self.queries, self.ties)
 
 
 @dataclass(frozen=True)
@@ -107,7 +143,7 @@ class _Null:
     stop_above: float | None
 
     def p(
-        self, scorer: Scorer, observed: float, pools: Sequence[Ints], counts: Sequence[int], name: str
+        self, scorers: Sequence[Scorer], observed: float, pools: Sequence[Ints], counts: Sequence[int], name: str
     ) -> tuple[float, int]:
         """Return (p, number of draws); a draw takes counts[i] wells of pools[i] for every i."""
         reached = draws = 0
@@ -117,7 +153,7 @@ class _Null:
             uniform = np.empty((-(-ahead // DRAWS), DRAWS, sum(counts)))
             for number, block in enumerate(uniform, start=draws // DRAWS):
                 block_generator(self.chance.seed, "exchange", name, block=number).random(out=block)
-            null = scorer.mean_ap(draw(uniform.reshape(-1, sum(counts))[:ahead], pools, counts))
+            null = _mean_ap(scorers, draw(uniform.reshape(-1, sum(counts))[:ahead], pools, counts))
             for start in range(0, ahead, DRAWS):
                 part = null[start : start + DRAWS]
                 reached += exceedances(part, observed, self.chance.strict)
@@ -130,48 +166,37 @@ class _Null:
         return self.stop_above is not None and share - 5 * sqrt(share * (1 - share) / draws) > self.stop_above
 
 
+def _mean_ap(scorers: Sequence[Scorer], drawn: Ints) -> Floats:
+    """Return the mean AP (B,) of B draws, the mean over the spaces; drawn: (R, B) places."""
+    total = scorers[0].mean_ap(drawn)
+    for scorer in scorers[1:]:
+        total += scorer.mean_ap(drawn)
+    return total / len(scorers)
+
+
 def _tested(
     compounds: _Compounds, wells: _Wells, null: _Null, names: Sequence[str]
 ) -> Iterator[tuple[int, float, float, int]]:
     """Yield (code, observed mAP, p, draws) of compounds on the same plates; (code, NaN, NaN, 0) without a query."""
-    ties: Ties = null.chance.ties
     first = compounds[0][1]
     plates, counts = np.unique(wells.plate[first], return_counts=True)
-    scope = wells.scope[first]
-    against = wells.controls(scope)
-    drawable = np.flatnonzero(np.isin(wells.plate[against], plates))
-    controls = Controls(wells.unit(against), wells.scope[against], drawable, ties)
-    queries = np.flatnonzero(controls.lists(scope) < controls.no_list)
-    if not len(queries):
+    rankings = [_Ranking(wells, space, first, null.chance.ties) for space in range(len(wells.x))]
+    rankings = [ranking for ranking in rankings if len(ranking.queries)]
+    if not rankings:
         yield from ((code, np.nan, np.nan, 0) for code, _ in compounds)
         return
+    drawable = rankings[0].drawable
     places = np.arange(len(drawable), len(drawable) + len(first))
     own_pools = np.split(places, np.cumsum(counts)[:-1])
-    control_pools = [np.flatnonzero(wells.plate[against[drawable]] == plate) for plate in plates]
-    for code, own, unit, keys in _unit_rows_and_keys(compounds, wells, controls):
-        scorer = Scorer(controls.with_wells(unit, keys, scope), places, queries, ties)
-        observed = float(scorer.mean_ap(places[:, None])[0])
+    control_pools = [np.flatnonzero(wells.plate[drawable] == plate) for plate in plates]
+    for (code, own), *scorers in zip(compounds, *(r.scorers(compounds, wells) for r in rankings), strict=True):
+        observed = float(_mean_ap(scorers, places[:, None])[0])
         if not len(drawable):
             yield code, observed, np.nan, 0
             continue
-        order = np.concatenate([against[drawable], own])  # a draw is a place among a plate's wells in canonical order
+        order = np.concatenate([drawable, own])  # a draw is a place among a plate's wells in canonical order
         pools = [pool[np.argsort(order[pool])] for pool in map(np.append, control_pools, own_pools)]
-        yield code, observed, *null.p(scorer, observed, pools, counts.tolist(), names[code])
-
-
-def _unit_rows_and_keys(
-    compounds: _Compounds, wells: _Wells, controls: Controls
-) -> Iterator[tuple[int, Ints, Floats, Keys]]:
-    """Yield (code, the compound's wells, their unit rows, their keys to the controls); some compounds are computed at a time."""
-    replicates = len(compounds[0][1])
-    step = max(1, _KEYS // (replicates * (1 + len(controls.unit))))
-    for start in range(0, len(compounds), step):
-        part = compounds[start : start + step]
-        unit = wells.unit(np.concatenate([own for _, own in part]))
-        keys = controls.keys(unit)
-        for number, (code, own) in enumerate(part):
-            rows = slice(number * replicates, (number + 1) * replicates)
-            yield code, own, unit[rows], keys[rows]
+        yield code, observed, *null.p(scorers, observed, pools, counts.tolist(), names[code])
 
 
 def _with_the_same_plates(compounds: _Compounds, plates: NDArray[np.integer]) -> Iterator[_Compounds]:

@@ -13,13 +13,15 @@ import polars as pl
 from numpy.typing import ArrayLike
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.retrieval.arrays import Bools, Floats, Ints, Profiles, as_profiles, finite_rows, zero_rows
-from sdvae_ray.retrieval.ranking.average_precision import AveragePrecision, average_precision
+from sdvae_ray.retrieval.arrays import Bools, Floats, Ints, as_profiles, finite_rows, zero_rows
+from sdvae_ray.retrieval.ranking.average_precision import average_precision
 from sdvae_ray.retrieval.ranking.formula import normalised_average_precision
 from sdvae_ray.retrieval.ranking.pair_rules import PairRules
 from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.exchange import exchange_p_values
+from sdvae_ray.retrieval.significance.least_p import least_arrangement_p, least_exchange_p
 from sdvae_ray.retrieval.significance.p_values import PValues, arrangement_p_values, benjamini_hochberg
+from sdvae_ray.retrieval.significance.splits import Space, pool_of
 from sdvae_ray.retrieval.tasks.well_table import NAME, SEPARATOR, checked_wells, well_name
 
 Negatives = Literal["plate", "group"]
@@ -31,6 +33,7 @@ ZERO_NORM = "zero_norm"  # the profile is all zeros (or so are all but one of th
 SINGLE = "single_replicate"  # no other replicate in the group
 NO_CONTROLS = "no_controls"  # no control in the group, or on the plate where negatives are of the plate
 NO_TREATED = "no_treated"  # the group has controls only
+CANNOT_REJECT = "cannot_reject"  # mAP and p, but so few arrangements that no corrected p can reach the threshold
 NO_EXCHANGE = "no_exchange"  # mAP but no p: the compound's plates hold no control to exchange its wells with
 
 
@@ -39,17 +42,25 @@ class Activity:
     """The three tables of phenotypic activity. A null number always has its reason in the column `status`.
 
     wells: one row per treated well: the key columns, compound, plate, group, ap in (0, 1], normalised_ap (0 at random, 1 if
-    perfect), n_positives, n_negatives, status. compounds: one row per (group, compound): replicates (treated wells), scored
-    (wells with an AP), plates (number of plates of the treated wells), map, normalised_map, p, p_corrected (Benjamini-Hochberg
-    within the group), draws, retrieved (p_corrected <= threshold), status. groups: one row per group: wells (treated),
-    controls, excluded (wells in neither role), zero_norm (treated and control wells left out because their profile is all
-    zeros), plates, compounds, compounds_scored (compounds with a p), retrieved, fraction_retrieved (of compounds_scored),
-    mean_map, mean_normalised_map (over the compounds with an mAP).
+    perfect), n_positives, n_negatives (in several spaces the fewest), status. compounds: one row per (group, compound):
+    replicates (treated wells), scored (wells with an AP), plates (number of plates of the treated wells), map, normalised_map, p,
+    p_corrected (Benjamini-Hochberg within the group), draws, least_p (the least p that the null can give), retrieved
+    (p_corrected <= threshold), status. groups: one row per group: wells (treated), controls, excluded (wells in neither role),
+    zero_norm (treated and control wells left out because their profile is all zeros), plates, compounds, compounds_scored
+    (compounds with a p), retrieved, fraction_retrieved (of compounds_scored), mean_map, mean_normalised_map (over the compounds
+    with an mAP), least_p_corrected (the least corrected p that any compound can get), status (ok, or why fraction_retrieved is
+    null).
     """
 
     wells: pl.DataFrame
     compounds: pl.DataFrame
     groups: pl.DataFrame
+
+    def cut(self, threshold: float) -> float:
+        """Return the p up to which the correction retrieves a compound: threshold * R / n (Benjamini & Hochberg 1995), for the R
+        compounds retrieved of n tested, R at least 1."""
+        retrieved = int(self.compounds["retrieved"].sum() or 0)
+        return threshold * max(1, retrieved) / max(1, self.compounds["p"].count())
 
 
 def phenotypic_activity(
@@ -63,55 +74,78 @@ def phenotypic_activity(
 ) -> Activity:
     """Score every compound of every group against the negative controls, and return three tables.
 
-    features: (W, D) finite numbers. wells: W rows, see `checked_wells`; a well that is neither treated nor a control is left
-    out and counted. The positives of a well are the other wells of its compound in its group. negatives="plate": its negatives
-    are the controls of its own plate (JUMP's recipe); "group": all controls of the group (as published). All-zero profiles are
-    left out, as queries and as negatives, and counted. chance: its distance must be cosine. key: the columns that together name
-    a well. stop_early: the null by exchange stops drawing for a compound whose p is clearly above twice the threshold.
+    features: (W, D) finite numbers; nothing may have been fitted on the controls, or p is not valid. wells: W rows, see
+    `checked_wells`; a well that is neither treated nor a control is left out and counted. The positives of a well are the other
+    wells of its compound in its group. negatives="plate": its negatives are the controls of its own plate (JUMP's recipe);
+    "group": all controls of the group (as published). All-zero profiles are left out, as queries and as negatives, and counted.
+    chance: its distance must be cosine. key: the columns that together name a well. stop_early: the null by exchange stops drawing
+    for a compound whose p is clearly above twice the threshold.
 
     Memory beyond the features: their copy as float64, O(W), and some plates' rows at a time.
 
     Raises DataError for features that are not finite; ValueError for another distance, for another number of rows than wells,
     and for a table that `checked_wells` refuses.
     """
+    control = checked_wells(wells, key)["is_control"].to_numpy()
+    space = Space(as_profiles(features), control)
+    return activity_in([space], wells, chance, key=key, negatives=negatives, stop_early=stop_early)
+
+
+def activity_in(
+    spaces: Sequence[Space],
+    wells: pl.DataFrame,
+    chance: Chance,
+    *,
+    key: Sequence[str] = ("well_id",),
+    negatives: Negatives = "plate",
+    stop_early: bool = True,
+) -> Activity:
+    """Return the tables of `phenotypic_activity` for scores that are means over spaces, one for each fit of the normalisation.
+
+    spaces: the features (W, D) and the negatives of each fit, controls that had no part in it; a control of `wells` that is no
+    negative of a space takes no part in its score. AP, and so mAP, is the mean over the spaces. The null by exchange draws from
+    the controls that are negatives in every space, and takes the same mean, so that its p is of the mean and valid. copairs' null
+    takes the rank list of the space with the fewest negatives. A profile that is all zeros in one space is left out of all.
+    """
     if chance.distance != "cosine":
         raise ValueError(f"phenotypic activity is of cosines, not of {chance.distance!r}")
-    frame, x = checked_wells(wells, key), as_profiles(features)
-    if len(x) != len(frame):
-        raise ValueError(f"profiles of shape {x.shape} came with {len(frame)} wells; one row per well is needed")
-    unusable = np.flatnonzero(~finite_rows(x))
-    if len(unusable):
-        raise DataError(f"well {well_name(frame[unusable])}: its features are not finite ({len(unusable)} such wells)")
-    roles = _roles(frame, ~zero_rows(x), negatives)
-    # controls and wells that are left out have compounds of their own: they are nobody's positives
-    lists = pl.DataFrame(
-        {
-            "compound": np.where(roles.is_query, roles.compound, -1 - np.arange(len(frame))),
-            "scope": roles.scope,
-            "is_control": roles.is_negative,
-        }
-    )
-    ranked = average_precision(x, lists, RULES, queries=roles.is_query, ties=chance.ties)
+    frame = checked_wells(wells, key)
+    usable = np.ones(len(frame), dtype=bool)
+    for space in spaces:
+        if len(space.features) != len(frame):
+            raise ValueError(
+                f"profiles of shape {space.features.shape} came with {len(frame)} wells; one row per well is needed"
+            )
+        unusable = np.flatnonzero(~finite_rows(space.features))
+        if len(unusable):
+            raise DataError(
+                f"well {well_name(frame[unusable])}: its features are not finite ({len(unusable)} such wells)"
+            )
+        usable &= ~zero_rows(space.features)
+    roles = _roles(frame, usable, negatives)
+    spaces = [Space(space.features, space.is_negative & usable) for space in spaces]
+    lists = _rank_lists(spaces, roles, chance)
     names = frame.select(*dict.fromkeys([*key, "compound", "plate", "group"]))
     well_scores = names.with_columns(
-        ap=_nulls(ranked.ap),
-        normalised_ap=_nulls(normalised_average_precision(ranked.ap, ranked.positives, ranked.total)),
-        n_positives=ranked.positives,
-        n_negatives=ranked.negatives,
+        ap=_nulls(lists.ap),
+        normalised_ap=_nulls(lists.normalised_ap),
+        n_positives=lists.positives,
+        n_negatives=lists.negatives,
         status=pl.Series(
-            np.select(
-                [~roles.usable, ranked.positives == 0, ranked.negatives == 0], [ZERO_NORM, SINGLE, NO_CONTROLS], OK
-            )
+            np.select([~roles.usable, lists.positives == 0, lists.negatives == 0], [ZERO_NORM, SINGLE, NO_CONTROLS], OK)
         ),
         _compound=roles.compound,
         _is_query=roles.is_query,
     ).filter(frame["is_treated"])
     compounds = _compound_table(well_scores).sort("_compound")
-    p_values = _p_values(x, frame, roles, ranked, compounds, chance, stop_early)
-    compounds = _with_p(compounds, p_values, chance.threshold)
+    p_values = _p_values(spaces, frame, roles, lists, compounds, chance, stop_early)
+    least = _least_p(spaces, roles, lists, compounds["_compound"].to_numpy(), chance)
+    compounds = _with_p(compounds, p_values, least, chance.threshold)
     groups = _group_table(frame, roles.usable, compounds)
     return Activity(
-        well_scores.drop("_compound", "_is_query"), compounds.drop("_compound").sort("group", "compound"), groups
+        well_scores.drop("_compound", "_is_query"),
+        compounds.drop("_compound", "least_p_corrected").sort("group", "compound"),
+        groups,
     )
 
 
@@ -120,7 +154,7 @@ class _Roles:
     """The roles of the wells, all (W,). usable: the profile has a direction.
 
     compound, plate, scope: int64 codes; the compound of a well that is not treated is -1, and a query's negatives are the
-    controls of its scope. is_query: usable treated wells. is_negative: usable controls.
+    controls of its scope. is_query: usable treated wells.
     """
 
     usable: Bools
@@ -128,11 +162,21 @@ class _Roles:
     plate: Ints
     scope: Ints
     is_query: Bools
-    is_negative: Bools
+
+
+@dataclass(frozen=True)
+class _RankLists:
+    """The rank list of every well, (W,): the means over the spaces of ap and normalised_ap, NaN without a score; the number of
+    positives, and of negatives in the space with the fewest, 0 if no space has any."""
+
+    ap: Floats
+    normalised_ap: Floats
+    positives: Ints
+    negatives: Ints
 
 
 def _roles(frame: pl.DataFrame, usable: Bools, negatives: Negatives) -> _Roles:
-    treated, control = frame["is_treated"].to_numpy(), frame["is_control"].to_numpy()
+    treated = frame["is_treated"].to_numpy()
     plate = _codes(frame, "group", "plate")
     return _Roles(
         usable=usable,
@@ -140,8 +184,24 @@ def _roles(frame: pl.DataFrame, usable: Bools, negatives: Negatives) -> _Roles:
         plate=plate,
         scope=plate if negatives == "plate" else _codes(frame, "group"),
         is_query=treated & usable,
-        is_negative=control & usable,
     )
+
+
+def _rank_lists(spaces: Sequence[Space], roles: _Roles, chance: Chance) -> _RankLists:
+    # controls and wells that are left out have compounds of their own: they are nobody's positives
+    compound = np.where(roles.is_query, roles.compound, -1 - np.arange(len(roles.compound)))
+    total, normalised, scored = np.zeros((3, len(compound)))
+    fewest = np.full(len(compound), np.iinfo(np.int64).max)
+    for space in spaces:
+        table = pl.DataFrame({"compound": compound, "scope": roles.scope, "is_control": space.is_negative})
+        ranked = average_precision(space.features, table, RULES, queries=roles.is_query, ties=chance.ties)
+        total += np.nan_to_num(ranked.ap)
+        normalised += np.nan_to_num(normalised_average_precision(ranked.ap, ranked.positives, ranked.total))
+        scored += ~np.isnan(ranked.ap)
+        fewest = np.where(ranked.negatives > 0, np.minimum(fewest, ranked.negatives), fewest)
+    without = np.where(scored > 0, scored, np.nan)
+    negatives = np.where(fewest < np.iinfo(np.int64).max, fewest, 0)
+    return _RankLists(total / without, normalised / without, ranked.positives, negatives)
 
 
 def _codes(frame: pl.DataFrame, *columns: str) -> Ints:
@@ -154,30 +214,44 @@ def _nulls(values: Floats) -> pl.Series:
 
 
 def _p_values(
-    x: Profiles,
+    spaces: Sequence[Space],
     frame: pl.DataFrame,
     roles: _Roles,
-    ranked: AveragePrecision,
+    lists: _RankLists,
     compounds: pl.DataFrame,
     chance: Chance,
     stop_early: bool,
 ) -> PValues:
     """Return the p-value and the number of draws for every row of `compounds`, which must be in the order of their codes."""
-    code = compounds["_compound"].to_numpy()
-    row_of_code = np.full(int(code.max(initial=-1)) + 2, -1)  # one more: code -1 stays -1
-    row_of_code[code] = np.arange(len(code))
-    row = row_of_code[np.where(roles.is_query, roles.compound, -1)]
+    row = _row_of_compound(compounds["_compound"].to_numpy(), roles)
     if chance.null == "exchange":
         names = (compounds["group"] + SEPARATOR + compounds["compound"]).to_list()
         order = frame[NAME].rank("ordinal").to_numpy()
         stop_above = 2 * chance.threshold if stop_early else None
-        return exchange_p_values(x, row, roles.is_negative, roles.scope, roles.plate, names, order, chance, stop_above)
-    scored = np.flatnonzero(~np.isnan(ranked.ap))
-    lists = (ranked.ap[scored], ranked.positives[scored], ranked.negatives[scored])
-    drawn = arrangement_p_values(row[scored], *lists, chance)
+        return exchange_p_values(spaces, row, roles.scope, roles.plate, names, order, chance, stop_above)
+    scored = np.flatnonzero(~np.isnan(lists.ap))
+    drawn = arrangement_p_values(
+        row[scored], lists.ap[scored], lists.positives[scored], lists.negatives[scored], chance
+    )
     p, draws = np.full(len(compounds), np.nan), np.zeros(len(compounds), dtype=np.int64)
     p[: len(drawn.p)], draws[: len(drawn.p)] = drawn.p, drawn.draws
     return PValues(p, draws)
+
+
+def _least_p(spaces: Sequence[Space], roles: _Roles, lists: _RankLists, codes: Ints, chance: Chance) -> Floats:
+    """Return the least p that the null can give, for every compound of `codes`."""
+    row = _row_of_compound(codes, roles)
+    if chance.null == "exchange":
+        return least_exchange_p(row, roles.plate, pool_of(spaces), len(codes), chance)
+    scored = np.where(np.isnan(lists.ap), -1, row)
+    return least_arrangement_p(scored, lists.positives, lists.negatives, len(codes), chance)
+
+
+def _row_of_compound(codes: Ints, roles: _Roles) -> Ints:
+    """Return (W,): the row in `codes` of a query's compound; -1 for a well that is no query."""
+    row_of_code = np.full(int(codes.max(initial=-1)) + 2, -1)  # one more: code -1 stays -1
+    row_of_code[codes] = np.arange(len(codes))
+    return np.asarray(row_of_code[np.where(roles.is_query, roles.compound, -1)])
 
 
 def _compound_table(wells: pl.DataFrame) -> pl.DataFrame:
@@ -199,18 +273,31 @@ def _compound_table(wells: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _with_p(compounds: pl.DataFrame, p_values: PValues, threshold: float) -> pl.DataFrame:
-    p, groups = p_values.p, compounds["group"].to_numpy()
-    corrected = np.full(len(p), np.nan)
-    for name in np.unique(groups.astype(str)):
-        corrected[groups == name] = benjamini_hochberg(p[groups == name])
-    return compounds.with_columns(p=_nulls(p), p_corrected=_nulls(corrected), draws=p_values.draws).select(
-        "group", "compound", "replicates", "scored", "plates", "map", "normalised_map", "p", "p_corrected", "draws",
-        (pl.col("p_corrected") <= threshold).alias("retrieved"),
+def _with_p(compounds: pl.DataFrame, p_values: PValues, least: Floats, threshold: float) -> pl.DataFrame:
+    p, groups = p_values.p, compounds["group"].to_numpy().astype(str)
+    least = np.where(np.isnan(p), np.nan, least)
+    corrected, attainable = np.full((2, len(p)), np.nan)
+    for name in np.unique(groups):
+        rows = groups == name
+        corrected[rows] = benjamini_hochberg(p[rows])
+        attainable[rows] = np.nanmin(benjamini_hochberg(least[rows]), initial=1)
+    possible = pl.col("least_p_corrected") <= threshold
+    return compounds.with_columns(
+        p=_nulls(p),
+        p_corrected=_nulls(corrected),
+        draws=p_values.draws,
+        least_p=_nulls(least),
+        least_p_corrected=_nulls(np.where(np.isnan(p), np.nan, attainable)),
+    ).select(
+        "group", "compound", "replicates", "scored", "plates", "map", "normalised_map", "p", "p_corrected", "draws", "least_p",
+        pl.when(possible).then(pl.col("p_corrected") <= threshold).alias("retrieved"),
         pl.when((pl.col("status") == OK) & pl.col("p").is_null())
         .then(pl.lit(NO_EXCHANGE))
+        .when((pl.col("status") == OK) & ~possible)
+        .then(pl.lit(CANNOT_REJECT))
         .otherwise("status")
         .alias("status"),
+        "least_p_corrected",
         "_compound",
     )  # fmt: skip
 
@@ -225,6 +312,7 @@ def _group_table(frame: pl.DataFrame, usable: Bools, compounds: pl.DataFrame) ->
         zero_norm=(pl.col("_zero") & in_play).sum(),
         plates=pl.col("plate").n_unique(),
     )
+    reasons = pl.col("status").filter(pl.col("status") != OK)
     scores = compounds.group_by("group").agg(
         compounds=pl.len(),
         compounds_scored=pl.col("p").is_not_null().sum(),
@@ -232,6 +320,9 @@ def _group_table(frame: pl.DataFrame, usable: Bools, compounds: pl.DataFrame) ->
         fraction_retrieved=pl.col("retrieved").mean(),
         mean_map=pl.col("map").mean(),
         mean_normalised_map=pl.col("normalised_map").mean(),
+        least_p_corrected=pl.col("least_p_corrected").min(),
+        status=pl.when(pl.col("retrieved").is_not_null().any()).then(pl.lit(OK)).otherwise(reasons.mode().min()),
     )
     counts = ["compounds", "compounds_scored", "retrieved"]
-    return wells.join(scores, on="group", how="left").with_columns(pl.col(counts).fill_null(0)).sort("group")
+    joined = wells.join(scores, on="group", how="left").with_columns(pl.col(counts).fill_null(0))
+    return joined.with_columns(pl.col("status").fill_null(NO_TREATED)).sort("group")
