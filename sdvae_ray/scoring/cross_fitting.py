@@ -5,7 +5,7 @@ published: the negatives are the controls of the fit, and p is not valid. Withou
 that is stored for search is that of all controls either way.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -21,6 +21,8 @@ from sdvae_ray.schema import WELL_COLUMN
 from sdvae_ray.scoring.normalised import Normaliser
 from sdvae_ray.scoring.roles import chance_of
 
+SPARE = 2
+_EVERY = 10**15  # draws: arrangements are counted, whatever score.null_size is
 MANY = 20_000  # wells of a group; of more wells the profiles of several splits are not held at once, and there is one
 
 
@@ -57,10 +59,10 @@ class CrossFits:
 def cross_fits(run: Run, wells: pl.DataFrame, name: str, most: int | None = None) -> CrossFits:
     """Return the splits of a group's controls, as score.fit has it.
 
-    wells: with roles. name: of the group; it keys the draw, with the seed. most: splits at most; None: score.splits. A group has
-    one split if it has more than MANY wells, if its positions are too few for more, or if the controls that no fit of several
-    splits has seen are so few that one compound alone could not reach the threshold after the correction. Raises DataError for
-    fewer than 2 control positions.
+    wells: with roles. name: of the group; it keys the draw, with the seed. most: splits at most; None: score.splits. Raises
+    DataError for fewer than 2 control positions. A group has one split if it has more than MANY wells, if its positions are too
+    few for more, or if the controls that no fit of several splits has seen are so few that a compound has fewer than SPARE times
+    the arrangements that it needs to be retrieved alone.
     """
     settings = run.config.score
     control = wells[CONTROL].to_numpy()
@@ -77,13 +79,17 @@ def cross_fits(run: Run, wells: pl.DataFrame, name: str, most: int | None = None
         except DataError:  # too few positions for so many
             pass
         else:
-            if _can_reject_one(run, wells, pool_of(several)):
+            if _has_arrangements(run, wells, pool_of(several)):
                 return CrossFits(several, crossed=True, p_valid=p_valid)
     return CrossFits(control_splits(*drawn, 1, run.config.seed, name), crossed=True, p_valid=p_valid)
 
 
-def _can_reject_one(run: Run, wells: pl.DataFrame, pool: np.ndarray) -> bool:
-    """Return whether half of the compounds could be retrieved alone by exchange with the controls `pool` (W,)."""
+def _has_arrangements(run: Run, wells: pl.DataFrame, pool: np.ndarray) -> bool:
+    """Return whether half of the compounds have SPARE times the arrangements with the controls `pool` (W,) that one compound needs
+    to be retrieved alone.
+
+    At the bare number only the very best arrangement of all would be retrieved, and an effect of middling size never.
+    """
     chance = chance_of(run)
     if chance.null != "exchange":
         return True
@@ -94,5 +100,6 @@ def _can_reject_one(run: Run, wells: pl.DataFrame, pool: np.ndarray) -> bool:
         return False
     compound = np.where(compound >= 0, np.searchsorted(names, compound), -1)
     plate = codes["_plate"].to_numpy().astype(np.int64) - 1
-    least = least_exchange_p(compound, plate, pool, len(names), chance)
-    return bool(np.median(least) <= chance.threshold / len(names))
+    every = replace(chance, null_size=_EVERY)
+    least = least_exchange_p(compound, plate, pool, len(names), every)
+    return bool(np.median(least) <= chance.threshold / (SPARE * len(names)))

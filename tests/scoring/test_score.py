@@ -313,6 +313,15 @@ def test_no_negative_has_a_part_in_the_fit_of_its_split_and_some_controls_are_in
     assert (cross_fits(Run(run_of(tmp_path)), table, "other").splits[0].fit != fits.splits[0].fit).any()
 
 
+def test_controls_that_are_few_beside_the_compounds_are_split_once(tmp_path):
+    """Two wells on each of two plates, among four controls or more, have 225 arrangements: twice what 4 compounds need, not 44."""
+    table = roles_table()
+    treated = table.filter("is_treated")
+    more = [treated.with_columns(compound=pl.lit(f"{copy} ") + pl.col("compound")) for copy in range(10)]
+    assert len(cross_fits(Run(run_of(tmp_path)), table, "all").splits) == 4
+    assert len(cross_fits(Run(run_of(tmp_path)), pl.concat([table, *more]), "all").splits) == 1
+
+
 def test_few_controls_are_split_once_and_a_leak_is_never_the_way_out(tmp_path):
     run = Run(run_of(tmp_path))
     table = roles_table()
