@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 
 import sdvae_ray
-from sdvae_ray import commands
 from sdvae_ray.cli.options import Address, AsJson, Output, opens_storage
 from sdvae_ray.cli.runs import console
+from sdvae_ray.commands import questions
+from sdvae_ray.commands import sources as made
 from sdvae_ray.errors import ConfigError
 
 
@@ -53,7 +54,7 @@ def manifest(
 
     given = {SOURCE_COLUMN: source, BATCH_COLUMN: batch}
     words = {} if missing is None else {"missing": _names(missing)}
-    commands.make_manifest(
+    made.make_manifest(
         load_data,
         output,
         platemaps=platemap or [],
@@ -77,7 +78,7 @@ def photographs(
     limit: Annotated[int | None, typer.Option(min=1, help="Photographs per class, chosen by hash.")] = None,
 ) -> None:
     """Photographs -> a manifest of a contrast set, for a run file like jobs/configs/photographs.yaml."""
-    commands.make_photographs(sources, output, name=name, limit=limit, storage=storage, console=console)
+    made.make_photographs(sources, output, name=name, limit=limit, storage=storage, console=console)
 
 
 @opens_storage
@@ -96,7 +97,7 @@ def pack(
     """A manifest's images -> shards and a manifest of them, which every command takes. Resumes: finished shards stay."""
     options: dict[str, Any] = {"crop": crop, "compression": compression and compression.value}
     options |= {"fovs_per_shard": fovs, "format": format.value}
-    commands.pack(manifest, output, address, storage=storage, console=console, **options)
+    made.pack(manifest, output, address, storage=storage, console=console, **options)
 
 
 @opens_storage
@@ -133,12 +134,12 @@ def retrieve(
     settings |= {"ties": ties, "distance": distance, "normalise": normalise, "seed": seed}
     names: dict[str, Any] = {key: _names(given) for key, given in lists.items()}
     retrieved = sdvae_ray.retrieve(profiles, **names, **wells, **settings)
-    commands.show_retrieved(retrieved, profiles, output, storage, console, as_json)
+    questions.show_retrieved(retrieved, profiles, output, storage, console, as_json)
 
 
 def models(as_json: AsJson = False) -> None:
     """List the shelves: autoencoders, codecs, extractors and metrics; size, licence, and whether weights are at hand."""
-    commands.list_models(console, as_json)
+    made.list_models(console, as_json)
 
 
 def _names(given: str) -> list[str]:

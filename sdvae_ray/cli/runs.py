@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from sdvae_ray import commands
 from sdvae_ray.cli.options import Address, AsJson, Output, Set, opens_run, opens_storage
+from sdvae_ray.commands import questions, runs, state
 from sdvae_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ def demo(
     set: Set = None,
 ) -> None:
     """The whole job on this machine: synthetic plates, the packaged autoencoder, scores and a report. Nothing is downloaded."""
-    commands.run_all(commands.demo_run(output, set or []), console)
+    runs.run_all(runs.demo_run(output, set or []), console)
 
 
 @opens_run
 def check(run: "Run", address: Address = None) -> None:
     """Validate config, storage, models and resources; measure a few FOVs; forecast hours, GPU-hours and dollars."""
-    commands.check(run, console, address)
+    runs.check(run, console, address)
 
 
 @opens_run
@@ -47,7 +47,7 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure the stream: FOV/s per GPU after warm-up, scaling, cold start, busy shares, dollars per 1,000 FOVs."""
-    commands.bench(run, console, fovs, None if actors is None else _numbers(actors), address, as_json)
+    runs.bench(run, console, fovs, None if actors is None else _numbers(actors), address, as_json)
 
 
 def _numbers(text: str) -> list[int]:
@@ -66,7 +66,7 @@ def encode(
     ] = False,
 ) -> None:
     """Images -> latents, embeddings and metrics. Resumes: only FOVs without a usable row are computed."""
-    commands.encode(run, console, address, extend)
+    runs.encode(run, console, address, extend)
 
 
 @opens_run
@@ -76,13 +76,13 @@ def retry(
     address: Address = None,
 ) -> None:
     """Compute the failed fields of view again, and no others."""
-    commands.retry(run, console, reason, address)
+    runs.retry(run, console, reason, address)
 
 
 @opens_run
 def status(run: "Run", as_json: AsJson = False) -> None:
     """How far a run is; what failed, by reason, plate and source; its sessions; who works on it now."""
-    commands.status(run, console, as_json)
+    state.status(run, console, as_json)
 
 
 @opens_run
@@ -94,14 +94,14 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Read every file of a run's tables: what is damaged, gone or foreign. Exit code 1 unless the run is whole."""
-    if not commands.verify(run, console, repair, as_json):
+    if not state.verify(run, console, repair, as_json):
         raise typer.Exit(1)
 
 
 @opens_run
 def compact(run: "Run", address: Address = None) -> None:
     """Rewrite small and partial files: one row per field of view with all its columns, in files of 128 to 256 MB."""
-    commands.compact(run, console, address)
+    state.compact(run, console, address)
 
 
 @opens_run
@@ -116,19 +116,19 @@ def score(
     """Embeddings -> well profiles, FAISS indices and retrieval scores."""
     if plates is not None:
         run = run.changed(f"score.plates={json.dumps([name.strip() for name in plates.split(',')])}")
-    commands.score(run, console, address, manifest)
+    runs.score(run, console, address, manifest)
 
 
 @opens_run
 def report(run: "Run") -> None:
     """Scores -> one self-contained HTML page."""
-    commands.report(run, console)
+    runs.report(run, console)
 
 
 @opens_run
 def run(run: "Run", address: Address = None) -> None:
     """encode, score and report."""
-    commands.run_all(run, console, address)
+    runs.run_all(run, console, address)
 
 
 @opens_storage
@@ -139,7 +139,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Two scored runs side by side: settings, retrieval, metrics, distances; with the paper's printed figures where they apply."""
-    commands.compare(a, b, storage, console, as_json)
+    questions.compare(a, b, storage, console, as_json)
 
 
 @opens_run
@@ -159,8 +159,8 @@ def search(
     as_json: AsJson = False,
 ) -> None:
     """The nearest neighbours of a well, a field of view, a patch or a new image, with their treatment, in a scored run."""
-    asked = commands.Asked(well, fov, patch, image or [], manifest, plate)
-    commands.search(run, asked, extractor, side, count, console, as_json)
+    asked = questions.Asked(well, fov, patch, image or [], manifest, plate)
+    questions.search(run, asked, extractor, side, count, console, as_json)
 
 
 @opens_run
@@ -171,4 +171,4 @@ def decode(
     side: Annotated[str | None, typer.Option(help="Which autoencoder, where the run has several.")] = None,
 ) -> None:
     """The stored latents of one field of view -> its stains, as an OME-TIFF."""
-    commands.decode(run, fov, side, output, console)
+    questions.decode(run, fov, side, output, console)

@@ -11,7 +11,7 @@ from field_files import STAINS, Batch, write_fields
 from rich.console import Console
 from run_files import copied, small_run
 
-from sdvae_ray.commands import Asked, search
+from sdvae_ray.commands.questions import Asked, search
 from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import Forward

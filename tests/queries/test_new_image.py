@@ -13,7 +13,7 @@ import torch
 from field_files import STAINS, Batch, write_fields
 from run_files import copied, small_run
 
-from sdvae_ray.commands import Asked, search
+from sdvae_ray.commands.questions import Asked, search
 from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.columns import kept_patches
 from sdvae_ray.engine.encode import Encoder

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from run_files import small_run
 
-from sdvae_ray import commands
+from sdvae_ray.commands import runs as commands
 from sdvae_ray.config import RunConfig
 from sdvae_ray.controls import control_counts, lines_on_controls, with_groups, with_roles
 from sdvae_ray.encoding.check_score import check_score

@@ -1,0 +1,91 @@
+"""Commands that make manifests and shards, and list the shelves.
+
+Nothing heavy is imported until a command runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sdvae_ray.console import print_line
+from sdvae_ray.storage import Storage, absolute
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def make_manifest(
+    load_data: Sequence[str], output: str, *, storage: Mapping[str, Any], console: Console, **settings: Any
+) -> None:
+    """Build a manifest, write it to `output`, and print its size and notes.
+
+    storage: keys of `storage:`. settings: options of sources.manifest.build_manifest.
+    """
+    from sdvae_ray.schema import PLATE_KEY, WELL_KEY
+    from sdvae_ray.sources.manifest import build_manifest, write_manifest
+
+    place = Storage.of(storage)
+    built = build_manifest(load_data, storage=place, **settings)
+    write_manifest(built.table, output, place)
+    plates, wells = built.table.select(PLATE_KEY).n_unique(), built.table.select(WELL_KEY).n_unique()
+    _say_made(built.notes, f"{built.table.height} FOVs, {wells} wells, {plates} plates -> {absolute(output)}", console)
+
+
+def make_photographs(
+    sources: Sequence[str], output: str, *, storage: Mapping[str, Any], console: Console, **settings: Any
+) -> None:
+    """Build the manifest of a set of photographs, write it to `output`, and print its size and notes.
+
+    storage: keys of `storage:`. settings: options of sources.photographs.build_photographs.
+    """
+    from sdvae_ray.schema import PLATE_COLUMN
+    from sdvae_ray.sources.photographs import build_photographs, write_photographs
+
+    place = Storage.of(storage)
+    built = build_photographs(sources, storage=place, **settings)
+    write_photographs(built, output, place)
+    classes = built.table[PLATE_COLUMN].n_unique()
+    _say_made(built.notes, f"{built.table.height} photographs, {classes} classes -> {absolute(output)}", console)
+
+
+def pack(
+    manifest: str, output: str, address: str | None, *, storage: Mapping[str, Any], console: Console, **options: Any
+) -> None:
+    """Pack a manifest's fields of view into shards, and print how many were packed, skipped and failed.
+
+    storage: keys of `storage:`. options: fields of encoding.pack_plan.PackOptions.
+    """
+    from sdvae_ray.encoding.pack import pack as pack_manifest
+    from sdvae_ray.encoding.pack_plan import PackOptions
+
+    place, chosen = Storage.of(storage), PackOptions(**options)
+    packed = pack_manifest(absolute(manifest), absolute(output), place, console, chosen, address)
+    if packed.skipped:
+        print_line(console, f"note: {packed.skipped} of {packed.shards} shards were finished before")
+    if packed.errors:
+        print_line(console, f"note: {packed.errors} FOVs have an error and no pixels; the first: {packed.first_error}")
+    if packed.transient:
+        print_line(console, f"note: storage failed for {packed.transient} FOVs: the same command tries them again")
+    size = f"{packed.stored_bytes / 1e9:.3f} GB of images"
+    if chosen.crop is not None:
+        share = 100 * (1 - packed.stored_bytes / max(1, packed.source_bytes))
+        size += f" in place of {packed.source_bytes / 1e9:.3f} GB ({share:.1f} % less)"
+    print_line(console, f"pack: {packed.fovs} FOVs, {packed.shards} shards, {size} -> {packed.place}")
+
+
+def _say_made(notes: Sequence[str], what: str, console: Console) -> None:
+    for line in [*(f"note: {note}" for note in notes), f"manifest: {what}"]:
+        print_line(console, line)
+
+
+def list_models(console: Console, as_json: bool = False) -> None:
+    """Print every entry of the shelves, as tables or as JSON."""
+    from sdvae_ray.report.facts.catalogue import catalogue
+    from sdvae_ray.report.terminal.catalogue import print_catalogue
+
+    if as_json:
+        console.print_json(json.dumps(catalogue()))
+    else:
+        print_catalogue(console)
