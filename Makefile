@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PROCESSES ?= 2  # of make test; one of them holds Ray
+PROCESSES ?= 2  # of make test; each of two holds a Ray
 export RAY_USAGE_STATS_ENABLED ?= 0
 
 .PHONY: demo test test-slow bench faults check format clean help
@@ -20,7 +20,7 @@ demo: $(VENV)/.demo
 
 test: export OMP_NUM_THREADS = 1  # small images: more threads only wait for each other
 test: check
-	$(BIN)/python -m pytest -n $(PROCESSES) --timeout 600 -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n $(PROCESSES) --timeout 600 --durations 15 -m "not slow and not gpu"
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow

@@ -102,10 +102,12 @@ def read_state_dict(file: Path) -> dict[str, Tensor]:
 
 def fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load a state dict into a model. Raises ValueError, which names tensors, unless it has exactly the tensors of the model, in
-    their shapes, without a number that is not finite.
+    their shapes, without a number that is not finite. The counts of batches that a batch normalisation was trained on may be
+    absent: files of other frameworks have none, and no output depends on them.
     """
     own = model.state_dict()
-    for what, names in (("lacks", own.keys() - state.keys()), ("has unexpected", state.keys() - own.keys())):
+    needed = {name for name in own if not name.endswith("num_batches_tracked")}
+    for what, names in (("lacks", needed - state.keys()), ("has unexpected", state.keys() - own.keys())):
         if names:
             raise ValueError(f"it {what} {len(names)} tensors, such as {sorted(names)[0]}")
     for name, tensor in state.items():
@@ -116,4 +118,4 @@ def fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             count = int((~torch.isfinite(tensor)).sum())
             raise ValueError(f"its tensor {name} has {count} numbers that are not finite")
-    model.load_state_dict(dict(state))
+    model.load_state_dict({**own, **state})

@@ -59,12 +59,14 @@ def local_ray() -> Iterator[None]:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Gives a file's tests to one process, and all files that need Ray to the same one: starting Ray takes seconds."""
+    """Gives a file's tests to one process, and the files that need Ray in two parts: starting Ray takes seconds."""
     from xdist.scheduler import LoadScopeScheduling
 
     @functools.cache
     def unit_of(file: str) -> str:
-        return "ray" if "local_ray" in (config.rootpath / file).read_text() else file
+        if "local_ray" not in (config.rootpath / file).read_text():
+            return file
+        return "ray: the stream" if Path(file).parts[1] in ("encoding", "cluster") else "ray: the rest"
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:

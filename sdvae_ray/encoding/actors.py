@@ -137,7 +137,8 @@ def _located(table: pa.Table) -> pl.DataFrame:
 def _report_start(ledger: Any, stage: str) -> None:
     """Tell the ledger that this actor is ready, for the first time or after a dead one; outside a stream do nothing."""
     if ledger is not None:
-        ledger.started.remote(stage, ray.get_runtime_context().was_current_actor_reconstructed)
+        context = ray.get_runtime_context()
+        ledger.started.remote(stage, context.was_current_actor_reconstructed, context.current_actor)
 
 
 def writes_before(run: Run, session: str) -> dict[str, tuple[int, int]]:

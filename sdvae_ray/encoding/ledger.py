@@ -107,16 +107,23 @@ class Ledger:
         self.state = Counts(rows, rows, errors, stages={stage: Stage() for stage in stages})
         self.counters = counters() if counters else None
         self.clock, self.start, self.wall = clock, clock(), wall
+        self._actors: list[Any] = []
         self._waiting: dict[str, float] = {}  # who waits for storage -> when it said so last
         self._told_at = self.start  # until when `waited` is counted
 
-    def started(self, stage: str, again: bool) -> None:
-        """Count an actor that is ready. again: True: it replaces a dead one."""
+    def started(self, stage: str, again: bool, actor: Any | None = None) -> None:
+        """Count an actor that is ready. again: True: it replaces a dead one. actor: its handle, for `actors`."""
+        if actor is not None:
+            self._actors.append(actor)
         counted = self.state.stages[stage]
         counted.restarts, counted.actors = counted.restarts + again, counted.actors + (not again)
         counted.warm_at = None
         if self.counters:
             self.counters.actor(stage, again)
+
+    def actors(self) -> list[Any]:
+        """Return the handles of the actors that have started; some stand there twice."""
+        return self._actors
 
     def add_rows(self, stage: str, rows: int, seconds: float) -> None:
         """Count rows that an actor of a stage finished, and its seconds of work on them."""

@@ -69,9 +69,12 @@ def stream(
     memory = weighing(_WRITE_COPIES * sink.rows_per_file * measured_bytes(run))
     batches = {"load": run.config.load.batch_fovs, "compress": run.config.load.batch_fovs, "encode": size}
     start = time.monotonic()
-    with supervisor.watched(console, total, batches, sink.rows_per_file, lease), unwrapped_failures():
-        rows.write_datasink(sink, ray_remote_args={"num_cpus": pools.write_cpus, **memory})
-    seconds, counts = time.monotonic() - start, supervisor.counts()
+    try:
+        with supervisor.watched(console, total, batches, sink.rows_per_file, lease), unwrapped_failures():
+            rows.write_datasink(sink, ray_remote_args={"num_cpus": pools.write_cpus, **memory})
+        seconds, counts = time.monotonic() - start, supervisor.counts()
+    finally:
+        supervisor.end()
     stages_told = {name: _told(stage, seconds) for name, stage in counts.stages.items()}
     return stages_told | {"first_fov": counts.first_at}, counts.waited
 

@@ -4,7 +4,7 @@ import _thread
 import functools
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from typing import Any
 
@@ -40,6 +40,16 @@ class Supervisor:
         """Return the counts of the ledger; those of its last answer if it does not answer now."""
         self._last = answer(self.ledger.counts.remote(), _ANSWER) or self._last
         return self._last
+
+    def end(self) -> None:
+        """End the processes of the stream.
+
+        Ray Data lets its actors go and leaves them to the count of references, which an exception in flight holds up: they would
+        keep the CPUs of the next stream.
+        """
+        with suppress(Exception):  # of a Ray that is gone itself; the error of the stream is the one to tell
+            for actor in [*(answer(self.ledger.actors.remote(), _ANSWER) or []), self.ledger]:
+                ray.kill(actor)
 
     @contextmanager
     def watched(

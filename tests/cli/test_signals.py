@@ -57,6 +57,9 @@ def test_a_signal_during_the_exit_changes_no_exit_code():
 def test_a_caller_that_goes_on_has_its_handlers_back():
     ended = program("""
 signals.restore()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background processes ignore the signal
+signals.install()
+signals.restore()
 try:
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(20)
