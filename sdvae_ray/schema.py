@@ -3,7 +3,7 @@
 One row is one field of view (FOV). A numeric array column is written as the canonical `arrow.fixed_shape_tensor`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,11 @@ def embeddings_table(extractor: str, side: str) -> str:
 def fov_id(keys: Mapping[str, Any]) -> str:
     """Return the fov_id of a row, source/batch/plate/well/site, from its five key columns."""
     return "/".join(str(keys[key]) for key in KEYS)
+
+
+def annotation_columns(names: Iterable[str]) -> list[str]:
+    """Return the Metadata_* columns that are no keys, in their order."""
+    return [name for name in names if name.startswith(METADATA) and name not in KEYS]
 
 
 def column(table: str, name: str) -> str:

@@ -10,7 +10,7 @@ one .bin, .pth or .pt file                     torch's own format, read with wei
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -30,9 +30,9 @@ HOW_TO_CONVERT = (
     "d = torch.load('x.ckpt', map_location='cpu', weights_only=True); "
     "d = d.get('state_dict', d); s.save_file({k: v.contiguous() for k, v in d.items() if torch.is_tensor(v)}, 'x.safetensors')\""
 )
-_SAFE, _TORCH = ".safetensors", (".bin", ".pth", ".pt")
+SAFETENSORS, TORCH_SUFFIXES = ".safetensors", (".bin", ".pth", ".pt")
 _MAIN = "diffusion_pytorch_model"
-LOOKED_FOR = f"{_MAIN}{_SAFE}, a variant of it such as .fp16, an index with its shards, or one {_SAFE} file"
+LOOKED_FOR = f"{_MAIN}{SAFETENSORS}, a variant of it such as .fp16, an index with its shards, or one {SAFETENSORS} file"
 
 
 def tensor_files(weights: Path) -> list[Path]:
@@ -45,12 +45,12 @@ def tensor_files(weights: Path) -> list[Path]:
             raise WeightsError(f"{weights}: {HOW_TO_CONVERT}")
         return [weights]
     names = sorted(path.name for path in weights.iterdir() if path.is_file() and not path.name.startswith("."))
-    safe = [name for name in names if name.endswith(_SAFE)]
-    indices = [name for name in names if f"{_SAFE}.index." in name and name.endswith(".json")]
+    safe = [name for name in names if name.endswith(SAFETENSORS)]
+    indices = [name for name in names if f"{SAFETENSORS}.index." in name and name.endswith(".json")]
     variants = [name for name in safe if name.startswith(f"{_MAIN}.")]
-    if f"{_MAIN}{_SAFE}" in safe:
-        return [weights / f"{_MAIN}{_SAFE}"]
-    for candidates in (indices, variants, safe, [name for name in names if name.endswith(_TORCH)]):
+    if f"{_MAIN}{SAFETENSORS}" in safe:
+        return [weights / f"{_MAIN}{SAFETENSORS}"]
+    for candidates in (indices, variants, safe, [name for name in names if name.endswith(TORCH_SUFFIXES)]):
         if len(candidates) > 1:
             raise WeightsError(
                 f"{weights} has several files of weights: {', '.join(candidates)}; name one of them as the source"
@@ -83,12 +83,20 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
+def read_tensors(files: Iterable[Path]) -> dict[str, Tensor]:
+    """Return the tensors of the files of one state dict, such as `tensor_files` gives them. Raises as `read_state_dict`."""
+    state: dict[str, Tensor] = {}
+    for file in files:
+        state |= read_state_dict(file)
+    return state
+
+
 def read_state_dict(file: Path) -> dict[str, Tensor]:
     """Return the tensors of a file by name, on the CPU. Raises one of DAMAGE for a file that is not a state dict."""
     from safetensors.torch import load_file
 
     try:
-        if file.suffix == _SAFE:
+        if file.suffix == SAFETENSORS:
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except DAMAGE:

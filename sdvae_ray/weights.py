@@ -19,14 +19,14 @@ from typing import Any
 
 from sdvae_ray.config import ShelfConfig
 from sdvae_ray.errors import WeightsError
-from sdvae_ray.state_dicts import HOW_TO_CONVERT, PICKLES
+from sdvae_ray.state_dicts import HOW_TO_CONVERT, PICKLES, SAFETENSORS, TORCH_SUFFIXES
 from sdvae_ray.storage import Storage, absolute, is_remote, local_copies, local_copy
 
 ASSET = "asset:"
 TORCHVISION = "torchvision:"
-SAFETENSORS, CODE = ".safetensors", ".py"
-TORCH_SUFFIXES = (".bin", ".pth", ".pt")
-SUFFIXES = (".json", SAFETENSORS, *TORCH_SUFFIXES, ".txt")
+CODE = ".py"
+TENSORS = (SAFETENSORS, *TORCH_SUFFIXES)
+SUFFIXES = (".json", *TENSORS, ".txt")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def at_hand(model_source: str, subfolder: str | None = None, revision: str | Non
             return False
         elif not (root := Path(absolute(model_source))).exists():
             folder = _snapshot_at_hand(model_source, revision) / (subfolder or "")
-            return any(file.name.endswith((SAFETENSORS, *TORCH_SUFFIXES)) for file in folder.glob("*"))
+            return any(file.name.endswith(TENSORS) for file in folder.glob("*"))
     except (ValueError, KeyError, AttributeError, OSError):  # no such enum, no such id, no such snapshot
         return False
     return (root / (subfolder or "")).exists()
@@ -112,7 +112,7 @@ def _with_tensors(root: Path, subfolder: str | None) -> Path:
     """Return the folder itself, or its subfolder if that alone has tensors."""
     if subfolder is None or not root.is_dir() or not (root / subfolder).is_dir():
         return root
-    return root if any(file.suffix in (SAFETENSORS, *TORCH_SUFFIXES) for file in root.iterdir()) else root / subfolder
+    return root if any(file.suffix in TENSORS for file in root.iterdir()) else root / subfolder
 
 
 def _here(root: Path) -> str:
@@ -153,14 +153,14 @@ def _copied(source: str, storage: Storage, with_code: bool, subfolder: str | Non
 
     Of a prefix without tensors of its own, the files of the subfolder alone are copied.
     """
-    if source.endswith((SAFETENSORS, *TORCH_SUFFIXES)) and not storage.is_folder(source):
+    if source.endswith(TENSORS) and not storage.is_folder(source):
         try:
             return local_copy(source, storage)
         except FileNotFoundError as error:
             raise WeightsError(f"no weights at {source}: there is no such object") from error
     marks = storage.versions(source)
     names = _model_files(marks, with_code)
-    if subfolder and not any("/" not in name and name.endswith((SAFETENSORS, *TORCH_SUFFIXES)) for name in names):
+    if subfolder and not any("/" not in name and name.endswith(TENSORS) for name in names):
         names = [name for name in names if name.startswith(f"{subfolder}/")] or names
     if outside := [name for name in names if ".." in name.split("/") or name.startswith("/") or "\\" in name]:
         raise WeightsError(f"{source}: the key {outside[0]!r} leads out of the prefix; no such name is copied")

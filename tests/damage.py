@@ -3,6 +3,9 @@
 import struct
 
 import numpy as np
+import pytest
+
+from sdvae_ray.images.decode import DecodeError, decode_planes
 
 
 def damaged(data: bytes, random: np.random.Generator) -> bytes:
@@ -24,3 +27,13 @@ def damaged(data: bytes, random: np.random.Generator) -> bytes:
         start, stop = sorted(random.integers(len(out), size=2))
         out[start:stop] = out[start:stop] * int(random.choice([0, 2, 3]))
     return bytes(out)
+
+
+def refusal(data: bytes, channel: int = 0) -> str:
+    """The one line with which the decoder refuses a plane of a file; it names the file."""
+    with pytest.raises(DecodeError) as caught:
+        decode_planes(data, [channel], "s3://plates/r01c01-ch5.tiff")
+    message = str(caught.value)
+    assert "s3://plates/r01c01-ch5.tiff" in message
+    assert "\n" not in message
+    return message

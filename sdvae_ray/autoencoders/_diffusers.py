@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sdvae_ray.autoencoders._one_file import config_of_shapes, in_diffusers_names
 from sdvae_ray.errors import ConfigError, WeightsError, did_you_mean, one_line
-from sdvae_ray.state_dicts import DAMAGE, fill, read_state_dict, tensor_files
+from sdvae_ray.state_dicts import DAMAGE, fill, read_tensors, tensor_files
 
 SHELF_NAMES = {"AutoencoderKL": "diffusers_kl", "AutoencoderDC": "diffusers_dc", "AutoencoderTiny": "diffusers_tiny"}
 FROM_SHAPES = "_from_shapes"  # key of a config that no config.json tells
@@ -153,9 +153,7 @@ def _from_weights(name: str, network: Any, weights: Path, changes: Mapping[str, 
     whole = {key: value for key, value in {**config, **changes}.items() if key != FROM_SHAPES}
 
     def tensors() -> dict[str, Tensor]:
-        state: dict[str, Tensor] = {}
-        for file in files:
-            state |= read_state_dict(file)
+        state = read_tensors(files)
         return in_diffusers_names(state) if wanted == "AutoencoderKL" else state
 
     return filled(name, network, weights, whole, tensors)

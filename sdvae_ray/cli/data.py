@@ -8,8 +8,7 @@ import typer
 import sdvae_ray
 from sdvae_ray.cli.options import Address, AsJson, Output, opens_storage
 from sdvae_ray.cli.runs import console
-from sdvae_ray.commands import questions
-from sdvae_ray.commands import sources as made
+from sdvae_ray.commands import inputs, questions
 from sdvae_ray.errors import ConfigError
 
 
@@ -54,7 +53,7 @@ def manifest(
 
     given = {SOURCE_COLUMN: source, BATCH_COLUMN: batch}
     words = {} if missing is None else {"missing": _names(missing)}
-    made.make_manifest(
+    inputs.make_manifest(
         load_data,
         output,
         platemaps=platemap or [],
@@ -78,7 +77,7 @@ def photographs(
     limit: Annotated[int | None, typer.Option(min=1, help="Photographs per class, chosen by hash.")] = None,
 ) -> None:
     """Photographs -> a manifest of a contrast set, for a run file like jobs/configs/photographs.yaml."""
-    made.make_photographs(sources, output, name=name, limit=limit, storage=storage, console=console)
+    inputs.make_photographs(sources, output, name=name, limit=limit, storage=storage, console=console)
 
 
 @opens_storage
@@ -97,7 +96,7 @@ def pack(
     """A manifest's images -> shards and a manifest of them, which every command takes. Resumes: finished shards stay."""
     options: dict[str, Any] = {"crop": crop, "compression": compression and compression.value}
     options |= {"fovs_per_shard": fovs, "format": format.value}
-    made.pack(manifest, output, address, storage=storage, console=console, **options)
+    inputs.pack(manifest, output, address, storage=storage, console=console, **options)
 
 
 @opens_storage
@@ -139,7 +138,7 @@ def retrieve(
 
 def models(as_json: AsJson = False) -> None:
     """List the shelves: autoencoders, codecs, extractors and metrics; size, licence, and whether weights are at hand."""
-    made.list_models(console, as_json)
+    inputs.list_models(console, as_json)
 
 
 def _names(given: str) -> list[str]:

@@ -92,12 +92,11 @@ def _encode(run: Run, console: Console, address: str | None, extend: bool = Fals
 
 def _say_quality(run: Run, console: Console) -> None:
     """Print what is wrong with the images of a run, per plate and stain; one line if nothing is."""
-    from sdvae_ray.engine.quality import QC, RAW_QC
-    from sdvae_ray.run.quality import findings, in_lines, quality_table, scaling_notes
+    from sdvae_ray.run.quality import STORED, findings, in_lines, quality_table, scaling_notes
     from sdvae_ray.schema import PLATE_KEY
 
     image = run.config.image
-    table = quality_table(run.fovs([*PLATE_KEY, *QC, *RAW_QC]), image.stains)
+    table = quality_table(run.fovs([*PLATE_KEY, *STORED]), image.stains)
     lines = [*scaling_notes(table, image.stains, image.scaling), *in_lines(findings(table, image.stains))]
     for line in lines or [f"nothing is wrong with the images of {table.height} FOVs"]:
         print_line(console, f"quality: {line}")

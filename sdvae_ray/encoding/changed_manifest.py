@@ -54,9 +54,8 @@ def _check_moves(run: Run, before: dict[str, Any], manifest: dict[str, Any], key
     tried = run.fovs([SOURCE_DIGEST])
     if SOURCE_DIGEST not in tried.columns:
         raise ConfigError(f"{refusal}; choose another output")
-    joined = tried.select(FOV_ID, ERROR, was=SOURCE_DIGEST).join(
-        keys.select(FOV_ID, SOURCE_DIGEST), on=FOV_ID, how="left"
-    )
+    was = tried.select(FOV_ID, ERROR, was=SOURCE_DIGEST).sort(FOV_ID)
+    joined = was.join(keys.select(FOV_ID, SOURCE_DIGEST), on=FOV_ID, how="left", maintain_order="left")
     gone = joined.filter(pl.col(SOURCE_DIGEST).is_null())
     if gone.height:
         raise ConfigError(

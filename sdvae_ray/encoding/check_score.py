@@ -6,7 +6,6 @@ from collections.abc import Callable
 import polars as pl
 
 from sdvae_ray.controls import control_counts, lines_on_controls, with_groups, with_roles
-from sdvae_ray.engine.quality import QC, RAW_QC
 from sdvae_ray.errors import ConfigError, did_you_mean
 from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
 from sdvae_ray.run.quality import qc_rule
@@ -28,7 +27,7 @@ def check_score(run: Run, say: Callable[[str], None]) -> None:
     settings, manifest = run.config.score, run.config.manifest
     resolve_steps(settings.normalise)
     if settings.exclude_qc is not None:
-        qc_rule(settings.exclude_qc, run.config.image.stains, [*QC, *RAW_QC], "score.exclude_qc")
+        qc_rule(settings.exclude_qc, run.config.image.stains, "score.exclude_qc")
     names = row_groups(manifest, run.storage)[1]
     metadata = [name for name in names if name.startswith(METADATA)]
     retrieval = settings.perturbation is not None

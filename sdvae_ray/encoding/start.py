@@ -30,7 +30,6 @@ from sdvae_ray.schema import (
 )
 from sdvae_ray.sources.manifest_reader import read_manifest_column, read_rows, row_groups
 from sdvae_ray.sources.manifest_scan import annotation_hash, identity_hash, scan_manifest
-from sdvae_ray.sources.planes import check_locations
 from sdvae_ray.weights import Weights
 
 
@@ -110,8 +109,7 @@ def checked_manifest(run: Run, say: Callable[[str], None] = lambda _: None) -> p
         raise DataError(
             f"{run.config.manifest} has no column {missing[0]}: it was made for other stains, or without scaling constants"
         )
-    check_locations(run.config.manifest, run.config.image.stains, run.storage)
-    ids, notes = scan_manifest(run.config.manifest, run.config.image, run.storage)
+    ids, notes = scan_manifest(run.config.manifest, run.config.image, run.storage, check_uris=True)
     for note in notes:
         say(f"note: {note}")
     if SHARD_CROP in present and (stored := _column(run, SHARD_CROP).drop_nulls().min()) is not None:

@@ -5,7 +5,6 @@ import functools
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from copy import deepcopy
 from typing import Any
 
 import ray
@@ -62,7 +61,7 @@ class Supervisor:
         watch, start = Watch(total, self.pools, batches, rows_per_file), time.monotonic()
 
         def look() -> tuple[Counts, str | None]:
-            counts = deepcopy(self.counts())
+            counts = self.counts()
             watch.look(time.monotonic() - start, counts)
             if reason := watch.verdict():
                 self._stop(reason)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sdvae_ray.run.quality import CHECKSUM, MEAN, RAW_MAX, SATURATED, ZERO
 from sdvae_ray.sources.shards import checksum
 
 _STRIDE = 8  # rows: equal pictures are equal in every eighth row, and other pictures are not
@@ -28,17 +29,17 @@ def _raw_crc32(plane: np.ndarray) -> int:
 
 
 QC: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # column of fovs/ -> (C, crop, crop) scaled integers to (C,)
-    "qc_mean": _mean,
-    "qc_saturated": _saturated,
-    "qc_zero": _zero,
+    MEAN: _mean,
+    SATURATED: _saturated,
+    ZERO: _zero,
 }
 RAW_QC: dict[str, Callable[[np.ndarray], float]] = {  # column of fovs/ -> (crop, crop) pixels of the file to a number
-    "qc_raw_max": lambda plane: float(plane.max()),
-    "qc_raw_crc32": _raw_crc32,
+    RAW_MAX: lambda plane: float(plane.max()),
+    CHECKSUM: _raw_crc32,
 }
 
 
 def empty_qc(count: int, stains: int) -> dict[str, np.ndarray]:
     """Return every QC column for `count` FOVs, (count, stains): NaN in float32, and 0 for checksums in uint32."""
     columns = {name: np.full((count, stains), np.nan, np.float32) for name in (*QC, *RAW_QC)}
-    return columns | {"qc_raw_crc32": np.zeros((count, stains), np.uint32)}
+    return columns | {CHECKSUM: np.zeros((count, stains), np.uint32)}

@@ -13,7 +13,7 @@ from sdvae_ray import state_dicts
 from sdvae_ray.contracts import Takes
 from sdvae_ray.errors import WeightsError, one_line
 from sdvae_ray.precision import own_precision
-from sdvae_ray.state_dicts import DAMAGE, read_state_dict, tensor_files
+from sdvae_ray.state_dicts import DAMAGE, read_tensors, tensor_files
 
 
 class PassFeatures:
@@ -77,10 +77,7 @@ def fill(model: nn.Module, weights: Path, name: str, network: str, wanted: str =
     Raises WeightsError if the file is missing, or has not exactly the tensors of the model, or numbers that are not finite.
     """
     try:
-        state: dict[str, Tensor] = {}
-        for file in tensor_files(weights):
-            state |= read_state_dict(file)
-        state_dicts.fill(model, state)
+        state_dicts.fill(model, read_tensors(tensor_files(weights)))
     except WeightsError as error:
         raise WeightsError(f"{name}: {error}" + (f" (wanted: {wanted})" if wanted else "")) from error
     except DAMAGE as error:

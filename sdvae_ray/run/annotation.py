@@ -8,15 +8,10 @@ import polars as pl
 
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_table
-from sdvae_ray.schema import FOV_ID, KEYS, METADATA
+from sdvae_ray.schema import FOV_ID, annotation_columns
 from sdvae_ray.storage import join
 
 _NAME = ("scores", "metadata.parquet")
-
-
-def annotation_of(table: pl.DataFrame) -> list[str]:
-    """Return the Metadata_* columns of a table that are no keys."""
-    return [name for name in table.columns if name.startswith(METADATA) and name not in KEYS]
 
 
 def write_annotation(run: Run, annotation: pl.DataFrame | None) -> None:
@@ -30,7 +25,7 @@ def write_annotation(run: Run, annotation: pl.DataFrame | None) -> None:
 def with_annotation(run: Run, fovs: pl.DataFrame) -> pl.DataFrame:
     """Return rows of fovs with the Metadata_* that the scores were made with, of the columns that `fovs` has."""
     try:
-        stored = pl.DataFrame(read_table(run.uri(*_NAME), run.storage, [FOV_ID, *annotation_of(fovs)]))
+        stored = pl.DataFrame(read_table(run.uri(*_NAME), run.storage, [FOV_ID, *annotation_columns(fovs.columns)]))
     except FileNotFoundError:
         return fovs
     return replaced(fovs, stored)
@@ -38,5 +33,5 @@ def with_annotation(run: Run, fovs: pl.DataFrame) -> pl.DataFrame:
 
 def replaced(fovs: pl.DataFrame, annotation: pl.DataFrame) -> pl.DataFrame:
     """Return rows of fovs with the columns of `annotation` (fov_id, Metadata_*) in place of their own, keys excepted."""
-    kept = fovs.drop(annotation_of(fovs))
+    kept = fovs.drop(annotation_columns(fovs.columns))
     return kept.join(annotation, on=FOV_ID, how="left", maintain_order="left")

@@ -61,8 +61,7 @@ def plan(run: Run, file_bytes: int = FILE_BYTES) -> Plan:
     """
     rows, commits = tables.read_rows(run.output, run.storage, [])
     fovs = tables.one_per_fov(rows)
-    tables.check_whole(run.output, run.storage, fovs, commits)
-    present = tables.present_commits(run.output, run.storage, commits)
+    present = tables.check_whole(run.output, run.storage, fovs, commits)
     sizes = _row_sizes(run, present)
     rows_per_file = max(1, min(_MOST_ROWS, file_bytes // max(sizes.values(), default=1)))
     heights = dict(rows.group_by(FILE).len().iter_rows())
@@ -111,7 +110,8 @@ def _with_homes(fovs: pl.DataFrame, commits: Mapping[str, frozenset[str]], heigh
     ]
     numbered = kinds.with_columns(described)
     keyed = fovs.with_columns(_kind(pl.col(ERROR).is_not_null()))
-    return keyed.join(numbered.select(_COLUMNS, _HOME, _kind(pl.col("failed"))), on="kind", how="left").drop("kind")
+    of_kind = numbered.select(_COLUMNS, _HOME, _kind(pl.col("failed")))
+    return keyed.join(of_kind, on="kind", how="left", maintain_order="left").drop("kind")
 
 
 def _kind(failed: pl.Expr) -> pl.Expr:

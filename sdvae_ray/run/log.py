@@ -55,7 +55,7 @@ class RunLog(logging.Handler):
         self._every = _EVERY_REMOTE if is_remote(output) else _EVERY
         self._host = socket.gethostname()
         self._lines: list[str] = []
-        self._written = 0  # characters that stand on storage
+        self._written = 0  # lines that stand on storage
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._write_now_and_then, daemon=True, name="log")
 
@@ -101,15 +101,16 @@ class RunLog(logging.Handler):
 
     def _write(self) -> None:
         """Write the whole log; where storage does not answer, a later write has the lines."""
-        text = "".join(list(self._lines))
-        if len(text) == self._written:
+        lines = list(self._lines)
+        if len(lines) == self._written:
             return
+        text = "".join(lines)
         shown = text if len(text) <= _MOST else f"{text[: _MOST // 2]}\n[...]\n{text[-_MOST // 2 :]}"
         try:
             self.storage.write_bytes(self.uri, shown.encode())
         except (StorageError, OSError):
             return
-        self._written = len(text)
+        self._written = len(lines)
 
 
 def _told(error: BaseException) -> str:

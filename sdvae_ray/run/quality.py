@@ -7,7 +7,7 @@ qc_deviation  distance of qc_mean from the median of its plate, in robust standa
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -117,7 +117,7 @@ def findings(table: pl.DataFrame, stains: Sequence[str]) -> pl.DataFrame:
         for words, condition in FINDINGS.items():
             rows = table.filter(condition(stain).fill_null(False))
             counts = rows.group_by(plate).agg(fovs=pl.len().cast(pl.UInt32), example=pl.col(FOV_ID).min())
-            counts = counts.join(sizes, on=plate, nulls_equal=True)
+            counts = counts.join(sizes, on=plate, nulls_equal=True, maintain_order="left")
             parts.append(
                 counts.select(
                     *plate, stain=pl.lit(stain), finding=pl.lit(words), fovs="fovs", of="of", example="example"
@@ -173,13 +173,13 @@ def scaling_notes(table: pl.DataFrame, stains: Sequence[str], scaling: ScalingCo
     return notes
 
 
-def qc_rule(expression: str, stains: Sequence[str], names: Iterable[str], where: str) -> pl.Expr:
+def qc_rule(expression: str, stains: Sequence[str], where: str) -> pl.Expr:
     """Return a rule over QC numbers as a predicate on `quality_table`, without nulls: True for a FOV that the rule leaves out.
 
-    `qc_zero_DNA > 0.99` is of one stain; for `qc_zero > 0.99` one stain is enough. names: the QC columns of a run. Raises
-    ConfigError, naming `where`, for a rule of another form and for an unknown number, with the nearest match.
+    `qc_zero_DNA > 0.99` is of one stain; for `qc_zero > 0.99` one stain is enough. Raises ConfigError, naming `where`, for a rule
+    of another form and for an unknown number, with the nearest match.
     """
-    names = [*(name for name in names if name != CHECKSUM), *DERIVED]
+    names = [*(name for name in STORED if name != CHECKSUM), *DERIVED]
     known = {name: [f"{name}_{stain}" for stain in stains] for name in names}
     known |= {column: [column] for columns in list(known.values()) for column in columns}
 

@@ -290,11 +290,17 @@ def gone_files(
     return sorted(gone)
 
 
-def check_whole(output: str, storage: Storage, fovs: pl.DataFrame, commits: Mapping[str, frozenset[str]]) -> None:
-    """Raise DataError if a usable FOV has lost a column that was committed. fovs, commits: the results of `read_commits`."""
-    usable = fovs.filter(pl.col(ERROR).is_null())
-    if gone := gone_files(usable, commits, present_commits(output, storage, commits)):
+def check_whole(
+    output: str, storage: Storage, fovs: pl.DataFrame, commits: Mapping[str, frozenset[str]]
+) -> dict[str, frozenset[str]]:
+    """Return the result of `present_commits`. Raises DataError if a usable FOV has lost a column that was committed.
+
+    fovs, commits: the results of `read_commits`.
+    """
+    present = present_commits(output, storage, commits)
+    if gone := gone_files(fovs.filter(pl.col(ERROR).is_null()), commits, present):
         raise DataError(_gone(output, *gone[0]) + (f" ({len(gone)} files are gone in all)" if len(gone) > 1 else ""))
+    return present
 
 
 def _gone(output: str, table: str, file: str) -> str:

@@ -2,9 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from sdvae_ray.engine.quality import QC, RAW_QC
 from sdvae_ray.errors import ConfigError, DataError
-from sdvae_ray.run.quality import qc_rule, quality_table
+from sdvae_ray.run.quality import DEVIATION, STORED, qc_rule, quality_table
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import FOV_ID, PLATE_COLUMN, PLATE_KEY
 
@@ -28,11 +27,11 @@ def excluded_fovs(run: Run) -> Exclusion:
     rule = run.config.score.exclude_qc
     if rule is None:
         return Exclusion()
-    names, stains = [*QC, *RAW_QC], run.config.image.stains
-    condition = qc_rule(rule, stains, names, WHERE)
-    table = quality_table(run.fovs([*PLATE_KEY, *names]), stains)
+    stains = run.config.image.stains
+    condition = qc_rule(rule, stains, WHERE)
+    table = quality_table(run.fovs([*PLATE_KEY, *STORED]), stains)
     for column in condition.meta.root_names():
-        if table.height and table[column].null_count() == table.height and not column.startswith("qc_deviation"):
+        if table.height and table[column].null_count() == table.height and not column.startswith(DEVIATION):
             raise ConfigError(f"{WHERE}: this run has no {column}: it was encoded by an earlier version")
     left_out = table.filter(condition)
     if table.height and left_out.height == table.height:

@@ -78,7 +78,9 @@ def with_ceiling(over_floors: pl.DataFrame) -> pl.DataFrame:
     image = over_floors.filter(pl.col("side") == IMAGE_SIDE).select(*key, ceiling_normalised_map="normalised_map")
     room = pl.col("ceiling_normalised_map") - pl.col("floor_normalised_map")
     above = (pl.col("normalised_map") - pl.col("floor_normalised_map")) / room
-    return over_floors.join(image, on=key, how="left").with_columns(map_between=pl.when(room > 0).then(above))
+    return over_floors.join(image, on=key, how="left", maintain_order="left").with_columns(
+        map_between=pl.when(room > 0).then(above)
+    )
 
 
 def differences(run: Run, compounds: pl.DataFrame, wells: pl.DataFrame) -> pl.DataFrame:
@@ -100,7 +102,9 @@ def differences(run: Run, compounds: pl.DataFrame, wells: pl.DataFrame) -> pl.Da
             if side != IMAGE_SIDE and image.height:
                 paired = paired_difference(image, compounds_of_side, seed=seed, wells=(image_wells, own), key=WELL_KEY)
                 paired = paired.rename({"low": "difference_low", "high": "difference_high", "compounds": "paired"})
-                means = means.join(paired.drop("reconstruction"), on=["group", "quantity"], how="left")
+                means = means.join(
+                    paired.drop("reconstruction"), on=["group", "quantity"], how="left", maintain_order="left"
+                )
             parts.append(means.with_columns(extractor=pl.lit(extractor), side=pl.lit(side)))
     return pl.concat(parts, how="diagonal_relaxed")
 

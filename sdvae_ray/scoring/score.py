@@ -25,12 +25,12 @@ from sdvae_ray.controls import CONTROL, GROUP, control_counts, lines_on_controls
 from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
 from sdvae_ray.retrieval.tasks.activity import activity_in
-from sdvae_ray.run.annotation import annotation_of, write_annotation
+from sdvae_ray.run.annotation import write_annotation
 from sdvae_ray.run.lease import Lease
 from sdvae_ray.run.log import RunLog
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores
-from sdvae_ray.schema import ERROR, FOV_ID, PLATE_COLUMN, WELL_KEY
+from sdvae_ray.schema import ERROR, FOV_ID, PLATE_COLUMN, WELL_KEY, annotation_columns
 from sdvae_ray.scoring.annotation import Fields, with_current_metadata
 from sdvae_ray.scoring.cross_fitting import cross_fits
 from sdvae_ray.scoring.distances import distances, near_the_mean
@@ -147,7 +147,7 @@ def _fovs_to_score(run: Run, manifest: str | None, say: Callable[[str], None], e
         raise DataError(f"{run.output} has no usable FOVs to score: run `sdvae-ray encode` first")
     fields = with_current_metadata(run, fovs, manifest, say)
     fovs = fields.fovs.filter(pl.col(ERROR).is_null())
-    fovs, notes = without_words(fovs, annotation_of(fovs), settings.missing_words)
+    fovs, notes = without_words(fovs, annotation_columns(fovs.columns), settings.missing_words)
     for note in notes:
         say(f"note: {note}")
     if settings.plates is not None:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import polars as pl
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.schema import ERROR, FOV_ID, SOURCE_DIGEST
+from sdvae_ray.schema import ERROR, FOV_ID, SOURCE_DIGEST, annotation_columns
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.sources.manifest_reader import manifest_file
-from sdvae_ray.sources.manifest_scan import annotation_columns, identity_hash, scan_manifest
+from sdvae_ray.sources.manifest_scan import identity_hash, scan_manifest
 from sdvae_ray.sources.tables import listed
 from sdvae_ray.storage import Storage
 
@@ -55,7 +55,7 @@ def read_annotation(uri: str, fovs: pl.DataFrame, image: ImageConfig, storage: S
     breaks a rule, lacks a field, or has other pixels for one that is encoded.
     """
     scanned, _ = scan_manifest(uri, image, storage)
-    joined = fovs.join(scanned, on=FOV_ID, how="left", suffix="_now")
+    joined = fovs.join(scanned, on=FOV_ID, how="left", suffix="_now", maintain_order="left")
     now = pl.col(f"{SOURCE_DIGEST}_now" if SOURCE_DIGEST in fovs.columns else SOURCE_DIGEST)
     if (lacking := joined.filter(now.is_null())).height:
         raise DataError(
@@ -70,10 +70,10 @@ def read_annotation(uri: str, fovs: pl.DataFrame, image: ImageConfig, storage: S
                 f"such as {moved[FOV_ID][0]}: it is a manifest of another run"
             )
     with manifest_file(uri, storage) as file:
-        names = annotation_columns(file.schema_arrow.names)
+        names = sorted(annotation_columns(file.schema_arrow.names))
         table = pl.DataFrame(file.read(columns=[FOV_ID, *names])).with_columns(pl.col(names).cast(pl.String))
     table = fovs.select(FOV_ID).join(table, on=FOV_ID, how="left", maintain_order="left")
-    before = annotation_columns(fovs.columns)
+    before = sorted(annotation_columns(fovs.columns))
     both = [name for name in names if name in before]
     differs = {name: fovs[name].cast(pl.String).fill_null("") != table[name].fill_null("") for name in both}
     any_differs = pl.DataFrame(differs).select(pl.any_horizontal(pl.all()).sum()).item() if differs else 0

@@ -19,6 +19,7 @@ from sdvae_ray.schema import (
     METADATA,
     PIXELS,
     SOURCE_DIGEST,
+    annotation_columns,
     channel_column,
     divisor_column,
     illum_column,
@@ -28,6 +29,7 @@ from sdvae_ray.schema import (
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.sources.manifest_reader import manifest_file
 from sdvae_ray.sources.manifest_rules import CANONICAL, canonical_fov_id, check_columns, check_rows, check_unique
+from sdvae_ray.sources.planes import check_schemes, holds_images
 from sdvae_ray.sources.tables import FILE, ROW
 from sdvae_ray.storage import Storage
 
@@ -70,7 +72,7 @@ def annotation_hash(uri: str, storage: Storage) -> str:
     """Return the sha256, in hex digits, of the Metadata_* columns of a manifest beside the keys, in the order of the rows."""
     digest = hashlib.sha256()
     with manifest_file(uri, storage) as file:
-        names = annotation_columns(file.schema_arrow.names)
+        names = sorted(annotation_columns(file.schema_arrow.names))
         digest.update(_UNIT.join(names).encode())
         for batch in file.iter_batches(_BATCH, columns=[FOV_ID, *names]):
             values = [pl.col(name).cast(pl.String).fill_null("") for name in (FOV_ID, *names)]
@@ -79,16 +81,14 @@ def annotation_hash(uri: str, storage: Storage) -> str:
     return digest.hexdigest()
 
 
-def annotation_columns(names: list[str]) -> list[str]:
-    """Return the Metadata_* columns that are no keys, sorted."""
-    return sorted(name for name in names if name.startswith(METADATA) and name not in KEYS)
-
-
-def scan_manifest(uri: str, image: ImageConfig, storage: Storage) -> tuple[pl.DataFrame, list[str]]:
+def scan_manifest(
+    uri: str, image: ImageConfig, storage: Storage, check_uris: bool = False
+) -> tuple[pl.DataFrame, list[str]]:
     """Return (fov_id and source_digest of every row of a manifest, in its order; notes), after a check by the rules of a manifest.
 
-    A note tells of fields that share the image of a stain. Batches of rows are read: the driver holds some tens of bytes per field.
-    Raises DataError for a manifest that breaks a rule, with the row.
+    check_uris: True: also an image at a URI that storage has no reader for is refused, see `check_schemes`. A note tells of fields
+    that share the image of a stain. Batches of rows are read: the driver holds some tens of bytes per field. Raises DataError for a
+    manifest that breaks a rule, with the row.
     """
     parts, images = list[pl.DataFrame](), {stain: list[pl.Series]() for stain in image.stains}
     with manifest_file(uri, storage) as file:
@@ -96,6 +96,8 @@ def scan_manifest(uri: str, image: ImageConfig, storage: Storage) -> tuple[pl.Da
         seen = 0
         names = [name for name in file.schema_arrow.names if name in KEYS or not name.startswith(METADATA)]
         for batch in file.iter_batches(_BATCH, columns=[name for name in names if name != PIXELS]):
+            if check_uris:
+                check_schemes(pl.DataFrame(batch), image.stains, uri, illumination_alone=holds_images(names))
             rows = pl.DataFrame(batch).with_row_index(ROW, offset=seen + 1).with_columns(pl.lit(uri).alias(FILE))
             check_rows(rows, image.stains)
             parts.append(rows.select(FOV_ID, _hash=canonical_fov_id().hash()).with_columns(source_digests(rows, image)))

@@ -11,6 +11,8 @@ import polars as pl
 from sdvae_ray.errors import DataError
 from sdvae_ray.schema import PIXELS, SHARD, channel_column, illum_column, uri_column
 from sdvae_ray.sources.manifest_reader import iterate_row_groups, row_groups
+from sdvae_ray.sources.tables import FILE
+from sdvae_ray.sources.tables import place as place_of
 from sdvae_ray.storage import Storage
 
 _KINDS = ("Frame", "Series")
@@ -93,15 +95,19 @@ def check_locations(manifest: str, stains: Sequence[str], storage: Storage) -> l
     """
     wanted = [f(stain) for stain in stains for f in (uri_column, channel_column, illum_column)]
     _, present = row_groups(manifest, storage)
-    is_held = SHARD in present or PIXELS in present
 
     def parts() -> Iterator[pl.DataFrame]:
         for group in iterate_row_groups(manifest, storage, [name for name in wanted if name in present]):
             table = pl.DataFrame(group)
-            check_schemes(table, stains, manifest, illumination_alone=is_held)
+            check_schemes(table, stains, manifest, illumination_alone=holds_images(present))
             yield table
 
     return shared_planes(parts(), stains)
+
+
+def holds_images(columns: Iterable[str]) -> bool:
+    """Return whether a manifest of these columns, or shards of it, hold the images, so that their URIs are names alone."""
+    return not {SHARD, PIXELS}.isdisjoint(columns)
 
 
 def check_schemes(table: pl.DataFrame, stains: Sequence[str], where: str, illumination_alone: bool = False) -> None:
@@ -116,7 +122,7 @@ def check_schemes(table: pl.DataFrame, stains: Sequence[str], where: str, illumi
         wrong = ((schemes != "s3://") & (schemes.str.to_lowercase() != "file://")).fill_null(False)
         if wrong.any():
             row = table.filter(wrong).row(0, named=True)
-            uri, place = row[column], f"{row['_file']}, row {row['_row']}" if "_file" in row else where
+            uri, place = row[column], place_of(row) if FILE in row else where
             scheme = uri.partition("://")[0].lower()
             hint = f", such as --rewrite {_GALLERY}" if scheme in ("http", "https") else ""
             raise DataError(

@@ -77,7 +77,9 @@ def _maps_of_plates(table: pl.DataFrame, barcodes: pl.DataFrame) -> pl.DataFrame
     folder = pl.col(_BARCODES).str.extract(r"([^/]+)/[^/]+$")
     plates = table.group_by(BATCH_COLUMN, PLATE_COLUMN).agg(pl.col(FILE).min())
     barcodes = barcodes.rename({FILE: _BARCODES}).unique([_BARCODES, PLATE_COLUMN])
-    chosen = plates.join(barcodes, on=PLATE_COLUMN, how="left").sort(BATCH_COLUMN, PLATE_COLUMN, _BARCODES)
+    chosen = plates.join(barcodes, on=PLATE_COLUMN, how="left", maintain_order="left").sort(
+        BATCH_COLUMN, PLATE_COLUMN, _BARCODES
+    )
     own = (folder == pl.col(BATCH_COLUMN)).fill_null(False)
     chosen = chosen.filter(own | ~own.any().over(BATCH_COLUMN, PLATE_COLUMN))
     for row in chosen.filter(is_empty(PLATE_MAP)).head(1).iter_rows(named=True):
@@ -170,7 +172,7 @@ def _attach(table: pl.DataFrame, other: pl.DataFrame, key: Sequence[str]) -> pl.
     """Return the left join, with `_other_file` and `_other_row`, null without a match. `key` is unique in `other`."""
     other = other.rename({FILE: _OTHER_FILE, ROW: _OTHER_ROW})
     both = [name for name in other.columns if name in table.columns and name not in key]
-    joined = table.join(other, on=list(key), how="left", suffix=_THEIRS)
+    joined = table.join(other, on=list(key), how="left", suffix=_THEIRS, maintain_order="left")
     for name in both:
         if row := first_row(
             joined, (pl.col(name) != pl.col(name + _THEIRS)) & ~is_empty(name) & ~is_empty(name + _THEIRS)

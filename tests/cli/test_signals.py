@@ -5,25 +5,23 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from processes import of_session
 
 _PROGRAM = "from sdvae_ray.cli.main import main; main()"
 
 
 def running_in(session: int) -> list[str]:
-    """The command lines of the processes of a session of the system, without zombies."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                state, *fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[2]) == session and state != "Z":
-                    found.append((folder / "cmdline").read_text().replace("\0", " "))
-            except OSError:
-                continue
-    return found
+    """The command lines of the processes of a session, without zombies."""
+    lines = []
+    for process in of_session(session):
+        with suppress(OSError):  # it has ended since
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                lines.append(Path(f"/proc/{process}/cmdline").read_text().replace("\0", " "))
+    return lines
 
 
 def program(text: str) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import ray
+from processes import of_session
 from straight_line import expected_values, stored_values
 from waiting_run import WaitingRun, waiting_run
 
@@ -85,22 +86,11 @@ def test_a_killed_driver_resumes_with_every_fov_exactly_once(local_ray, waiting,
     waiting.check(done, said.out)
 
 
-def session_of(driver: subprocess.Popen[bytes]) -> list[int]:
-    """The ids of the driver, first, and of all processes that it and its Ray started."""
-    ids = sorted(int(folder.name) for folder in Path("/proc").glob("[0-9]*"))
-    session = []
-    for process in ids:
-        with contextlib.suppress(ProcessLookupError):  # it has ended since
-            if os.getsid(process) == driver.pid:
-                session.append(process)
-    return session
-
-
 @pytest.mark.slow
 def test_a_driver_that_dies_with_its_own_ray_resumes_with_every_fov_exactly_once(waiting, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     driver = waiting.start("--address", "local")
-    processes = session_of(driver)
+    processes = list(of_session(driver.pid))
     assert len(processes) > 5, "the driver has no Ray of its own"
     for process in processes:
         os.kill(process, signal.SIGKILL)

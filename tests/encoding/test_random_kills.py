@@ -3,10 +3,7 @@
 Real processes, none of our code is replaced. The seed is fixed; the moments are not, because machines differ.
 """
 
-import contextlib
-import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -17,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from field_files import write_fields
+from processes import kill_session
 from run_files import ONE_EACH, merged, small_run
 from straight_line import expected_values, stored_values, write_manifest
 
@@ -60,14 +58,6 @@ class Commands:
             usual = min(usual, time.monotonic() - start)  # it was over before its kill: the next kill comes earlier
             if "0 of" in said or "nothing to do" in said:
                 return  # it has no more work to be killed in
-
-
-def kill_session(leader: int) -> None:
-    """Kills every process of a session."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(ProcessLookupError):
-            if os.getsid(int(folder.name)) == leader:
-                os.kill(int(folder.name), signal.SIGKILL)
 
 
 def run_file(folder: Path, manifest: Path, changes: dict) -> tuple[RunConfig, str]:

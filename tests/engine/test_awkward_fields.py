@@ -9,11 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 import tifffile
+from damage import refusal
 from PIL import Image
 
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.engine.load import Loader
-from sdvae_ray.images.decode import DecodeError, decode_planes
+from sdvae_ray.images.decode import decode_planes
 from sdvae_ray.run.quality import batch_quality, findings, in_lines, scaling_notes
 from sdvae_ray.schema import ERROR, channel_column, uri_column
 from sdvae_ray.settings.image import ImageConfig
@@ -40,15 +41,6 @@ def tiff(*parts: tuple[np.ndarray, dict[str, Any]]) -> bytes:
 def load(rows: pl.DataFrame, **image: Any) -> dict[str, np.ndarray]:
     batch = {name: np.array(rows[name].to_list(), object) for name in rows.columns}
     return Loader(ImageConfig(**{"crop": 128, "patch": 64, **image}), StorageConfig())(batch)
-
-
-def refusal(data: bytes, channel: int = 0) -> str:
-    with pytest.raises(DecodeError) as caught:
-        decode_planes(data, [channel], "plate/A01.tif")
-    message = str(caught.value)
-    assert "plate/A01.tif" in message
-    assert "\n" not in message
-    return message
 
 
 # The cases of public reports

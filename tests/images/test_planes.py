@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from damage import refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -35,15 +36,6 @@ def npy(function: np.ndarray) -> bytes:
 
 def noise(*shape: int, top: int = 65536, dtype: type = np.uint16) -> np.ndarray:
     return np.random.default_rng(0).integers(0, top, shape).astype(dtype)
-
-
-def refusal(data: bytes, channel: int = 0) -> str:
-    with pytest.raises(DecodeError) as caught:
-        decode_planes(data, [channel], "s3://plates/r01c01-ch5.tiff")
-    message = str(caught.value)
-    assert "s3://plates/r01c01-ch5.tiff" in message
-    assert "\n" not in message
-    return message
 
 
 # Bytes to planes

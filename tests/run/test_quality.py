@@ -181,7 +181,7 @@ def test_qc_kind_a_rule_leaves_fovs_out_of_the_scores_with_counts(run, rule, exp
 )
 def test_qc_kind_a_rule_that_cannot_be_followed_is_refused(rule, words):
     with pytest.raises(ConfigError) as caught:
-        qc_rule(rule, STAINS, NAMES, "score.exclude_qc")
+        qc_rule(rule, STAINS, "score.exclude_qc")
     assert str(caught.value).startswith("score.exclude_qc: ")
     assert words in str(caught.value)
 

@@ -83,7 +83,7 @@ def kept(scored: ScoredRun) -> list[Values]:
     known = scored.scores.compounds.filter(pl.col("retrieved").is_not_null())
     key = ["extractor", "group", "compound"]
     originals = known.filter(pl.col("side") == IMAGE_SIDE).select(*key, image=pl.col("retrieved").cast(pl.Boolean))
-    pairs = known.filter(pl.col("side") != IMAGE_SIDE).join(originals, on=key, how="inner")
+    pairs = known.filter(pl.col("side") != IMAGE_SIDE).join(originals, on=key, how="inner", maintain_order="left")
     image, recon = pl.col("image"), pl.col("retrieved").cast(pl.Boolean)
     counts = pairs.group_by("extractor", "group", "side", maintain_order=True).agg(
         original=image.sum(), both=(image & recon).sum(), added=(~image & recon).sum()

@@ -8,9 +8,9 @@ from typing import Any, Self
 import polars as pl
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
-from sdvae_ray.engine.quality import QC, RAW_QC
 from sdvae_ray.report.facts.table import BLOCK, SIDE, Column, Side, Table, text_column
 from sdvae_ray.run.annotation import with_annotation
+from sdvae_ray.run.quality import STORED
 from sdvae_ray.run.record import Record
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores
@@ -46,7 +46,7 @@ class ScoredRun:
         """
         score = run.config.score
         words = re.findall(r"\w+", score.control)  # the columns of the expression are among its words
-        asked = [*KEYS, score.perturbation or FOV_ID, PHENOTYPE, STRENGTH, TRUTH, *words, *QC, *RAW_QC]
+        asked = [*KEYS, score.perturbation or FOV_ID, PHENOTYPE, STRENGTH, TRUTH, *words, *STORED]
         fovs = with_annotation(run, run.fovs(asked))
         return cls(run, run.find_record(), scores or run.scores(), fovs, say)
 

@@ -60,7 +60,7 @@ def map_charts(scored: ScoredRun) -> list[Scatter]:
     for extractor, side in itertools.product(scored.extractors(known["extractor"]), scored.sides(known["side"])):
         here = known.filter(pl.col("extractor") == extractor)
         originals, recon = (here.filter(pl.col("side") == name) for name in (IMAGE_SIDE, side))
-        pairs = originals.join(recon, on=["group", "compound"], how="inner", suffix="_recon")
+        pairs = originals.join(recon, on=["group", "compound"], how="inner", suffix="_recon", maintain_order="left")
         if side == IMAGE_SIDE or pairs.height == 0:
             continue
         points, label = _points(scored.config, pairs), scored.label(side)

@@ -91,12 +91,12 @@ def truth_rows(scored: ScoredRun) -> list[TruthRow]:
     phenotype = PHENOTYPE if PHENOTYPE in fovs.columns else TRUTH
     strength = pl.col(STRENGTH) if STRENGTH in fovs.columns else pl.lit("")
     known = fovs.select(compound=pl.col(compound), phenotype=pl.col(phenotype), strength=strength.fill_null(""))
-    known = known.drop_nulls().unique()
+    known = known.drop_nulls().unique(maintain_order=True)
     known = known.filter(~pl.col("compound").is_duplicated())  # the same compound with two truths has none
     retrieved = pl.col("retrieved").cast(pl.Boolean)
     key = ("extractor", "group", "phenotype", "strength", "side")
     counts = (
-        compounds.join(known, on="compound", how="inner")
+        compounds.join(known, on="compound", how="inner", maintain_order="left")
         .group_by(key, maintain_order=True)
         .agg(pl.col("normalised_map").mean(), retrieved.sum(), scored=retrieved.count(), compounds=pl.len())
     )

@@ -101,7 +101,7 @@ def _half(wells: pl.DataFrame, name: str, key: Sequence[str], seed: int, repeat:
 
 
 def _compared(first: Activity, second: Activity) -> dict[str, float] | str:
-    both = first.compounds.join(second.compounds, on=["group", "compound"], suffix="_2")
+    both = first.compounds.join(second.compounds, on=["group", "compound"], suffix="_2", maintain_order="left")
     scored = both.filter(pl.col("retrieved").is_not_null() & pl.col("retrieved_2").is_not_null())
     if not scored.height:
         reasons = [status for status in (*both["status"], *both["status_2"]) if status != OK]

@@ -79,11 +79,10 @@ def combined(codes: Sequence[Ints], size: int) -> Ints:
 def wells_and_labels(wells: pl.DataFrame, column: str) -> tuple[Ints, Ints, pl.Series]:
     """Return (well, code of the label) of every label of every well, both (N,) int64, and the labels, sorted. A null in a list is
     not a label."""
-    rows = (
-        wells.select(pl.col(column), well=pl.int_range(pl.len(), dtype=pl.Int64)).explode(column).drop_nulls().unique()
-    )
+    numbered = wells.select(pl.col(column), well=pl.int_range(pl.len(), dtype=pl.Int64))
+    rows = numbered.explode(column).drop_nulls().unique(maintain_order=True)
     names = rows[column].unique().sort()
-    rows = rows.join(pl.DataFrame({column: names, "code": np.arange(len(names))}), on=column)
+    rows = rows.join(pl.DataFrame({column: names, "code": np.arange(len(names))}), on=column, maintain_order="left")
     return rows["well"].to_numpy(), rows["code"].to_numpy(), names
 
 

@@ -134,12 +134,20 @@ def paired_difference(
     """
     columns = list(QUANTITIES.values())
     first, second = (table.select("group", "compound", *columns) for table in (image, side))
-    both = first.join(second, on=["group", "compound"], how="full", suffix="_side", coalesce=True, validate="1:1")
+    both = first.join(
+        second,
+        on=["group", "compound"],
+        how="full",
+        suffix="_side",
+        coalesce=True,
+        validate="1:1",
+        maintain_order="left_right",
+    )
     names, values = list(dict.fromkeys([*key, "group", "compound", "plate"])), list(_OF_WELLS.values())
     pairs = None
     if wells is not None:
         before_wells, after_wells = (table.select(*names, *values) for table in wells)
-        pairs = before_wells.join(after_wells, on=names, suffix="_side")
+        pairs = before_wells.join(after_wells, on=names, suffix="_side", maintain_order="left")
     rows: list[dict[str, Any]] = []
     for (group,), table in both.sort("group", "compound").group_by("group", maintain_order=True):
         for quantity, column in QUANTITIES.items():

@@ -324,5 +324,5 @@ def _group_table(frame: pl.DataFrame, usable: Bools, compounds: pl.DataFrame) ->
         status=pl.when(pl.col("retrieved").is_not_null().any()).then(pl.lit(OK)).otherwise(reasons.mode().min()),
     )
     counts = ["compounds", "compounds_scored", "retrieved"]
-    joined = wells.join(scores, on="group", how="left").with_columns(pl.col(counts).fill_null(0))
+    joined = wells.join(scores, on="group", how="left", maintain_order="left").with_columns(pl.col(counts).fill_null(0))
     return joined.with_columns(pl.col("status").fill_null(NO_TREATED)).sort("group")
