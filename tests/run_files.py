@@ -12,6 +12,10 @@ ONE_EACH = {  # keys of a run file: one actor of each pool; every actor is a pro
     "load": {"actors": 1, "cpus": 0.1},
     "encode": {"actors": 1, "cpus": 0.5},
 }
+PCA = {
+    "tiny": None,
+    "pca": {"name": "patch_pca"},
+}  # autoencoders, for Ray: no actor imports diffusers, which takes seconds
 
 
 def merged(raw: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +35,7 @@ def small_run(folder: Path, **changes: Any) -> RunConfig:
     """A run under `folder` of 128-pixel crops in 64-pixel patches (P 4, C 5, T 2), of small models.
 
     `changes` are keys of the run file, laid over the defaults section by section; None drops a key, such as a model.
-    Autoencoders: `tiny` (random weights) and `identity`; extractors: `latent` and `intensity`.
+    Autoencoders: `tiny` (random weights) and `identity`; extractors: `latent` and `intensity`. One actor of each pool.
     """
     raw: dict[str, Any] = {
         "manifest": str(folder / "manifest.parquet"),
@@ -42,6 +46,7 @@ def small_run(folder: Path, **changes: Any) -> RunConfig:
             "identity": {"name": "identity"},
         },
         "extractors": {"latent": {"name": "latent"}, "intensity": {"name": "intensity", "keep_patches": 2}},
+        **ONE_EACH,
     }
     return parse_run(merged(raw, changes))
 

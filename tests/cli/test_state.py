@@ -37,7 +37,12 @@ def damaged(local_ray, tmp_path_factory) -> tuple[Run, dict[int, bytes]]:
     manifest = folder / "manifest.parquet"
     write_manifest(pl.DataFrame({name: list(values) for name, values in fields.items()}), str(manifest), Storage())
     config = small_run(
-        folder, manifest=str(manifest), max_error_fraction=0.5, extractors={}, write={"rows_per_file": 2}
+        folder,
+        manifest=str(manifest),
+        max_error_fraction=0.5,
+        autoencoders={"tiny": None},
+        extractors={},
+        write={"rows_per_file": 2},
     )
     encode(Run(config), Console(quiet=True))
     return Run(config), pixels

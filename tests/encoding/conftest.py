@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from field_files import write_fields
 from rich.console import Console
-from run_files import small_run
+from run_files import PCA, small_run
 from straight_line import BROKEN, FOVS, write_manifest
 
 from sdvae_ray.config import RunConfig
@@ -27,7 +27,9 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         manifest=str(manifest),
         max_error_fraction=0.2,
         write={"rows_per_file": 3},
-        autoencoders={"tiny": None, "pca": {"name": "patch_pca"}},
+        autoencoders=PCA,
+        load=None,
+        encode=None,
     )
 
 

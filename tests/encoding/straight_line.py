@@ -70,10 +70,12 @@ def stored_values(config: RunConfig) -> Values:
     return values
 
 
-def write_finished_run(config: RunConfig) -> None:
-    """A run of every FOV of the manifest, with its record and one file `first`."""
+def write_finished_run(config: RunConfig, files: int = 1) -> None:
+    """A run of every FOV of the manifest, with its record and `files` files: `first`, `first-1`, ..."""
     run = Run(config)
     columns = engine(config)(loaded(config))
     record = prepare_record(run, checked_manifest(run), resolve_weights(config, run.storage), Pool(1, 1, 1.0))
-    write_rows(config.output, "first", columns, run.storage, config.random_weights)
+    for number, rows in enumerate(np.array_split(np.arange(len(columns[FOV_ID])), files)):
+        part = {name: values[rows] for name, values in columns.items()}
+        write_rows(config.output, f"first-{number}" if number else "first", part, run.storage, config.random_weights)
     run.write_record(record)

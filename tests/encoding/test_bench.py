@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from field_files import write_fields
 from rich.console import Console
-from run_files import small_run
+from run_files import PCA, small_run
 from straight_line import write_manifest
 
 from sdvae_ray.cli.main import main
@@ -24,7 +24,7 @@ def run(tmp_path_factory) -> Run:
     fields = write_fields(folder / "images", count=10)
     manifest = write_manifest(folder / "manifest.parquet", fields)
     prices = {"dollars_per_cpu_hour": 36.0}
-    return Run(small_run(folder, manifest=str(manifest), encode=SINGLE, load={**SINGLE, "actors": 1}, cluster=prices))
+    return Run(small_run(folder, manifest=str(manifest), autoencoders=PCA, encode=SINGLE, load=SINGLE, cluster=prices))
 
 
 def test_every_step_is_a_stream_of_its_own_and_leaves_nothing(local_ray, run):

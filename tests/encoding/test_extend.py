@@ -9,7 +9,7 @@ import pytest
 import torch
 from field_files import write_fields
 from rich.console import Console
-from run_files import ONE_EACH, merged
+from run_files import PCA, merged
 from straight_line import CPU, engine, expected_values, loaded, stored_values, write_finished_run
 
 from sdvae_ray.contracts import Posterior
@@ -28,7 +28,7 @@ from sdvae_ray.storage import Storage
 
 STORAGE = Storage()
 FOVS = 4
-FEW = {"autoencoders": {"tiny": None, "pca": {"name": "patch_pca"}}}
+FEW = {"autoencoders": PCA}
 ADDED = {
     "autoencoders": {"tiny": {"name": "diffusers_kl", "random": True, "architecture": "tiny"}},
     "codecs": {"jpeg": {"name": "jpeg", "quality": 50}},
@@ -49,7 +49,7 @@ def manifest(tmp_path):
 
 def test_an_extended_run_is_byte_for_byte_the_run_that_had_all_from_the_start(local_ray, manifest, small_run_config):
     few = small_run_config(manifest=manifest, **FEW)
-    more = small_run_config(manifest=manifest, **MORE, **ONE_EACH)
+    more = small_run_config(manifest=manifest, **MORE)
     console = Console(quiet=True)
     write_finished_run(few)
     before, first = (

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import ray
 from processes import of_session
+from run_files import PCA
 from straight_line import expected_values, stored_values
 from waiting_run import WaitingRun, waiting_run
 
@@ -66,8 +67,7 @@ class Waiting:
 
 @pytest.fixture
 def waiting(tmp_path: Path) -> Waiting:
-    models = {"autoencoders": {"tiny": None, "pca": {"name": "patch_pca"}}}
-    run = waiting_run(tmp_path, count=COUNT, stuck=STUCK, **models)
+    run = waiting_run(tmp_path, count=COUNT, stuck=STUCK, autoencoders=PCA)
     run_file = tmp_path / "run.yaml"
     run_file.write_text(run.config.model_dump_json())
     return Waiting(run, run_file)

@@ -8,7 +8,7 @@ import pytest
 from field_files import write_fields
 from outage_proxy import OutageProxy
 from rich.console import Console
-from run_files import ONE_EACH, small_run
+from run_files import small_run
 from straight_line import write_manifest
 
 from sdvae_ray.config import RunConfig
@@ -41,7 +41,8 @@ def bucket_run(folder: Path, s3: Any, endpoint: str, **storage: Any) -> RunConfi
         metrics=["mae"],
         write={"rows_per_file": 2},
         max_error_fraction=0,
-        **{pool: {**keys, "batch_fovs": 1} for pool, keys in ONE_EACH.items()},
+        load={"batch_fovs": 1},
+        encode={"batch_fovs": 1},
     )
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from field_files import write_fields
 from processes import kill_session
-from run_files import ONE_EACH, merged, small_run
+from run_files import PCA, merged, small_run
 from straight_line import expected_values, stored_values, write_manifest
 
 from sdvae_ray.config import RunConfig
@@ -24,7 +24,7 @@ from sdvae_ray.schema import ERROR, FOV_ID
 
 pytestmark = pytest.mark.slow
 COUNT, KILLS, SEED = 12, 20, 7
-FEW = {"autoencoders": {"tiny": None, "pca": {"name": "patch_pca"}}, "metrics": ["mae"]}
+FEW = {"autoencoders": PCA, "metrics": ["mae"]}
 MORE = merged(FEW, {"metrics": ["mae", "ssim", "psnr"], "extractors": {"pixels": {"name": "intensity"}}})
 SCORE = {"perturbation": "Metadata_moa", "control": "Metadata_moa == 'moa 0'", "tasks": [], "null_size": 200}
 
@@ -62,7 +62,7 @@ class Commands:
 
 def run_file(folder: Path, manifest: Path, changes: dict) -> tuple[RunConfig, str]:
     """A run of one FOV a file, and its run file."""
-    config = small_run(folder, manifest=str(manifest), write={"rows_per_file": 1}, score=SCORE, **changes, **ONE_EACH)
+    config = small_run(folder, manifest=str(manifest), write={"rows_per_file": 1}, score=SCORE, **changes)
     path = folder / "run.yaml"
     path.write_text(config.model_dump_json())
     return config, str(path)

@@ -20,8 +20,8 @@ import pytest
 import ray
 from field_files import write_fields
 from rich.console import Console
-from run_files import ONE_EACH, small_run
-from straight_line import BROKEN, FOVS, expected_values, stored_values, write_manifest
+from run_files import PCA, small_run
+from straight_line import BROKEN, FOVS, expected_values, stored_values, write_finished_run, write_manifest
 from waiting_run import waiting_run
 
 from sdvae_ray.encoding import supervisor
@@ -118,7 +118,6 @@ def test_a_run_that_fails_too_often_is_stopped_and_keeps_what_it_wrote(local_ray
         max_error_fraction=0.1,
         write={"rows_per_file": 3},
         autoencoders={"tiny": None},
-        **ONE_EACH,
     )
     with pytest.raises(RunError, match="max_error_fraction") as caught:
         encode(Run(strict), SILENT)
@@ -172,9 +171,8 @@ def test_a_finished_run_with_failures_runs_again_and_computes_what_was_lost(loca
     manifest = write_manifest(tmp_path / "manifest.parquet", fields)
     limits = {"max_error_fraction": 0.34, "write": {"rows_per_file": 2}}
     limits["score"] = {"control": "Metadata_broad_sample == 'BRD-1'"}
-    run = Run(small_run(tmp_path, manifest=str(manifest), autoencoders={"pca": {"name": "patch_pca"}}, **limits))
-    first = encode(run, SILENT)
-    assert (first.computed, first.errors) == (6, 2)
+    run = Run(small_run(tmp_path, manifest=str(manifest), autoencoders=PCA, **limits))
+    write_finished_run(run.config, files=3)
     again = encode(run, SILENT)
     assert (again.computed, again.errors) == (2, 2)
 
@@ -196,7 +194,7 @@ def test_a_finished_run_with_failures_runs_again_and_computes_what_was_lost(loca
 def test_a_driver_that_loses_its_lease_stops_before_it_commits_more(local_ray, tmp_path, monkeypatch):
     """One image is a pipe that nobody writes to: the stream waits there while another driver takes the lease."""
     monkeypatch.setattr(lease, "HEARTBEAT", 0.5)
-    waiting = waiting_run(tmp_path, count=4, stuck=3)
+    waiting = waiting_run(tmp_path, count=4, stuck=3, autoencoders=PCA)
     run = Run(waiting.config)
 
     def take_over() -> None:
@@ -221,7 +219,7 @@ def test_a_driver_that_loses_its_lease_stops_before_it_commits_more(local_ray, t
 
 def test_the_ledger_is_killed_and_the_stream_goes_on_with_the_right_counts(local_ray, tmp_path, monkeypatch):
     """One image is a pipe that nobody writes to: the stream waits there while the ledger's process is killed, by its id."""
-    waiting = waiting_run(tmp_path, count=5, stuck=3)
+    waiting = waiting_run(tmp_path, count=5, stuck=3, autoencoders=PCA)
     run = Run(waiting.config)
     pids: list[int] = []
 
@@ -263,7 +261,7 @@ def test_a_ledger_that_answers_no_write_holds_no_write(local_ray, tmp_path, monk
             time.sleep(3600)
 
     fields = write_fields(tmp_path / "images", count=2)
-    run = Run(small_run(tmp_path, manifest=str(write_manifest(tmp_path / "manifest.parquet", fields)), **ONE_EACH))
+    run = Run(small_run(tmp_path, manifest=str(write_manifest(tmp_path / "manifest.parquet", fields))))
     monkeypatch.setattr(supervisor, "Ledger", Mute)
     assert encode(run, SILENT).errors == 0
     assert run.fovs([]).height == 2

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from field_files import write_fields
-from run_files import ONE_EACH, small_run
+from run_files import small_run
 from straight_line import write_manifest
 
 from sdvae_ray.config import RunConfig
@@ -42,8 +42,8 @@ def waiting_run(folder: Path, count: int, stuck: int, **changes: Any) -> Waiting
     """The run of `count` FOVs; the DNA file of the row `stuck` is the pipe. changes: of the run file."""
     fields = write_fields(folder / "images", count=count)
     manifest = write_manifest(folder / "manifest.parquet", fields)
-    one_by_one = {pool: {**keys, "batch_fovs": 1} for pool, keys in ONE_EACH.items()}
-    config = small_run(folder, manifest=str(manifest), write={"rows_per_file": 1}, **one_by_one, **changes)
+    one_by_one = {"load": {"batch_fovs": 1}, "encode": {"batch_fovs": 1}, "write": {"rows_per_file": 1}}
+    config = small_run(folder, manifest=str(manifest), **one_by_one, **changes)
     pipe = Path(fields["uri_DNA"][stuck])
     pixels = pipe.read_bytes()
     pipe.unlink()
