@@ -95,7 +95,7 @@ def at_hand(model_source: str, subfolder: str | None = None, revision: str | Non
     """
     try:
         if model_source.startswith(ASSET):
-            root = _asset_path(model_source.removeprefix(ASSET))
+            root = asset_path(model_source.removeprefix(ASSET))
         elif model_source.startswith(TORCHVISION):
             root = _torchvision_file(model_source.removeprefix(TORCHVISION))[1]
         elif is_remote(model_source):
@@ -136,12 +136,13 @@ def _model_files(names: Iterable[str], with_code: bool) -> list[str]:
     return [name for name in known if not (name.endswith(TORCH_SUFFIXES) and PurePosixPath(name).parent in safe)]
 
 
-def _asset_path(name: str) -> Path:
+def asset_path(name: str) -> Path:
+    """Return the path of a file or folder of the package's assets; it may be absent."""
     return Path(str(files("sdvae_ray") / "assets" / name))
 
 
 def _asset(name: str) -> Path:
-    path = _asset_path(name)
+    path = asset_path(name)
     if not path.exists():
         shipped = sorted(p.name for p in path.parent.iterdir() if p.is_dir())
         raise WeightsError(f"no asset {name!r} in the package (allowed: {', '.join(shipped)})")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdvae_ray.commands.first_line import begin
@@ -164,8 +163,9 @@ def run_all(run: Run, console: Console, address: str | None = None) -> None:
 def demo_run(output: str, overrides: Sequence[str]) -> Run:
     """Return the run of the packaged demo, with all its files under `output`."""
     from sdvae_ray.run.run import Run
+    from sdvae_ray.weights import asset_path
 
     folder = absolute(output)
-    run_file = Path(__file__).parent / "assets" / "demo.yaml"
     places = {"manifest": "manifest.parquet", "output": "run", "synthetic.folder": "plates"}
-    return Run.open(run_file, [*(f"{key}={join(folder, name)}" for key, name in places.items()), *overrides])
+    moved = [f"{key}={join(folder, name)}" for key, name in places.items()]
+    return Run.open(asset_path("demo.yaml"), [*moved, *overrides])

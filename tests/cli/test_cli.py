@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from sdvae_ray.cli.main import main
+from sdvae_ray.commands.runs import demo_run
 from sdvae_ray.sources.synthetic.screen import COMPOUNDS, write_screen
 
 
@@ -79,6 +80,15 @@ def test_scoring_what_was_never_encoded_says_so(capsys, run_file):
 def test_an_unknown_option_is_one_line(capsys):
     code, said = failure(capsys, "demo", "--ouput", "x")
     assert (code, said.count("\n")) == (2, 1)
+
+
+def test_the_demo_is_a_run_of_the_package_with_all_files_under_its_output(capsys, tmp_path):
+    run = demo_run(str(tmp_path / "demo"), ["synthetic.plates=1"])
+    assert (run.output, run.config.synthetic.folder) == (str(tmp_path / "demo/run"), str(tmp_path / "demo/plates"))
+    assert (run.config.manifest, run.config.synthetic.plates) == (str(tmp_path / "demo/manifest.parquet"), 1)
+    code, said = failure(capsys, "demo", "--output", str(tmp_path / "demo"), "--set", "metrics=[ssmi]")
+    assert (code, said.count("\n")) == (2, 1)
+    assert "did you mean 'ssim'?" in said
 
 
 def test_a_relative_output_is_refused_in_a_submitted_job(capsys, run_file, monkeypatch):
