@@ -108,11 +108,11 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         raise ConfigError(f"cannot connect to Ray at {address}: {one_line(error, None)}") from error
     except Exception as error:
         raise RunError(f"Ray did not start: {one_line(error, None)}; {RAY_LOGS}; run again") from error
-    try:
-        with ray_lines_logged():
+    with ray_lines_logged():
+        try:
             yield
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()  # which prints lines that Ray held back
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from sdvae_ray.cluster import session
 from sdvae_ray.cluster.ray_lines import ray_lines_logged
 from sdvae_ray.console import LOGGER
 
@@ -53,3 +54,13 @@ def test_the_streams_are_as_they_were_after_the_block():
     with ray_lines_logged():
         assert sys.stdout.isatty() == before[0].isatty()
     assert (sys.stdout, sys.stderr) == before
+
+
+def test_lines_that_ray_holds_back_until_its_end_are_not_printed(capsys, monkeypatch):
+    """Ray prints a repeated line once, and then its count when it shuts down."""
+    monkeypatch.setattr(session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(session.ray, "init", lambda **options: None)
+    monkeypatch.setattr(session.ray, "shutdown", lambda: print("\x1b[33m(raylet)\x1b[0m Task failed [repeated 3x]"))
+    with session.ray_session():
+        print("encode: 4 FOVs to do")
+    assert capsys.readouterr().out == "encode: 4 FOVs to do\n"
