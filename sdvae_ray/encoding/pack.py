@@ -92,7 +92,7 @@ def pack(
     one FOV can be packed.
     """
     with Lease(output, storage) as lease:
-        plan = plan_shards(manifest, output, storage, options)
+        plan = plan_shards(manifest, output, storage, options, lambda line: print_line(console, f"pack: {line}"))
         with ray_session(address):
             check_folder_is_shared("--output", output)
             records = _write_shards(plan, output, storage, console)

@@ -1,6 +1,7 @@
 """How a manifest is cut into shards: decided once, from the size of one field of view, and kept in `pack.json` of the output."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -9,8 +10,10 @@ from sdvae_ray.errors import ConfigError, DataError, StorageError
 from sdvae_ray.images.prepare import CropError
 from sdvae_ray.run.record import describe_manifest
 from sdvae_ray.schema import COLOUR, FOV_ID, SHARD
+from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.sources.manifest_reader import iterate_row_groups, row_groups
 from sdvae_ray.sources.manifest_row import located_stains
+from sdvae_ray.sources.manifest_scan import scan_manifest
 from sdvae_ray.storage import Storage, join
 
 SHARDS = "shards"  # folder of the output
@@ -72,11 +75,13 @@ class Plan:
         return Packer(self.stains, storage, self.crop, self.compression)
 
 
-def plan_shards(manifest: str, output: str, storage: Storage, options: PackOptions) -> Plan:
+def plan_shards(
+    manifest: str, output: str, storage: Storage, options: PackOptions, say: Callable[[str], None] = lambda _: None
+) -> Plan:
     """Return the plan of an output: the stored plan, or else a new one, which is stored.
 
-    Raises DataError for a manifest that cannot be packed, ConfigError for an option that does not fit it or an output that was
-    begun with other options, and StorageError.
+    say: takes the notes on a new manifest. Raises DataError, with the row, for a manifest that breaks a rule of manifests,
+    ConfigError for an option that does not fit it or an output that was begun with other options, and StorageError.
     """
     sizes, names = row_groups(manifest, storage)
     stains = located_stains(names)
@@ -97,6 +102,9 @@ def plan_shards(manifest: str, output: str, storage: Storage, options: PackOptio
     if stored is not None:
         _check_same(stored, output, described, {**chosen, "fovs": options.fovs_per_shard or stored["fovs_per_shard"]})
         return Plan(**{**stored, "manifest": described})
+    _, notes = scan_manifest(manifest, ImageConfig(stains=tuple(stains), packing="grey"), storage, check_uris=True)
+    for note in notes:
+        say(f"note: {note}")
     fov_size = _fov_size(manifest, Packer(stains, storage, options.crop, compression))
     group = 16 if 16 * fov_size <= _ROW_GROUP_SIZE else 8
     least, most = _FOVS

@@ -240,6 +240,32 @@ def test_another_manifest_and_a_manifest_of_shards_are_refused(pack, manifest, t
     assert "begun with another manifest" in pack(manifest, code=2)
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda t: pl.concat([t, t.head(1)]), "row 11: the FOV source_1/batch 1/P1/A01/1 is already in"),
+        (
+            lambda t: t.with_columns(pl.col("Metadata_Site").cast(pl.Int64)),
+            "the column Metadata_Site is Int64, not text",
+        ),
+        (lambda t: t.with_columns(uri_ER=pl.lit(" ")), "row 1: no image of the stain 'ER'"),
+        (lambda t: t.with_columns(uri_ER=pl.lit("https://x/y.tif")), "https"),
+    ],
+)
+def test_a_manifest_that_breaks_a_rule_is_refused_before_anything_is_packed(pack, manifest, tmp_path, change, problem):
+    change(pl.read_parquet(manifest)).write_parquet(manifest)
+    assert problem in pack(manifest, code=2)
+    assert not list((tmp_path / "shards").glob("[!_]*"))
+
+
+def test_fields_that_share_an_image_are_said_and_packed(pack, manifest):
+    table = pl.read_parquet(manifest)
+    table.with_columns(uri_ER=pl.lit(table["uri_ER"][0])).write_parquet(manifest)
+    assert "pack: note: 10 FOVs share their image of ER with another, such as source_1/batch 1/P1/A01/1" in pack(
+        manifest
+    )
+
+
 def test_crops_that_do_not_fit_are_refused_before_anything_is_packed(pack, manifest, tmp_path):
     assert "--crop: crop 137 does not fit" in pack(manifest, "--crop", "137", code=2)
     pl.read_parquet(manifest).with_columns(pl.lit(True).alias(COLOUR)).write_parquet(manifest)
