@@ -1,8 +1,8 @@
-"""Lossless JPEG XL, JPEG 2000, PNG or zstd, 8 or 16 bits: how many bytes a patch takes when nothing is lost.
+"""Lossless JPEG XL, JPEG 2000, HTJ2K, JPEG-LS, PNG, Blosc2 or zstd, 8 or 16 bits: the bytes of a stain when nothing is lost.
 
-JPEG 2000 is a raw codestream (reversible 5/3). JPEG XL is a raw codestream at 8 bits; at 16 bits libjxl must declare level 10, in a
-container of 49 bytes. PNG is the whole file. zstd compresses the pixels as they lie in memory, without prediction, as a general
-compressor does.
+JPEG 2000 and HTJ2K, its fast form, are raw codestreams (reversible 5/3). JPEG XL is a raw codestream at 8 bits; at 16 bits libjxl
+must declare level 10, in a container of 49 bytes. PNG and JPEG-LS are whole files. zstd compresses the pixels as they lie in
+memory, without prediction, as a general compressor does; Blosc2 does it after a shuffle of the bytes, as chunks of Zarr are stored.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from sdvae_ray.errors import ConfigError
 CHECKPOINTS = (
     Checkpoint(
         source=None,
-        licence="BSD-3-Clause (libjxl, zstd), BSD-2-Clause (OpenJPEG), libpng-2.0",
+        licence="BSD-3-Clause (libjxl, zstd, CharLS, Blosc2), BSD-2-Clause (OpenJPEG, OpenJPH), libpng-2.0",
         input="one stain, 8 or 16 bits",
         output="a file that holds it exactly",
     ),
@@ -35,6 +35,7 @@ class Format:
     effort     name of the encoder's argument for the effort
     encoding   further arguments of the encoder
     decoding   arguments of the decoder
+    has_shape  False: the format stores bytes, and knows neither their width nor their dtype
     """
 
     library: str
@@ -43,6 +44,7 @@ class Format:
     effort: str = "level"
     encoding: dict[str, Any] = field(default_factory=dict)
     decoding: dict[str, Any] = field(default_factory=dict)
+    has_shape: bool = True
 
 
 _ONE_THREAD = {"numthreads": 1}
@@ -53,16 +55,21 @@ FORMATS = {
     "jpeg2000": Format(  # its level 0 is the lossless one
         "JPEG2K", "jpeg2k", None, "level", {"codecformat": "j2k", "reversible": True, **_ONE_THREAD}, _ONE_THREAD
     ),
+    "htj2k": Format("HTJ2K", "htj2k", None, "level", {"reversible": True}),
+    "jpegls": Format("JPEGLS", "jpegls", None),  # its level 0 is the lossless one
     "png": Format("PNG", "png", (0, 6, 9)),
-    "zstd": Format("ZSTD", "zstd", (1, 3, 22)),
+    "blosc2": Format(
+        "BLOSC2", "blosc2", (1, 5, 9), "level", {"compressor": "zstd", **_ONE_THREAD}, _ONE_THREAD, has_shape=False
+    ),
+    "zstd": Format("ZSTD", "zstd", (1, 3, 22), has_shape=False),
 }
 
 
 def load(*, format: str = "jpegxl", effort: int | None = None) -> PlaneCodec:
-    """Return the codec. format: jpegxl, jpeg2000, png or zstd.
+    """Return the codec. format: jpegxl, jpeg2000, htj2k, jpegls, png, blosc2 or zstd.
 
-    effort: on the scale of the format's library: JPEG XL 1 to 10 (default 7), PNG 0 to 9 (6), zstd 1 to 22 (3); JPEG 2000 has
-    none. Raises ConfigError for an option that is not allowed.
+    effort: on the scale of the format's library: JPEG XL 1 to 10 (default 7), PNG 0 to 9 (6), Blosc2 1 to 9 (5), zstd 1 to 22 (3);
+    JPEG 2000, HTJ2K and JPEG-LS have none. Raises ConfigError for an option that is not allowed.
     """
     chosen = FORMATS[choice("lossless", "format", format, FORMATS)]
     require("lossless", chosen.library)
@@ -76,14 +83,15 @@ def load(*, format: str = "jpegxl", effort: int | None = None) -> PlaneCodec:
 
 
 def _encode(format: Format, effort: int, plane: np.ndarray) -> bytes:
-    pixels = plane.tobytes() if format.library == "ZSTD" else plane
-    return bytes(run(f"{format.functions}_encode", pixels, **{format.effort: effort}, **format.encoding))
+    pixels = plane if format.has_shape else plane.tobytes()
+    options = {"typesize": plane.itemsize} if format.library == "BLOSC2" else {}
+    return bytes(run(f"{format.functions}_encode", pixels, **{format.effort: effort}, **format.encoding, **options))
 
 
 def _decode(format: Format, data: bytes, dtype: np.dtype) -> np.ndarray:
     pixels = run(f"{format.functions}_decode", data, **format.decoding)
-    if format.library != "ZSTD":
+    if format.has_shape:
         return pixels
     values = np.frombuffer(pixels, dtype)
-    size = round(len(values) ** 0.5)  # zstd keeps no shape; a patch is square
+    size = round(len(values) ** 0.5)  # of a field, which is square
     return values.reshape(size, size)

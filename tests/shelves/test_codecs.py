@@ -158,7 +158,7 @@ def test_lossless_is_bit_exact_on_a_real_field_and_smaller_than_it_is_raw(name, 
     assert (sizes < 2 * 128 * 128).all()
 
 
-@pytest.mark.parametrize(("name", "low", "high"), [("jpegxl", 1, 9), ("png", 0, 9), ("zstd", 1, 19)])
+@pytest.mark.parametrize(("name", "low", "high"), [("jpegxl", 1, 9), ("png", 0, 9), ("blosc2", 1, 9), ("zstd", 1, 19)])
 def test_more_effort_takes_fewer_bytes(name, low, high, real_patches):
     few, many = (lossless.load(format=name, effort=effort).roundtrip(real_patches)[1].sum() for effort in (high, low))
     assert few < many
@@ -302,6 +302,7 @@ def opened(data: bytes) -> np.ndarray:
         ("avif", {"quality": 100}, b"\x00\x00\x00"),
         ("lossless", {"format": "png"}, b"\x89PNG"),
         ("lossless", {"format": "jpeg2000"}, b"\xff\x4f\xff\x51"),
+        ("lossless", {"format": "htj2k"}, b"\xff\x4f\xff\x51"),
     ],
 )
 def test_pillow_reads_the_same_image_from_the_bytes(name, options, magic):
@@ -377,11 +378,17 @@ def test_zstd_is_of_the_pixels_as_they_lie():
         ("avif", {"quality": 0}, "quality is 0"),
         ("avif", {"speed": 11}, "from 0 to 10"),
         ("avif", {"bits": 16}, r"bits is 16 \(allowed: 8, 10, 12\)"),
-        ("lossless", {"format": "jpeg_xl"}, "did you mean 'jpegxl'.*allowed: jpeg2000, jpegxl, png, zstd"),
+        (
+            "lossless",
+            {"format": "jpeg_xl"},
+            "did you mean 'jpegxl'.*allowed: blosc2, htj2k, jpeg2000, jpegls, jpegxl, png, zstd",
+        ),
         ("lossless", {"format": 3}, "no format 3"),
         ("lossless", {"effort": 11}, "from 1 to 10"),
         ("lossless", {"format": "png", "effort": 10}, "from 0 to 9"),
         ("lossless", {"format": "zstd", "effort": 23}, "from 1 to 22"),
+        ("lossless", {"format": "blosc2", "effort": 0}, "from 1 to 9"),
+        ("lossless", {"format": "jpegls", "effort": 1}, "drop `effort`"),
         ("lossless", {"format": "jpeg2000", "effort": 3}, "drop `effort`"),
     ],
 )
