@@ -31,8 +31,10 @@ class Reconstruction:
     """Originals and their reconstructions, all float32 in [0, 1].
 
     image, recon          (N, C, S, S), stains unpacked
-    image_rgb, recon_rgb  (N, T, 3, S, S), the autoencoder's input and output
-    posterior             of the N * T passes, pass fastest; None for a codec, and if latents were read instead of encoded
+    image_rgb, recon_rgb  (N, T, 3, S, S), the RGB passes of the run's image.packing: the autoencoder's input and output, or packed
+                          of its stains if it has a packing of its own
+    posterior             of the passes that were encoded, N times those of the autoencoder's packing, pass fastest; None for a
+                          codec, and if latents were read instead of encoded
     """
 
     image: "Tensor"
