@@ -98,7 +98,7 @@ class Extractor(Protocol):
 class Metric(Protocol):
     """Computes float32 numbers of a reconstruction: (N,), (N, C) per stain or (N, T) per RGB pass; NaN if it does not apply.
 
-    A module with `BANDS` gives (N, C, len(BANDS)).
+    A module with `BANDS` gives (N, C, len(BANDS)); one with `AGAINST_STAINS` compares every stain with every stain, (N, C, C).
     """
 
     def __call__(self, reconstruction: Reconstruction) -> "Tensor": ...

@@ -9,7 +9,7 @@ from sdvae_ray.distributions.quantiles import nearest_quantiles
 from sdvae_ray.engine.columns import measures_posterior
 from sdvae_ray.randomness import generator
 from sdvae_ray.report.facts.chart import Curve, Curves, Strip, Strips
-from sdvae_ray.report.facts.metrics import metric_columns, plain_metrics, shown_mean
+from sdvae_ray.report.facts.metrics import against_stains, metric_columns, plain_metrics, shown_mean
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import SIDE, Column, Row, Section, Table
 from sdvae_ray.schema import METRICS, metrics_table
@@ -45,7 +45,9 @@ def spectra(scored: ScoredRun) -> Section | None:
     """Return, for every metric with bands and every part, a curve per side of the median over patches;
     None without such a metric.
     """
-    banded = scored.scores.metrics.filter(pl.col("band").is_not_null())
+    metrics = scored.scores.metrics
+    leaks = against_stains(scored.config)
+    banded = metrics.filter(pl.col("band").is_not_null() & ~pl.col("metric").is_in(leaks))
     if banded.height == 0:
         return None
     charts = [
