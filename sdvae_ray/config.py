@@ -67,7 +67,7 @@ class CodecConfig(ShelvedConfig):
 class ShelfConfig(ShelvedConfig):
     """A model that may have weights."""
 
-    source: str | None = None  # hub id, local folder or file, s3:// prefix, or asset:<name> of the package
+    source: str | None = None  # hub id, local folder or file, s3:// prefix, asset:<name>, package:<path>
     subfolder: str | None = None
     revision: str | None = None  # commit of a hub id
     random: bool = False  # random weights; every table, score and page of the run says so

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sdvae_ray.contracts import Reconstruction
-from sdvae_ray.metrics._foreground import foreground
+from sdvae_ray.images.foreground import foreground
 
 UNIT = ""
 HIGHER_IS_BETTER = None  # best at 0

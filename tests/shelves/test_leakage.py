@@ -9,8 +9,8 @@ from scipy.ndimage import uniform_filter
 from torch import Tensor
 
 from sdvae_ray.contracts import Reconstruction
+from sdvae_ray.images.foreground import foreground
 from sdvae_ray.metrics import leakage
-from sdvae_ray.metrics._foreground import foreground
 
 SIZE = 96  # pixels
 
