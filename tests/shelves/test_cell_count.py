@@ -10,7 +10,7 @@ SIZE = 128  # pixels
 
 
 def discs(centres: list[tuple[int, int]], radius: float = 8, level: float = 0.5) -> Tensor:
-    y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    y, x = torch.meshgrid(torch.arange(float(SIZE)), torch.arange(float(SIZE)), indexing="ij")
     plane = torch.full((SIZE, SIZE), 0.05)
     for row, column in centres:
         plane = torch.maximum(plane, level * torch.sigmoid(radius - torch.hypot(y - row, x - column)))
@@ -39,3 +39,9 @@ def test_a_patch_is_counted_by_itself():
     together = cell_count.load(None)(stains)
     assert together[:, 0, 1].tolist() == [1, 2, 0]
     assert torch.equal(together, torch.cat([cell_count.load(None)(stains[[row]]) for row in range(3)]))
+
+
+def test_the_maximum_within_reach_is_that_of_a_pool():
+    planes = torch.rand(3, 40, 56, generator=torch.Generator().manual_seed(0))
+    pooled = torch.nn.functional.max_pool2d(planes[:, None], 2 * cell_count.REACH + 1, 1, cell_count.REACH)[:, 0]
+    assert torch.equal(cell_count._highest_within_reach(planes), pooled)
