@@ -3,8 +3,8 @@
     python benchmarks/real_plate.py --plate BBBC013 --weights WEIGHTS --output real-plate
 
 PLATE is the folder of BBBC013's index.csv and images; WEIGHTS has the original files of taesd, taesdxl, taesd3 and taef1, and a
-folder taef2. The run file is jobs/configs/bbbc013.yaml: the job of `sdvae-ray run`, which resumes, with its report beside the tables.
-The autoencoders are the TAESD family, not Stable Diffusion's own; the plate has two stains and is no Cell Painting.
+folder taef2. The job is `sdvae-ray run` of jobs/configs/bbbc013.yaml, which resumes; its report lies beside the tables. The
+autoencoders are the TAESD family, not Stable Diffusion's own; the plate has two stains and is no Cell Painting.
 
 Tables: bits per pixel and stain, pooled PSNR and foreground SSIM of every side; mAP and FR of every extractor and side, with the
 interval over treatments and the difference from the originals; the floors. The last line is one JSON object.
