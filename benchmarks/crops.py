@@ -32,7 +32,7 @@ from sdvae_ray.config import AutoencoderConfig
 from sdvae_ray.extractors import intensity
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.images.prepare import scale
-from sdvae_ray.settings.image import PUBLISHED_TRIPLES
+from sdvae_ray.settings.packing import PUBLISHED_TRIPLES
 from sdvae_ray.storage import Storage
 
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")

@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sdvae_ray.settings.image import ImageConfig
+from sdvae_ray.settings.packing import Packing, Triples, Unpacking, check_triples, pass_names, triples_of
 from sdvae_ray.settings.score import ScoreConfig
 from sdvae_ray.settings.values import Actors, Count, Name, Section, Share
 
+WHOLE = "all"  # the part where a patch has one number
 IMAGE_SIDE = "image"  # the side of the originals; every other side is the name of an autoencoder or a codec
 SETTINGS = ("seed", "image", "precision")  # keys of a run that change every number
 Shelf = Literal["autoencoders", "codecs", "extractors", "metrics"]
@@ -65,7 +67,7 @@ class CodecConfig(ShelvedConfig):
 class ShelfConfig(ShelvedConfig):
     """A model that may have weights."""
 
-    source: str | None = None  # hub id, local folder or file, s3:// prefix, or asset:<name> of the package
+    source: str | None = None  # hub id, local folder or file, s3:// prefix, asset:<name>, package:<path>
     subfolder: str | None = None
     revision: str | None = None  # commit of a hub id
     random: bool = False  # random weights; every table, score and page of the run says so
@@ -78,6 +80,8 @@ class AutoencoderConfig(ShelfConfig):
     latent_bits: int | None = Field(None, ge=1, le=12)  # uniform quantisation of each channel before decoding
     store_latents: bool | None = None  # None: as the model's file says
     store_logvar: bool = False  # True: the logarithm of the posterior's variance too, for training on stored posteriors
+    packing: Packing | None = None  # the RGB passes that it encodes; None: image.packing
+    unpack: Unpacking = "first"  # from which of its triples a stain that stands in several is read back
 
 
 class ExtractorConfig(ShelfConfig):
@@ -176,12 +180,34 @@ class RunConfig(Section):
             raise ValueError(f"nothing may be called {IMAGE_SIDE!r}: that is the side of the originals")
         if both := self.autoencoders.keys() & self.codecs.keys():
             raise ValueError(f"{sorted(both)[0]} is both an autoencoder and a codec: each is a side of its own name")
+        for name in self.autoencoders:
+            try:
+                check_triples(self.triples(name), self.image.stains)
+            except ValueError as error:
+                raise ValueError(f"autoencoders.{name}: {error}") from error
         return self
 
     @property
     def sides(self) -> list[str]:
         """Return the names of the sides that are compared with the originals: the autoencoders, then the codecs."""
         return [*self.autoencoders, *self.codecs]
+
+    def triples(self, side: str) -> Triples:
+        """Return the three stains of each RGB pass of a side: of the autoencoder's own packing, or else of image.packing."""
+        autoencoder = self.autoencoders.get(side)
+        if autoencoder is None or autoencoder.packing is None:
+            return self.image.triples
+        return triples_of(autoencoder.packing, self.image.stains)
+
+    def parts(self, count: int, latent_of: str | None = None) -> list[str]:
+        """Return the names of the parts that `count` numbers of a patch are of: the RGB passes, the stains, or the whole patch.
+
+        latent_of: the side from whose latent the numbers are, so that the passes are those of its own packing.
+        """
+        triples = self.image.triples if latent_of is None else self.triples(latent_of)
+        stains = list(self.image.stains)
+        names = {len(triples): pass_names(triples), len(stains): stains, 1: [WHOLE]}
+        return names.get(count, [str(part) for part in range(count)])
 
     @property
     def random_weights(self) -> list[str]:
@@ -197,6 +223,15 @@ class RunConfig(Section):
         """Return the settings on which the rows of the tables depend. Two runs may share an output only if these are equal."""
         whole = self.model_dump(mode="json")
         whole["image"]["packing"] = self.image.triples
+        for name, settings in whole["autoencoders"].items():
+            packing, unpack = (
+                settings.pop("packing"),
+                settings.pop("unpack"),
+            )  # absent from runs that are older than these keys
+            if packing is not None and self.triples(name) != self.image.triples:
+                settings["packing"] = self.triples(name)
+            if unpack != "first":
+                settings["unpack"] = unpack
         return {key: whole[key] for key in (*SETTINGS, *SHELVES)}
 
     def digest(self) -> str:

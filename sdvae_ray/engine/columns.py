@@ -75,12 +75,18 @@ def takes_posterior(config: RunConfig, extractor: str) -> bool:
     return getattr(shelves.find("extractors", config.extractors[extractor].name), "TAKES_POSTERIOR", False)
 
 
+def measures_posterior(config: RunConfig, metric: str) -> bool:
+    """Return whether a metric measures the posterior of an autoencoder: its RGB passes are those of the side's packing. False for
+    a rate, which is no metric of the run file."""
+    if metric not in config.metrics:
+        return False
+    return getattr(shelves.find("metrics", config.metrics[metric].name), "NEEDS_POSTERIOR", False)
+
+
 def needs_posterior(config: RunConfig, side: str, wanted: Iterable[str]) -> bool:
     """Return whether a column in `wanted` needs the posterior of this side, which a stored latent cannot give."""
     posterior = {column(latents_table(side), name) for name in (LATENT, LOGVAR)}
-    for name, metric in config.metrics.items():
-        if getattr(shelves.find("metrics", metric.name), "NEEDS_POSTERIOR", False):
-            posterior.add(column(metrics_table(side), name))
+    posterior |= {column(metrics_table(side), name) for name in config.metrics if measures_posterior(config, name)}
     tables = {embeddings_table(name, side) for name in config.extractors if takes_posterior(config, name)}
     return any(name in posterior or name.rpartition(SEPARATOR)[0] in tables for name in wanted)
 

@@ -22,7 +22,6 @@ from sdvae_ray.engine.models import Models
 from sdvae_ray.engine.sides import Field, Side, Sides
 from sdvae_ray.engine.transfer import Check, Clock, Download, UnusableOutputError, upload, uploads
 from sdvae_ray.errors import ConfigError
-from sdvae_ray.images.packing import Packing
 from sdvae_ray.schema import (
     EMBEDDING,
     ERROR,
@@ -73,8 +72,7 @@ class Encoder:
         self.config, self.models, self.forward, self.micro_batch = config, models, forward, micro_batch
         self.device = forward.device
         self.wanted = run_columns(config) if wanted is None else frozenset(wanted)
-        self.packing = Packing(config.image.stains, config.image.triples)
-        self.sides = Sides(config, self.packing, forward)
+        self.sides = Sides(config, forward)
         self.top = 2**config.image.scaling.bits - 1
         self._of = {side: self.wanted & side_columns(config, side) for side in config.sides}
         self.decodes_only = [
@@ -144,7 +142,7 @@ class Encoder:
         """Return the columns of a FOV on the device, by `<table>:<column>`, and the checks of their numbers."""
         with self.forward.clock("copy in"):
             stains = fov.image.float() / self.top
-            field = Field(fov.fov_id, stains, self.packing.pack(stains))
+            field = Field(fov.fov_id, stains, self.sides.packing.pack(stains))
         tensors: dict[str, Tensor] = {}
         checks: list[Check] = []
         for name, extractor in self.models.extractors.items():
@@ -256,4 +254,4 @@ def _inputs(extractor: Extractor, result: Reconstruction) -> Tensor | None:
         return result.recon
     if result.posterior is None:
         return None
-    return result.posterior.mean.view(*result.image_rgb.shape[:2], *result.posterior.mean.shape[1:])
+    return result.posterior.mean.unflatten(0, (len(result.image), -1))

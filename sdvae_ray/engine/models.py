@@ -118,10 +118,12 @@ def load_models(
 ) -> Models:
     """Return every model on `device`, in eval mode, without gradients.
 
-    resolved: the result of `resolve_weights`. engines: autoencoder -> its engine, the result of `autoencoder_engines`; None: as
-    the run file says. Raises WeightsError if a model has neither a source nor `random: true`.
+    Entries of a shelf with the same weights and options are one object. resolved: the result of `resolve_weights`. engines:
+    autoencoder -> its engine, the result of `autoencoder_engines`; None: as the run file says. Raises WeightsError if a model has
+    neither a source nor `random: true`.
     """
     loaded: dict[str, dict[str, Any]] = {"autoencoders": {}, "extractors": {}, "metrics": {}}
+    objects: dict[str, Any] = {}
     for shelf, models in _shelves(config):
         for name, model in models.items():
             module = shelves.find(shelf, model.name)
@@ -137,9 +139,11 @@ def load_models(
                     f"{shelf}.{name}: {model.name} needs a source (a folder, s3://..., a hub id), or random: true{known}"
                 )
             engine = (engines or {}).get(name) if shelf == "autoencoders" else None
-            loaded[shelf][name] = module.load(
-                path, **model.options | ({} if engine is None else {"engine": engine})
-            ).to(device)
+            options = model.options | ({} if engine is None else {"engine": engine})
+            same = repr((shelf, model.name, path, sorted(options.items())))
+            if same not in objects:
+                objects[same] = module.load(path, **options).to(device)
+            loaded[shelf][name] = objects[same]
     return Models(loaded["autoencoders"], loaded["extractors"], loaded["metrics"])
 
 

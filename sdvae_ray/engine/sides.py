@@ -20,7 +20,7 @@ from sdvae_ray.randomness import generator
 
 @dataclass(frozen=True)
 class Field:
-    """One FOV on the device: stains (P, C, S, S) and their RGB passes (P, T, 3, S, S), float32 in [0, 1]."""
+    """One FOV on the device: stains (P, C, S, S) and the RGB passes of image.packing (P, T, 3, S, S), float32 in [0, 1]."""
 
     fov_id: str
     stains: Tensor
@@ -32,7 +32,7 @@ class Side:
     """One side of one FOV.
 
     result   originals and reconstruction
-    latent   (P, T, Z, s, s) float16; None if no latent is stored
+    latent   (P, T, Z, s, s) float16, of the T passes of the side's own packing; None if no latent is stored
     rates    every rate of schema.RATES, (P, C) float32 bits; for a codec and the identity all except `bits` are NaN
     checks   conditions under which the numbers are usable
     logvar   (P, T, Z, s, s) float16, of the posterior; None if it is not stored
@@ -50,8 +50,14 @@ class Sides:
     usable.
     """
 
-    def __init__(self, config: RunConfig, packing: Packing, forward: Forward) -> None:
-        self.config, self.packing, self.forward = config, packing, forward
+    def __init__(self, config: RunConfig, forward: Forward) -> None:
+        self.config, self.forward = config, forward
+        stains = config.image.stains
+        self.packing = Packing(stains, config.image.triples)
+        self._packings = {
+            side: Packing(stains, config.triples(side), settings.unpack)
+            for side, settings in config.autoencoders.items()
+        }
         self.top = 2**config.image.scaling.bits - 1
         self._stored = {side: stores_latents(config, side) for side in config.autoencoders}
         self._compresses = {side: compresses(config, side) for side in config.autoencoders}
@@ -68,17 +74,21 @@ class Sides:
     ) -> Side:
         """Return the side of an autoencoder.
 
-        stored: the latent (P, T, Z, s, s) float16 of the FOV, if no wanted column needs the posterior; None: encode the FOV.
+        The autoencoder sees the passes of its own packing. Where these are not the passes of image.packing, the latter are packed
+        of the reconstructed stains. stored: the latent (P, T, Z, s, s) float16 of the FOV, if no wanted column needs the posterior;
+        None: encode the FOV.
         """
         config = self.config.autoencoders[side]
-        kept = self._stored[side]
+        kept, packing = self._stored[side], self._packings[side]
+        shares_passes = packing.index == self.packing.index
         posterior = None
         checks: list[Check] = []
         if stored is not None:
-            half = stored.to(field.rgb.device).flatten(0, 1)
+            half = stored.to(field.stains.device).flatten(0, 1)
             latent = half.float()
         else:
-            posterior = self._encode(side, autoencoder, field, micro_batch)
+            rgb = field.rgb if shares_passes else packing.pack(field.stains)
+            posterior = self._encode(side, autoencoder, rgb, micro_batch)
             latent = self._sample(posterior, side, field.fov_id) if config.latent == "sample" else posterior.mean
             if config.latent_bits is not None:
                 latent, _ = rate.quantise(latent, config.latent_bits)
@@ -90,9 +100,11 @@ class Sides:
         with self.forward.clock(f"decode {side}"), self.forward.autocast():
             (decoded, _) = self.forward.batched(lambda z: (autoencoder.decode(z).float(), None), latent, micro_batch)
         checks.append(Check(torch.isfinite(decoded).all(), f"the reconstruction of {side} is not finite"))
-        recon_rgb = decoded.view(field.rgb.shape)
-        result = Reconstruction(field.stains, self.packing.unpack(recon_rgb), field.rgb, recon_rgb, posterior)
-        shape = field.rgb.shape[:2]
+        shape = (len(field.stains), packing.passes)
+        decoded_rgb = decoded.unflatten(0, shape)
+        recon = packing.unpack(decoded_rgb)
+        recon_rgb = decoded_rgb if shares_passes else self.packing.pack(recon)
+        result = Reconstruction(field.stains, recon, field.rgb, recon_rgb, posterior)
         stored_latent = half.view(*shape, *half.shape[1:]) if kept else None
         logvar = None
         if config.store_logvar and posterior is not None and posterior.logvar is not None:
@@ -100,13 +112,13 @@ class Sides:
             checks.append(Check(torch.isfinite(logvar).all(), f"the variance of {side} does not fit float16"))
         return Side(result, stored_latent, self._rates(side, latent, field), tuple(checks), logvar)
 
-    def _encode(self, side: str, autoencoder: Autoencoder, field: Field, micro_batch: int) -> Posterior:
-        def encode(rgb: Tensor) -> tuple[Tensor, Tensor | None]:
-            posterior = autoencoder.encode(rgb)
+    def _encode(self, side: str, autoencoder: Autoencoder, rgb: Tensor, micro_batch: int) -> Posterior:
+        def encode(images: Tensor) -> tuple[Tensor, Tensor | None]:
+            posterior = autoencoder.encode(images)
             return posterior.mean, posterior.logvar
 
         with self.forward.clock(f"encode {side}"), self.forward.autocast():
-            return Posterior(*self.forward.batched(encode, field.rgb.flatten(0, 1), micro_batch))
+            return Posterior(*self.forward.batched(encode, rgb.flatten(0, 1), micro_batch))
 
     def _sample(self, posterior: Posterior, side: str, fov_id: str) -> Tensor:
         """Return mean + std * noise. The noise is a function of (seed, FOV, side), drawn on the CPU: it is
@@ -127,5 +139,8 @@ class Sides:
             return rate.stored_alone(torch.full((patches, count), bits, device=latent.device))
         width = 16 if self._stored[side] else 32
         levels = self.config.autoencoders[side].latent_bits or rate.NOMINAL_BITS
-        passes = {name: bits.view(field.rgb.shape[:2]) for name, bits in rate.pass_bits(latent, width, levels).items()}
-        return {name: rate.per_stain(bits, self.packing.index, count) for name, bits in passes.items()}
+        packing = self._packings[side]
+        return {
+            name: rate.per_stain(bits.view(patches, packing.passes), packing.index, count)
+            for name, bits in rate.pass_bits(latent, width, levels).items()
+        }

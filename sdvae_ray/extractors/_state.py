@@ -45,7 +45,13 @@ class PassFeatures:
 
 
 def load_network(
-    build: Callable[[], nn.Module], weights: Path | None, weights_seed: int, name: str, network: str, wanted: str
+    build: Callable[[], nn.Module],
+    weights: Path | None,
+    weights_seed: int,
+    name: str,
+    network: str,
+    wanted: str,
+    renamed: Callable[[str], str] = str,
 ) -> nn.Module:
     """Return the network of `build` without its classifier, filled from `weights` (see `fill`); None: random weights."""
     with torch.random.fork_rng(devices=[]):
@@ -54,7 +60,7 @@ def load_network(
         if weights is None:
             keep_the_signal(model)
     if weights is not None:
-        fill(model, weights, name, network, wanted)
+        fill(model, weights, name, network, wanted, renamed)
     model.fc = nn.Identity()
     return model.eval().requires_grad_(False)
 
@@ -68,16 +74,20 @@ def _folded(model: nn.Module) -> nn.Module:
     return model
 
 
-def fill(model: nn.Module, weights: Path, name: str, network: str, wanted: str = "") -> None:
+def fill(
+    model: nn.Module, weights: Path, name: str, network: str, wanted: str = "", renamed: Callable[[str], str] = str
+) -> None:
     """Load the state dict at `weights`, a file or a folder with one, into `model`.
 
     name     of the extractor, for an error
     network  the network that the file should hold, for an error
     wanted   the file to place into an empty folder, for an error
+    renamed  the name of a tensor in the file -> its name in the model
     Raises WeightsError if the file is missing, or has not exactly the tensors of the model, or numbers that are not finite.
     """
     try:
-        state_dicts.fill(model, read_tensors(tensor_files(weights)))
+        state = read_tensors(tensor_files(weights))
+        state_dicts.fill(model, {renamed(tensor): values for tensor, values in state.items()})
     except WeightsError as error:
         raise WeightsError(f"{name}: {error}" + (f" (wanted: {wanted})" if wanted else "")) from error
     except DAMAGE as error:

@@ -5,19 +5,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sdvae_ray.settings.packing import Unpacking
+
 
 class Packing:
-    """T triples of stains; a triple is one RGB pass. A stain is unpacked from the first pass that holds it (mean over its planes).
+    """T triples of stains; a triple is one RGB pass. A stain is unpacked as the mean over its planes in one pass.
 
-    The published triples are (Mito, AGP, RNA) and (RNA, ER, DNA): RNA is unpacked from the first.
+    unpack: `first` or `last`, of the passes that hold the stain. The published triples are (Mito, AGP, RNA) and (RNA, ER, DNA), and
+    RNA is unpacked from the first.
     """
 
-    def __init__(self, stains: Sequence[str], triples: Sequence[Sequence[str]]) -> None:
+    def __init__(self, stains: Sequence[str], triples: Sequence[Sequence[str]], unpack: Unpacking = "first") -> None:
         self.index = [[stains.index(stain) for stain in triple] for triple in triples]
         self.sources: list[tuple[int, list[int]]] = []  # per stain: (pass, planes in it)
         for stain in range(len(stains)):
-            first = next(t for t, triple in enumerate(self.index) if stain in triple)
-            self.sources.append((first, [plane for plane in range(3) if self.index[first][plane] == stain]))
+            holding = [number for number, triple in enumerate(self.index) if stain in triple]
+            number = holding[0 if unpack == "first" else -1]
+            self.sources.append((number, [plane for plane in range(3) if self.index[number][plane] == stain]))
 
     @property
     def passes(self) -> int:

@@ -1,13 +1,13 @@
 """Mean absolute error per stain over the foreground of the original, on [0, 1]; NaN without foreground.
 
 The error over a whole patch is mostly the error of its empty background; this metric takes only the pixels with cells.
-`_foreground.py` says which pixels are foreground.
+`images/foreground.py` says which pixels are foreground.
 """
 
 from torch import Tensor
 
 from sdvae_ray.contracts import Reconstruction
-from sdvae_ray.metrics._foreground import foreground
+from sdvae_ray.images.foreground import foreground
 
 UNIT = "fraction of full scale"
 HIGHER_IS_BETTER = False

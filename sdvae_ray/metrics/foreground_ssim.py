@@ -7,7 +7,7 @@ counts too.
 from torch import Tensor
 
 from sdvae_ray.contracts import Reconstruction
-from sdvae_ray.metrics._foreground import foreground
+from sdvae_ray.images.foreground import foreground
 from sdvae_ray.metrics._ssim_map import WINDOW, ssim_maps
 
 UNIT = ""

@@ -14,9 +14,11 @@ NEEDS_POSTERIOR = True
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:
-    """Return the divergence in nats of each RGB pass, (N, T) float32 >= 0; NaN without a posterior or its logvar."""
-    count, passes = reconstruction.image_rgb.shape[:2]
+    """Return the divergence in nats of each encoded RGB pass, (N, T) float32 >= 0; NaN without a posterior or its logvar."""
     posterior = reconstruction.posterior
+    count, passes = reconstruction.image_rgb.shape[:2]
+    if posterior is not None:
+        passes = len(posterior.mean) // count  # of the autoencoder's own packing
     if posterior is None or posterior.logvar is None:
         return torch.full((count, passes), torch.nan, device=reconstruction.image.device)
     mean, logvar = posterior.mean.double(), posterior.logvar.double()

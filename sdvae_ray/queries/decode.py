@@ -24,7 +24,6 @@ from sdvae_ray.engine.models import autoencoder_engines, check_same_weights, loa
 from sdvae_ray.engine.sides import Field, Sides
 from sdvae_ray.engine.transfer import UnusableOutputError, demand
 from sdvae_ray.errors import ConfigError, DataError, RunError, did_you_mean, nearest_or_first
-from sdvae_ray.images.packing import Packing
 from sdvae_ray.images.prepare import untile
 from sdvae_ray.queries.recorded import recorded
 from sdvae_ray.run.record import Record
@@ -69,10 +68,10 @@ def decode_patches(run: Run, fov_id: str, side: str | None) -> tuple[Tensor, Fac
     autoencoder = load_autoencoder(run, record, side, device)
     micro_batch, name = _micro_batch(run, record, row, device)
     image = run.config.image
-    shape, packing = (image.patches, len(image.stains), image.patch, image.patch), Packing(image.stains, image.triples)
+    shape = (image.patches, len(image.stains), image.patch, image.patch)
     blank = torch.zeros(shape, device=device)  # by_autoencoder asks a field for its shape; its pixels play no part
-    sides = Sides(run.config, packing, Forward(device, record["precision"]))
-    field = Field(fov_id, blank, packing.pack(blank))
+    sides = Sides(run.config, Forward(device, record["precision"]))
+    field = Field(fov_id, blank, sides.packing.pack(blank))
     latent = torch.from_numpy(np.array(stored[0]))
     try:
         decoded = sides.by_autoencoder(side, autoencoder, field, micro_batch, latent)
@@ -186,6 +185,8 @@ def _facts(run: Run, record: Record, fov_id: str, side: str) -> Facts:
         "random_weights": model.random,
         "latent": model.latent,
         "latent_bits": model.latent_bits,
+        "packing": [list(triple) for triple in run.config.triples(side)],
+        "unpack": model.unpack,
         "stains": list(image.stains),
         "crop": f"{image.crop} pixels, centre" + (f", after a resize to {image.resize}" if image.resize else ""),
         "scaling": f"scaled integers 0 to {top}, not raw camera counts: "

@@ -101,10 +101,10 @@ def check_same_run(record: Record, config: RunConfig, manifest: dict[str, Any], 
     added = [f"{shelf}.{name}" for shelf in SHELVES for name in now[shelf] if name not in before[shelf]]
     gone = [f"{shelf}.{name}" for shelf in SHELVES for name in before[shelf] if name not in now[shelf]]
     new = tuple(f"{name}." for name in added)
-    flat_before = _flat(before)
-    for key, value in _flat(now).items():
-        was = flat_before.get(key)
-        if was != value and not key.startswith(new):
+    flat_before, flat_now, old = _flat(before), _flat(now), tuple(f"{name}." for name in gone)
+    for key in dict.fromkeys([*flat_now, *flat_before]):
+        was, value = flat_before.get(key), flat_now.get(key)
+        if was != value and not key.startswith((*new, *old)):
             raise ConfigError(
                 f"{config.output} holds a run with {key} = {was!r}, this one has {value!r}; choose another output"
             )

@@ -109,7 +109,7 @@ def distances(run: Run, extractor: str, side: str, image: Patches, patches: Patc
     settings = run.config.score.distributions
     which = settings.metrics, settings.neighbours
     rows = ray.get([_compare_slice.remote(image[key], patches[key], *which) for key in keys])
-    parts = run.config.image.parts(1 + max((part for _, _, part in patches), default=0))
+    parts = run.config.parts(1 + max((part for _, _, part in patches), default=0))
     where = [{"by": column, "slice": name, "part": parts[part]} for column, name, part in keys]
     numbers = [name for distance in settings.metrics for name in DISTANCES[distance]]
     paired = ["kid_paired"] if "kid" in numbers else []

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 
 from sdvae_ray.distributions.quantiles import nearest_quantiles
+from sdvae_ray.engine.columns import measures_posterior
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import METRICS, RATES, metrics_table
 
@@ -35,7 +36,8 @@ def metric_distributions(run: Run, usable: pl.DataFrame, bands: Mapping[str, Seq
             continue
         names = bands.get(metric, (None,))
         flat = values.reshape(*values.shape[:2], -1)  # bands of a part beside each other
-        parts = run.config.image.parts(flat.shape[2] // len(names))
+        latent_of = side if measures_posterior(run.config, metric) else None
+        parts = run.config.parts(flat.shape[2] // len(names), latent_of)
         for index, (part, band) in enumerate(itertools.product(parts, names)):
             rows.append((side, metric, part, band, *_distribution(flat[:, :, index])))
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row")

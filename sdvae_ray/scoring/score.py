@@ -130,10 +130,12 @@ def _scored(run: Run, fovs: pl.DataFrame, console: Console, address: str | None)
 
 def bands(run: Run) -> dict[str, tuple[str, ...]]:
     """Return metric -> names of its last axis, for every metric that has one."""
-    names = {
-        name: getattr(shelves.find("metrics", metric.name), "BANDS", ()) for name, metric in run.config.metrics.items()
-    }
-    return {name: tuple(bands) for name, bands in names.items() if bands}
+    names: dict[str, tuple[str, ...]] = {}
+    for name, metric in run.config.metrics.items():
+        module = shelves.find("metrics", metric.name)
+        against_stains = getattr(module, "AGAINST_STAINS", False)
+        names[name] = run.config.image.stains if against_stains else tuple(getattr(module, "BANDS", ()))
+    return {name: bands for name, bands in names.items() if bands}
 
 
 def _fovs_to_score(run: Run, manifest: str | None, say: Callable[[str], None], exclusion: Exclusion) -> Fields:

@@ -109,14 +109,16 @@ def test_the_patches_are_the_reconstruction_that_was_scored(make, side, precisio
     assert (facts["precision"], facts["micro_batch"], facts["device"]) == (precision, MICRO_BATCH, "cpu")
 
 
-@pytest.mark.parametrize("settings", [{}, {"latent": "sample"}, {"latent_bits": 3}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"latent": "sample"}, {"latent_bits": 3}, {"packing": "grey", "unpack": "last"}]
+)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_patches_are_the_engines_own_to_the_last_bit(make, precision, settings):
     config, out = make(precision, autoencoders={"tiny": settings, "identity": None})
     models = load_models(config, resolve_weights(config, STORAGE), CPU)
     encoder = Encoder(config, models, Forward(CPU, precision), MICRO_BATCH)
     stains = torch.from_numpy(out[IMAGE][1]).float() / 255
-    field = Field("source_1/batch 1/P1/A02/1", stains, encoder.packing.pack(stains))
+    field = Field("source_1/batch 1/P1/A02/1", stains, encoder.sides.packing.pack(stains))
     with torch.inference_mode():
         made = encoder.sides.by_autoencoder("tiny", models.autoencoders["tiny"], field, MICRO_BATCH)
     assert torch.equal(decode_patches(Run(config), field.fov_id, "tiny")[0], made.result.recon)

@@ -374,14 +374,50 @@ def test_packings_have_names_or_are_lists():
 
 
 def test_parts_are_named_by_their_number():
-    image = run().image
-    assert image.parts(5) == list(image.stains)
-    assert image.parts(2) == image.passes
-    assert image.parts(1) == ["all"]
-    assert image.parts(3) == ["0", "1", "2"]
-    photograph = run(image={"stains": ["R", "G", "B"], "packing": [["R", "G", "B"]]}).image
+    config = run()
+    assert config.parts(5) == list(config.image.stains)
+    assert config.parts(2) == config.image.passes
+    assert config.parts(1) == ["all"]
+    assert config.parts(3) == ["0", "1", "2"]
+    photograph = run(image={"stains": ["R", "G", "B"], "packing": [["R", "G", "B"]]})
     assert photograph.parts(1) == ["all"]
     assert photograph.parts(3) == ["R", "G", "B"]
+
+
+def test_an_autoencoder_may_have_a_packing_of_its_own():
+    config = run(
+        autoencoders={"sd": {"name": "diffusers_kl", "packing": [["Mito", "ER", "DNA"], ["DNA", "AGP", "RNA"]]}}
+    )
+    assert config.triples("sd") == (("Mito", "ER", "DNA"), ("DNA", "AGP", "RNA"))
+    assert config.triples("jpeg") == config.image.triples  # a codec sees stains
+    assert config.parts(2, latent_of="sd") == ["Mito+ER+DNA", "DNA+AGP+RNA"]
+    assert config.parts(2) == ["Mito+AGP+RNA", "RNA+ER+DNA"]
+
+
+@pytest.mark.parametrize(
+    ("packing", "why"),
+    [
+        ([["Mito", "AGP", "RNA"]], "autoencoders.sd: packing leaves out ER, DNA: every stain must be in a triple"),
+        (
+            [["Mito", "AGP", "RMA"]],
+            "autoencoders.sd: packing names a stain that is not in stains: 'RMA'; did you mean 'RNA'?",
+        ),
+        ("gray", "'published' or 'grey'"),
+    ],
+)
+def test_a_packing_that_cannot_be_is_refused_with_the_name_of_its_autoencoder(packing, why):
+    text = refusal(autoencoders={"sd": {"name": "diffusers_kl", "packing": packing}})
+    assert why in text
+    assert len(text.splitlines()) == 1
+
+
+def test_only_a_packing_that_changes_numbers_changes_the_identity_of_a_run():
+    def digest(**settings: Any) -> str:
+        return run(autoencoders={"sd": {"name": "diffusers_kl", **settings}}).digest()
+
+    assert "packing" not in run().identity()["autoencoders"]["sd"]  # the digest of runs from before the key
+    assert digest() == digest(packing=None) == digest(packing="published") == digest(unpack="first")
+    assert len({digest(), digest(packing="grey"), digest(unpack="last")}) == 3
 
 
 def test_metrics_are_names_or_carry_settings():
@@ -483,6 +519,18 @@ def test_codecs_of_another_unit_are_another_run():
         key: value for key, value in new_record(without, manifest, {}, 1, "float32").items() if key != "codec_unit"
     }
     assert check_same_run(record, without, manifest) == []
+
+
+@pytest.mark.parametrize(("before", "now"), [("grey", None), (None, "grey")])
+def test_a_run_is_not_resumed_with_another_packing(before, now):
+    def packed(packing: str | None) -> RunConfig:
+        return run(autoencoders={"sd": {"name": "diffusers_kl", "packing": packing}})
+
+    manifest = {"uri": "m", "fovs": 1, "sha256": "0"}
+    record = new_record(packed(before), manifest, {}, 1, "float32")
+    assert check_same_run(record, packed(before), manifest) == []
+    with pytest.raises(ConfigError, match="holds a run with autoencoders.sd.packing"):
+        check_same_run(record, packed(now), manifest)
 
 
 @pytest.mark.parametrize("key", ["output", "manifest", "storage.endpoint_url", "autoencoders.sd.source"])

@@ -363,7 +363,7 @@ ARCHITECTURE = {
 
 @pytest.mark.parametrize(
     ("name", "checkpoint"),
-    [(name, checkpoint) for name, module in MODULES.items() for checkpoint in module.CHECKPOINTS],
+    [(name, checkpoint) for name, module in MODULES.items() for checkpoint in module.CHECKPOINTS if checkpoint.source],
 )
 def test_the_parameters_of_a_checkpoint_are_those_of_its_architecture(name, checkpoint):
     if checkpoint.source.startswith("asset:"):

@@ -15,8 +15,8 @@ from skimage.filters import threshold_otsu
 from torch import Tensor
 
 from sdvae_ray.contracts import Reconstruction
+from sdvae_ray.images.foreground import foreground, noise, otsu, smooth
 from sdvae_ray.metrics import foreground_mae, foreground_ssim
-from sdvae_ray.metrics._foreground import foreground, noise, otsu, smooth
 
 
 @pytest.fixture(autouse=True)

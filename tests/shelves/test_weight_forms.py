@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sdvae_ray import weights
-from sdvae_ray.autoencoders import diffusers_kl, diffusers_tiny
+from sdvae_ray.autoencoders import diffusers_kl
 from sdvae_ray.config import AutoencoderConfig
 from sdvae_ray.engine.models import latent_scaling, resolve_weights
 from sdvae_ray.errors import ConfigError, WeightsError
@@ -230,20 +230,6 @@ def test_container_kind_weights_lie_under_any_path(folder, original, name, form)
     resolved = weights.resolve(AutoencoderConfig(name="diffusers_kl", source=source), None, Storage())
     assert resolved.path == str(place)
     assert_same(place, original)
-
-
-def test_weights_kind_the_two_files_of_a_taesd_are_one_autoencoder(shared, tmp_path):
-    source = shared / "data/weights"
-    if not (source / "taesd_encoder.safetensors").is_file():
-        pytest.skip(f"the weights are not at {source}")
-    for half in ("encoder", "decoder"):
-        shutil.copy(source / f"taesd3_{half}.safetensors", tmp_path / f"taesd3_{half}.safetensors")
-    model = diffusers_tiny.load(tmp_path)
-    smooth = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
-    latent = model.encode(smooth).mean
-    assert latent.shape == (1, 16, 8, 8)
-    assert (model.decode(latent) - smooth).abs().mean() < 0.02
-    assert diffusers_tiny.latent_factors(tmp_path) == {"scaling_factor": 1.0}
 
 
 # Forms that are refused

@@ -17,7 +17,7 @@ def catalogue() -> list[Entry]:
 
     shelf, name, summary
     checkpoints    of models and codecs: the fields of contracts.Checkpoint, and `at_hand`; None if no weights are needed
-    unit, higher_is_better (None: no direction is better), bands, takes_weights    of metrics
+    unit, higher_is_better (None: no direction is better), takes_weights, bands (["stains"]: those of the run)    of metrics
     """
     return [_entry(shelf, name) for shelf in SHELVES for name in shelves.names(shelf)]
 
@@ -31,5 +31,6 @@ def _entry(shelf: Shelf, name: str) -> Entry:
     entry: Entry = {"shelf": shelf, "name": name, "summary": shelves.summary(shelf, name), "checkpoints": checkpoints}
     if shelf == "metrics":
         entry |= {"unit": getattr(module, "UNIT", ""), "higher_is_better": getattr(module, "HIGHER_IS_BETTER", None)}
-        entry |= {"bands": list(getattr(module, "BANDS", ())), "takes_weights": hasattr(module, "load")}
+        bands = ["stains"] if getattr(module, "AGAINST_STAINS", False) else list(getattr(module, "BANDS", ()))
+        entry |= {"bands": bands, "takes_weights": hasattr(module, "load")}
     return entry

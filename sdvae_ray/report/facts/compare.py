@@ -61,6 +61,8 @@ def comparison(a: Run, b: Run) -> dict[str, Any]:
 def _settings(scored: ScoredRun) -> Values:
     settings = scored.config.model_dump(mode="json", exclude={"manifest", "output"})
     settings["image"]["packing"] = [list(triple) for triple in scored.config.image.triples]
+    for name, autoencoder in settings["autoencoders"].items():
+        autoencoder["packing"] = [list(triple) for triple in scored.config.triples(name)]
     record = scored.record or {}
     return {**settings, "recorded": {key: record[key] for key in _RECORDED if key in record}}
 

@@ -21,6 +21,12 @@ def metric_column(config: RunConfig, name: str) -> Column:
     return Column(name, name, better=better, unit=getattr(module, "UNIT", ""))
 
 
+def against_stains(config: RunConfig) -> list[str]:
+    """Return the metrics of the run file that compare every stain with every stain."""
+    modules = {name: shelves.find("metrics", metric.name) for name, metric in config.metrics.items()}
+    return [name for name, module in modules.items() if getattr(module, "AGAINST_STAINS", False)]
+
+
 def plain_metrics(metrics: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of the metrics that are one number per part: neither rates nor spectra."""
     return metrics.filter(pl.col("band").is_null() & ~pl.col("metric").is_in(list(RATES)))

@@ -13,7 +13,7 @@ from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.report.facts import outcome
 from sdvae_ray.report.facts.scored import ScoredRun, Values
 from sdvae_ray.schema import BATCH_COLUMN
-from sdvae_ray.settings.image import PUBLISHED_TRIPLES
+from sdvae_ray.settings.packing import PUBLISHED_TRIPLES
 
 CITATION = "Cropsal & Mercado 2025, arXiv 2510.19887"
 DATA = "CPJUMP1"
@@ -99,6 +99,8 @@ def why_not(config: RunConfig, extractor: str, side: str) -> tuple[str, str] | N
         return side, f"its weights are not from {SOURCE}"
     if autoencoder.latent_bits is not None:
         return side, "its latents are quantised"
+    if config.triples(side) != config.image.triples or autoencoder.unpack != "first":
+        return side, "it has a packing of its own"
     return None
 
 

@@ -23,7 +23,6 @@ from sdvae_ray.engine.models import pick_device
 from sdvae_ray.engine.sides import Field, Sides
 from sdvae_ray.engine.transfer import UnusableOutputError, demand
 from sdvae_ray.errors import SdvaeRayError
-from sdvae_ray.images.packing import Packing
 from sdvae_ray.queries.decode import load_autoencoder
 from sdvae_ray.randomness import generator
 from sdvae_ray.report.facts.scored import ScoredRun
@@ -67,7 +66,7 @@ def load_examples(scored: ScoredRun, choices: Sequence[Choice]) -> Examples:
     scored.say(f"{len(pixels)} of {len(choices)} fields loaded in {time.monotonic() - start:.0f} s")
     device = pick_device(1)
     models, reasons = _models(scored, device) if pixels else ({}, {})
-    sides = Sides(config, Packing(config.image.stains, config.image.triples), Forward(device, "float32"))
+    sides = Sides(config, Forward(device, "float32"))
     start = time.monotonic()
     shown: list[Example] = []
     for choice in choices:

@@ -32,12 +32,13 @@ def sizes(scored: ScoredRun) -> Section | None:
     columns = [
         SIDE,
         Column("raw", "pixels, bits", unit=f"{image.crop} × {image.crop}, {stains}"),
+        Column("passes", "RGB passes", unit="per patch"),
         Column("shape", "latent per pass", unit="channels × height × width"),
         Column("fewer", "fewer numbers", unit="per RGB pass"),
         Column("bits", "latents, bits", unit="float16, uncompressed"),
         Column("ratio", "fewer bits", unit="per field of view"),
     ]
-    lead = f"Per field of view: {image.patches} patches of {len(image.triples)} RGB passes each."
+    lead = f"Per field of view: {image.patches} patches. The time of an autoencoder grows with its RGB passes."
     rows = [_size(scored, side) for side in scored.config.autoencoders]
     return Section("sizes", "Size of the latents", lead=lead, tables=[Table("", columns, rows)])
 
@@ -46,7 +47,7 @@ def _size(scored: ScoredRun, side: str) -> Values:
     """Return the row of one autoencoder, from the latent (P, T, Z, s, s) of one field of view."""
     image = scored.config.image
     raw = image.patches * len(image.stains) * image.patch**2 * image.scaling.bits
-    row: Values = {"side": scored.side(side), "raw": raw}
+    row: Values = {"side": scored.side(side), "raw": raw, "passes": len(scored.config.triples(side))}
     latent = scored.run.read(latents_table(side), LATENT, scored.usable.head(1)).values
     if len(latent) == 0:
         return row | {REASON: "no latent is stored"}

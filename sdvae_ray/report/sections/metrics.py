@@ -6,9 +6,10 @@ import numpy as np
 import polars as pl
 
 from sdvae_ray.distributions.quantiles import nearest_quantiles
+from sdvae_ray.engine.columns import measures_posterior
 from sdvae_ray.randomness import generator
 from sdvae_ray.report.facts.chart import Curve, Curves, Strip, Strips
-from sdvae_ray.report.facts.metrics import metric_columns, plain_metrics, shown_mean
+from sdvae_ray.report.facts.metrics import against_stains, metric_columns, plain_metrics, shown_mean
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import SIDE, Column, Row, Section, Table
 from sdvae_ray.schema import METRICS, metrics_table
@@ -44,7 +45,9 @@ def spectra(scored: ScoredRun) -> Section | None:
     """Return, for every metric with bands and every part, a curve per side of the median over patches;
     None without such a metric.
     """
-    banded = scored.scores.metrics.filter(pl.col("band").is_not_null())
+    metrics = scored.scores.metrics
+    leaks = against_stains(scored.config)
+    banded = metrics.filter(pl.col("band").is_not_null() & ~pl.col("metric").is_in(leaks))
     if banded.height == 0:
         return None
     charts = [
@@ -96,11 +99,14 @@ def _strips(scored: ScoredRun, column: Column, sides: Sequence[str], fovs: pl.Da
     values = {side: scored.run.read(metrics_table(side), column.key, fovs).values for side in sides}
     values = {side: patches.reshape(*patches.shape[:2], -1) for side, patches in values.items()}
     known = {side: patches for side, patches in values.items() if not np.isnan(patches).all()}
-    parts = []
-    for index, part in enumerate(scored.config.image.parts(max(patches.shape[2] for patches in values.values()))):
-        quantiles = {side: nearest_quantiles(patches[:, :, index], QUANTILES) for side, patches in known.items()}
-        parts.append((part, [Strip(scored.side(side), tuple(five)) for side, five in quantiles.items() if five]))
+    strips: dict[str, list[Strip]] = {}  # sides may have different RGB passes
+    for side, patches in known.items():
+        latent_of = side if measures_posterior(scored.config, column.key) else None
+        for index, part in enumerate(scored.config.parts(patches.shape[2], latent_of)):
+            of_part = strips.setdefault(part, [])
+            if five := nearest_quantiles(patches[:, :, index], QUANTILES):
+                of_part.append(Strip(scored.side(side), tuple(five)))
     absent = ", ".join(scored.label(side) for side in sides if side not in known)
     title = f"{column.heading}{f', {column.unit}' if column.unit else ''}"
     words = f"does not apply to {absent}" if absent else ""
-    return Strips(title, words, f"{title}   ({_AXES[column.better]})", parts if known else [])
+    return Strips(title, words, f"{title}   ({_AXES[column.better]})", list(strips.items()))

@@ -2,9 +2,11 @@
 
 import yaml
 
+from sdvae_ray.config import RunConfig
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import NONE, Section, Table, text_column
 from sdvae_ray.run.record import Record
+from sdvae_ray.settings.packing import pass_names
 
 _WEIGHTS = [
     text_column("model", "model"),
@@ -46,6 +48,7 @@ def _settings(scored: ScoredRun) -> dict[str, str]:
         **_corrected_metadata(record or {}),
         "images": f"{', '.join(image.stains)}; crop {image.crop}, patches of {image.patch} pixels; RGB passes "
         f"{', '.join(image.passes)}",
+        **_packings(config),
         "scaling": f"{image.scaling.method} to {image.scaling.bits} bit",
         "wells": f"{score.aggregate} over fields; controls: {score.control}; perturbation: {score.perturbation}",
         "normalisation": score.normalise if isinstance(score.normalise, str) else str(list(score.normalise)),
@@ -53,6 +56,16 @@ def _settings(scored: ScoredRun) -> dict[str, str]:
         "retrieved": f"corrected p at most {score.threshold:g}",
         "seed": f"{config.seed}",
     }
+
+
+def _packings(config: RunConfig) -> dict[str, str]:
+    """Return the RGB passes of the autoencoders that have a packing of their own, in words."""
+    words = [
+        f"{name}: {', '.join(pass_names(config.triples(name)))}; a stain of several triples is read back from the {settings.unpack}"
+        for name, settings in config.autoencoders.items()
+        if config.triples(name) != config.image.triples or settings.unpack != "first"
+    ]
+    return {"packings": ". ".join(words)} if words else {}
 
 
 def _corrected_metadata(record: Record) -> dict[str, str]:

@@ -1,0 +1,135 @@
+"""The first real numbers: real autoencoders and codecs on a real plate, through a real network's features.
+
+    python benchmarks/real_plate.py --plate BBBC013 --weights WEIGHTS --output real-plate
+
+PLATE is the folder of BBBC013's index.csv and images; WEIGHTS has the original files of taesd, taesdxl, taesd3 and taef1, and a
+folder taef2. The job is `sdvae-ray run` of jobs/configs/bbbc013.yaml, which resumes; its report lies beside the tables. The
+autoencoders are the TAESD family, not Stable Diffusion's own; the plate has two stains and is no Cell Painting.
+
+Tables: bits per pixel and stain, pooled PSNR and foreground SSIM of every side; mAP and FR of every extractor and side, with the
+interval over treatments and the difference from the originals; the floors. The last line is one JSON object.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import bbbc013_manifest
+import harness
+import numpy as np
+import polars as pl
+import torch
+
+import sdvae_ray
+from sdvae_ray.errors import DataError
+from sdvae_ray.run.run import Run
+
+RUN_FILE = Path(__file__).resolve().parents[1] / "jobs" / "configs" / "bbbc013.yaml"
+FAMILY = ("taesd", "taesdxl", "taesd3", "taef1")
+FLOORS = ("posing", "posing_shuffled", "labels_within_treated", "labels_within_all")
+Rows = list[dict[str, Any]]
+
+
+def settings(options: argparse.Namespace) -> list[str]:
+    """The changes to the run file: where things are."""
+    sources = {f"autoencoders.{name}.source": options.weights for name in FAMILY}
+    sources["autoencoders.taef2.source"] = options.weights / "taef2"
+    places = {"manifest": options.output / "manifest.parquet", "output": options.output / "run", **sources}
+    changes = [f"{key}={Path(place).resolve()}" for key, place in places.items()]
+    return [word for change in [*changes, *options.set] for word in ("--set", change)]
+
+
+def distortion(run: Run) -> Rows:
+    """One row per side: bits per pixel and stain, PSNR of the squared error pooled over patches and stains, foreground SSIM."""
+    metrics, rows = run.scores().metrics.filter(pl.col("band").is_null()), []
+    pixels = run.config.image.patch**2
+    for side in run.config.sides:
+        of_side = metrics.filter(pl.col("side") == side)
+        means = {
+            name: of_side.filter(pl.col("metric") == name)["mean"].drop_nulls() for name in of_side["metric"].unique()
+        }
+        value = {name: float(numbers.to_numpy().mean()) for name, numbers in means.items() if len(numbers)}
+        rows.append(
+            {
+                "side": side,
+                "bits": value["bits"] / pixels,
+                "bits_entropy": value["bits_entropy"] / pixels if "bits_entropy" in value else None,
+                "psnr": -10 * float(np.log10(value["mse"])) if value["mse"] else float("inf"),
+                "foreground_ssim": value["foreground_ssim"],
+            }
+        )
+    return rows
+
+
+def retrieval(run: Run) -> Rows:
+    """One row per extractor and side: mAP, FR, their intervals, and the paired difference from the originals."""
+    scores, rows = run.scores(), []
+    for row in scores.summary.select("extractor", "side", "mean_map", "fraction_retrieved", "status").to_dicts():
+        here = (pl.col("extractor") == row["extractor"]) & (pl.col("side") == row["side"])
+        for quantity in ("mean_map", "fraction_retrieved"):
+            for found in scores.differences.filter(here & (pl.col("quantity") == quantity)).to_dicts():
+                names = ("low", "high", "difference", "difference_low", "difference_high", "mcnemar_p")
+                row |= {f"{quantity}_{name}": found[name] for name in names}
+        for floor in FLOORS:
+            values = scores.floors.filter(here & (pl.col("quantity") == floor))
+            row[floor] = values["fraction_retrieved"][0] if values.height else None
+        rows.append(row)
+    return rows
+
+
+def text(value: Any, digits: int = 3) -> str:
+    """A cell of a table."""
+    return "" if value is None else value if isinstance(value, str) else f"{value:.{digits}f}"
+
+
+def between(row: dict[str, Any], name: str) -> str:
+    """A number with its interval."""
+    low, high = (row.get(f"{name}_{end}") for end in ("low", "high"))
+    return text(row[name]) + (f" ({text(low, 2)} to {text(high, 2)})" if low is not None else "")
+
+
+def difference(row: dict[str, Any], name: str) -> str:
+    """The difference from the originals with its interval."""
+    value, low, high = (row.get(f"{name}_{part}") for part in ("difference", "difference_low", "difference_high"))
+    return "" if value is None else f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def print_tables(sides: Rows, rows: Rows) -> None:
+    print("\n| side | bits stored | bits by entropy | PSNR, dB | foreground SSIM |\n|---|---:|---:|---:|---:|")
+    for row in sides:
+        print(f"| {row['side']} | {' | '.join(text(row[key]) for key in list(row)[1:])} |")
+    for extractor in dict.fromkeys(row["extractor"] for row in rows):
+        print(f"\n| {extractor} | mAP | minus the originals' | FR | minus the originals' | McNemar p | floors of FR |")
+        print("|---|---:|---:|---:|---:|---:|---|")
+        for row in (row for row in rows if row["extractor"] == extractor):
+            cells = [between(row, "mean_map"), difference(row, "mean_map"), between(row, "fraction_retrieved")]
+            cells += [difference(row, "fraction_retrieved"), text(row.get("fraction_retrieved_mcnemar_p"))]
+            cells.append(", ".join(text(row[floor], 2) or "–" for floor in FLOORS))
+            print(f"| {row['side']} | {' | '.join(cells)} |")
+    print(f"\nFloors: {', '.join(FLOORS)}.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plate", type=Path, required=True, help="the folder of BBBC013's index.csv and images")
+    parser.add_argument("--weights", type=Path, required=True, help="the folder of the TAESD family's files")
+    parser.add_argument("--output", type=Path, default=Path("real-plate"))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change to the run file")
+    options = parser.parse_args(argv)
+    head = harness.head("real_plate", torch.device("cpu"), {"run_file": RUN_FILE.name, "set": options.set})
+    options.output.mkdir(parents=True, exist_ok=True)
+    bbbc013_manifest.manifest(options.plate / "index.csv").write_parquet(options.output / "manifest.parquet")
+    command = [sys.executable, "-m", "sdvae_ray.cli.main", "run", str(RUN_FILE), *settings(options)]
+    if code := subprocess.run(command, check=False).returncode:
+        raise DataError(f"sdvae-ray run ended with exit code {code}")
+    run = sdvae_ray.open(str(options.output / "run"))
+    sides, rows = distortion(run), retrieval(run)
+    print_tables(sides, rows)
+    harness.print_json({**head, "sides": sides, "retrieval": rows})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(harness.refusing_in_one_line(main)())
