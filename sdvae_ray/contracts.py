@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-Takes = Literal["rgb", "stains", "posterior"]
+Takes = Literal["rgb", "stains", "latent"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Extractor(Protocol):
 
     "rgb"        (N, T, 3, S, S) in [0, 1] -> (N, T, D)
     "stains"     (N, C, S, S) in [0, 1]    -> (N, C, D)
-    "posterior"  (N, T, Z, s, s), the mean -> (N, T, D)
+    "latent"     (N, T, Z, s, s)          -> (N, T, D), the latent that is decoded: sampled and quantised as its side is
     """
 
     takes: Takes

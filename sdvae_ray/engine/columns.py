@@ -17,7 +17,6 @@ from sdvae_ray.schema import (
     LOGVAR,
     PATCHES,
     RATES,
-    SEPARATOR,
     column,
     embeddings_table,
     latents_table,
@@ -47,10 +46,10 @@ def side_columns(config: RunConfig, side: str) -> frozenset[str]:
 
 
 def embedding_columns(config: RunConfig, side: str) -> frozenset[str]:
-    """Return the columns of every extractor on one side. An extractor of posteriors has columns for autoencoders only."""
+    """Return the columns of every extractor on one side. An extractor of latents has columns for autoencoders only."""
     columns: set[str] = set()
     for name, model in config.extractors.items():
-        if takes_posterior(config, name) and side not in config.autoencoders:
+        if takes_latent(config, name) and side not in config.autoencoders:
             continue
         table = embeddings_table(name, side)
         columns.add(column(table, EMBEDDING))
@@ -70,9 +69,9 @@ def compresses(config: RunConfig, side: str) -> bool:
     return getattr(_autoencoder(config, side), "STORES_LATENTS", True)
 
 
-def takes_posterior(config: RunConfig, extractor: str) -> bool:
-    """Return whether an extractor embeds the posterior of an autoencoder instead of images."""
-    return getattr(shelves.find("extractors", config.extractors[extractor].name), "TAKES_POSTERIOR", False)
+def takes_latent(config: RunConfig, extractor: str) -> bool:
+    """Return whether an extractor embeds the latent of an autoencoder instead of images."""
+    return getattr(shelves.find("extractors", config.extractors[extractor].name), "TAKES_LATENT", False)
 
 
 def measures_posterior(config: RunConfig, metric: str) -> bool:
@@ -87,8 +86,7 @@ def needs_posterior(config: RunConfig, side: str, wanted: Iterable[str]) -> bool
     """Return whether a column in `wanted` needs the posterior of this side, which a stored latent cannot give."""
     posterior = {column(latents_table(side), name) for name in (LATENT, LOGVAR)}
     posterior |= {column(metrics_table(side), name) for name in config.metrics if measures_posterior(config, name)}
-    tables = {embeddings_table(name, side) for name in config.extractors if takes_posterior(config, name)}
-    return any(name in posterior or name.rpartition(SEPARATOR)[0] in tables for name in wanted)
+    return not posterior.isdisjoint(wanted)
 
 
 def _autoencoder(config: RunConfig, side: str) -> ModuleType:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
-from sdvae_ray.contracts import Extractor, Reconstruction
+from sdvae_ray.contracts import Extractor
 from sdvae_ray.engine.columns import kept_patches, needs_posterior, run_columns, side_columns, wanted_codecs
 from sdvae_ray.engine.compress import SECONDS, Compressed, taken, without_pixels
 from sdvae_ray.engine.forward import Forward
@@ -180,7 +180,7 @@ class Encoder:
                 if column(metrics_table(side), name) in self.wanted:
                     tensors[column(metrics_table(side), name)] = metric(result)
         for name, extractor in self.models.extractors.items():
-            if (inputs := _inputs(extractor, result)) is not None:
+            if (inputs := _inputs(extractor, output)) is not None:
                 checks += self._embed(tensors, name, side, extractor, inputs, fov_id, micro_batch)
         return checks
 
@@ -246,12 +246,8 @@ class _Launched:
     clock: Clock
 
 
-def _inputs(extractor: Extractor, result: Reconstruction) -> Tensor | None:
-    """Return the tensor of a reconstruction that the extractor takes; None if the reconstruction lacks it."""
+def _inputs(extractor: Extractor, output: Side) -> Tensor | None:
+    """Return the tensor of a side that the extractor takes; None if the side lacks it."""
     if extractor.takes == "rgb":
-        return result.recon_rgb
-    if extractor.takes == "stains":
-        return result.recon
-    if result.posterior is None:
-        return None
-    return result.posterior.mean.unflatten(0, (len(result.image), -1))
+        return output.result.recon_rgb
+    return output.result.recon if extractor.takes == "stains" else output.decoded

@@ -36,6 +36,7 @@ class Side:
     rates    every rate of schema.RATES, (P, C) float32 bits; for a codec and the identity all except `bits` are NaN
     checks   conditions under which the numbers are usable
     logvar   (P, T, Z, s, s) float16, of the posterior; None if it is not stored
+    decoded  (P, T, Z, s, s) float32, the latent of which the reconstruction is; None for a codec
     """
 
     result: Reconstruction
@@ -43,6 +44,7 @@ class Side:
     rates: dict[str, Tensor]
     checks: tuple[Check, ...] = ()
     logvar: Tensor | None = None
+    decoded: Tensor | None = None
 
 
 class Sides:
@@ -110,7 +112,8 @@ class Sides:
         if config.store_logvar and posterior is not None and posterior.logvar is not None:
             logvar = posterior.logvar.half().view(*shape, *latent.shape[1:])
             checks.append(Check(torch.isfinite(logvar).all(), f"the variance of {side} does not fit float16"))
-        return Side(result, stored_latent, self._rates(side, latent, field), tuple(checks), logvar)
+        rates = self._rates(side, latent, field)
+        return Side(result, stored_latent, rates, tuple(checks), logvar, latent.unflatten(0, shape))
 
     def _encode(self, side: str, autoencoder: Autoencoder, rgb: Tensor, micro_batch: int) -> Posterior:
         def encode(images: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -1,4 +1,7 @@
-"""The autoencoder's own latent as an embedding: moments of the posterior mean's channels over its positions, per RGB pass.
+"""The autoencoder's own latent as an embedding: moments of its channels over their positions, per RGB pass.
+
+It is the latent that the side decodes: sampled, quantised and rounded as the run file says, so that a score and a rate are of one
+latent.
 
 Z means, Z standard deviations and the Z (Z - 1) / 2 covariances between channels: 14 numbers for four channels.
 """
@@ -10,12 +13,12 @@ from torch import Tensor
 
 from sdvae_ray.contracts import Checkpoint, Takes
 
-TAKES_POSTERIOR = True
-CHECKPOINTS = (Checkpoint(None, "Apache-2.0", "posterior mean of a pass", "14 per pass for four channels"),)
+TAKES_LATENT = True
+CHECKPOINTS = (Checkpoint(None, "Apache-2.0", "latent of a pass", "14 per pass for four channels"),)
 
 
 class Latent:
-    takes: Takes = "posterior"
+    takes: Takes = "latent"
 
     def to(self, device: torch.device) -> "Latent":
         return self

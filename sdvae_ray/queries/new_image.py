@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
-from sdvae_ray.engine.columns import takes_posterior
+from sdvae_ray.engine.columns import takes_latent
 from sdvae_ray.engine.encode import Encoder, auto_micro_batch
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import Batch, Loader
@@ -149,7 +149,7 @@ def embed_field(run: Run, row: Batch, extractor: str, side: str, patches: bool =
     read or the run does not exist, ConfigError if the run file describes other pixels or models than the run has, WeightsError if
     the weights differ.
     """
-    if side == IMAGE_SIDE and takes_posterior(run.config, extractor):
+    if side == IMAGE_SIDE and takes_latent(run.config, extractor):
         raise ConfigError(f"{extractor} takes an autoencoder's latent: --side {' or '.join(run.config.autoencoders)}")
     record = recorded(run, {extractor, side}, ("image", "precision", "seed"))
     alone = _alone(run, extractor, side)

@@ -130,7 +130,7 @@ class Counted:
         (["mae", "mse"], "intensity", False, True),  # the stored latent is decoded
         (["mae", "kld"], "intensity", True, True),  # which has no variance
         (["mae"], "intensity", False, False),  # nothing is wanted
-        (["mae"], "latent", True, True),
+        (["mae"], "latent", False, True),  # which sees the latent that is decoded
     ],
 )
 def test_a_stored_latent_is_decoded_and_not_encoded_again(

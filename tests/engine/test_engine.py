@@ -614,6 +614,19 @@ def test_a_quantised_latent_has_so_many_levels_and_is_what_is_decoded(small_run_
     assert out["metrics/tiny:bits_entropy"][0].sum() <= bits * stored.size + 32 * 4 + 1
 
 
+@pytest.mark.parametrize("settings", [{}, {"latent_bits": 2}, {"latent": "sample"}])
+def test_the_latent_extractor_sees_the_latent_that_is_decoded(small_run_config, settings):
+    """Not the posterior's mean: the score, the rate and the distortion of a side are of one latent."""
+    config = small_run_config(autoencoders={"tiny": settings, "identity": None})
+    models, batch = models_of(config), fovs(config, 1)
+    out = encoder(config, models)(batch)
+    stored = torch.from_numpy(out["latents/tiny:latent"][0]).float()
+    expected = models.extractors["latent"](stored).mean(0).half()
+    np.testing.assert_array_equal(out["embeddings/latent/tiny:embedding"][0], expected)
+    plain = encoder(small_run_config(autoencoders={"identity": None}))(batch)["embeddings/latent/tiny:embedding"][0]
+    assert (plain != out["embeddings/latent/tiny:embedding"][0]).any() == bool(settings)
+
+
 def test_grey_passes_hold_one_stain_each(small_run_config):
     config = small_run_config(image={"packing": "grey"})
     out = encoder(config)(fovs(config, 1))

@@ -272,7 +272,7 @@ def test_patch_pca_refuses_a_file_that_is_another(tmp_path):
 
 
 def given(extractor: Extractor, count: int) -> Tensor:
-    shapes = {"rgb": (2, 3, SIDE, SIDE), "stains": (5, SIDE, SIDE), "posterior": (2, 4, 8, 8)}
+    shapes = {"rgb": (2, 3, SIDE, SIDE), "stains": (5, SIDE, SIDE), "latent": (2, 4, 8, 8)}
     return images(count, *shapes[extractor.takes])
 
 
@@ -480,9 +480,9 @@ def test_an_autoencoder_has_a_posterior_and_a_small_latent_unless_it_says_otherw
 
 
 @pytest.mark.parametrize("name", EXTRACTORS)
-def test_an_extractor_that_takes_the_posterior_says_so(name):
+def test_an_extractor_that_takes_the_latent_says_so(name):
     takes = build("extractors", name).takes
-    assert (takes == "posterior") == getattr(find("extractors", name), "TAKES_POSTERIOR", False)
+    assert (takes == "latent") == getattr(find("extractors", name), "TAKES_LATENT", False)
 
 
 @pytest.mark.parametrize(
