@@ -7,7 +7,7 @@ codecs list their `CHECKPOINTS`. A constant says how a module differs from the r
 autoencoders  HAS_POSTERIOR = False; STORES_LATENTS = False if the latent is not smaller than the image
 extractors    TAKES_LATENT = True
 metrics       UNIT, HIGHER_IS_BETTER; BANDS, the names of a last axis; AGAINST_STAINS = True if the last axis is the stains;
-              NEEDS_POSTERIOR = True if a stored latent is not enough
+              NEEDS_POSTERIOR = True if a stored latent is not enough; `pooled(values)` if a mean over patches is not arithmetic
 """
 
 import importlib

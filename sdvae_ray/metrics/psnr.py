@@ -1,5 +1,9 @@
-"""Peak signal-to-noise ratio per stain, in dB, of a data range of 1; infinity for an exact reconstruction."""
+"""Peak signal-to-noise ratio per stain, in dB, of a data range of 1; infinity for an exact reconstruction.
 
+The mean over patches is of their squared errors, so that one exact patch, such as a blank one, does not make it infinite.
+"""
+
+import numpy as np
 from torch import Tensor
 
 from sdvae_ray.contracts import Reconstruction
@@ -12,3 +16,9 @@ def compute(reconstruction: Reconstruction) -> Tensor:
     """Return the PSNR of each stain in dB, (N, C) float32: -10 log10 of the mean squared error."""
     error = (reconstruction.image - reconstruction.recon).square().mean((2, 3))
     return -10 * error.log10()
+
+
+def pooled(values: np.ndarray) -> float:
+    """Return the PSNR in dB of all patches together, from the PSNRs of patches, (n,) float64."""
+    with np.errstate(divide="ignore"):
+        return float(-10 * np.log10(np.mean(10 ** (-values / 10))))

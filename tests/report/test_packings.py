@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 import pytest
 from report_run import run_config, scores_of, write_run
@@ -48,6 +49,16 @@ def test_divergences_have_the_names_of_the_passes_of_their_side(scored):
     shown = {part: [strip.side.text for strip in strips] for part, strips in divergence.parts}
     tiny, alone = "tiny (random weights)", "alone (random weights)"
     assert shown == {part: [tiny] for part in PASSES} | {part: [alone] for part in STAINS}
+
+
+def test_the_mean_of_decibels_is_that_of_all_patches_together(scored):
+    """A patch that is reconstructed exactly counts with an error of 0."""
+    run = Run(scored.config)
+    rows = scored.scores.metrics.filter((pl.col("side") == "tiny") & (pl.col("metric") == "psnr"))
+    _, values = run.metrics("tiny", "psnr")
+    errors = np.mean(10.0 ** (-values.astype(float) / 10), axis=(0, 1))
+    np.testing.assert_allclose(rows["mean"], -10 * np.log10(errors))
+    assert (rows["mean"] < values.mean((0, 1))).all()  # of decibels, the louder errors count more
 
 
 def test_leakage_has_a_row_per_side_that_names_the_stain_it_comes_from(scored):

@@ -130,6 +130,16 @@ def test_psnr_equals_skimage(pair):
     np.testing.assert_allclose(psnr.compute(pair), expected, rtol=0, atol=1e-4)  # dB: 2e-5 of the squared error
 
 
+def test_the_psnr_of_patches_together_is_that_of_one_image_and_an_exact_patch_leaves_it_finite():
+    image = torch.rand(3, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    recon = image + torch.tensor([0.1, 0.02, 0.0])[:, None, None, None]  # the last patch is exact
+    patches = psnr.compute(Reconstruction(image, recon, image[:, :, None], recon[:, :, None], None))
+    assert patches[2].isinf()
+    together = peak_signal_noise_ratio(image.flatten().numpy(), recon.flatten().numpy(), data_range=1.0)
+    assert psnr.pooled(patches.flatten().double().numpy()) == pytest.approx(together, abs=1e-4)
+    assert math.isinf(psnr.pooled(np.array([np.inf, np.inf])))
+
+
 def test_psnr_equals_torchmetrics(pair):
     functional = pytest.importorskip("torchmetrics.functional.image")
     expected = per_plane(lambda x, y: functional.peak_signal_noise_ratio(y, x, data_range=1.0), pair)
