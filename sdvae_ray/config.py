@@ -162,7 +162,7 @@ class RunConfig(Section):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     extractors: dict[Name, ExtractorConfig] = Field({})
     metrics: Annotated[dict[Name, MetricConfig], BeforeValidator(_named)] = Field(
-        default=["kld", "mae", "ssim", "emd", "psnr"], validate_default=True
+        default=["foreground_ssim", "foreground_mae", "ssim", "psnr", "mae", "emd", "kld"], validate_default=True
     )
     load: LoadConfig = LoadConfig()
     compress: CompressConfig = CompressConfig()

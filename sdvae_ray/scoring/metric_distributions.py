@@ -23,8 +23,8 @@ _SCHEMA = {
 def metric_distributions(run: Run, usable: pl.DataFrame, bands: Mapping[str, Sequence[str]]) -> pl.DataFrame:
     """Return mean, sd and quantiles of every metric and rate over the patches of `usable` (fov_id, files).
 
-    The mean is the `pooled` of the metric's module, if it has one. One row per side, metric, part and band; a number that does not exist is null. bands: metric -> names of its last axis, for the
-    metrics that have one.
+    The mean is the `pooled` of the metric's module, if it has one. One row per side, metric, part and band; a number that does not
+    exist is null. bands: metric -> names of its last axis, for the metrics that have one.
     """
     sides = [table.split("/")[1] for table in run.tables() if table.startswith(f"{METRICS}/")]
     rows = []

@@ -33,7 +33,7 @@ ADDED = {
     "autoencoders": {"tiny": {"name": "diffusers_kl", "random": True, "architecture": "tiny"}},
     "codecs": {"jpeg": {"name": "jpeg", "quality": 50}},
     "extractors": {"pixels": {"name": "intensity", "keep_patches": 1}},
-    "metrics": ["kld", "mae", "ssim", "emd", "psnr", "mse"],
+    "metrics": ["foreground_ssim", "foreground_mae", "ssim", "psnr", "mae", "emd", "kld", "mse"],
 }
 MORE = merged(FEW, ADDED)
 

@@ -49,7 +49,7 @@ def test_the_least_run_file_is_the_published_protocol():
     assert (config.image.crop, config.image.patch, config.image.patches) == (1024, 256, 16)
     assert (config.image.scaling.divisor, config.image.scaling.bits) == (256, 8)
     assert config.autoencoders["sd"].latent == "mean"
-    assert list(config.metrics) == ["kld", "mae", "ssim", "emd", "psnr"]
+    assert list(config.metrics) == ["foreground_ssim", "foreground_mae", "ssim", "psnr", "mae", "emd", "kld"]
 
 
 @pytest.mark.parametrize(

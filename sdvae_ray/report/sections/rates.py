@@ -8,7 +8,7 @@ from sdvae_ray.report.facts.scored import ScoredRun, Values
 from sdvae_ray.report.facts.table import SIDE, Column, Section, Table
 from sdvae_ray.schema import BITS, ENTROPY, RATES
 
-DISTORTIONS = ("psnr", "ssim", "ms_ssim", "lpips", "mae", "foreground_ssim")  # the first of them that the run has
+DISTORTIONS = ("foreground_ssim", "psnr", "ssim", "ms_ssim", "lpips", "mae")  # the first of them that the run has
 _MOST_DISTORTIONS = 2
 _MOST_EXTRACTORS = 3
 _NOTE = (
