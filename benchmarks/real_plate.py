@@ -21,24 +21,31 @@ import harness
 import numpy as np
 import polars as pl
 import torch
+import yaml
 
 import sdvae_ray
+from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.errors import DataError
 from sdvae_ray.run.run import Run
 
 RUN_FILE = Path(__file__).resolve().parents[1] / "jobs" / "configs" / "bbbc013.yaml"
-FAMILY = ("taesd", "taesdxl", "taesd3", "taef1")
 FLOORS = ("posing", "posing_shuffled", "labels_within_treated", "labels_within_all")
 Rows = list[dict[str, Any]]
 
 
-def settings(options: argparse.Namespace) -> list[str]:
-    """The changes to the run file: where things are."""
-    sources = {f"autoencoders.{name}.source": options.weights for name in FAMILY}
-    sources["autoencoders.taef2.source"] = options.weights / "taef2"
-    places = {"manifest": options.output / "manifest.parquet", "output": options.output / "run", **sources}
-    changes = [f"{key}={Path(place).resolve()}" for key, place in places.items()]
-    return [word for change in [*changes, *options.set] for word in ("--set", change)]
+def run_file(options: argparse.Namespace) -> Path:
+    """The run file of the plate, with where things are and the sides that were asked for, written into the output."""
+    raw = yaml.safe_load(RUN_FILE.read_text())
+    raw |= {"manifest": str(options.output / "manifest.parquet"), "output": str(options.output / "run")}
+    for shelf in ("autoencoders", "codecs"):
+        asked = options.sides or list(raw[shelf])
+        raw[shelf] = {name: settings for name, settings in raw[shelf].items() if name in asked}
+    for settings in raw["autoencoders"].values():
+        if "source" in settings:
+            settings["source"] = str(options.weights / Path(settings["source"]).relative_to("weights"))
+    file = options.output / "run.yaml"
+    file.write_text(yaml.safe_dump(raw, sort_keys=False))
+    return file
 
 
 def distortion(run: Run) -> Rows:
@@ -76,7 +83,8 @@ def retrieval(run: Run) -> Rows:
             values = scores.floors.filter(here & (pl.col("quantity") == floor))
             row[floor] = values["fraction_retrieved"][0] if values.height else None
         rows.append(row)
-    return rows
+    extractors, sides = list(run.config.extractors), [IMAGE_SIDE, *run.config.sides]
+    return sorted(rows, key=lambda row: (extractors.index(row["extractor"]), sides.index(row["side"])))
 
 
 def text(value: Any, digits: int = 3) -> str:
@@ -117,11 +125,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, required=True, help="the folder of the TAESD family's files")
     parser.add_argument("--output", type=Path, default=Path("real-plate"))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a change to the run file")
+    parser.add_argument(
+        "--sides", type=lambda text: text.split(","), help="these autoencoders and codecs alone: taesd,jpeg"
+    )
     options = parser.parse_args(argv)
-    head = harness.head("real_plate", torch.device("cpu"), {"run_file": RUN_FILE.name, "set": options.set})
+    options.output, options.weights = options.output.resolve(), options.weights.resolve()
+    head = harness.head("real_plate", torch.device("cpu"), {"sides": options.sides, "set": options.set})
     options.output.mkdir(parents=True, exist_ok=True)
     bbbc013_manifest.manifest(options.plate / "index.csv").write_parquet(options.output / "manifest.parquet")
-    command = [sys.executable, "-m", "sdvae_ray.cli.main", "run", str(RUN_FILE), *settings(options)]
+    changes = [word for change in options.set for word in ("--set", change)]
+    command = [sys.executable, "-m", "sdvae_ray.cli.main", "run", str(run_file(options)), *changes]
     if code := subprocess.run(command, check=False).returncode:
         raise DataError(f"sdvae-ray run ended with exit code {code}")
     run = sdvae_ray.open(str(options.output / "run"))

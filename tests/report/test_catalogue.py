@@ -58,7 +58,7 @@ def test_a_snapshot_in_the_cache_is_at_hand(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
 
     def found() -> list[str]:
-        return [c["source"] for e in catalogue() for c in e["checkpoints"] if c["at_hand"] and "/" in c["source"]]
+        return [c["source"] for e in catalogue() for c in e["checkpoints"] if c["at_hand"] and ":" not in c["source"]]
 
     assert found() == []
     model = tmp_path / "models--CompVis--stable-diffusion-v1-4"
