@@ -93,17 +93,17 @@ def test_as_many_compounds_as_are_needed_do_decide():
     assert half(more) < MARGIN <= half(more - 1)
 
 
-@pytest.mark.parametrize("layout", [(10, 1, 0.05, 0.0, 0.05), (21, 2, 0.02, 0.05, 0.02), (21, 4, 0.05, 0.03, 0.05)])
+@pytest.mark.parametrize("layout", [(10, 1, 0.05, 0.0, 0.05), (21, 2, 0.02, 0.05, 0.02)])
 def test_a_difference_at_the_margin_is_rarely_called_equivalent_and_noise_never_inferior(layout):
-    random, repeats = np.random.default_rng(5), 250
+    random, repeats = np.random.default_rng(5), 150
     at, noise = (simulated.verdicts(random, layout, difference, repeats) for difference in (-MARGIN, 0.0))
-    # 5 % may be called; the binomial's 99.9 % quantile of 250 at 5 % is 25
-    assert max(at["equivalent"], at["inferior"]) <= 25 / repeats
-    assert noise["inferior"] + noise["superior"] <= 25 / repeats
+    # 5 % may be called; the binomial's 99.9 % quantile of 150 at 5 % is 17
+    assert max(at["equivalent"], at["inferior"]) <= 17 / repeats
+    assert noise["inferior"] + noise["superior"] <= 17 / repeats
 
 
 def test_with_two_plates_that_differ_the_bootstrap_alone_calls_too_much_equivalent():
-    shares = simulated.verdicts(np.random.default_rng(6), (21, 2, 0.02, 0.05, 0.02), -MARGIN, 250)
+    shares = simulated.verdicts(np.random.default_rng(6), (21, 2, 0.02, 0.05, 0.02), -MARGIN, 120)
     assert shares["percentile"] > 0.12 > 2 * shares["equivalent"]
 
 

@@ -81,8 +81,9 @@ def intervals(
 
 @dataclass(frozen=True)
 class Resampled:
-    """Means over compounds and plates. means: (C,) of every compound over its wells. drawn: (draws,) means over resampled compounds,
-    over resampled plates too where there are several. cells: (C, P) means of a compound's wells on a plate, NaN without a well."""
+    """Means over compounds and plates. means: (C,) of every compound over its wells. drawn: (draws,) means over resampled
+    compounds, over resampled plates too where there are several. cells: (C, P) means of a compound's wells on a plate, NaN
+    without a well."""
 
     means: Floats
     drawn: Floats

@@ -46,6 +46,8 @@ def falls(wells: pl.DataFrame) -> pl.DataFrame:
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(fall == 0, -np.inf, fall / np.sqrt(variance))
     p = student.sf(t, np.where(several, 2 * (count - 1), 1))
-    return table.drop("variance").with_columns(p=pl.Series(np.where(several, p, np.nan))).with_columns(
-        pl.col("p").fill_nan(None)
+    return (
+        table.drop("variance")
+        .with_columns(p=pl.Series(np.where(several, p, np.nan)))
+        .with_columns(pl.col("p").fill_nan(None))
     )

@@ -1,0 +1,246 @@
+"""Is the phenotype kept? The verdict on every side in words, what is lost by name, and what is uncertain."""
+
+from collections.abc import Callable, Sequence
+
+from sdvae_ray.config import IMAGE_SIDE
+from sdvae_ray.report.facts.scored import GROUP, ScoredRun
+from sdvae_ray.report.facts.study import Rule, Study, rule_of
+from sdvae_ray.report.facts.table import BLOCK, NONE, Beside, Column, Row, Section, Table, Value, number, text_column
+from sdvae_ray.report.facts.verdicts import (
+    Compound,
+    Fate,
+    Verdict,
+    fates,
+    verdicts,
+    what_decides,
+    without_originals,
+)
+from sdvae_ray.retrieval.significance.equivalence import Equivalence
+
+_TITLE = "Is the phenotype kept?"
+_LEAST_WORDS = "compounds that the originals retrieve"
+_NAMED = 8  # compounds that a line names, at most
+NUMBERS = (
+    Column("difference", "difference", 3, signed=True),
+    Column("interval", "interval"),
+    Column("floor", "floor", 3),
+    Column("ceiling", "originals", 3),
+    Column("side_map", "side", 3),
+    Column("margin", "margin", 3),
+    text_column("count", "compounds / plates"),
+)
+
+
+def section(scored: ScoredRun) -> Section | None:
+    """Return the section of the page; None for a run without sides that stand beside their originals."""
+    study, rule = Study((scored,)), rule_of(scored)
+    rows = verdicts(study, rule)
+    if not rows:
+        return None
+    compounds = fates(study, rule)
+    columns = [column for column in NUMBERS if column.key not in ("side_map", "count")]
+    table = verdict_table(study, rows, [*columns, text_column("open", "what is open; what would decide")])
+    return Section(
+        "verdict",
+        _TITLE,
+        "Verdict",
+        lines=lines_on_compounds(study, compounds),
+        tables=[table],
+        notes=notes(study, rule, rows),
+    )
+
+
+def compounds_of_run(scored: ScoredRun) -> Section | None:
+    """Return the section of the page on the compounds that the originals retrieve; None without one."""
+    study = Study((scored,))
+    compounds = fates(study, rule_of(scored))
+    if not compounds:
+        return None
+    lead = "Normalised mAP, of the originals and of every side, and what became of the compound."
+    return Section(
+        "fates",
+        "What became of the compounds that the originals retrieve",
+        "Compounds",
+        lead,
+        tables=[fate_table(study, compounds)],
+    )
+
+
+def in_terminal(study: Study, rule: Rule) -> list[Section]:
+    """Return the sections as `conclude` prints them: one table, what is lost by name and what is uncertain, a line each, and the
+    fate of every compound that the originals retrieve; empty for runs without sides that stand beside their originals.
+    """
+    rows = verdicts(study, rule)
+    if not rows:
+        return []
+    compounds = fates(study, rule)
+    said = [*lines_on_compounds(study, compounds), *open_lines(study, rows)]
+    table = verdict_table(study, rows, NUMBERS)
+    sections = [Section("verdict", _TITLE, tables=[table], reasons=said, brief=" ".join(notes(study, rule, rows)))]
+    if compounds:
+        sections.append(Section("fates", "", tables=[fate_table(study, compounds, in_words=True)]))
+    return sections
+
+
+def lines(study: Study, rule: Rule) -> list[str]:
+    """Return the verdicts in sentences: the sides of every word, what is lost by name, what is uncertain."""
+    rows = verdicts(study, rule)
+    words: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        words.setdefault((row.extractor, row.group, row.word), []).append(study.first.label(row.side))
+    said = [
+        f"By {study.first.by(extractor, group)}: {word}: {listed(sides)}."
+        for (extractor, group, word), sides in words.items()
+    ]
+    return [*said, *lines_on_compounds(study, fates(study, rule))]
+
+
+def notes(study: Study, rule: Rule, rows: Sequence[Verdict]) -> list[str]:
+    """Return how the words are meant, for the small print."""
+    inside = f"{100 * (1 - 2 * rule.level):g} %"
+    said = [
+        f"Differences of normalised mAP, side less originals, over the same wells, with {inside} intervals over compounds and "
+        f"plates. Margin: {rule.words}. Equivalent: the whole interval lies within the margin; inferior, superior: beyond it; "
+        'undecided is not "no difference". docs/conclude.md has the definitions.'
+    ]
+    if any(row.difference.plates == 1 for row in rows):
+        said.append("One plate: the intervals say nothing about another plate.")
+    if any(row.runs > 1 for row in rows):
+        deviations = max(row.sd or 0.0 for row in rows)
+        said.append(f"Means over {rows[0].runs} seeds; the sd of a difference over seeds is at most {deviations:.4f}.")
+    if alone := without_originals(study):
+        said.append(f"{listed(alone)}: no originals in this space, so that no verdict is possible.")
+    return said
+
+
+def verdict_table(study: Study, rows: Sequence[Verdict], numbers: Sequence[Column]) -> Table:
+    """Return one row per extractor, group and side."""
+    scored = study.first
+    many_groups = len({row.group for row in rows}) > 1
+    columns = [
+        text_column("extractor", "by", says_once=True),
+        *([GROUP] if many_groups else []),
+        text_column("side", "side", keeps=14),
+        text_column("verdict", "verdict", keeps=10),
+        *numbers,
+    ]
+    shown: list[Row] = [
+        {
+            BLOCK: f"{row.extractor} {row.group}",
+            "extractor": scored.label(row.extractor),
+            "group": row.group,
+            "side": scored.side(row.side),
+            **cells(row),
+            "open": _open(row),
+        }
+        for row in rows
+    ]
+    return Table("", columns, shown)
+
+
+def cells(row: Verdict) -> dict[str, Value]:
+    """Return the word and the numbers of a verdict by the keys of NUMBERS."""
+    difference = row.difference
+    return {
+        "verdict": row.word,
+        "difference": difference.estimate,
+        "interval": interval_words(difference),
+        "floor": row.floor,
+        "ceiling": row.ceiling,
+        "side_map": row.side_map,
+        "margin": difference.margin,
+        "count": f"{difference.compounds} / {difference.plates}",
+    }
+
+
+def interval_words(difference: Equivalence) -> str:
+    """Return the interval as `-0.146 to 0.067`; NONE without one."""
+    if difference.low is None:
+        return NONE
+    return f"{number(difference.low, 3)} to {number(difference.high, 3)}"
+
+
+def _open(row: Verdict) -> str:
+    return "; ".join(text for text in (row.reason, what_decides(row.difference)) if text)
+
+
+def open_lines(study: Study, rows: Sequence[Verdict]) -> list[str]:
+    """Return one line per undecided verdict: what is open, and what would decide."""
+    return [
+        f"Undecided: {study.first.label(row.side)} by {study.first.by(row.extractor, row.group)}: {_open(row)}."
+        for row in rows
+        if row.word == "undecided"
+    ]
+
+
+def lines_on_compounds(study: Study, compounds: Sequence[Compound]) -> list[str]:
+    """Return what is lost, what is weakened and what is uncertain, by name; sides with the same names share a line."""
+    if not compounds:
+        return ["The originals retrieve no compound: there is no phenotype to lose."] if study.wells.height else []
+    said = [
+        *_named(study, compounds, "lost", lambda sides, names: f"Lost by {sides}: {names}."),
+        *_named(
+            study, compounds, "weakened", lambda sides, names: f"Weakened by {sides}, and still retrieved: {names}."
+        ),
+        *_named(
+            study,
+            compounds,
+            "undecided",
+            lambda sides, names: f"Uncertain: {sides} no longer {_verb(sides)} {names}, and the fall may be chance.",
+        ),
+    ]
+    if not any(compound.fate == "lost" for compound in compounds):
+        said.insert(0, f"None of the {_LEAST_WORDS} is lost for certain.")
+    return said
+
+
+def _verb(sides: str) -> str:
+    return "retrieve" if " and " in sides else "retrieves"
+
+
+def _named(study: Study, compounds: Sequence[Compound], fate: Fate, sentence: Callable[[str, str], str]) -> list[str]:
+    by_side: dict[tuple[str, str, str], list[str]] = {}
+    for compound in compounds:
+        if compound.fate == fate:
+            by_side.setdefault((compound.extractor, compound.group, compound.side), []).append(compound.name)
+    by_names: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
+    for (extractor, group, side), names in by_side.items():
+        by_names.setdefault((extractor, group, tuple(sorted(names))), []).append(side)
+    many = len({(compound.extractor, compound.group) for compound in compounds}) > 1
+    said = []
+    for (extractor, group, shared), sides in by_names.items():
+        shown = [*shared[:_NAMED], *([f"{len(shared) - _NAMED} more"] if len(shared) > _NAMED else [])]
+        where = f"By {study.first.by(extractor, group)}: " if many else ""
+        said.append(
+            where + sentence(listed([study.first.label(side) for side in study.first.sides(sides)]), listed(shown))
+        )
+    return said
+
+
+def fate_table(study: Study, compounds: Sequence[Compound], in_words: bool = False) -> Table:
+    """Return one row per compound that the originals retrieve, one column per side: its normalised mAP and fate, or its fate."""
+    scored = study.first
+    sides = scored.sides(compound.side for compound in compounds)
+    side_columns = [
+        text_column(side, scored.label(side), keeps=12) if in_words else scored.side_column(side, 2) for side in sides
+    ]
+    columns = [
+        text_column("extractor", "by", says_once=True),
+        text_column("compound", "compound", keeps=20),
+        *([] if in_words else [Column(IMAGE_SIDE, "originals", 2)]),
+        *side_columns,
+    ]
+    rows: dict[tuple[str, str, str], dict[str, Value]] = {}
+    for compound in compounds:
+        place = (compound.extractor, compound.group, compound.name)
+        by = scored.by(compound.extractor, compound.group)
+        head: dict[str, Value] = {BLOCK: by, "extractor": by, "compound": compound.name, IMAGE_SIDE: compound.image}
+        row = rows.setdefault(place, {**head, **dict.fromkeys(sides, NONE)})
+        row[compound.side] = compound.fate if in_words else Beside(compound.reconstruction, compound.fate)
+    title = "What became of the compounds that the originals retrieve" if in_words else ""
+    return Table(title, columns, list(rows.values()))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a, b and c."""
+    return " and ".join(", ".join(names).rsplit(", ", 1))
