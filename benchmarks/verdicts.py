@@ -6,8 +6,8 @@ First table: differences of C compounds on P plates, drawn with known spreads of
 margin" is the share of differences exactly at the margin that are called equivalent; it may be 5 %. "inferior at the margin" is
 the same for inferior, and "inferior or superior on noise" is with a true difference of 0. "percentile" is what the percentile
 interval of the hierarchical bootstrap alone would call equivalent at the margin. Second table: rare and large losses. Third table:
-AP of wells whose side has other noise and the same effect; the share of data sets of eight compounds in which one or more are called
-fallen. The last line is one JSON document.
+AP of wells whose side has other noise and the same effect; the share of data sets of eight compounds in which one or more are
+called fallen. The last line is one JSON document.
 """
 
 import argparse

@@ -101,7 +101,7 @@ class _Ladder:
         by_compound: dict[str, np.ndarray] = {}
         if sums:
             for (compound,), rows in pl.concat(sums).group_by("compound"):
-                by_compound[str(compound)] = np.nanmean(np.stack(rows["mean"].to_numpy()), axis=0)
+                by_compound[str(compound)] = np.nanmean(np.stack(list(rows["mean"])), axis=0)
         return by_compound
 
 

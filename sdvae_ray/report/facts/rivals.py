@@ -59,10 +59,11 @@ def _corrected(rows: list[Verdict], rule: Rule) -> list[Verdict]:
     verdicts = {}
     for number, row in enumerate(tested):
         claims = [word for word in words if corrected[word][number] <= rule.level]
-        p_values = {f"p_{word}": float(corrected[word][number]) for word in words}
+        equivalent, inferior, superior = (float(corrected[word][number]) for word in words)
         word = claims[0] if claims else UNDECIDED
         reason = row.reason or ("undecided after Holm's correction" if word == UNDECIDED else "")
-        verdicts[row.extractor, row.side] = replace(
-            row, difference=replace(row.difference, verdict=word, **p_values), reason=reason
+        difference = replace(
+            row.difference, verdict=word, p_equivalent=equivalent, p_inferior=inferior, p_superior=superior
         )
+        verdicts[row.extractor, row.side] = replace(row, difference=difference, reason=reason)
     return [verdicts.get((row.extractor, row.side), row) for row in rows]

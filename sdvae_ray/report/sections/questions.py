@@ -115,8 +115,9 @@ def _metrics(runs: Sequence[ScoredRun], given: Sequence[Answer]) -> Section:
         reasons += [f"{name} by {by}: {why}." for name, why in answer.left_out.items()]
     note = (
         "Over the sides that change a score, within compounds that the originals retrieve and within stains: Spearman's "
-        "correlation of damage by the metric with loss of normalised AP, its 95 % interval over compounds and sides, and the error of a side's "
-        "mean loss as the other families predict it. A metric predicts if the interval lies above 0 and its error is the lower one."
+        "correlation of damage by the metric with loss of normalised AP, its 95 % interval over compounds and sides, and the error "
+        "of a side's mean loss as the other families predict it. A metric predicts if the interval lies above 0 and its error is "
+        "the lower one."
     )
     tables = [Table("", columns, shown)] if shown else []
     return Section(

@@ -37,15 +37,13 @@ def section(scored: ScoredRun) -> Section | None:
     rows = verdicts(study, rule)
     if not rows:
         return None
-    compounds = fates(study, rule)
-    columns = [column for column in NUMBERS if column.key not in ("side_map", "count")]
-    table = verdict_table(study, rows, [*columns, text_column("open", "what is open; what would decide")])
     return Section(
         "verdict",
         _TITLE,
         "Verdict",
-        lines=lines_on_compounds(study, compounds),
-        tables=[table],
+        lines=lines_on_compounds(study, fates(study, rule)),
+        tables=[verdict_table(study, rows)],
+        reasons=open_lines(study, rows),
         notes=notes(study, rule, rows),
     )
 
@@ -75,7 +73,7 @@ def in_terminal(study: Study, rule: Rule) -> list[Section]:
         return []
     compounds = fates(study, rule)
     said = [*lines_on_compounds(study, compounds), *open_lines(study, rows)]
-    table = verdict_table(study, rows, NUMBERS)
+    table = verdict_table(study, rows)
     sections = [Section("verdict", _TITLE, tables=[table], reasons=said, brief=" ".join(notes(study, rule, rows)))]
     if compounds:
         sections.append(Section("fates", "", tables=[fate_table(study, compounds, in_words=True)]))
@@ -113,7 +111,7 @@ def notes(study: Study, rule: Rule, rows: Sequence[Verdict]) -> list[str]:
     return said
 
 
-def verdict_table(study: Study, rows: Sequence[Verdict], numbers: Sequence[Column]) -> Table:
+def verdict_table(study: Study, rows: Sequence[Verdict]) -> Table:
     """Return one row per extractor, group and side."""
     scored = study.first
     many_groups = len({row.group for row in rows}) > 1
@@ -122,7 +120,7 @@ def verdict_table(study: Study, rows: Sequence[Verdict], numbers: Sequence[Colum
         *([GROUP] if many_groups else []),
         text_column("side", "side", keeps=14),
         text_column("verdict", "verdict", keeps=10),
-        *numbers,
+        *NUMBERS,
     ]
     shown: list[Row] = [
         {
@@ -131,7 +129,6 @@ def verdict_table(study: Study, rows: Sequence[Verdict], numbers: Sequence[Colum
             "group": row.group,
             "side": scored.side(row.side),
             **cells(row),
-            "open": _open(row),
         }
         for row in rows
     ]
