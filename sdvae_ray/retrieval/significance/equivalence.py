@@ -17,8 +17,8 @@ The interval is over compounds and plates: that of the hierarchical bootstrap, o
 
 for C compounds and P plates, s_C and s_P the standard deviations of their means, t the quantile of Student's distribution at
 1 - level (variances of two sources, each with its own degrees of freedom: Cochran 1964). The bootstrap alone is too narrow with few
-plates: a difference exactly at the margin was called equivalent in 13 to 22 % of simulations with two plates that differ, and in
-at most 5 % by the wider interval (benchmarks/verdicts.py).
+plates: it called a difference exactly at the margin equivalent in 12 to 20 % of simulations with two plates that differ, the wider
+interval in 2 to 5 % (benchmarks/verdicts.py, docs/conclude.md).
 """
 
 from collections.abc import Callable

@@ -7,7 +7,7 @@ The test is a t of the wells' differences, with two departures, because a compou
   (a moderated variance, after Smyth 2004 with a fixed weight);
 * the variance of the mean is doubled. In simulations without an effect it was 1.6 to 2.4 times that of independent wells.
 
-With both, one or more of eight compounds without a change were called fallen in 0.7 to 5.0 % of simulations at 5 %
+With both, one or more of eight compounds without a change were called fallen in 1.4 to 4.2 % of simulations at 5 %
 (benchmarks/verdicts.py). The test is of the plates at hand, not of another plate.
 """
 
