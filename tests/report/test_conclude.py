@@ -18,6 +18,7 @@ from sdvae_ray.report.facts.study import Rule, rule_of, studies
 from sdvae_ray.report.facts.verdicts import fates, verdicts
 from sdvae_ray.report.sections import verdict
 from sdvae_ray.retrieval.significance.prediction import prediction
+from sdvae_ray.run.record import with_score_settings
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores
 from sdvae_ray.schema import WELL_KEY
@@ -165,6 +166,22 @@ def test_a_declared_margin_holds(made, run):
         rule_of(declared, 0.1)
 
 
+def test_a_margin_that_changes_after_a_score_says_so_for_ever(made):
+    def declaring(margin):
+        score = made.score.model_copy(update={"conclude": ConcludeConfig(margin=margin)})
+        return made.model_copy(update={"score": score})
+
+    record = with_score_settings(Run(made).record, declaring(0.1))
+    assert "margins_before" not in record  # nothing had been scored
+    record = with_score_settings({**record, "scored": {}}, declaring(0.1))
+    assert "margins_before" not in record
+    record = with_score_settings(with_score_settings(record, declaring(0.4)), declaring(0.4))
+    assert [before["margin"] for before in record["margins_before"]] == [0.1]
+    rule = rule_of(replace(scored(made), run=Run(declaring(0.4)), record=record))
+    assert rule == Rule(0.4, 0.05, declared=True, changed=True)
+    assert rule.words.endswith("declared in the run file, changed after an earlier score")
+
+
 def test_the_command_prints_and_gives_json(run, capsys):
     with_wells(run, {"identity": 0.0, "pca": 0.4}).write(run.output, Run(run).storage)
     for options in ([], ["--json"]):
@@ -179,7 +196,7 @@ def test_the_command_prints_and_gives_json(run, capsys):
     (study,) = answer["studies"]
     assert {row["side"]: row["verdict"] for row in study["verdicts"]} == {"identity": "equivalent", "pca": "inferior"}
     assert [row["name"] for row in study["compounds"] if row["fate"] == "lost"] == ["er_stress 1 (strong)"]
-    assert study["rule"] == {"margin": 0.1, "level": 0.05, "declared": False}
+    assert study["rule"] == {"margin": 0.1, "level": 0.05, "declared": False, "changed": False}
 
 
 # --- which metric ------------------------------------------------------------------------------------------------------------

@@ -20,17 +20,19 @@ _NOT_OF_A_STUDY = {"output", "seed", "storage", "load", "compress", "encode", "w
 @dataclass(frozen=True)
 class Rule:
     """What a verdict means. margin: the share of the way from the floor to the originals that may be lost. level: of a one-sided
-    test. declared: the run file says so, and said so before the scores."""
+    test. declared: the run file says so, and said so before the scores. changed: the run was scored before, with another rule."""
 
     margin: float
     level: float
     declared: bool
+    changed: bool = False
 
     @property
     def words(self) -> str:
         """Return the rule in words."""
         how = "declared in the run file" if self.declared else "not declared in the run file"
-        return f"{100 * self.margin:g} % of the way from the floor to the originals, {how}"
+        late = ", changed after an earlier score" if self.changed else ""
+        return f"{100 * self.margin:g} % of the way from the floor to the originals, {how}{late}"
 
 
 @dataclass(frozen=True)
@@ -129,11 +131,12 @@ def rule_of(run: ScoredRun, margin: float | None = None) -> Rule:
                 f"{declared.margin:g} at level {declared.level:g}; a margin is declared before the scores are seen"
             )
         declared = before
+    changed = bool((run.record or {}).get("margins_before"))
     if declared is None:
         usual = ConcludeConfig()
-        return Rule(usual.margin if margin is None else margin, usual.level, False)
+        return Rule(usual.margin if margin is None else margin, usual.level, False, changed)
     if margin is not None and margin != declared.margin:
         raise ConfigError(
             f"--margin {margin:g}: the run file declares {declared.margin:g} (score.conclude.margin), and did before the scores"
         )
-    return Rule(declared.margin, declared.level, True)
+    return Rule(declared.margin, declared.level, True, changed)

@@ -82,7 +82,8 @@ def in_terminal(study: Study, rule: Rule) -> list[Section]:
 
 def lines(study: Study, rule: Rule) -> list[str]:
     """Return the verdicts in sentences: the sides of every word, what is lost by name, what is uncertain."""
-    rows = verdicts(study, rule)
+    if not (rows := verdicts(study, rule)):
+        return []
     words: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         words.setdefault((row.extractor, row.group, row.word), []).append(study.first.label(row.side))

@@ -82,12 +82,12 @@ def intervals(
 @dataclass(frozen=True)
 class Resampled:
     """Means over compounds and plates. means: (C,) of every compound over its wells. drawn: (draws,) means over resampled
-    compounds, over resampled plates too where there are several. cells: (C, P) means of a compound's wells on a plate, NaN
-    without a well."""
+    compounds, over resampled plates too where there are several. plate_means: (P,) of every plate, over the means of the compounds
+    on it."""
 
     means: Floats
     drawn: Floats
-    cells: Floats
+    plate_means: Floats
 
 
 def hierarchical(wells: pl.DataFrame, draws: int = 2000, level: float = 0.95, seed: int = 0) -> tuple[Interval, int]:
@@ -96,12 +96,12 @@ def hierarchical(wells: pl.DataFrame, draws: int = 2000, level: float = 0.95, se
     The arguments are those of `resampled`. With one plate the interval says nothing about another plate. level: in (0, 1).
     """
     values = resampled(wells, draws, seed)
-    compounds, plates = values.cells.shape
+    plates = len(values.plate_means)
     if plates < 2:
         return _interval(np.sort(values.means), draws, level, seed), plates
     tail = (1 - level) / 2
     low, high = np.nanquantile(values.drawn, [tail, 1 - tail])
-    return Interval(float(values.means.mean()), float(low), float(high), compounds), plates
+    return Interval(float(values.means.mean()), float(low), float(high), len(values.means)), plates
 
 
 def resampled(wells: pl.DataFrame, draws: int = 2000, seed: int = 0) -> Resampled:
@@ -120,9 +120,10 @@ def resampled(wells: pl.DataFrame, draws: int = 2000, seed: int = 0) -> Resample
     total, count = np.zeros((2, len(names), len(plates)))
     total[compound, plate], count[compound, plate] = sums["value"].to_numpy(), sums["n"].to_numpy()
     means = total.sum(axis=1) / count.sum(axis=1)
-    cells = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    of_cells = (sums["value"] / sums["n"]).to_numpy()  # of a compound on a plate
+    plate_means = np.bincount(plate, of_cells, len(plates)) / np.bincount(plate, minlength=len(plates))
     if len(plates) < 2:
-        return Resampled(means, _drawn_means(np.sort(means), draws, seed), cells)
+        return Resampled(means, _drawn_means(np.sort(means), draws, seed), plate_means)
     drawn = []
     for block, start in enumerate(range(0, draws, _BLOCK)):
         size = min(_BLOCK, draws - start)
@@ -133,7 +134,7 @@ def resampled(wells: pl.DataFrame, draws: int = 2000, seed: int = 0) -> Resample
             values = (total @ times) / np.where(wells_drawn > 0, wells_drawn, np.nan)  # (C, draws)
         chosen = random.integers(0, len(names), (len(names), size))
         drawn.append(np.nanmean(np.take_along_axis(values, chosen, axis=0), axis=0))
-    return Resampled(means, np.concatenate(drawn), cells)
+    return Resampled(means, np.concatenate(drawn), plate_means)
 
 
 def paired_difference(

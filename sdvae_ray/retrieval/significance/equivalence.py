@@ -96,7 +96,7 @@ def equivalence(
     if not 0 < level < 0.5 or (margin is not None and not margin > 0):
         raise ValueError(f"a level between 0 and 0.5 and a margin above 0 are wanted, not {level} and {margin}")
     values = resampled(wells, draws, seed)
-    compounds, plates = values.cells.shape
+    compounds, plates = len(values.means), len(values.plate_means)
     if compounds < 2:
         return Equivalence(None, None, None, compounds, plates, margin, UNDECIDED)
     spread = _Spread.of(values)
@@ -156,9 +156,8 @@ class _Spread:
 
     @classmethod
     def of(cls, values: Resampled) -> "_Spread":
-        compounds, plates = values.cells.shape
-        plate_means = np.nanmean(values.cells, axis=0)
-        of_plates = float(plate_means.var(ddof=1)) if plates > 1 else 0.0
+        compounds, plates = len(values.means), len(values.plate_means)
+        of_plates = float(values.plate_means.var(ddof=1)) if plates > 1 else 0.0
         return cls(float(values.means.var(ddof=1)), of_plates, compounds, plates)
 
     def half_width(self, level: float, compounds: int | None = None, plates: int | None = None) -> float:
