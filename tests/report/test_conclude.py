@@ -122,7 +122,7 @@ def test_the_page_begins_with_the_verdicts_and_what_is_lost(run):
 
 def test_runs_that_differ_in_the_seed_are_one_study_of_their_means(made):
     first = scored(made, with_wells(made, {"jpeg": 0.05}, seed=0))
-    other_config = made.model_copy(update={"seed": 7})
+    other_config = made.model_copy(update={"seed": 7, "output": made.output + "-7"})
     second = replace(first, run=Run(other_config), scores=with_wells(made, {"jpeg": 0.07}, seed=0))
     (study,) = studies([first, second])
     (row,) = verdicts(study, RULE)
@@ -130,8 +130,12 @@ def test_runs_that_differ_in_the_seed_are_one_study_of_their_means(made):
     assert row.runs == 2
     assert row.difference.estimate == pytest.approx(np.mean(alone))
     assert row.sd == pytest.approx(np.std(alone, ddof=1))
-    third = replace(first, run=Run(made.model_copy(update={"precision": "float32"})))
-    assert len(studies([first, third])) == 2
+    other = {"output": made.output + "-other"}
+    for change in ({"precision": "float32", "seed": 7}, {}):  # other settings; the same seed again
+        third = replace(first, run=Run(made.model_copy(update=other | change)))
+        assert len(studies([first, third])) == 2
+    with pytest.raises(ConfigError, match="is named twice"):
+        studies([first, first])
 
 
 def test_extractors_are_compared_on_the_originals_and_corrected_together(made):

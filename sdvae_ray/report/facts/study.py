@@ -105,12 +105,21 @@ def paired(first: pl.DataFrame, second: pl.DataFrame, name: str, first_name: str
 
 
 def studies(runs: Sequence[ScoredRun]) -> list[Study]:
-    """Return the runs as studies, in the order of their first runs."""
+    """Return the runs as studies, in the order of their first runs. A run with the seed of another is a study of its own.
+
+    Raises ConfigError for a run that is named twice.
+    """
+    outputs = [run.run.output for run in runs]
+    if twice := [output for number, output in enumerate(outputs) if output in outputs[:number]]:
+        raise ConfigError(f"{twice[0]} is named twice")
     by_settings: dict[str, list[ScoredRun]] = {}
     for run in runs:
         settings = run.config.model_dump(mode="json", exclude=_NOT_OF_A_STUDY)
         manifest = (run.record or {}).get("manifest", {}).get("sha256")
-        by_settings.setdefault(json.dumps([settings, manifest], sort_keys=True), []).append(run)
+        key = json.dumps([settings, manifest], sort_keys=True)
+        if run.config.seed in [other.config.seed for other in by_settings.get(key, [])]:
+            key += run.run.output
+        by_settings.setdefault(key, []).append(run)
     return [Study(tuple(same)) for same in by_settings.values()]
 
 

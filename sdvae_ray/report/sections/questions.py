@@ -8,7 +8,7 @@ from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.study import Rule, Study, rule_of
 from sdvae_ray.report.facts.table import BLOCK, Beside, Column, Row, Section, Table, number, text_column
 from sdvae_ray.report.facts.verdicts import what_decides
-from sdvae_ray.report.sections.verdict import interval_words, listed
+from sdvae_ray.report.sections.verdict import interval_words, listed, percent
 
 _EXTRACTORS = ("extractors", "Are the extractors equally good on the originals?")
 _METRICS = ("predictors", "Which metric predicts the loss of phenotype?")
@@ -36,7 +36,7 @@ def extractors(study: Study, rule: Rule) -> Section | None:
         text_column("second", "against"),
         text_column("verdict", "verdict"),
         Column("difference", "difference", 3, signed=True),
-        Column("interval", "interval"),
+        Column("interval", f"{percent(rule)} interval"),
         Column("first_map", "mAP", 3),
         Column("second_map", "mAP against", 3),
         Column("margin", "margin", 3),

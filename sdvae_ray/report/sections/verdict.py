@@ -20,15 +20,6 @@ from sdvae_ray.retrieval.significance.equivalence import Equivalence
 _TITLE = "Is the phenotype kept?"
 _LEAST_WORDS = "compounds that the originals retrieve"
 _NAMED = 8  # compounds that a line names, at most
-NUMBERS = (
-    Column("difference", "difference", 3, signed=True),
-    Column("interval", "interval"),
-    Column("floor", "floor", 3),
-    Column("ceiling", "originals", 3),
-    Column("side_map", "side", 3),
-    Column("margin", "margin", 3),
-    text_column("count", "compounds / plates"),
-)
 
 
 def section(scored: ScoredRun) -> Section | None:
@@ -42,7 +33,7 @@ def section(scored: ScoredRun) -> Section | None:
         _TITLE,
         "Verdict",
         lines=lines_on_compounds(study, fates(study, rule)),
-        tables=[verdict_table(study, rows)],
+        tables=[verdict_table(study, rule, rows)],
         reasons=open_lines(study, rows),
         notes=notes(study, rule, rows),
     )
@@ -73,7 +64,7 @@ def in_terminal(study: Study, rule: Rule) -> list[Section]:
         return []
     compounds = fates(study, rule)
     said = [*lines_on_compounds(study, compounds), *open_lines(study, rows)]
-    table = verdict_table(study, rows)
+    table = verdict_table(study, rule, rows)
     sections = [Section("verdict", _TITLE, tables=[table], reasons=said, brief=" ".join(notes(study, rule, rows)))]
     if compounds:
         sections.append(Section("fates", "", tables=[fate_table(study, compounds, in_words=True)]))
@@ -96,10 +87,9 @@ def lines(study: Study, rule: Rule) -> list[str]:
 
 def notes(study: Study, rule: Rule, rows: Sequence[Verdict]) -> list[str]:
     """Return how the words are meant, for the small print."""
-    inside = f"{100 * (1 - 2 * rule.level):g} %"
     said = [
-        f"Differences of normalised mAP, side less originals, over the same wells, with {inside} intervals over compounds and "
-        f"plates. Margin: {rule.words}. Equivalent: the whole interval lies within the margin; inferior, superior: beyond it; "
+        f"Differences of normalised mAP, side less originals, over the same wells, with {percent(rule)} intervals over compounds "
+        f"and plates. Margin: {rule.words}. Equivalent: the whole interval lies within the margin; inferior, superior: beyond it; "
         'undecided is not "no difference". docs/conclude.md has the definitions.'
     ]
     if any(row.difference.plates == 1 for row in rows):
@@ -112,7 +102,7 @@ def notes(study: Study, rule: Rule, rows: Sequence[Verdict]) -> list[str]:
     return said
 
 
-def verdict_table(study: Study, rows: Sequence[Verdict]) -> Table:
+def verdict_table(study: Study, rule: Rule, rows: Sequence[Verdict]) -> Table:
     """Return one row per extractor, group and side."""
     scored = study.first
     many_groups = len({row.group for row in rows}) > 1
@@ -121,7 +111,7 @@ def verdict_table(study: Study, rows: Sequence[Verdict]) -> Table:
         *([GROUP] if many_groups else []),
         text_column("side", "side", keeps=14),
         text_column("verdict", "verdict", keeps=10),
-        *NUMBERS,
+        *numbers(rule),
     ]
     shown: list[Row] = [
         {
@@ -136,8 +126,26 @@ def verdict_table(study: Study, rows: Sequence[Verdict]) -> Table:
     return Table("", columns, shown)
 
 
+def numbers(rule: Rule) -> list[Column]:
+    """Return the columns of the numbers of a verdict."""
+    return [
+        Column("difference", "difference", 3, signed=True),
+        Column("interval", f"{percent(rule)} interval"),
+        Column("floor", "floor", 3),
+        Column("ceiling", "originals", 3),
+        Column("side_map", "side", 3),
+        Column("margin", "margin", 3),
+        text_column("count", "compounds / plates"),
+    ]
+
+
+def percent(rule: Rule) -> str:
+    """Return how much of the distribution an interval holds, such as 90 %."""
+    return f"{100 * (1 - 2 * rule.level):g} %"
+
+
 def cells(row: Verdict) -> dict[str, Value]:
-    """Return the word and the numbers of a verdict by the keys of NUMBERS."""
+    """Return the word and the numbers of a verdict by the keys of the columns."""
     difference = row.difference
     return {
         "verdict": row.word,
