@@ -118,14 +118,14 @@ def conclude(
     places: run files or output folders. storage: keys of `storage:`. margin: of a run whose file declares none. Raises ConfigError
     if a run declares another margin, DataError if a run has not been scored.
     """
+    from sdvae_ray.report.facts.conclude.study import rule_of
     from sdvae_ray.report.facts.scored import ScoredRun
-    from sdvae_ray.report.facts.study import rule_of
     from sdvae_ray.run.run import Run
 
     runs = [ScoredRun.read(Run.open(place, storage=storage)) for place in places]
     rules = [rule_of(run, margin) for run in runs]
     if as_json:
-        from sdvae_ray.report.facts.conclude import conclusion
+        from sdvae_ray.report.facts.conclude.answers import conclusion
 
         console.print_json(json.dumps(conclusion(runs, rules), allow_nan=False))
     else:

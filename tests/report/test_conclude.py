@@ -11,11 +11,11 @@ from report_run import EVIL, Page, page_of, run_config, scored, scores_of, write
 from sdvae_ray.cli.main import main
 from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import ConfigError
-from sdvae_ray.report.facts.predictors import answers, family
-from sdvae_ray.report.facts.rivals import extractor_verdicts
+from sdvae_ray.report.facts.conclude.extractors import extractor_verdicts
+from sdvae_ray.report.facts.conclude.predictors import answers, family
+from sdvae_ray.report.facts.conclude.study import Rule, rule_of, studies
+from sdvae_ray.report.facts.conclude.verdicts import fates, verdicts
 from sdvae_ray.report.facts.scored import ScoredRun
-from sdvae_ray.report.facts.study import Rule, rule_of, studies
-from sdvae_ray.report.facts.verdicts import fates, verdicts
 from sdvae_ray.report.sections import verdict
 from sdvae_ray.retrieval.significance.prediction import prediction
 from sdvae_ray.run.record import with_score_settings

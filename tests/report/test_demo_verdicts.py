@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from sdvae_ray.commands.runs import demo_run, run_all
+from sdvae_ray.report.facts.conclude.study import rule_of, studies
+from sdvae_ray.report.facts.conclude.verdicts import fates, verdicts
 from sdvae_ray.report.facts.scored import ScoredRun
-from sdvae_ray.report.facts.study import rule_of, studies
-from sdvae_ray.report.facts.verdicts import fates, verdicts
 from sdvae_ray.run.run import Run
 
 LOSES = {"demo_kl", "patch_pca", "demo_kl_3bit"}  # the autoencoders that compress

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-from sdvae_ray.report.facts.predictors import Answer, answers
-from sdvae_ray.report.facts.rivals import extractor_verdicts, labelled
+from sdvae_ray.report.facts.conclude.extractors import extractor_verdicts, labelled
+from sdvae_ray.report.facts.conclude.predictors import Answer, answers
+from sdvae_ray.report.facts.conclude.study import Rule, Study, rule_of
+from sdvae_ray.report.facts.conclude.words import interval_words, listed, percent, what_decides
 from sdvae_ray.report.facts.scored import ScoredRun
-from sdvae_ray.report.facts.study import Rule, Study, rule_of
 from sdvae_ray.report.facts.table import BLOCK, Beside, Column, Row, Section, Table, number, text_column
-from sdvae_ray.report.facts.verdicts import what_decides
-from sdvae_ray.report.sections.verdict import interval_words, listed, percent
 
 _EXTRACTORS = ("extractors", "Are the extractors equally good on the originals?")
 _METRICS = ("predictors", "Which metric predicts the loss of phenotype?")

@@ -1,25 +1,21 @@
 """Is the phenotype kept? The verdict on every side in words, what is lost by name, and what is uncertain."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from sdvae_ray.config import IMAGE_SIDE
-from sdvae_ray.report.facts.scored import GROUP, ScoredRun
-from sdvae_ray.report.facts.study import Rule, Study, rule_of
-from sdvae_ray.report.facts.table import BLOCK, NONE, Beside, Column, Row, Section, Table, Value, number, text_column
-from sdvae_ray.report.facts.verdicts import (
+from sdvae_ray.report.facts.conclude.study import Rule, Study, rule_of
+from sdvae_ray.report.facts.conclude.verdicts import (
     Compound,
-    Fate,
     Verdict,
     fates,
     verdicts,
-    what_decides,
     without_originals,
 )
-from sdvae_ray.retrieval.significance.equivalence import Equivalence
+from sdvae_ray.report.facts.conclude.words import interval_words, lines_on_compounds, listed, open_lines, percent
+from sdvae_ray.report.facts.scored import GROUP, ScoredRun
+from sdvae_ray.report.facts.table import BLOCK, NONE, Beside, Column, Row, Section, Table, Value, text_column
 
 _TITLE = "Is the phenotype kept?"
-_LEAST_WORDS = "compounds that the originals retrieve"
-_NAMED = 8  # compounds that a line names, at most
 
 
 def section(scored: ScoredRun) -> Section | None:
@@ -139,11 +135,6 @@ def numbers(rule: Rule) -> list[Column]:
     ]
 
 
-def percent(rule: Rule) -> str:
-    """Return how much of the distribution an interval holds, such as 90 %."""
-    return f"{100 * (1 - 2 * rule.level):g} %"
-
-
 def cells(row: Verdict) -> dict[str, Value]:
     """Return the word and the numbers of a verdict by the keys of the columns."""
     difference = row.difference
@@ -157,70 +148,6 @@ def cells(row: Verdict) -> dict[str, Value]:
         "margin": difference.margin,
         "count": f"{difference.compounds} / {difference.plates}",
     }
-
-
-def interval_words(difference: Equivalence) -> str:
-    """Return the interval as `-0.146 to 0.067`; NONE without one."""
-    if difference.low is None:
-        return NONE
-    return f"{number(difference.low, 3)} to {number(difference.high, 3)}"
-
-
-def _open(row: Verdict) -> str:
-    return "; ".join(text for text in (row.reason, what_decides(row.difference)) if text)
-
-
-def open_lines(study: Study, rows: Sequence[Verdict]) -> list[str]:
-    """Return one line per undecided verdict: what is open, and what would decide."""
-    return [
-        f"Undecided: {study.first.label(row.side)} by {study.first.by(row.extractor, row.group)}: {_open(row)}."
-        for row in rows
-        if row.word == "undecided"
-    ]
-
-
-def lines_on_compounds(study: Study, compounds: Sequence[Compound]) -> list[str]:
-    """Return what is lost, what is weakened and what is uncertain, by name; sides with the same names share a line."""
-    if not compounds:
-        return ["The originals retrieve no compound: there is no phenotype to lose."] if study.wells.height else []
-    said = [
-        *_named(study, compounds, "lost", lambda sides, names: f"Lost by {sides}: {names}."),
-        *_named(
-            study, compounds, "weakened", lambda sides, names: f"Weakened by {sides}, and still retrieved: {names}."
-        ),
-        *_named(
-            study,
-            compounds,
-            "undecided",
-            lambda sides, names: f"Uncertain: {sides} no longer {_verb(sides)} {names}, and the fall may be chance.",
-        ),
-    ]
-    if not any(compound.fate == "lost" for compound in compounds):
-        said.insert(0, f"None of the {_LEAST_WORDS} is lost for certain.")
-    return said
-
-
-def _verb(sides: str) -> str:
-    return "retrieve" if " and " in sides else "retrieves"
-
-
-def _named(study: Study, compounds: Sequence[Compound], fate: Fate, sentence: Callable[[str, str], str]) -> list[str]:
-    by_side: dict[tuple[str, str, str], list[str]] = {}
-    for compound in compounds:
-        if compound.fate == fate:
-            by_side.setdefault((compound.extractor, compound.group, compound.side), []).append(compound.name)
-    by_names: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
-    for (extractor, group, side), names in by_side.items():
-        by_names.setdefault((extractor, group, tuple(sorted(names))), []).append(side)
-    many = len({(compound.extractor, compound.group) for compound in compounds}) > 1
-    said = []
-    for (extractor, group, shared), sides in by_names.items():
-        shown = [*shared[:_NAMED], *([f"{len(shared) - _NAMED} more"] if len(shared) > _NAMED else [])]
-        where = f"By {study.first.by(extractor, group)}: " if many else ""
-        said.append(
-            where + sentence(listed([study.first.label(side) for side in study.first.sides(sides)]), listed(shown))
-        )
-    return said
 
 
 def fate_table(study: Study, compounds: Sequence[Compound], in_words: bool = False) -> Table:
@@ -245,8 +172,3 @@ def fate_table(study: Study, compounds: Sequence[Compound], in_words: bool = Fal
         row[compound.side] = compound.fate if in_words else Beside(compound.reconstruction, compound.fate)
     title = "What became of the compounds that the originals retrieve" if in_words else ""
     return Table(title, columns, list(rows.values()))
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names as a, b and c."""
-    return " and ".join(", ".join(names).rsplit(", ", 1))

@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 
 from sdvae_ray.report.facts import side_by_side
+from sdvae_ray.report.facts.conclude.study import Rule, Study, rule_of, studies
 from sdvae_ray.report.facts.scored import ScoredRun
-from sdvae_ray.report.facts.study import Rule, Study, rule_of, studies
 from sdvae_ray.report.facts.table import Section
 from sdvae_ray.report.sections import questions, verdict
 from sdvae_ray.report.sections.header import expected_fovs

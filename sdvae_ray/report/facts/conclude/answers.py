@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sdvae_ray.report.facts.predictors import answers
-from sdvae_ray.report.facts.rivals import extractor_verdicts
+from sdvae_ray.report.facts.conclude.extractors import extractor_verdicts
+from sdvae_ray.report.facts.conclude.predictors import answers
+from sdvae_ray.report.facts.conclude.study import Rule, studies
+from sdvae_ray.report.facts.conclude.verdicts import Verdict, fates, verdicts
+from sdvae_ray.report.facts.conclude.words import what_decides
 from sdvae_ray.report.facts.scored import ScoredRun
-from sdvae_ray.report.facts.study import Rule, studies
-from sdvae_ray.report.facts.verdicts import Verdict, fates, verdicts, what_decides
 
 
 def conclusion(runs: Sequence[ScoredRun], rules: Sequence[Rule]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Literal
 import polars as pl
 
 from sdvae_ray.config import IMAGE_SIDE
-from sdvae_ray.report.facts.study import Rule, Study
+from sdvae_ray.report.facts.conclude.study import Rule, Study
 from sdvae_ray.retrieval.significance.equivalence import UNDECIDED, Equivalence, equivalence, holm
 from sdvae_ray.retrieval.significance.falls import falls
 
@@ -150,24 +150,6 @@ def open_question(difference: Equivalence) -> str:
     if difference.is_not_inferior:
         return "not lower by the margin; whether higher by more is open"
     return "both 0 and more than the margin are possible"
-
-
-def what_decides(difference: Equivalence) -> str:
-    """Return what would change the verdict, in words, labelled as the estimate that it is; "" where nothing is known."""
-    if difference.margin is None or difference.low is None or difference.high is None:
-        return ""
-    if difference.verdict != UNDECIDED:
-        if difference.verdict != "equivalent":
-            return ""
-        least = max(abs(difference.low), abs(difference.high))
-        return f"equivalent at any margin above {least:.3f}"
-    if (needed := difference.needed) is None:
-        return "the difference is at the margin: more data may never decide"
-    if needed.compounds and needed.plates:
-        size = f"{needed.compounds} compounds on {needed.plates} plates"
-    else:
-        size = f"{needed.compounds} compounds" if needed.compounds else f"{needed.plates} plates"
-    return f"about {size} would show it {needed.for_verdict} (an estimate)"
 
 
 def fates(study: Study, rule: Rule) -> list[Compound]:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import polars as pl
 
 from sdvae_ray.config import IMAGE_SIDE
-from sdvae_ray.report.facts.study import Rule, Study, paired
-from sdvae_ray.report.facts.verdicts import Verdict, difference_of, margin_of, mean_map, open_question
+from sdvae_ray.report.facts.conclude.study import Rule, Study, paired
+from sdvae_ray.report.facts.conclude.verdicts import Verdict, difference_of, margin_of, mean_map, open_question
 from sdvae_ray.retrieval.significance.equivalence import EQUIVALENT, INFERIOR, SUPERIOR, UNDECIDED, Word, holm
 
 UNTRAINED = "untrained"

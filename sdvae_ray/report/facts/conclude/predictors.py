@@ -9,8 +9,8 @@ import polars as pl
 from sdvae_ray import shelves
 from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.errors import DataError
+from sdvae_ray.report.facts.conclude.study import Study, studies
 from sdvae_ray.report.facts.scored import ScoredRun
-from sdvae_ray.report.facts.study import Study, studies
 from sdvae_ray.retrieval.significance.prediction import Prediction, prediction
 from sdvae_ray.schema import ERROR, FOV_ID, WELL_KEY, metrics_table
 
