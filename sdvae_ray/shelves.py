@@ -6,6 +6,7 @@ codecs list their `CHECKPOINTS`. A constant says how a module differs from the r
 
 autoencoders  HAS_POSTERIOR = False; STORES_LATENTS = False if the latent is not smaller than the image
 extractors    TAKES_POSTERIOR = True
+codecs        WRITES_FILES = False of a degradation, whose sizes are 0 and whose side has no rate
 metrics       UNIT, HIGHER_IS_BETTER; BANDS, the names of a last axis; NEEDS_POSTERIOR = True if a stored latent is not enough
 """
 

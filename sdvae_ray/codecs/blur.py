@@ -8,6 +8,7 @@ from sdvae_ray.codecs._degradation import Degradation
 from sdvae_ray.codecs._planes import number
 from sdvae_ray.contracts import Checkpoint
 
+WRITES_FILES = False
 CHECKPOINTS = (Checkpoint(None, "none needed", "one stain, 8 or 16 bits", "no file: the stain, blurred"),)
 
 

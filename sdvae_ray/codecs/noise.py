@@ -14,6 +14,7 @@ from sdvae_ray.codecs._planes import depth, number, whole
 from sdvae_ray.contracts import Checkpoint
 from sdvae_ray.randomness import generator
 
+WRITES_FILES = False
 CHECKPOINTS = (Checkpoint(None, "none needed", "one stain, 8 or 16 bits", "no file: the stain with noise"),)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -63,7 +64,11 @@ class _Ladder:
         ]
         rows = {row for image in images for row in image.iter_rows()}
         self.places = sorted(rows)
-        self._fields = [_fields_of(part) for part in parts]
+
+    @cached_property
+    def _fields(self) -> list[list[pl.DataFrame]]:
+        """Return for every study and run the usable fields of treated wells: fov_id, files, group, compound."""
+        return [_fields_of(study) for study in self.studies]
 
     def losses(self, extractor: str, group: str) -> list[tuple[int, str, dict[str, float]]]:
         """Return (number of the study, side, compound -> loss) of every side that loses or gains anything."""
@@ -106,7 +111,6 @@ class _Ladder:
 
 
 def _fields_of(study: Study) -> list[pl.DataFrame]:
-    """Return for every run its usable fields of treated wells: fov_id, files, error, group, compound."""
     wells = study.wells.select(*WELL_KEY, "group", "compound").unique()
     return [
         run.fovs.filter(pl.col(ERROR).is_null()).select(FOV_ID, "files", *WELL_KEY).join(wells, on=list(WELL_KEY))
