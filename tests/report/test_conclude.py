@@ -14,7 +14,7 @@ from sdvae_ray.errors import ConfigError
 from sdvae_ray.report.facts.conclude.extractors import extractor_verdicts
 from sdvae_ray.report.facts.conclude.predictors import answers, family
 from sdvae_ray.report.facts.conclude.study import Rule, rule_of, studies
-from sdvae_ray.report.facts.conclude.verdicts import fates, verdicts
+from sdvae_ray.report.facts.conclude.verdicts import Compound, fates, verdicts
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.sections import verdict
 from sdvae_ray.retrieval.significance.prediction import prediction
@@ -110,6 +110,20 @@ def test_a_lost_compound_is_named_with_its_treatment_and_one_that_wavers_is_unce
     lines = verdict.lines(study, RULE)
     assert "Lost by jpeg: er_stress 1 (strong)." in lines
     assert any(line.startswith("Uncertain: jpeg no longer retrieves actin_edge 0.5") for line in lines)
+
+
+def test_a_terminal_shows_of_many_sides_only_what_is_not_kept(made):
+    rows = [
+        Compound("intensity", GROUP, f"side{number:02d}", name, name, 0.9, 0.8, 1.0, "kept")
+        for number in range(12)
+        for name in ("strong", "inactive")
+    ]
+    rows[6] = replace(rows[6], fate="lost")  # strong by side03
+    table = verdict.fate_table(studies([scored(made)])[0], rows, in_words=True)
+    assert [column.key for column in table.columns] == ["extractor", "compound", "side03"]
+    assert [(row["compound"], row["side03"]) for row in table.rows] == [("strong", "lost")]
+    whole = verdict.fate_table(studies([scored(made)])[0], rows)
+    assert (len(whole.columns), len(whole.rows)) == (3 + 12, 2)
 
 
 def test_the_page_begins_with_the_verdicts_and_what_is_lost(run):

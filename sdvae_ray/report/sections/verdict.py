@@ -16,6 +16,7 @@ from sdvae_ray.report.facts.scored import GROUP, ScoredRun
 from sdvae_ray.report.facts.table import BLOCK, NONE, Beside, Column, Row, Section, Table, Value, text_column
 
 _TITLE = "Is the phenotype kept?"
+_MOST_SIDES = 10  # of a table of fates in a terminal
 
 
 def section(scored: ScoredRun) -> Section | None:
@@ -154,6 +155,12 @@ def fate_table(study: Study, compounds: Sequence[Compound], in_words: bool = Fal
     """Return one row per compound that the originals retrieve, one column per side: its normalised mAP and fate, or its fate."""
     scored = study.first
     sides = scored.sides(compound.side for compound in compounds)
+    title = "What became of the compounds that the originals retrieve" if in_words else ""
+    if in_words and len(sides) > _MOST_SIDES:
+        changed = [compound for compound in compounds if compound.fate != "kept"]
+        names, sides = {compound.name for compound in changed}, scored.sides(compound.side for compound in changed)
+        compounds = [compound for compound in compounds if compound.name in names and compound.side in sides]
+        title += "; compounds and sides that are not shown: all kept"
     side_columns = [
         text_column(side, scored.label(side), keeps=12) if in_words else scored.side_column(side, 2) for side in sides
     ]
@@ -170,5 +177,4 @@ def fate_table(study: Study, compounds: Sequence[Compound], in_words: bool = Fal
         head: dict[str, Value] = {BLOCK: by, "extractor": by, "compound": compound.name, IMAGE_SIDE: compound.image}
         row = rows.setdefault(place, {**head, **dict.fromkeys(sides, NONE)})
         row[compound.side] = compound.fate if in_words else Beside(compound.reconstruction, compound.fate)
-    title = "What became of the compounds that the originals retrieve" if in_words else ""
     return Table(title, columns, list(rows.values()))
