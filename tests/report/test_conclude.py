@@ -267,7 +267,7 @@ def test_a_ladder_answers_which_metric_predicts_and_five_sides_do_not(tmp_path):
         autoencoders={},
         codecs={},
         ladder=ladder,
-        extractors={"intensity": {"name": "intensity"}},
+        extractors={},
         metrics=["mae", "psnr"],
     )
     write_run(tmp_path, config)
