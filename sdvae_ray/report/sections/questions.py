@@ -7,7 +7,7 @@ from sdvae_ray.report.facts.conclude.predictors import Answer, answers
 from sdvae_ray.report.facts.conclude.study import Rule, Study, rule_of
 from sdvae_ray.report.facts.conclude.words import interval_words, listed, percent, what_decides
 from sdvae_ray.report.facts.scored import ScoredRun
-from sdvae_ray.report.facts.table import BLOCK, Beside, Column, Row, Section, Table, number, text_column
+from sdvae_ray.report.facts.table import BLOCK, Column, Row, Section, Table, number, text_column
 
 _EXTRACTORS = ("extractors", "Are the extractors equally good on the originals?")
 _METRICS = ("predictors", "Which metric predicts the loss of phenotype?")
@@ -81,7 +81,8 @@ def _metrics(runs: Sequence[ScoredRun], given: Sequence[Answer]) -> Section:
     columns = [
         text_column("extractor", "by", says_once=True),
         text_column("metric", "metric"),
-        Column("correlation", "rank correlation", 3, signed=True),
+        Column("correlation", "rank correlation", 2, signed=True),
+        Column("interval", "95 % interval"),
         Column("error", "error, unseen family", 3, "lower"),
         Column("blind", "without the metric", 3),
         text_column("predicts", "predicts"),
@@ -103,7 +104,8 @@ def _metrics(runs: Sequence[ScoredRun], given: Sequence[Answer]) -> Section:
                     BLOCK: by,
                     "extractor": by,
                     "metric": name,
-                    "correlation": Beside(metric.correlation, interval),
+                    "correlation": metric.correlation,
+                    "interval": interval,
                     "error": metric.error,
                     "blind": metric.blind,
                     "predicts": "yes" if metric.predicts else "no",

@@ -161,9 +161,7 @@ def fate_table(study: Study, compounds: Sequence[Compound], in_words: bool = Fal
         names, sides = {compound.name for compound in changed}, scored.sides(compound.side for compound in changed)
         compounds = [compound for compound in compounds if compound.name in names and compound.side in sides]
         title += "; compounds and sides that are not shown: all kept"
-    side_columns = [
-        text_column(side, scored.label(side), keeps=12) if in_words else scored.side_column(side, 2) for side in sides
-    ]
+    side_columns = [Column(side, scored.label(side)) if in_words else scored.side_column(side, 2) for side in sides]
     columns = [
         text_column("extractor", "by", says_once=True),
         text_column("compound", "compound", keeps=20),

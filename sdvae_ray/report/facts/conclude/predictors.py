@@ -99,14 +99,12 @@ class _Ladder:
             if len(ids) == 0 or values.ndim < 2:
                 continue
             flat = values.reshape(*values.shape[:2], -1).astype(np.float64)
-            known = np.isfinite(flat)  # an exact patch has an infinite PSNR, and says nothing of the others
-            with np.errstate(invalid="ignore"):
-                means = np.where(known, flat, 0).sum(1) / known.sum(1)
+            means = _mean_of_known(flat, axis=1)  # an exact patch has an infinite PSNR, and says nothing of the others
             sums.append(pl.DataFrame({FOV_ID: ids, "mean": means}).join(fields.select(FOV_ID, "compound"), on=FOV_ID))
         by_compound: dict[str, np.ndarray] = {}
         if sums:
             for (compound,), rows in pl.concat(sums).group_by("compound"):
-                by_compound[str(compound)] = np.nanmean(np.stack(list(rows["mean"])), axis=0)
+                by_compound[str(compound)] = _mean_of_known(np.stack(list(rows["mean"])), axis=0)
         return by_compound
 
 
@@ -152,6 +150,13 @@ def _answer(ladder: _Ladder, extractor: str, group: str) -> Answer:
         parts[name] = [part for part, is_known in zip(names, known, strict=True) if is_known]
     ordered = dict(sorted(measured.items(), key=lambda item: -item[1].correlation))
     return Answer(extractor, group, ordered, left_out, parts)
+
+
+def _mean_of_known(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the mean of the finite values over an axis; NaN without one."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, values, 0).sum(axis) / known.sum(axis)
 
 
 def _has_a_number(values: np.ndarray | None) -> bool:
