@@ -77,7 +77,7 @@ class Codec(Protocol):
 
     def roundtrip(self, stains: "np.ndarray") -> "tuple[np.ndarray, np.ndarray]":
         """Return (the decoded stains, the bytes of each as (N, C) int64); stains: (N, C, S, S) uint8 or uint16, and so the decoded
-        ones.
+        ones. 0 bytes: no file was written (a degradation), and the side has no rate.
         """
         ...
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from sdvae_ray.config import RunConfig, StorageConfig
 from sdvae_ray.errors import ConfigError, did_you_mean, one_line
+from sdvae_ray.settings.ladder import LADDER, LadderConfig, with_ladder
 from sdvae_ray.settings.values import Section
 
 
@@ -38,8 +39,25 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def parse_run(raw: dict[str, Any], where: str = "run file") -> RunConfig:
-    """Return a mapping as a checked RunConfig. Raises ConfigError, one line that begins with `where`."""
-    return _parsed(RunConfig, raw, where)
+    """Return a mapping as a checked RunConfig; the sides of its `ladder` stand in its autoencoders and codecs. Raises ConfigError,
+    one line that begins with `where`.
+    """
+    if LADDER not in raw:
+        return _parsed(RunConfig, raw, where)
+    asked = raw[LADDER]
+    plain = {key: value for key, value in raw.items() if key != LADDER}
+    if asked is False or asked is None:
+        return _parsed(RunConfig, plain, where)
+    ladder = _parsed(LadderConfig, {} if asked is True else _mapping(asked, where), f"{where}: {LADDER}")
+    return _parsed(RunConfig, with_ladder(plain, ladder, where), where)
+
+
+def _mapping(asked: Any, where: str) -> dict[str, Any]:
+    if not isinstance(asked, dict):
+        raise ConfigError(
+            f"{where}: {LADDER}: true, false, or a mapping of codecs, latent_bits, blur and noise, got {asked!r}"
+        )
+    return asked
 
 
 def parse_storage(keys: Mapping[str, Any] | None) -> StorageConfig:

@@ -5,6 +5,7 @@ A module on a shelf offers `load(weights, **options)` (autoencoders, extractors,
 codecs list their `CHECKPOINTS`. A constant says how a module differs from the rule:
 
 autoencoders  HAS_POSTERIOR = False; STORES_LATENTS = False if the latent is not smaller than the image
+codecs        WRITES_FILES = False of a degradation, whose sizes are 0 and whose side has no rate
 extractors    TAKES_LATENT = True
 metrics       UNIT, HIGHER_IS_BETTER; BANDS, the names of a last axis; AGAINST_STAINS = True if the last axis is the stains;
               NEEDS_POSTERIOR = True if a stored latent is not enough; `pooled(values)` if a mean over patches is not arithmetic

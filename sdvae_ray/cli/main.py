@@ -23,6 +23,7 @@ Cell Painting images in; latents, embeddings and retrieval scores out.
   sdvae-ray manifest LOAD_DATA...    your images: one row per field of view
   sdvae-ray check RUN                a few fields through every stage; hours and dollars
   sdvae-ray run RUN                  encode, score and report; the same line again resumes
+  sdvae-ray conclude RUN             the verdicts: what is kept, what is lost by name, what is uncertain
 
   sdvae-ray retrieve PROFILES...     scores a table of profiles that you have already
 
@@ -72,7 +73,7 @@ for _command in (
     runs.run,
 ):
     app.command()(_command)
-for _command in (data.retrieve, runs.compare, runs.search, runs.decode, data.models):
+for _command in (runs.conclude, data.retrieve, runs.compare, runs.search, runs.decode, data.models):
     app.command()(_command)
 
 

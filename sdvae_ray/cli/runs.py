@@ -132,6 +132,22 @@ def run(run: "Run", address: Address = None) -> None:
 
 
 @opens_storage
+def conclude(
+    places: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run files (YAML), or output folders of runs.")],
+    storage: dict[str, Any],
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0001, max=1, help="Share of floor to originals that may be lost; of a run that declares none."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Verdicts: is the phenotype kept, are the extractors equally good, which metric predicts its loss."""
+    questions.conclude(places, storage, console, margin, as_json)
+
+
+@opens_storage
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="A run file (YAML), or the output folder of a run.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The other; differences are B - A.")],

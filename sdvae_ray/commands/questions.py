@@ -106,6 +106,34 @@ def compare(a: str, b: str, storage: Mapping[str, Any], console: Console, as_jso
         print_comparison(compared, console)
 
 
+def conclude(
+    places: Sequence[str],
+    storage: Mapping[str, Any],
+    console: Console,
+    margin: float | None = None,
+    as_json: bool = False,
+) -> None:
+    """Print what one or more scored runs say on the paper's three questions, as tables or as JSON.
+
+    places: run files or output folders. storage: keys of `storage:`. margin: of a run whose file declares none. Raises ConfigError
+    if a run declares another margin, DataError if a run has not been scored.
+    """
+    from sdvae_ray.report.facts.conclude.study import rule_of
+    from sdvae_ray.report.facts.scored import ScoredRun
+    from sdvae_ray.run.run import Run
+
+    runs = [ScoredRun.read(Run.open(place, storage=storage)) for place in places]
+    rules = [rule_of(run, margin) for run in runs]
+    if as_json:
+        from sdvae_ray.report.facts.conclude.answers import conclusion
+
+        console.print_json(json.dumps(conclusion(runs, rules), allow_nan=False))
+    else:
+        from sdvae_ray.report.terminal.summary import print_conclusion
+
+        print_conclusion(runs, rules, console)
+
+
 def show_retrieved(
     retrieved: Retrieved,
     profiles: Sequence[str],

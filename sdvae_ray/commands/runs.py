@@ -106,6 +106,7 @@ def score(run: Run, console: Console, address: str | None = None, manifest: str 
     of the run's own. Raises RunError if nothing could be scored.
     """
     _require_scores(_score(run, console, address, manifest))
+    print_line(console, f"score: the verdicts: sdvae-ray conclude {run.output}")
 
 
 def _score(run: Run, console: Console, address: str | None, manifest: str | None = None) -> ScoredRun:
@@ -148,9 +149,10 @@ def _read_scored(run: Run, console: Console, scores: Scores | None = None) -> Sc
 
 
 def run_all(run: Run, console: Console, address: str | None = None) -> None:
-    """Run encode, score and report in one Ray session."""
+    """Run encode, score and report in one Ray session; the last lines are the verdicts."""
     begin("run", run, console)
     from sdvae_ray.cluster.session import ray_session
+    from sdvae_ray.report.terminal.summary import print_verdicts
 
     prepare(run, console)
     with ray_session(address):
@@ -158,6 +160,7 @@ def run_all(run: Run, console: Console, address: str | None = None) -> None:
         scored = _score(run, console, address)
     report(run, console, scored)
     _require_scores(scored)
+    print_verdicts(scored, console)
 
 
 def demo_run(output: str, overrides: Sequence[str]) -> Run:

@@ -65,9 +65,10 @@ class Sides:
         self._compresses = {side: compresses(config, side) for side in config.autoencoders}
 
     def by_codec(self, field: Field, compressed: Compressed) -> Side:
-        """Return the side of a codec. The patches of a field share the bits of a stain equally."""
+        """Return the side of a codec. The patches of a field share the bits of a stain equally; without a file they are NaN."""
         stains = upload(compressed.pixels, field.stains.device).float() / self.top
-        bits = upload(compressed.sizes * 8 / len(stains), field.stains.device).float().expand(len(stains), -1)
+        sizes = np.where(compressed.sizes > 0, compressed.sizes, np.nan)
+        bits = upload(sizes * 8 / len(stains), field.stains.device).float().expand(len(stains), -1)
         result = Reconstruction(field.stains, stains, field.rgb, self.packing.pack(stains), None)
         return Side(result, None, rate.stored_alone(bits))
 

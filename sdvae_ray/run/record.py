@@ -137,6 +137,19 @@ def extended(
     }
 
 
+def with_score_settings(record: Record, config: RunConfig) -> Record:
+    """Return the record with the score section of `config`.
+
+    A `score.conclude` that another one replaces, with scores at hand, is added to `margins_before`.
+    """
+    settings = config.model_dump(mode="json")["score"]
+    before = record["config"].get("score", {}).get("conclude")
+    changed = {**record, "config": {**record["config"], "score": settings}}
+    if "scored" in record and before != settings["conclude"]:
+        changed["margins_before"] = [*record.get("margins_before", []), before]
+    return changed
+
+
 def describe_manifest(uri: str, fovs: int, storage: Storage) -> dict[str, Any]:
     """Return the URI of a manifest, its number of FOVs, and the sha256 of its bytes in hex digits."""
     digest = hashlib.sha256()

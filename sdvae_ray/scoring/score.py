@@ -28,6 +28,7 @@ from sdvae_ray.retrieval.tasks.activity import activity_in
 from sdvae_ray.run.annotation import write_annotation
 from sdvae_ray.run.lease import Lease
 from sdvae_ray.run.log import RunLog
+from sdvae_ray.run.record import with_score_settings
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores
 from sdvae_ray.schema import ERROR, FOV_ID, PLATE_COLUMN, WELL_KEY, annotation_columns
@@ -77,7 +78,7 @@ def score(run: Run, console: Console, address: str | None = None, manifest: str 
         scores.write(run.output, run.storage)
         write_annotation(run, fields.annotation)
         if record := run.find_record():  # the settings of this score: `score` may run again with other settings
-            record["config"]["score"] = run.config.model_dump(mode="json")["score"]
+            record = with_score_settings(record, run.config)
             record["scored"] = fields.facts
             record["excluded_by_qc"] = exclusion.record
             run.write_record(record)

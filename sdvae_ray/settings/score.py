@@ -19,6 +19,13 @@ class DistributionConfig(Section):
     neighbours: Count = 5  # of precision, recall, density and coverage
 
 
+class ConcludeConfig(Section):
+    """Section `conclude`: what a verdict of `sdvae-ray conclude` means, declared before the scores are seen."""
+
+    margin: float = Field(0.1, gt=0, le=1)  # the share of the way from the floor to the originals that may be lost
+    level: float = Field(0.05, gt=0, lt=0.5)  # of each of the two one-sided tests, and of tests over several compounds
+
+
 class FovIndexConfig(Section):
     """Section `fov_index`: an approximate index over FOVs or patches, for every extractor and side.
 
@@ -67,6 +74,7 @@ class ScoreConfig(Section):
     # for `tasks` alone: phenotypic activity and its null by exchange are of cosines
     task_distance: Literal["cosine", "abs_cosine", "correlation", "euclidean"] = "cosine"
     distributions: DistributionConfig = DistributionConfig()
+    conclude: ConcludeConfig | None = None  # None: the defaults of ConcludeConfig, which `conclude --margin` may change
     fov_index: FovIndexConfig | None = None  # None: indices over well profiles alone
 
     @field_validator("splits")

@@ -73,7 +73,7 @@ def test_a_section_is_a_file_and_a_line(run: RunConfig, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "plates", plates)
     exec(file, vars(plates))
     (entry,) = eval(f"[{line}]", {"Entry": order.Entry, "plates": plates})
-    monkeypatch.setattr(order, "SECTIONS", [*order.SECTIONS[:3], entry, *order.SECTIONS[3:]])
+    monkeypatch.setattr(order, "SECTIONS", [*order.SECTIONS[:4], entry, *order.SECTIONS[4:]])
     html = page_of(run, scores_of(run))
     assert '<a href="#plates">Plates</a>' in html
     assert '<section id="plates">' in html

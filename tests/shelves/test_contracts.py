@@ -359,8 +359,13 @@ def test_inception_features_are_those_of_torchvisions_own_preprocessing():
 
 
 @pytest.fixture(scope="module", params=CODECS)
-def codec(request) -> Codec:
-    return find("codecs", request.param).load()
+def codec_name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def codec(codec_name) -> Codec:
+    return find("codecs", codec_name).load()
 
 
 def planes(count: int, dtype: type) -> np.ndarray:
@@ -368,13 +373,13 @@ def planes(count: int, dtype: type) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_codec_gives_back_images_and_their_bytes(codec, dtype):
+def test_a_codec_gives_back_images_and_their_bytes(codec_name, codec, dtype):
     given = planes(3, dtype)
     before = given.copy()
     recon, sizes = codec.roundtrip(given)
     assert (recon.shape, recon.dtype) == (given.shape, given.dtype)
     assert (sizes.shape, sizes.dtype) == ((3, 2), np.int64)
-    assert (sizes > 0).all()
+    assert ((sizes > 0) == getattr(find("codecs", codec_name), "WRITES_FILES", True)).all()
     assert (sizes < given[0, 0].nbytes * 1.1).all()
     np.testing.assert_array_equal(given, before)
     again, same = codec.roundtrip(given)

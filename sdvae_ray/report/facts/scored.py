@@ -18,6 +18,7 @@ from sdvae_ray.schema import ERROR, FOV_ID, KEYS
 
 RANDOM = "(random weights)"
 PHENOTYPE, STRENGTH, TRUTH = "Metadata_phenotype", "Metadata_strength", "Metadata_truth"
+TREATMENT = "Metadata_pert_iname"  # the name of a compound, as the gallery's metadata has it
 GROUP = text_column("group", "group")
 _COLOURS = 11  # of the page's style sheet, beside the originals'
 
@@ -46,7 +47,7 @@ class ScoredRun:
         """
         score = run.config.score
         words = re.findall(r"\w+", score.control)  # the columns of the expression are among its words
-        asked = [*KEYS, score.perturbation or FOV_ID, PHENOTYPE, STRENGTH, TRUTH, *words, *STORED]
+        asked = [*KEYS, score.perturbation or FOV_ID, PHENOTYPE, STRENGTH, TRUTH, TREATMENT, *words, *STORED]
         fovs = with_annotation(run, run.fovs(asked))
         return cls(run, run.find_record(), scores or run.scores(), fovs, say)
 
@@ -98,6 +99,25 @@ class ScoredRun:
     def by(self, extractor: str, group: str) -> str:
         """Return the extractor's label and, unless all wells are one group, the group."""
         return self.label(extractor) + ("" if group == "all" else f", {group}")
+
+    def treatments(self) -> dict[str, str]:
+        """Return compound -> its name in words: the known phenotype and strength, or the treatment's name, with the compound."""
+        compound = self.config.score.perturbation
+        if compound is None or compound not in self.fovs.columns:
+            return {}
+        words = [
+            pl.concat_str(PHENOTYPE, STRENGTH, separator=" ")
+            if {PHENOTYPE, STRENGTH} <= set(self.fovs.columns)
+            else None,
+            pl.col(TREATMENT) if TREATMENT in self.fovs.columns else None,
+        ]
+        name = pl.coalesce([word for word in words if word is not None] or [pl.lit(None, pl.String)])
+        known = (
+            self.fovs.select(compound=compound, name=name)
+            .drop_nulls()
+            .unique("compound", keep="first", maintain_order=True)
+        )
+        return {compound: f"{name} ({compound})" for compound, name in known.iter_rows() if name not in ("", compound)}
 
     # --- rows ----------------------------------------------------------------------------------------------------------------
 

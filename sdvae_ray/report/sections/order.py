@@ -16,12 +16,14 @@ from sdvae_ray.report.sections import (
     metrics,
     provenance,
     quality,
+    questions,
     rates,
     reading,
     retrieval,
     short,
     tasks,
     truth,
+    verdict,
 )
 
 
@@ -33,6 +35,7 @@ class Entry(NamedTuple):
 
 
 SECTIONS = [
+    Entry(verdict.section),
     Entry(short.section),
     Entry(examples.section),
     Entry(rates.section, in_terminal=True),
@@ -45,8 +48,11 @@ SECTIONS = [
     Entry(floors.estimates),
     Entry(tasks.within, in_terminal=True),
     Entry(tasks.transfer, in_terminal=True),
+    Entry(questions.extractors_of_run),
+    Entry(questions.metrics_of_run),
     Entry(comparison.section),
     Entry(truth.section, in_terminal=True),
+    Entry(verdict.compounds_of_run),
     Entry(metrics.distributions),
     Entry(distances.section),
     Entry(latents.sizes),

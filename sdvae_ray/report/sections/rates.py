@@ -89,9 +89,9 @@ def _chart(scored: ScoredRun, rows: list[Values], extractor: str) -> RatePoints:
     """Return the chart of FR over the rate; a latent is drawn at its entropy, if that is known."""
     key, title = f"{extractor} fraction_retrieved", f"Fraction retrieved by {scored.label(extractor)}"
     points = [
-        RatePoint(scored.side(row["side"]), row[ENTROPY] or row[BITS] or 0, row[key])
+        RatePoint(scored.side(row["side"]), row[ENTROPY] or row[BITS], row[key])
         for row in rows[1:]
-        if row[key] is not None
+        if row[key] is not None and row[BITS] is not None
     ]
     words = "latents at their entropy; dashed: the originals"
     return RatePoints(title, words, "FR (higher is better)", points, rows[0][key])

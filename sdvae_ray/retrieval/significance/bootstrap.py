@@ -79,13 +79,37 @@ def intervals(
     return _nulls(pl.DataFrame(rows, schema=schema, orient="row"))
 
 
+@dataclass(frozen=True)
+class Resampled:
+    """Means over compounds and plates. means: (C,) of every compound over its wells. drawn: (draws,) means over resampled
+    compounds, over resampled plates too where there are several. plate_means: (P,) of every plate, over the means of the compounds
+    on it."""
+
+    means: Floats
+    drawn: Floats
+    plate_means: Floats
+
+
 def hierarchical(wells: pl.DataFrame, draws: int = 2000, level: float = 0.95, seed: int = 0) -> tuple[Interval, int]:
     """Return the mean over compounds of the mean over a compound's wells, its interval over compounds and plates, and the plates.
 
+    The arguments are those of `resampled`. With one plate the interval says nothing about another plate. level: in (0, 1).
+    """
+    values = resampled(wells, draws, seed)
+    plates = len(values.plate_means)
+    if plates < 2:
+        return _interval(np.sort(values.means), draws, level, seed), plates
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(values.drawn, [tail, 1 - tail])
+    return Interval(float(values.means.mean()), float(low), float(high), len(values.means)), plates
+
+
+def resampled(wells: pl.DataFrame, draws: int = 2000, seed: int = 0) -> Resampled:
+    """Return the means of compounds, and means over compounds and plates that are drawn with replacement.
+
     wells: compound, plate, value; rows with a null value are left out. Each draw resamples the plates, takes each compound's mean
     over its wells on the plates drawn, and resamples the compounds; a compound with no well on these plates is left out of the
-    draw. With one plate the compounds alone are resampled, and the interval says nothing about another plate. The wells' values
-    are taken as they are: a draw ranks nothing again.
+    draw. With one plate the compounds alone are resampled. The wells' values are taken as they are: a draw ranks nothing again.
     """
     known = wells.filter(pl.col("value").is_not_null() & pl.col("value").is_not_nan()).sort(
         "compound", "plate", "value"
@@ -96,8 +120,10 @@ def hierarchical(wells: pl.DataFrame, draws: int = 2000, level: float = 0.95, se
     total, count = np.zeros((2, len(names), len(plates)))
     total[compound, plate], count[compound, plate] = sums["value"].to_numpy(), sums["n"].to_numpy()
     means = total.sum(axis=1) / count.sum(axis=1)
+    of_cells = (sums["value"] / sums["n"]).to_numpy()  # of a compound on a plate
+    plate_means = np.bincount(plate, of_cells, len(plates)) / np.bincount(plate, minlength=len(plates))
     if len(plates) < 2:
-        return _interval(np.sort(means), draws, level, seed), len(plates)
+        return Resampled(means, _drawn_means(np.sort(means), draws, seed), plate_means)
     drawn = []
     for block, start in enumerate(range(0, draws, _BLOCK)):
         size = min(_BLOCK, draws - start)
@@ -108,9 +134,7 @@ def hierarchical(wells: pl.DataFrame, draws: int = 2000, level: float = 0.95, se
             values = (total @ times) / np.where(wells_drawn > 0, wells_drawn, np.nan)  # (C, draws)
         chosen = random.integers(0, len(names), (len(names), size))
         drawn.append(np.nanmean(np.take_along_axis(values, chosen, axis=0), axis=0))
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(np.concatenate(drawn), [tail, 1 - tail])
-    return Interval(float(means.mean()), float(low), float(high), len(names)), len(plates)
+    return Resampled(means, np.concatenate(drawn), plate_means)
 
 
 def paired_difference(
@@ -196,10 +220,15 @@ def _interval(values: Floats, draws: int, level: float, seed: int) -> Interval:
         raise ValueError(f"a bootstrap needs at least 1 draw and a level between 0 and 1, not {draws} and {level}")
     if not len(values):
         return Interval(np.nan, np.nan, np.nan, 0)
-    means = np.concatenate([values[index].mean(axis=1) for index in _resamples(len(values), draws, seed)])
     tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.quantile(_drawn_means(values, draws, seed), [tail, 1 - tail])
     return Interval(float(values.mean()), float(low), float(high), len(values))
+
+
+def _drawn_means(values: Floats, draws: int, seed: int) -> Floats:
+    if not len(values):
+        return np.full(draws, np.nan)
+    return np.concatenate([values[index].mean(axis=1) for index in _resamples(len(values), draws, seed)])
 
 
 def _resamples(size: int, draws: int, seed: int) -> Iterator[Ints]:

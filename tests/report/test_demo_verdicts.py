@@ -1,0 +1,46 @@
+"""The demo from end to end, and its verdicts beside the truth that was drawn."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sdvae_ray.commands.runs import demo_run, run_all
+from sdvae_ray.report.facts.conclude.study import rule_of, studies
+from sdvae_ray.report.facts.conclude.verdicts import fates, verdicts
+from sdvae_ray.report.facts.scored import ScoredRun
+from sdvae_ray.run.run import Run
+
+LOSES = {"demo_kl", "patch_pca", "demo_kl_3bit"}  # the autoencoders that compress
+FINE_TEXTURE = "mito_fragmentation 1 "
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_the_demos_verdicts_agree_with_the_drawn_truth(local_ray, tmp_path):
+    console = Console(width=120, record=True, file=io.StringIO())
+    run = demo_run(str(tmp_path), [])
+    run_all(run, console)
+    check(run)
+    assert any(line.startswith("Lost by") and FINE_TEXTURE in line for line in console.export_text().splitlines()[-12:])
+    page = Path(run.uri("report", "index.html")).read_text()
+    first = page[page.index('id="verdict"') : page.index('id="short"')]
+    assert FINE_TEXTURE in first
+
+
+def check(run: Run) -> None:
+    """Assert what was drawn: the fine texture is lost by every autoencoder that compresses and by nothing else, a control that
+    changes nothing is equivalent, and no compound without an effect is lost, for none is retrieved."""
+    scored = ScoredRun.read(run)
+    (study,), rule = studies([scored]), rule_of(scored)
+    words = {row.side: row.word for row in verdicts(study, rule)}
+    assert words["identity"] == "equivalent"
+    assert "superior" not in words.values()
+    rows = fates(study, rule)
+    lost = {(row.side, row.name) for row in rows if row.fate == "lost"}
+    assert {side for side, name in lost if name.startswith(FINE_TEXTURE)} == LOSES
+    assert {side for side, _ in lost} == LOSES
+    assert not [row.name for row in rows if row.name.startswith("none ")]
+    strong = {row.name for row in rows if " 1 (" in row.name}
+    assert len(strong) == 7  # every phenotype at full strength is retrieved from the originals
