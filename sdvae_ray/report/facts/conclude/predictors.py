@@ -146,7 +146,7 @@ def _answer(ladder: _Ladder, extractor: str, group: str) -> Answer:
         loss = np.array([[losses[index][2][one] for index in have] for one in compounds])
         damage = worse[:, :, known].transpose(2, 0, 1)  # (C, N, K) -> (K, C, N)
         measured[name] = prediction(damage, loss, np.array([families[index] for index in have]), seed=first.config.seed)
-        names = first.config.image.parts(len(known))
+        names = first.config.parts(len(known))
         parts[name] = [part for part, is_known in zip(names, known, strict=True) if is_known]
     ordered = dict(sorted(measured.items(), key=lambda item: -item[1].correlation))
     return Answer(extractor, group, ordered, left_out, parts)
@@ -164,9 +164,14 @@ def _has_a_number(values: np.ndarray | None) -> bool:
 
 
 def _turned(run: ScoredRun, name: str, values: np.ndarray) -> np.ndarray:
-    """Return a metric so that more is worse. One whose best value is 1 (radial_power) becomes its distance from 1."""
+    """Return a metric so that more is worse.
+
+    One whose best value is 1 (radial_power) becomes its distance from 1, a correlation with other stains (leakage) its size.
+    """
     settings = run.config.metrics.get(name)
     module = shelves.find("metrics", settings.name if settings is not None else name)
+    if getattr(module, "AGAINST_STAINS", False):
+        return np.abs(values)
     if module.HIGHER_IS_BETTER is None and hasattr(module, "BANDS"):
         return np.abs(values - 1)
     return -values if module.HIGHER_IS_BETTER else values
