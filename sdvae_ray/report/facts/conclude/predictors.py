@@ -100,20 +100,19 @@ class _Ladder:
                 continue
             flat = values.reshape(*values.shape[:2], -1).astype(np.float64)
             means = _mean_of_known(flat, axis=1)  # an exact patch has an infinite PSNR, and says nothing of the others
-            sums.append(pl.DataFrame({FOV_ID: ids, "mean": means}).join(fields.select(FOV_ID, "compound"), on=FOV_ID))
+            by_fov = pl.DataFrame({FOV_ID: ids, "mean": means})
+            sums.append(by_fov.join(fields.select(FOV_ID, "compound"), on=FOV_ID, maintain_order="left"))
         by_compound: dict[str, np.ndarray] = {}
         if sums:
-            for (compound,), rows in pl.concat(sums).group_by("compound"):
+            for (compound,), rows in pl.concat(sums).group_by("compound", maintain_order=True):
                 by_compound[str(compound)] = _mean_of_known(np.stack(list(rows["mean"])), axis=0)
         return by_compound
 
 
 def _fields_of(study: Study) -> list[pl.DataFrame]:
-    wells = study.wells.select(*WELL_KEY, "group", "compound").unique()
-    return [
-        run.fovs.filter(pl.col(ERROR).is_null()).select(FOV_ID, "files", *WELL_KEY).join(wells, on=list(WELL_KEY))
-        for run in study.runs
-    ]
+    wells = study.wells.select(*WELL_KEY, "group", "compound").unique(maintain_order=True)
+    usable = (run.fovs.filter(pl.col(ERROR).is_null()).select(FOV_ID, "files", *WELL_KEY) for run in study.runs)
+    return [fovs.join(wells, on=list(WELL_KEY), maintain_order="left") for fovs in usable]
 
 
 def _answer(ladder: _Ladder, extractor: str, group: str) -> Answer:
