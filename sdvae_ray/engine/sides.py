@@ -1,6 +1,6 @@
 """One field of view through one autoencoder or codec: the reconstruction, the latent as stored, and its bits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,11 +20,15 @@ from sdvae_ray.randomness import generator
 
 @dataclass(frozen=True)
 class Field:
-    """One FOV on the device: stains (P, C, S, S) and the RGB passes of image.packing (P, T, 3, S, S), float32 in [0, 1]."""
+    """One FOV on the device: stains (P, C, S, S) and the RGB passes of image.packing (P, T, 3, S, S), float32 in [0, 1].
+
+    posteriors: what autoencoders made of it, so that sides that differ in their latent alone encode it once.
+    """
 
     fov_id: str
     stains: Tensor
     rgb: Tensor
+    posteriors: dict[tuple[object, ...], Posterior] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,11 @@ class Sides:
             half = stored.to(field.stains.device).flatten(0, 1)
             latent = half.float()
         else:
-            rgb = field.rgb if shares_passes else packing.pack(field.stains)
-            posterior = self._encode(side, autoencoder, rgb, micro_batch)
+            key = (id(autoencoder), str(packing.index), micro_batch)
+            if key not in field.posteriors:
+                rgb = field.rgb if shares_passes else packing.pack(field.stains)
+                field.posteriors[key] = self._encode(side, autoencoder, rgb, micro_batch)
+            posterior = field.posteriors[key]
             latent = self._sample(posterior, side, field.fov_id) if config.latent == "sample" else posterior.mean
             if config.latent_bits is not None:
                 latent, _ = rate.quantise(latent, config.latent_bits)

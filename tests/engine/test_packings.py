@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.contracts import Takes
+from sdvae_ray.contracts import Posterior, Takes
 from sdvae_ray.engine.columns import side_columns
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import Forward
@@ -79,6 +79,34 @@ def test_a_side_with_a_packing_has_the_numbers_of_a_run_with_that_packing(beside
     unpacked = encoder(plain)(fovs(2))
     for name in side_columns(plain, "plain"):
         assert both[name].tobytes() == unpacked[name].tobytes(), name
+
+
+class Counted:
+    """An autoencoder that counts the passes that it encodes."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.encoded = inner, 0
+
+    def encode(self, rgb: Tensor) -> Posterior:
+        self.encoded += len(rgb)
+        return self.inner.encode(rgb)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return self.inner.decode(latent)
+
+
+def test_sides_of_one_model_that_differ_in_their_latent_alone_encode_a_field_once(beside):
+    latents = {"plain": {}, "coarse": {"latent_bits": 3}, "drawn": {"latent": "sample"}, "grey": {"packing": "grey"}}
+    config = beside(**{side: {**TINY, **settings} for side, settings in latents.items()})
+    models = models_of(config)
+    (autoencoder,) = {id(model): model for model in models.autoencoders.values()}.values()
+    counted = Counted(autoencoder)
+    out = encoder(config, Models(dict.fromkeys(latents, counted), models.extractors, models.metrics))(fovs(3))
+    assert counted.encoded == 3 * (8 + 24)  # fields; 4 patches of 2 and of 5 passes, padded to micro-batches of 8
+    for side, settings in latents.items():
+        alone = beside(**{side: {**TINY, **settings}})
+        one = encoder(alone)(fovs(3))
+        assert all(one[name].tobytes() == out[name].tobytes() for name in side_columns(alone, side)), side
 
 
 def test_shapes_and_bits_follow_the_packing(beside):
