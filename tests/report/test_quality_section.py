@@ -1,5 +1,6 @@
 """The section on image quality: what is wrong with images that could be read, on the page and in the terminal."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,14 @@ def test_a_run_of_sound_images_says_so(run):
     section = quality.section(ScoredRun.read(Run(run), scores_of(run)))
     assert not section.tables
     assert section.lead == "Nothing was found in 7 fields of view."
+
+
+def test_the_links_of_the_navigation_have_names_of_their_own(run):
+    """The quality of images and that of reconstructions are two sections."""
+    navigation = re.search(r"<nav .*?</nav>", page_of(run, scores_of(run)), re.DOTALL)
+    names = re.findall(r">([^<>]+)</a>", navigation[0])
+    assert len(names) > 8
+    assert len(set(names)) == len(names)
 
 
 def test_qc_kind_page_and_terminal_say_what_is_wrong_and_what_was_left_out(run):

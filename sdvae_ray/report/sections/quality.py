@@ -19,7 +19,7 @@ COLUMNS = (
 
 def section(scored: ScoredRun) -> Section:
     """Return the counts of fields of view that are black, saturated, equal to another stain, or unlike their plate."""
-    image, head = scored.config.image, ("quality", "Image quality", "Quality")
+    image, head = scored.config.image, ("quality", "Image quality", "Images")
     table = quality_table(scored.fovs, image.stains)
     wrong = findings(table, image.stains)
     notes = [f"{note}." for note in scaling_notes(table, image.stains, image.scaling)]
