@@ -1,6 +1,7 @@
 """Type-I error of `score` on noise: the default rejects as often as an exact test does, the fit on the negatives does not.
 
-Four layouts of benchmarks/type_one.py, of few compounds; the benchmark has all of them, and 2,000 compounds each.
+Layouts of benchmarks/type_one.py, of few compounds: two here, more in the slow suite; the benchmark has all of them, and 2,000
+compounds each.
 """
 
 import sys
@@ -31,9 +32,9 @@ def rejected(folder: Path, name: str, fit: str, compounds: int) -> tuple[int, in
     "name",
     [
         "one plate, 24 controls, 300 features",
-        "one plate, 24 controls, rank 60",
+        pytest.param("one plate, 24 controls, rank 60", marks=pytest.mark.slow),
         "four plates, 16 controls, rank 60",
-        "four plates, 4 controls",
+        pytest.param("four plates, 4 controls", marks=pytest.mark.slow),
     ],
 )
 def test_the_default_is_valid(local_ray, tmp_path, name):
@@ -45,7 +46,10 @@ def test_the_default_is_valid(local_ray, tmp_path, name):
 
 @pytest.mark.parametrize(
     ("name", "direction"),
-    [("one plate, 24 controls, 300 features", 1), ("four plates, 16 controls, 300 features", -1)],
+    [
+        ("one plate, 24 controls, 300 features", 1),
+        pytest.param("four plates, 16 controls, 300 features", -1, marks=pytest.mark.slow),
+    ],
 )
 def test_the_fit_on_the_negatives_is_not_valid(local_ray, tmp_path, name, direction):
     """The negative control: what was the default rejects 23 to 39 % of noise on one plate, and nothing on four."""
