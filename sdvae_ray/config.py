@@ -224,10 +224,8 @@ class RunConfig(Section):
         whole = self.model_dump(mode="json")
         whole["image"]["packing"] = self.image.triples
         for name, settings in whole["autoencoders"].items():
-            packing, unpack = (
-                settings.pop("packing"),
-                settings.pop("unpack"),
-            )  # absent from runs that are older than these keys
+            # left out where they change nothing: runs that are older than these keys go on
+            packing, unpack = settings.pop("packing"), settings.pop("unpack")
             if packing is not None and self.triples(name) != self.image.triples:
                 settings["packing"] = self.triples(name)
             if unpack != "first":
