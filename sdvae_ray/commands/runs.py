@@ -23,11 +23,16 @@ if TYPE_CHECKING:
 
 
 def prepare(run: Run, console: Console) -> None:
-    """Draw the synthetic plates that the run names, and write their manifest, if the manifest does not exist yet."""
+    """Draw the synthetic plates that the run names, and write their manifest, if the manifest does not exist yet.
+
+    Raises ConfigError for a name or an option that is on no shelf, before anything is drawn.
+    """
     if run.config.synthetic is None or run.storage.exists(run.config.manifest):
         return
+    from sdvae_ray.engine.models import check_names
     from sdvae_ray.sources.synthetic.manifest import make_screen
 
+    check_names(run.config)
     make_screen(run.config.synthetic, run.config.manifest, console)
 
 

@@ -89,6 +89,7 @@ def test_the_demo_is_a_run_of_the_package_with_all_files_under_its_output(capsys
     code, said = failure(capsys, "demo", "--output", str(tmp_path / "demo"), "--set", "metrics=[ssmi]")
     assert (code, said.count("\n")) == (2, 1)
     assert "did you mean 'ssim'?" in said
+    assert not (tmp_path / "demo").exists()  # nothing was drawn
 
 
 def test_a_relative_output_is_refused_in_a_submitted_job(capsys, run_file, monkeypatch):

@@ -7,6 +7,7 @@ from sdvae_ray.cluster.session import SPARE_CPUS, plan_pools, ray_session
 from sdvae_ray.errors import ConfigError, ResourceError, RunError
 
 JPEG = {"jpeg": {"name": "jpeg"}}
+AUTO = {"load": None, "encode": None}  # in the place of the one actor of each that tests have
 
 
 def pools(config, monkeypatch, cpus, gpus=0, seconds=None):
@@ -22,7 +23,7 @@ def pools(config, monkeypatch, cpus, gpus=0, seconds=None):
 def test_auto_fits_every_machine_and_leaves_cpus_for_reading_and_writing(
     small_run_config, monkeypatch, cpus, gpus, codecs, seconds
 ):
-    planned = pools(small_run_config(codecs=codecs), monkeypatch, cpus, gpus, seconds)
+    planned = pools(small_run_config(codecs=codecs, **AUTO), monkeypatch, cpus, gpus, seconds)
     held = sum(pool.least * pool.cpus for pool in planned.stages.values())
     assert held <= cpus - SPARE_CPUS
     assert SPARE_CPUS <= planned.write_cpus <= cpus - held
@@ -31,7 +32,7 @@ def test_auto_fits_every_machine_and_leaves_cpus_for_reading_and_writing(
 
 
 def test_codecs_get_most_of_the_cpus_beside_gpus(small_run_config, monkeypatch):
-    planned = pools(small_run_config(codecs=JPEG), monkeypatch, 64, 4)
+    planned = pools(small_run_config(codecs=JPEG, **AUTO), monkeypatch, 64, 4)
     assert planned.compress is not None
     assert planned.compress.least >= 3 * planned.load.least - 3
     assert planned.encode.least == 4
@@ -40,12 +41,13 @@ def test_codecs_get_most_of_the_cpus_beside_gpus(small_run_config, monkeypatch):
 
 def test_measured_seconds_divide_the_cpus_between_load_and_compress(small_run_config, monkeypatch):
     measured = {"load": 1.0, "compress": 1.0, "encode": 0.1}
-    planned = pools(small_run_config(codecs=JPEG), monkeypatch, 64, 4, measured)
+    planned = pools(small_run_config(codecs=JPEG, **AUTO), monkeypatch, 64, 4, measured)
     assert str(planned) == "load 30 x 1 CPU, compress 29 x 1 CPU, encode 4 x 1 CPU + 1 GPU"
 
 
 def test_fixed_pools_that_do_not_fit_are_named(small_run_config, monkeypatch):
-    config = small_run_config(codecs=JPEG, load={"actors": 1, "cpus": 1}, compress={"actors": 8, "cpus": 1})
+    fixed = {"load": {"actors": 1, "cpus": 1}, "compress": {"actors": 8, "cpus": 1}}
+    config = small_run_config(codecs=JPEG, **fixed, encode=None)
     with pytest.raises(
         ResourceError, match=r"compress \(8 x 1 CPU\).*lower load.actors, compress.actors or encode.actors"
     ):

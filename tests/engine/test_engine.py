@@ -78,7 +78,7 @@ def test_every_table_of_the_run_has_its_columns_with_their_shapes(small_run_conf
     shapes = {name: (out[name].shape[1:], out[name].dtype) for name in results(out)}
     expected = {column(latents_table("tiny"), "latent"): ((4, 2, 4, 8, 8), np.float16)}
     for side in ("tiny", "identity"):
-        per_stain = ("mae", "ssim", "emd", "psnr", "bits", "bits_entropy")
+        per_stain = ("foreground_ssim", "foreground_mae", "mae", "ssim", "emd", "psnr", "bits", "bits_entropy")
         per_metric = {"kld": (4, 2), **dict.fromkeys(per_stain, (4, 5))}
         expected |= {column(metrics_table(side), name): (shape, np.float32) for name, shape in per_metric.items()}
     groups = {"latent": (2, 14), "intensity": (5, 17)}
@@ -86,7 +86,7 @@ def test_every_table_of_the_run_has_its_columns_with_their_shapes(small_run_conf
         kept = min(4, config.extractors[name].keep_patches)
         for side in ("image", "tiny", "identity"):
             if name == "latent" and side == "image":
-                continue  # an original has no posterior
+                continue  # an original has no latent
             each = (2, 9) if (name, side) == ("latent", "identity") else shape  # three channels have nine moments
             expected[column(embeddings_table(name, side), "embedding")] = (each, np.float16)
             expected[column(embeddings_table(name, side), "patches")] = ((kept, *each), np.float16)
