@@ -27,6 +27,7 @@ def run(tmp_path_factory) -> Run:
     return Run(small_run(folder, manifest=str(manifest), autoencoders=PCA, encode=SINGLE, load=SINGLE, cluster=prices))
 
 
+@pytest.mark.slow
 def test_every_step_is_a_stream_of_its_own_and_leaves_nothing(local_ray, run):
     console = Console(file=io.StringIO(), width=300)
     one, two = bench(run, console, 10, [1, 1])["steps"]  # a second actor may come when ten FOVs are done already
@@ -53,7 +54,10 @@ def test_the_command_prints_one_json_object(local_ray, run, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["bench", str(file), "--fovs", "4", "--actors", "1", "--json"])
     assert ended.value.code == 0
-    assert [step["actors"] for step in json.loads(capsys.readouterr().out)["steps"]] == [1]
+    (step,) = json.loads(capsys.readouterr().out)["steps"]
+    assert (step["actors"], step["fovs"], set(step["busy"])) == (1, 4, {"load", "encode"})
+    assert step["dollars_per_1000_fovs"] == pytest.approx(1000 / step["rate"] / 3600 * 0.6 * 36, rel=1e-3)
+    assert [path for path in Path(run.output).rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.slow

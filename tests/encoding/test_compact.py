@@ -141,7 +141,10 @@ def test_tasks_of_ray_write_files_of_the_size_that_is_asked_for_and_large_ones_s
     assert content(run) == before
 
 
-def test_a_compaction_that_is_killed_at_any_moment_loses_nothing_and_the_next_one_ends_it(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_compaction_that_is_killed_at_any_moment_loses_nothing_and_the_next_one_ends_it(run, monkeypatch, step):
+    """At every write and deletion in the slow suite, at every fourth otherwise."""
+
     class Killed(BaseException):
         """Stands for SIGKILL: nothing after it runs."""
 
@@ -159,7 +162,7 @@ def test_a_compaction_that_is_killed_at_any_moment_loses_nothing_and_the_next_on
         return call
 
     ends = []
-    for limit in itertools.count():
+    for limit in itertools.count(step=step):
         for uri in run.storage.list(run.output):
             delete(run.storage, run.uri(uri))
         for uri, data in original.items():
@@ -179,7 +182,7 @@ def test_a_compaction_that_is_killed_at_any_moment_loses_nothing_and_the_next_on
         assert content(run) == before, limit
         assert is_compact(run), limit
         ends.append(limit)
-    assert len(ends) > 20  # every write and every deletion was the last one once
+    assert len(ends) > 20 / step
     names = {name for _, name in data_files(run.output, run.storage)}
     assert names <= set(run.storage.list(run.uri("fovs")))
 

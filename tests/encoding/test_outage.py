@@ -75,6 +75,7 @@ def test_a_run_waits_while_storage_is_away_and_loses_nothing(
     assert any(words in line for line in lines)
 
 
+@LONG
 def test_a_run_without_patience_stops_with_one_error_and_no_row_of_it(local_ray, tmp_path, s3):
     with OutageProxy(s3.endpoint, after=20, seconds=30, kind="expired") as proxy:
         run = Run(bucket_run(tmp_path, s3, proxy.endpoint, patience_minutes=0))

@@ -217,6 +217,7 @@ def test_a_driver_that_loses_its_lease_stops_before_it_commits_more(local_ray, t
     assert b"of another" in run.storage.read_bytes(run.uri(lease.FILE))
 
 
+@pytest.mark.slow
 def test_the_ledger_is_killed_and_the_stream_goes_on_with_the_right_counts(local_ray, tmp_path, monkeypatch):
     """One image is a pipe that nobody writes to: the stream waits there while the ledger's process is killed, by its id."""
     waiting = waiting_run(tmp_path, count=5, stuck=3, autoencoders=PCA)
