@@ -15,6 +15,7 @@ from sdvae_ray.report.facts.conclude.extractors import extractor_verdicts
 from sdvae_ray.report.facts.conclude.predictors import answers, family
 from sdvae_ray.report.facts.conclude.study import Rule, rule_of, studies
 from sdvae_ray.report.facts.conclude.verdicts import Compound, fates, verdicts
+from sdvae_ray.report.facts.conclude.words import lines_on_compounds
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.sections import verdict
 from sdvae_ray.retrieval.significance.prediction import prediction
@@ -110,6 +111,14 @@ def test_a_lost_compound_is_named_with_its_treatment_and_one_that_wavers_is_unce
     lines = verdict.lines(study, RULE)
     assert "Lost by jpeg: er_stress 1 (strong)." in lines
     assert any(line.startswith("Uncertain: jpeg no longer retrieves actin_edge 0.5") for line in lines)
+
+
+def test_what_is_lost_is_told_first_by_the_extractor_that_the_run_file_names_first(made):
+    names = list(made.extractors)
+    assert len(names) > 1
+    rows = [Compound(name, GROUP, "jpeg", "strong", "strong", 0.9, 0.0, 0.0, "lost") for name in reversed(names)]
+    said = lines_on_compounds(studies([scored(made)])[0], rows)
+    assert [line.partition(", ")[0].partition(":")[0] for line in said] == [f"By {name}" for name in names]
 
 
 def test_a_terminal_shows_of_many_sides_only_what_is_not_kept(made):

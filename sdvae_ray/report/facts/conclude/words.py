@@ -37,8 +37,9 @@ def _verb(sides: str) -> str:
 
 
 def _named(study: Study, compounds: Sequence[Compound], fate: Fate, sentence: Callable[[str, str], str]) -> list[str]:
+    order = study.first.extractors(compound.extractor for compound in compounds)  # of the run file: the first one leads
     by_side: dict[tuple[str, str, str], list[str]] = {}
-    for compound in compounds:
+    for compound in sorted(compounds, key=lambda compound: order.index(compound.extractor)):
         if compound.fate == fate:
             by_side.setdefault((compound.extractor, compound.group, compound.side), []).append(compound.name)
     by_names: dict[tuple[str, str, tuple[str, ...]], list[str]] = {}
