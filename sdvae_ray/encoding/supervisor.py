@@ -61,6 +61,7 @@ class Supervisor:
         watch, start = Watch(total, self.pools, batches, rows_per_file), time.monotonic()
 
         def look() -> tuple[Counts, str | None]:
+            """Return the counts, and what the watch says of them; a stream that hangs is stopped."""
             counts = self.counts()
             watch.look(time.monotonic() - start, counts)
             if reason := watch.verdict():

@@ -74,14 +74,9 @@ class _Ladder:
         """Return (number of the study, side, compound -> loss) of every side that loses or gains anything."""
         losses = []
         for number, study in enumerate(self.studies):
-            kept = study.retrieved.filter(
-                (pl.col("extractor") == extractor)
-                & (pl.col("group") == group)
-                & (pl.col("side") == IMAGE_SIDE)
-                & pl.col("retrieved")
-            )["compound"].to_list()
+            retrieved = study.of_originals(extractor, group)
             for side in study.first.config.sides:
-                pairs = study.pairs(extractor, group, side).filter(pl.col("compound").is_in(kept))
+                pairs = study.pairs(extractor, group, side).filter(pl.col("compound").is_in(retrieved))
                 means = pairs.group_by("compound").agg(loss=(pl.col("image") - pl.col("side")).mean())
                 loss = dict(means.select("compound", "loss").iter_rows())
                 if any(loss.values()):

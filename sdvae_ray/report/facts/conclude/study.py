@@ -35,6 +35,11 @@ class Rule:
         return f"{100 * self.margin:g} % of the way from the floor to the originals, {how}{late}"
 
 
+def _in_place(extractor: str, group: str, side: str) -> pl.Expr:
+    """Return a condition: the row of a score is of this extractor, group and side."""
+    return (pl.col("extractor") == extractor) & (pl.col("group") == group) & (pl.col("side") == side)
+
+
 @dataclass(frozen=True)
 class Study:
     """One or more runs, of one configuration and manifest, whose seeds differ."""
@@ -69,15 +74,18 @@ class Study:
         stacked = pl.concat([table.select(*key, pl.col("retrieved").cast(pl.Boolean)) for table in tables])
         return stacked.group_by(key, maintain_order=True).agg(pl.col("retrieved").cast(pl.Float64).mean() > 0.5)
 
+    def of_originals(self, extractor: str, group: str) -> list[str]:
+        """Return the compounds that the originals retrieve."""
+        is_retrieved = _in_place(extractor, group, IMAGE_SIDE) & pl.col("retrieved")
+        return self.retrieved.filter(is_retrieved)["compound"].to_list()
+
     def pairs(self, extractor: str, group: str, side: str) -> pl.DataFrame:
         """Return compound, plate, image, side: the normalised AP of every well that both sides have."""
         return paired(self.of(extractor, group, IMAGE_SIDE), self.of(extractor, group, side), "side")
 
     def of(self, extractor: str, group: str, side: str) -> pl.DataFrame:
         """Return the rows of `wells` of one extractor, group and side."""
-        return self.wells.filter(
-            (pl.col("extractor") == extractor) & (pl.col("group") == group) & (pl.col("side") == side)
-        )
+        return self.wells.filter(_in_place(extractor, group, side))
 
     def floor(self, extractor: str, group: str) -> tuple[float | None, str]:
         """Return the floor of the originals' normalised mAP, the mean over the runs, or None and the reason why there is none."""
@@ -85,9 +93,7 @@ class Study:
         for run in self.runs:
             table = run.scores.over_floor
             if "floor_normalised_map" in table.columns:
-                rows += table.filter(
-                    (pl.col("extractor") == extractor) & (pl.col("group") == group) & (pl.col("side") == IMAGE_SIDE)
-                ).to_dicts()
+                rows += table.filter(_in_place(extractor, group, IMAGE_SIDE)).to_dicts()
         known = [row["floor_normalised_map"] for row in rows if row["floor_normalised_map"] is not None]
         if known:
             return sum(known) / len(known), ""

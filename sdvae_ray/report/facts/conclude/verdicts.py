@@ -158,9 +158,8 @@ def fates(study: Study, rule: Rule) -> list[Compound]:
     known = {tuple(place): retrieved for *place, retrieved in study.retrieved.rows()}
     rows: list[Compound] = []
     for extractor, group, side in places(study):
-        is_image = (pl.col("extractor") == extractor) & (pl.col("group") == group) & (pl.col("side") == IMAGE_SIDE)
-        of_image = study.retrieved.filter(is_image & pl.col("retrieved"))["compound"].to_list()
-        table = falls(study.pairs(extractor, group, side)).filter(pl.col("compound").is_in(of_image))
+        retrieved_before = study.of_originals(extractor, group)
+        table = falls(study.pairs(extractor, group, side)).filter(pl.col("compound").is_in(retrieved_before))
         corrected = holm(table["p"].fill_null(1.0))
         for row, p in zip(table.to_dicts(), corrected, strict=True):
             retrieved = bool(known.get((extractor, side, group, row["compound"])))
