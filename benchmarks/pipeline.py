@@ -38,7 +38,7 @@ from sdvae_ray.engine.models import load_models, pick_device, pick_precision, re
 from sdvae_ray.run.run import Run
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import FOV_ID, KEYS, fov_id, illum_column, uri_column
-from sdvae_ray.sources.manifest_reader import read_rows
+from sdvae_ray.sources.manifest.reader import read_rows
 from sdvae_ray.sources.synthetic.field import render_field
 from sdvae_ray.sources.synthetic.microscope import STAINS, BatchEffect
 

@@ -43,8 +43,8 @@ from sdvae_ray.engine.load import Batch
 from sdvae_ray.run.run import Run
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, ERROR_CLASS, FOV_ID, KEYS, ROW, illum_column, uri_column
-from sdvae_ray.sources.manifest import write_manifest
-from sdvae_ray.sources.manifest_reader import read_row_group
+from sdvae_ray.sources.manifest.manifest import write_manifest
+from sdvae_ray.sources.manifest.reader import read_row_group
 from sdvae_ray.storage import Storage
 
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")

@@ -90,7 +90,7 @@ def make_manifest(
     missing).
     `sdvae-ray manifest` also writes it. Raises DataError, which names the file and the row.
     """
-    from sdvae_ray.sources.manifest import build_manifest
+    from sdvae_ray.sources.manifest.manifest import build_manifest
     from sdvae_ray.storage import Storage
 
     return build_manifest(load_data, storage=Storage.of(storage), **settings).table
@@ -98,7 +98,7 @@ def make_manifest(
 
 def read_manifest(uri: str | Path, storage: Mapping[str, Any] | None = None) -> pl.DataFrame:
     """Return the manifest of a run: one row per field of view, with its fov_id, Metadata_* and where its pixels are."""
-    from sdvae_ray.sources.manifest import read_manifest as read
+    from sdvae_ray.sources.manifest.manifest import read_manifest as read
     from sdvae_ray.storage import Storage
 
     return read(str(uri), Storage.of(storage))

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 FOV_ID = "fov_id"  # source/batch/plate/well/site
-SOURCE_DIGEST = "source_digest"  # text in fovs: hash of where the FOV's pixels come from; sources/manifest_scan.py
+SOURCE_DIGEST = "source_digest"  # text in fovs: hash of where the FOV's pixels come from; sources/manifest/scan.py
 METADATA = "Metadata_"
 SOURCE_COLUMN, BATCH_COLUMN = "Metadata_Source", "Metadata_Batch"
 PLATE_COLUMN, WELL_COLUMN, SITE_COLUMN = "Metadata_Plate", "Metadata_Well", "Metadata_Site"

@@ -24,7 +24,7 @@ def make_manifest(
     storage: keys of `storage:`. settings: options of sources.manifest.build_manifest.
     """
     from sdvae_ray.schema import PLATE_KEY, WELL_KEY
-    from sdvae_ray.sources.manifest import build_manifest, write_manifest
+    from sdvae_ray.sources.manifest.manifest import build_manifest, write_manifest
 
     place = Storage.of(storage)
     built = build_manifest(load_data, storage=place, **settings)
@@ -55,10 +55,10 @@ def pack(
 ) -> None:
     """Pack a manifest's fields of view into shards, and print how many were packed, skipped and failed.
 
-    storage: keys of `storage:`. options: fields of encoding.pack_plan.PackOptions.
+    storage: keys of `storage:`. options: fields of encoding.shards.plan.PackOptions.
     """
-    from sdvae_ray.encoding.pack import pack as pack_manifest
-    from sdvae_ray.encoding.pack_plan import PackOptions
+    from sdvae_ray.encoding.shards.pack import pack as pack_manifest
+    from sdvae_ray.encoding.shards.plan import PackOptions
 
     place, chosen = Storage.of(storage), PackOptions(**options)
     packed = pack_manifest(absolute(manifest), absolute(output), place, console, chosen, address)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import ray
 
 from sdvae_ray.cluster.session import Pool
-from sdvae_ray.encoding.outage import patience_of
+from sdvae_ray.encoding.supervision.outage import patience_of
 from sdvae_ray.engine.compress import SECONDS, Compressor
 from sdvae_ray.engine.illumination import machine_folder
 from sdvae_ray.engine.load import Batch, Loader
@@ -22,8 +22,8 @@ from sdvae_ray.engine.patience import Patience
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_file_column, session_writes
 from sdvae_ray.schema import FOV_ID, LATENT, PIXELS, SHARD, SOURCE_DIGEST, latents_table
-from sdvae_ray.sources.manifest_reader import read_row_group
-from sdvae_ray.sources.manifest_scan import source_digests
+from sdvae_ray.sources.manifest.reader import read_row_group
+from sdvae_ray.sources.manifest.scan import source_digests
 
 FILES = "files_json"  # column between the stages, where a run is extended: the files that already commit a FOV, as JSON
 

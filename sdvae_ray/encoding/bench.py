@@ -19,7 +19,7 @@ from sdvae_ray.encoding.start import checked_manifest
 from sdvae_ray.errors import ConfigError, RunError
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_table
-from sdvae_ray.sources.manifest_reader import read_rows
+from sdvae_ray.sources.manifest.reader import read_rows
 
 _FOLDER = "_bench"  # under the output; removed at the end
 _NEIGHBOURS = 16  # FOVs that follow each other in the manifest: a shard is then read as in a whole run

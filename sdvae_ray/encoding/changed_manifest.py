@@ -13,7 +13,7 @@ from sdvae_ray.errors import ConfigError
 from sdvae_ray.run.record import CHANGES, Record, now
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import ERROR, FOV_ID, SOURCE_DIGEST
-from sdvae_ray.sources.manifest_scan import annotation_hash
+from sdvae_ray.sources.manifest.scan import annotation_hash
 
 
 def of_manifest(

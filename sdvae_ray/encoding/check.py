@@ -17,8 +17,8 @@ from sdvae_ray.console import print_line
 from sdvae_ray.encoding.actors import EncodeActor, as_batch
 from sdvae_ray.encoding.check_score import check_score
 from sdvae_ray.encoding.forecast import MEASURED, STAGES, Forecast, forecast
-from sdvae_ray.encoding.progress import duration
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
+from sdvae_ray.encoding.supervision.progress import duration
 from sdvae_ray.engine.compress import Compressor
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import check_names, resolve_weights
@@ -27,7 +27,7 @@ from sdvae_ray.run.quality import batch_quality, findings, in_lines, scaling_not
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, SEPARATOR
-from sdvae_ray.sources.manifest_reader import read_rows
+from sdvae_ray.sources.manifest.reader import read_rows
 from sdvae_ray.sources.planes import check_locations
 from sdvae_ray.storage import join
 

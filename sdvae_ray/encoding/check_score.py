@@ -13,9 +13,9 @@ from sdvae_ray.run.run import Run
 from sdvae_ray.schema import METADATA, PLATE_COLUMN, WELL_KEY
 from sdvae_ray.selection import select
 from sdvae_ray.sources.keys import without_words
-from sdvae_ray.sources.manifest_reader import read_metadata, row_groups
-from sdvae_ray.sources.manifest_row import located_stains
-from sdvae_ray.sources.manifest_rules import is_known
+from sdvae_ray.sources.manifest.reader import read_metadata, row_groups
+from sdvae_ray.sources.manifest.row import located_stains
+from sdvae_ray.sources.manifest.rules import is_known
 from sdvae_ray.sources.tables import listed
 
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 from ray.data import Datasink
 from ray.data.block import BlockAccessor
 
-from sdvae_ray.encoding.ledger import answer
-from sdvae_ray.encoding.outage import patience_of
+from sdvae_ray.encoding.supervision.ledger import answer
+from sdvae_ray.encoding.supervision.outage import patience_of
 from sdvae_ray.engine.patience import PatientStorage
 from sdvae_ray.errors import RunError
 from sdvae_ray.run.run import Run

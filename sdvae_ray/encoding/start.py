@@ -28,8 +28,8 @@ from sdvae_ray.schema import (
     offset_column,
     uri_column,
 )
-from sdvae_ray.sources.manifest_reader import read_manifest_column, read_rows, row_groups
-from sdvae_ray.sources.manifest_scan import annotation_hash, identity_hash, scan_manifest
+from sdvae_ray.sources.manifest.reader import read_manifest_column, read_rows, row_groups
+from sdvae_ray.sources.manifest.scan import annotation_hash, identity_hash, scan_manifest
 from sdvae_ray.weights import Weights
 
 

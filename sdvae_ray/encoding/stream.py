@@ -24,10 +24,10 @@ from sdvae_ray.cluster.session import (
 )
 from sdvae_ray.encoding.actors import FILES, CompressActor, EncodeActor, LoadActor
 from sdvae_ray.encoding.forecast import measured_bytes
-from sdvae_ray.encoding.ledger import Stage
 from sdvae_ray.encoding.pending import READ, Work
 from sdvae_ray.encoding.sink import RunSink
-from sdvae_ray.encoding.supervisor import Supervisor
+from sdvae_ray.encoding.supervision.ledger import Stage
+from sdvae_ray.encoding.supervision.supervisor import Supervisor
 from sdvae_ray.engine.columns import wanted_codecs
 from sdvae_ray.run.lease import Lease
 from sdvae_ray.run.record import Record

@@ -41,7 +41,7 @@ from sdvae_ray.schema import (
     offset_column,
 )
 from sdvae_ray.settings.image import ImageConfig
-from sdvae_ray.sources.manifest_row import Row, channel_of, function_of, rows_of, stains_by_file
+from sdvae_ray.sources.manifest.row import Row, channel_of, function_of, rows_of, stains_by_file
 from sdvae_ray.sources.shards import ShardReader
 from sdvae_ray.storage import Storage
 

@@ -15,7 +15,7 @@ from sdvae_ray.errors import StorageError, one_line
 from sdvae_ray.images.decode import decode_planes
 from sdvae_ray.images.prepare import centre_crop
 from sdvae_ray.schema import PIXELS
-from sdvae_ray.sources.manifest_row import Row, channel_of, stains_by_file
+from sdvae_ray.sources.manifest.row import Row, channel_of, stains_by_file
 from sdvae_ray.sources.shards import checksum
 from sdvae_ray.storage import Storage
 

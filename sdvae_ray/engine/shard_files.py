@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from sdvae_ray.engine.pack import PackedFov
 from sdvae_ray.schema import PACK_ERROR, pixels_column
-from sdvae_ray.sources.manifest_row import stains_by_file
+from sdvae_ray.sources.manifest.row import stains_by_file
 
 _SUFFIXES = {"tiff": "tif", "jpeg": "jpg"}
 

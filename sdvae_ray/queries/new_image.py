@@ -32,9 +32,9 @@ from sdvae_ray.schema import (
     embeddings_table,
     uri_column,
 )
-from sdvae_ray.sources.manifest import read_manifest
-from sdvae_ray.sources.manifest_reader import read_manifest_column, row_groups
-from sdvae_ray.sources.manifest_rules import check_manifest
+from sdvae_ray.sources.manifest.manifest import read_manifest
+from sdvae_ray.sources.manifest.reader import read_manifest_column, row_groups
+from sdvae_ray.sources.manifest.rules import check_manifest
 from sdvae_ray.storage import Storage
 
 

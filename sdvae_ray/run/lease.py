@@ -16,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from sdvae_ray import conditional_writes
 from sdvae_ray.errors import ConfigError, RunError, StorageError
+from sdvae_ray.run import conditional_writes
 from sdvae_ray.storage import Storage, join
 
 FILE = "_lease.json"

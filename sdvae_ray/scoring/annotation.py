@@ -11,7 +11,7 @@ from sdvae_ray.run.annotation import replaced
 from sdvae_ray.run.record import CHANGES, describe_manifest
 from sdvae_ray.run.run import Run
 from sdvae_ray.sources.annotation import read_annotation
-from sdvae_ray.sources.manifest_scan import annotation_hash
+from sdvae_ray.sources.manifest.scan import annotation_hash
 from sdvae_ray.storage import absolute
 
 

@@ -7,8 +7,8 @@ import polars as pl
 from sdvae_ray.errors import DataError
 from sdvae_ray.schema import ERROR, FOV_ID, SOURCE_DIGEST, annotation_columns
 from sdvae_ray.settings.image import ImageConfig
-from sdvae_ray.sources.manifest_reader import manifest_file
-from sdvae_ray.sources.manifest_scan import identity_hash, scan_manifest
+from sdvae_ray.sources.manifest.reader import manifest_file
+from sdvae_ray.sources.manifest.scan import identity_hash, scan_manifest
 from sdvae_ray.sources.tables import listed
 from sdvae_ray.storage import Storage
 

@@ -29,8 +29,8 @@ import pyarrow.parquet as pq
 
 from sdvae_ray.errors import ConfigError, DataError, StorageError
 from sdvae_ray.schema import COLOUR, FOV_ID, KEYS, PIXELS, SITE_COLUMN, channel_column, fov_id, uri_column
-from sdvae_ray.sources.manifest import write_manifest
-from sdvae_ray.sources.manifest_rules import check_manifest
+from sdvae_ray.sources.manifest.manifest import write_manifest
+from sdvae_ray.sources.manifest.rules import check_manifest
 from sdvae_ray.sources.photograph_readers import Losses, Photograph, Place, find_photographs, read_photographs
 from sdvae_ray.sources.tables import listed
 from sdvae_ray.storage import Storage, absolute, is_remote

@@ -10,7 +10,7 @@ import polars as pl
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.schema import PIXELS, SHARD, channel_column, illum_column, uri_column
-from sdvae_ray.sources.manifest_reader import iterate_row_groups, row_groups
+from sdvae_ray.sources.manifest.reader import iterate_row_groups, row_groups
 from sdvae_ray.sources.tables import FILE
 from sdvae_ray.sources.tables import place as place_of
 from sdvae_ray.storage import Storage

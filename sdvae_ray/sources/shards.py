@@ -33,7 +33,7 @@ from sdvae_ray.schema import (
     checksum_column,
     pixels_column,
 )
-from sdvae_ray.sources.manifest_row import Row, located_stains, stains_by_file
+from sdvae_ray.sources.manifest.row import Row, located_stains, stains_by_file
 from sdvae_ray.sources.sparse_file import SparseFile
 from sdvae_ray.storage import NO_OBJECT, Storage, absolute, is_remote, join
 

@@ -13,7 +13,7 @@ from run_files import small_run
 from sdvae_ray.cli.main import main
 from sdvae_ray.encoding.encode import encode
 from sdvae_ray.run.run import Run
-from sdvae_ray.sources.manifest import write_manifest
+from sdvae_ray.sources.manifest.manifest import write_manifest
 from sdvae_ray.storage import Storage
 
 

@@ -8,7 +8,7 @@ import urllib.request
 import ray
 
 from sdvae_ray.cluster.counters import Counters
-from sdvae_ray.encoding.ledger import Ledger
+from sdvae_ray.encoding.supervision.ledger import Ledger
 
 
 def exported(run: str) -> dict[tuple[str, str | None], float]:

@@ -23,7 +23,7 @@ from sdvae_ray.run import record as provenance
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_commits, write_rows
 from sdvae_ray.schema import ERROR, FOV_ID
-from sdvae_ray.sources.manifest import write_manifest
+from sdvae_ray.sources.manifest.manifest import write_manifest
 from sdvae_ray.storage import Storage
 
 STORAGE = Storage()

@@ -12,8 +12,8 @@ from run_files import small_run
 from straight_line import write_manifest
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.encoding import progress
 from sdvae_ray.encoding.encode import encode
+from sdvae_ray.encoding.supervision import progress
 from sdvae_ray.errors import StorageDeniedError
 from sdvae_ray.run.run import Run
 

@@ -45,8 +45,8 @@ from sdvae_ray.schema import (
     pixels_column,
 )
 from sdvae_ray.settings.image import ImageConfig
-from sdvae_ray.sources.manifest import read_manifest
-from sdvae_ray.sources.manifest_reader import read_row_group
+from sdvae_ray.sources.manifest.manifest import read_manifest
+from sdvae_ray.sources.manifest.reader import read_row_group
 from sdvae_ray.sources.photographs import build_photographs, write_photographs
 from sdvae_ray.storage import Storage
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from sdvae_ray.encoding.ledger import Ledger
-from sdvae_ray.encoding.progress import Pace, duration
+from sdvae_ray.encoding.supervision.ledger import Ledger
+from sdvae_ray.encoding.supervision.progress import Pace, duration
 
 POOLS = {"load": 1, "compress": 2, "encode": 2}
 

@@ -24,11 +24,11 @@ from run_files import PCA, small_run
 from straight_line import BROKEN, FOVS, expected_values, stored_values, write_finished_run, write_manifest
 from waiting_run import waiting_run
 
-from sdvae_ray.encoding import supervisor
 from sdvae_ray.encoding.check import check
 from sdvae_ray.encoding.encode import encode
 from sdvae_ray.encoding.forecast import MEASURED, measured_bytes, measured_seconds
-from sdvae_ray.encoding.ledger import Counts
+from sdvae_ray.encoding.supervision import supervisor
+from sdvae_ray.encoding.supervision.ledger import Counts
 from sdvae_ray.errors import ConfigError, DataError, ResourceError, RunError
 from sdvae_ray.run import lease
 from sdvae_ray.run.run import Run

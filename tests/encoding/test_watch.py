@@ -3,10 +3,10 @@
 import pytest
 import ray
 
-from sdvae_ray.encoding import supervisor
-from sdvae_ray.encoding.ledger import Ledger, answer
-from sdvae_ray.encoding.progress import Pace
-from sdvae_ray.encoding.watch import Watch
+from sdvae_ray.encoding.supervision import supervisor
+from sdvae_ray.encoding.supervision.ledger import Ledger, answer
+from sdvae_ray.encoding.supervision.progress import Pace
+from sdvae_ray.encoding.supervision.watch import Watch
 
 POOLS = {"load": 1, "compress": 1, "encode": 2}
 BATCHES = {"load": 4, "compress": 4, "encode": 8}

@@ -18,7 +18,7 @@ from sdvae_ray.images.decode import decode_planes
 from sdvae_ray.run.quality import batch_quality, findings, in_lines, scaling_notes
 from sdvae_ray.schema import ERROR, channel_column, uri_column
 from sdvae_ray.settings.image import ImageConfig
-from sdvae_ray.sources.manifest import build_manifest
+from sdvae_ray.sources.manifest.manifest import build_manifest
 from sdvae_ray.storage import Storage
 
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")

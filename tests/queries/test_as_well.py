@@ -33,7 +33,7 @@ from sdvae_ray.schema import BATCH_COLUMN, COLOUR, FOV_ID, PLATE_COLUMN, WELL_CO
 from sdvae_ray.scoring.fov_index import build_fov_index
 from sdvae_ray.scoring.score import score
 from sdvae_ray.settings.score import FovIndexConfig
-from sdvae_ray.sources.manifest import write_manifest
+from sdvae_ray.sources.manifest.manifest import write_manifest
 from sdvae_ray.storage import Storage, join
 
 STORAGE, SILENT = Storage(), Console(quiet=True)

@@ -37,7 +37,7 @@ from sdvae_ray.schema import (
     uri_column,
 )
 from sdvae_ray.scoring.fov_index import build_fov_index
-from sdvae_ray.sources.manifest import write_manifest
+from sdvae_ray.sources.manifest.manifest import write_manifest
 from sdvae_ray.storage import Storage, join
 
 STORAGE = Storage()

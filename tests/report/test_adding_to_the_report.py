@@ -15,7 +15,8 @@ from report_run import Page, page_of, scores_of, summary_of, write_run
 from sdvae_ray.config import RunConfig
 from sdvae_ray.engine import quality, rate
 from sdvae_ray.report.facts.table import Column
-from sdvae_ray.report.sections import order, retrieval
+from sdvae_ray.report.sections import order
+from sdvae_ray.report.sections.phenotypes import retrieval
 from sdvae_ray.schema import RATES
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()

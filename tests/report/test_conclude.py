@@ -17,7 +17,7 @@ from sdvae_ray.report.facts.conclude.study import Rule, rule_of, studies
 from sdvae_ray.report.facts.conclude.verdicts import Compound, fates, verdicts
 from sdvae_ray.report.facts.conclude.words import lines_on_compounds
 from sdvae_ray.report.facts.scored import ScoredRun
-from sdvae_ray.report.sections import verdict
+from sdvae_ray.report.sections.answers import verdict
 from sdvae_ray.retrieval.significance.prediction import prediction
 from sdvae_ray.run.record import with_score_settings
 from sdvae_ray.run.run import Run

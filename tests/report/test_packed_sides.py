@@ -9,7 +9,8 @@ from report_run import run_config, scores_of, write_run
 
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import Beside
-from sdvae_ray.report.sections import latents, leakage, metrics, provenance
+from sdvae_ray.report.sections.images import latents, leakage, metrics
+from sdvae_ray.report.sections.record import provenance
 from sdvae_ray.run.run import Run
 from sdvae_ray.scoring.metric_distributions import metric_distributions
 from sdvae_ray.scoring.score import bands

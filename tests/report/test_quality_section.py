@@ -10,7 +10,7 @@ from report_run import Page, page_of, scores_of, summary_of
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.report.facts.scored import ScoredRun
-from sdvae_ray.report.sections import quality
+from sdvae_ray.report.sections.images import quality
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import tensor_array
 

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.page import write
-from sdvae_ray.report.sections import tasks
 from sdvae_ray.report.sections.order import Entry
-from sdvae_ray.report.sections.tasks import TRANSFER_COLUMNS, route
+from sdvae_ray.report.sections.phenotypes import tasks
+from sdvae_ray.report.sections.phenotypes.tasks import TRANSFER_COLUMNS, route
 from sdvae_ray.report.terminal.tables import print_section
 from sdvae_ray.retrieval.tasks.transfer_pairs import SCHEMA, TASKS, Pair, unscored
 from sdvae_ray.run.run import Run

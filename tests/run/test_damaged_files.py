@@ -22,7 +22,7 @@ from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_table, write_rows
 from sdvae_ray.runfile import load_run
 from sdvae_ray.schema import ERROR, FOV_ID
-from sdvae_ray.sources.manifest_reader import read_row_group
+from sdvae_ray.sources.manifest.reader import read_row_group
 from sdvae_ray.sources.photograph_readers import find_photographs, read_photographs
 from sdvae_ray.state_dicts import DAMAGE, read_state_dict
 from sdvae_ray.storage import Storage

@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from sdvae_ray import conditional_writes
 from sdvae_ray.errors import ConfigError, RunError, StorageError
-from sdvae_ray.run import lease
+from sdvae_ray.run import conditional_writes, lease
 from sdvae_ray.run.lease import FILE, Lease
 from sdvae_ray.storage import Storage, join
 

@@ -16,7 +16,7 @@ from sdvae_ray.controls import control_counts, lines_on_controls, with_groups, w
 from sdvae_ray.encoding.check_score import check_score
 from sdvae_ray.errors import DataError, RunError
 from sdvae_ray.report.facts.scored import ScoredRun
-from sdvae_ray.report.sections import provenance
+from sdvae_ray.report.sections.record import provenance
 from sdvae_ray.run.record import describe_manifest, new_record
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_rows
@@ -24,7 +24,7 @@ from sdvae_ray.schema import EMBEDDINGS, ERROR, FOV_ID, KEYS, METADATA, ROW, SOU
 from sdvae_ray.scoring.annotation import with_current_metadata
 from sdvae_ray.scoring.score import score
 from sdvae_ray.settings.score import ScoreConfig
-from sdvae_ray.sources.manifest_scan import annotation_hash, identity_hash, scan_manifest
+from sdvae_ray.sources.manifest.scan import annotation_hash, identity_hash, scan_manifest
 
 SILENT = Console(quiet=True)
 WELLS, PLATES = 12, ("P1", "P2", "P3")  # per plate: 6 controls, 6 treated wells of 3 compounds

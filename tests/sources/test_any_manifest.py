@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sdvae_ray.errors import DataError
 from sdvae_ray.schema import KEYS, SOURCE_DIGEST, uri_column
 from sdvae_ray.settings.image import ImageConfig
-from sdvae_ray.sources.manifest import STAINS, read_manifest
-from sdvae_ray.sources.manifest_rules import check_manifest
-from sdvae_ray.sources.manifest_scan import annotation_hash, identity_hash, scan_manifest, source_digests
-from sdvae_ray.sources.manifest_schema import row_schema
+from sdvae_ray.sources.manifest.manifest import STAINS, read_manifest
+from sdvae_ray.sources.manifest.rules import check_manifest
+from sdvae_ray.sources.manifest.scan import annotation_hash, identity_hash, scan_manifest, source_digests
+from sdvae_ray.sources.manifest.schema import row_schema
 from sdvae_ray.storage import Storage
 
 STORAGE, IMAGE = Storage(), ImageConfig()

@@ -10,7 +10,7 @@ import pytest
 
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.schema import KEYS, channel_column, illum_column, uri_column
-from sdvae_ray.sources.manifest import (
+from sdvae_ray.sources.manifest.manifest import (
     STAINS,
     Manifest,
     build_manifest,

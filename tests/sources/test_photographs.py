@@ -22,8 +22,8 @@ from sdvae_ray.errors import ConfigError, DataError, StorageError
 from sdvae_ray.schema import COLOUR, ERROR, FOV_ID, PIXELS, fov_id, uri_column
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.sources import photographs as photographs_module
-from sdvae_ray.sources.manifest import check_manifest, read_manifest
-from sdvae_ray.sources.manifest_reader import read_row_group, row_groups
+from sdvae_ray.sources.manifest.manifest import check_manifest, read_manifest
+from sdvae_ray.sources.manifest.reader import read_row_group, row_groups
 from sdvae_ray.sources.photograph_readers import find_photographs, read_photographs
 from sdvae_ray.sources.photographs import Photographs, build_photographs, write_photographs
 from sdvae_ray.storage import Storage

@@ -15,7 +15,7 @@ from sdvae_ray.errors import DataError, StorageError
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import ERROR, channel_column, illum_column, uri_column
 from sdvae_ray.settings.image import ImageConfig
-from sdvae_ray.sources.manifest import Manifest, build_manifest, write_manifest
+from sdvae_ray.sources.manifest.manifest import Manifest, build_manifest, write_manifest
 from sdvae_ray.sources.planes import check_locations
 from sdvae_ray.storage import Storage, absolute, is_remote
 

@@ -46,9 +46,9 @@ from sdvae_ray.schema import (
 )
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.sources import shards
-from sdvae_ray.sources.manifest import read_manifest
-from sdvae_ray.sources.manifest_reader import read_row_group
-from sdvae_ray.sources.manifest_row import Row, rows_of
+from sdvae_ray.sources.manifest.manifest import read_manifest
+from sdvae_ray.sources.manifest.reader import read_row_group
+from sdvae_ray.sources.manifest.row import Row, rows_of
 from sdvae_ray.sources.shards import ShardError, ShardReader, checksum, footer_size, shard_uri
 from sdvae_ray.storage import Storage
 

@@ -14,7 +14,7 @@ from sdvae_ray.errors import DataError
 from sdvae_ray.schema import KEYS
 from sdvae_ray.sources.gallery import read_table
 from sdvae_ray.sources.keys import canonical, without_words
-from sdvae_ray.sources.manifest import STAINS, build_manifest
+from sdvae_ray.sources.manifest.manifest import STAINS, build_manifest
 from sdvae_ray.sources.profiles import read_profiles
 from sdvae_ray.sources.tables import named_columns, read_columns
 from sdvae_ray.storage import Storage

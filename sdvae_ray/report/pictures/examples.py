@@ -30,7 +30,7 @@ from sdvae_ray.report.pictures.choice import Choice
 from sdvae_ray.report.pictures.draw import Pictures, Pixels, crop_of, draw
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import ERROR, FOV_ID, LATENT, latents_table, metrics_table
-from sdvae_ray.sources.manifest_reader import read_manifest_column, read_row_group, row_groups
+from sdvae_ray.sources.manifest.reader import read_manifest_column, read_row_group, row_groups
 
 SECONDS = 60.0  # after which no further patch is decoded
 CAPTIONS = ("ssim", "psnr")  # metrics of the patch under each reconstruction

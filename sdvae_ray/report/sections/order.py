@@ -5,26 +5,10 @@ from typing import NamedTuple
 
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import Section
-from sdvae_ray.report.sections import (
-    comparison,
-    distances,
-    examples,
-    failures,
-    floors,
-    latents,
-    leakage,
-    metrics,
-    provenance,
-    quality,
-    questions,
-    rates,
-    reading,
-    retrieval,
-    short,
-    tasks,
-    truth,
-    verdict,
-)
+from sdvae_ray.report.sections.answers import questions, short, verdict
+from sdvae_ray.report.sections.images import distances, examples, latents, leakage, metrics, quality, rates
+from sdvae_ray.report.sections.phenotypes import comparison, floors, retrieval, tasks, truth
+from sdvae_ray.report.sections.record import failures, provenance, reading
 
 
 class Entry(NamedTuple):

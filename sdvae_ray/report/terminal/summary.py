@@ -9,7 +9,7 @@ from sdvae_ray.report.facts import side_by_side
 from sdvae_ray.report.facts.conclude.study import Rule, Study, rule_of, studies
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import Section
-from sdvae_ray.report.sections import questions, verdict
+from sdvae_ray.report.sections.answers import questions, verdict
 from sdvae_ray.report.sections.header import expected_fovs
 from sdvae_ray.report.sections.order import sections_of
 from sdvae_ray.report.terminal.tables import print_section, say

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from sdvae_ray.config import SyntheticConfig
 from sdvae_ray.console import print_line
-from sdvae_ray.sources.manifest import build_manifest, write_manifest
+from sdvae_ray.sources.manifest.manifest import build_manifest, write_manifest
 from sdvae_ray.sources.synthetic.screen import write_screen
 from sdvae_ray.storage import Storage, absolute
 

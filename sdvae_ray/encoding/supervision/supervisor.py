@@ -13,9 +13,9 @@ from rich.console import Console
 
 from sdvae_ray.cluster.counters import Counters
 from sdvae_ray.encoding.actors import writes_before
-from sdvae_ray.encoding.ledger import Counts, Ledger, Stage, answer
-from sdvae_ray.encoding.progress import shown
-from sdvae_ray.encoding.watch import Watch
+from sdvae_ray.encoding.supervision.ledger import Counts, Ledger, Stage, answer
+from sdvae_ray.encoding.supervision.progress import shown
+from sdvae_ray.encoding.supervision.watch import Watch
 from sdvae_ray.errors import RunError
 from sdvae_ray.run.lease import Lease
 from sdvae_ray.run.run import Run

@@ -7,7 +7,7 @@ from sdvae_ray.report.facts import outcome
 from sdvae_ray.report.facts.outcome import FRACTION
 from sdvae_ray.report.facts.scored import ScoredRun, Values
 from sdvae_ray.report.facts.table import BLOCK, NONE, Row, Section, Table, text_column
-from sdvae_ray.report.sections.truth import TruthCell, TruthRow, truth_rows
+from sdvae_ray.report.sections.phenotypes.truth import TruthCell, TruthRow, truth_rows
 
 _SENTENCES = 12
 _EFFECTS: dict[str, Callable[[TruthRow], bool]] = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from sdvae_ray.encoding.ledger import Counts, Stage
+from sdvae_ray.encoding.supervision.ledger import Counts, Stage
 
 _QUIET = 300.0  # seconds without a move after which the user hears of it
 _LEAST = 3600.0  # seconds without a move that every stage may take

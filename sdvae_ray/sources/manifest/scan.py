@@ -27,8 +27,8 @@ from sdvae_ray.schema import (
     uri_column,
 )
 from sdvae_ray.settings.image import ImageConfig
-from sdvae_ray.sources.manifest_reader import manifest_file
-from sdvae_ray.sources.manifest_rules import CANONICAL, canonical_fov_id, check_columns, check_rows, check_unique
+from sdvae_ray.sources.manifest.reader import manifest_file
+from sdvae_ray.sources.manifest.rules import CANONICAL, canonical_fov_id, check_columns, check_rows, check_unique
 from sdvae_ray.sources.planes import check_schemes, holds_images
 from sdvae_ray.sources.tables import FILE, ROW
 from sdvae_ray.storage import Storage

@@ -1,6 +1,6 @@
 """The JSON schema of one row of a manifest, for people who write one themselves: docs/manifest.md explains it.
 
-python -m sdvae_ray.sources.manifest_schema > docs/manifest.schema.json
+python -m sdvae_ray.sources.manifest.schema > docs/manifest.schema.json
 """
 
 import json

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sdvae_ray.console import LOGGER, print_line
-from sdvae_ray.encoding.ledger import Counts
+from sdvae_ray.encoding.supervision.ledger import Counts
 
 Look = Callable[[], tuple[Counts, str | None]]
 _BAR = 0.5  # seconds between two updates of the bar

@@ -24,7 +24,7 @@ from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order, weighing
 from sdvae_ray.cluster.session import check_folder_is_shared, ray_session
 from sdvae_ray.console import print_line
-from sdvae_ray.encoding.pack_plan import SHARDS, PackOptions, Plan, plan_shards
+from sdvae_ray.encoding.shards.plan import SHARDS, PackOptions, Plan, plan_shards
 from sdvae_ray.engine.pack import PackedFov
 from sdvae_ray.engine.shard_files import parquet_shard, tar_shard
 from sdvae_ray.errors import RunError
@@ -43,8 +43,8 @@ from sdvae_ray.schema import (
     height_column,
     width_column,
 )
-from sdvae_ray.sources.manifest import ROWS_PER_GROUP
-from sdvae_ray.sources.manifest_reader import iterate_row_groups
+from sdvae_ray.sources.manifest.manifest import ROWS_PER_GROUP
+from sdvae_ray.sources.manifest.reader import iterate_row_groups
 from sdvae_ray.sources.shards import checksum, footer_size
 from sdvae_ray.storage import Storage, join
 

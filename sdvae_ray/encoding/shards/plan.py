@@ -11,9 +11,9 @@ from sdvae_ray.images.prepare import CropError
 from sdvae_ray.run.record import describe_manifest
 from sdvae_ray.schema import COLOUR, FOV_ID, SHARD
 from sdvae_ray.settings.image import ImageConfig
-from sdvae_ray.sources.manifest_reader import iterate_row_groups, row_groups
-from sdvae_ray.sources.manifest_row import located_stains
-from sdvae_ray.sources.manifest_scan import scan_manifest
+from sdvae_ray.sources.manifest.reader import iterate_row_groups, row_groups
+from sdvae_ray.sources.manifest.row import located_stains
+from sdvae_ray.sources.manifest.scan import scan_manifest
 from sdvae_ray.storage import Storage, join
 
 SHARDS = "shards"  # folder of the output

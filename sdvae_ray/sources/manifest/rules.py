@@ -23,7 +23,7 @@ from sdvae_ray.schema import (
     width_column,
 )
 from sdvae_ray.sources.keys import canonical
-from sdvae_ray.sources.manifest_row import located_stains
+from sdvae_ray.sources.manifest.row import located_stains
 from sdvae_ray.sources.tables import FILE, ROW, first_row, is_empty, place
 
 _OF_A_ROW = (FOV_ID, PIXELS, COLOUR, SHARD, PACK_ERROR)

@@ -21,8 +21,8 @@ from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.schema import FOV_ID, KEYS, METADATA, PLATE_COLUMN, SHARD, channel_column, illum_column, uri_column
 from sdvae_ray.settings.values import MISSING_WORDS
 from sdvae_ray.sources import gallery
-from sdvae_ray.sources.manifest_row import located_stains
-from sdvae_ray.sources.manifest_rules import check_manifest, repeated_images
+from sdvae_ray.sources.manifest.row import located_stains
+from sdvae_ray.sources.manifest.rules import check_manifest, repeated_images
 from sdvae_ray.sources.planes import check_schemes, shared_planes
 from sdvae_ray.sources.platemaps import join_metadata, join_platemaps
 from sdvae_ray.sources.shards import shard_uri
