@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 import field_files
 import pytest
 from field_files import STAINS, Batch
+from forked_workers import forked_workers
 from run_files import small_run
 
 from sdvae_ray.config import RunConfig, StorageConfig
@@ -54,7 +56,7 @@ def local_ray() -> Iterator[None]:
     """Ray on this machine, started once for all tests that need one and ended after the last of them."""
     from sdvae_ray.cluster.session import ray_session
 
-    with ray_session("local"):
+    with tempfile.TemporaryDirectory() as folder, forked_workers(Path(folder)), ray_session("local"):
         yield
 
 
