@@ -99,8 +99,9 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     options = {"include_dashboard": False} if address == "local" else {}
     # messages of Ray's C++ core go to log files, not to the terminal
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # seconds: a busy machine takes longer than Ray's default of 30
+    # a busy machine takes longer than Ray's defaults of 30 seconds
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
     try:
         with _own_sigterm(), _stderr_of_libraries_closed():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
