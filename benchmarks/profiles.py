@@ -25,8 +25,9 @@ import torch
 
 from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.config import RunConfig
+from sdvae_ray.run.commits import read_fovs
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import read_fovs, write_rows
+from sdvae_ray.run.tables import write_rows
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS, WELL_COLUMN, fov_id
 from sdvae_ray.schema import ROW as ROW_JSON

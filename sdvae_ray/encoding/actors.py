@@ -19,8 +19,9 @@ from sdvae_ray.engine.compress import SECONDS, Compressor
 from sdvae_ray.engine.illumination import machine_folder
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.patience import Patience
+from sdvae_ray.run.commits import session_writes
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import read_file_column, session_writes
+from sdvae_ray.run.tables import read_file_column
 from sdvae_ray.schema import FOV_ID, LATENT, PIXELS, SHARD, SOURCE_DIGEST, latents_table
 from sdvae_ray.sources.manifest.reader import read_row_group
 from sdvae_ray.sources.manifest.scan import source_digests

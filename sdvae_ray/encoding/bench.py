@@ -18,7 +18,7 @@ from sdvae_ray.encoding.forecast import dollars
 from sdvae_ray.encoding.start import checked_manifest
 from sdvae_ray.errors import ConfigError, RunError
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import write_table
+from sdvae_ray.run.table_files import write_table
 from sdvae_ray.sources.manifest.reader import read_rows
 
 _FOLDER = "_bench"  # under the output; removed at the end

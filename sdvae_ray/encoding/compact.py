@@ -16,7 +16,7 @@ from sdvae_ray.run.lease import Lease
 from sdvae_ray.run.log import RunLog
 from sdvae_ray.run.record import now
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import sweep
+from sdvae_ray.run.table_files import sweep
 
 _FEW = 2  # chunks that the driver rewrites itself: Ray would take longer to start
 _COPIES = 4  # of the bytes of the largest table that a task holds: the old files, numpy, Arrow and the new file

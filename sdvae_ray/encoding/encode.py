@@ -25,7 +25,7 @@ from sdvae_ray.run.lease import Lease
 from sdvae_ray.run.log import RunLog
 from sdvae_ray.run.record import Record, now
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import sweep
+from sdvae_ray.run.table_files import sweep
 from sdvae_ray.schema import ERROR, ERROR_CLASS, FOV_ID
 
 _SECONDS = "seconds_load"

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.parquet import opened
-from sdvae_ray.run import tables
+from sdvae_ray.run import table_files, tables
+from sdvae_ray.run.commits import FILE, check_whole, one_per_fov, read_rows
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import FILE
 from sdvae_ray.schema import ERROR, FOV_ID, FOVS, SEPARATOR
 from sdvae_ray.storage import join
 
@@ -59,9 +59,9 @@ def plan(run: Run, file_bytes: int = FILE_BYTES) -> Plan:
     A file stays if it is large enough, or alone, and all of its rows are the only ones that are needed. Raises DataError if a
     committed file is gone.
     """
-    rows, commits = tables.read_rows(run.output, run.storage, [])
-    fovs = tables.one_per_fov(rows)
-    present = tables.check_whole(run.output, run.storage, fovs, commits)
+    rows, commits = read_rows(run.output, run.storage, [])
+    fovs = one_per_fov(rows)
+    present = check_whole(run.output, run.storage, fovs, commits)
     sizes = _row_sizes(run, present)
     rows_per_file = max(1, min(_MOST_ROWS, file_bytes // max(sizes.values(), default=1)))
     heights = dict(rows.group_by(FILE).len().iter_rows())
@@ -154,7 +154,9 @@ def delete_old(run: Run, names: Collection[str]) -> int:
     commits = [join(run.output, FOVS, name) for name in names]
     known = set(names)
     data = [
-        join(run.output, table, name) for table, name in tables.data_files(run.output, run.storage) if name in known
+        join(run.output, table, name)
+        for table, name in table_files.data_files(run.output, run.storage)
+        if name in known
     ]
     with ThreadPoolExecutor(_DELETERS) as deleters:
         list(deleters.map(run.storage.delete, commits))
@@ -194,7 +196,7 @@ def _rows_of_fovs(run: Run, fovs: pl.DataFrame) -> pa.Table:
     """Return the rows of fovs/ of some FOVs, each from the first of its files, sorted by fov_id."""
     parts = []
     for (file,), part in fovs.with_columns(first=pl.col("files").list.first()).group_by("first", maintain_order=True):
-        table = tables.read_table(join(run.output, FOVS, str(file)), run.storage)
+        table = table_files.read_table(join(run.output, FOVS, str(file)), run.storage)
         wanted = dict(part.select(FOV_ID, pl.col(ERROR).is_not_null()).iter_rows())
         rows: dict[str, int] = {}
         for number, (fov, error) in enumerate(zip(table[FOV_ID].to_pylist(), table[ERROR].to_pylist(), strict=True)):

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean
-from sdvae_ray.run import record, tables
+from sdvae_ray.run import commits, record, table_files, tables
 from sdvae_ray.run.record import Record
 from sdvae_ray.run.scores import Scores, read_scores
 from sdvae_ray.runfile import load_run, override, parse_run
@@ -117,24 +117,24 @@ class Run:
         columns: None: all except the QC tensors; fov_id and error always come back. The column `files` is added, which `read`
         needs.
         """
-        return tables.read_fovs(self.output, self.storage, columns)
+        return commits.read_fovs(self.output, self.storage, columns)
 
     def commits(self, columns: Sequence[str] | None = None) -> tuple[pl.DataFrame, dict[str, frozenset[str]]]:
         """Return what `fovs` returns, and file name -> the columns `<table>:<column>` that this file of fovs/ commits."""
-        return tables.read_commits(self.output, self.storage, columns)
+        return commits.read_commits(self.output, self.storage, columns)
 
     def present_commits(self, columns: Sequence[str] = ()) -> tuple[pl.DataFrame, dict[str, frozenset[str]]]:
         """Return `commits(columns)` without the columns whose file is gone, which are to be computed again."""
-        fovs, commits = self.commits(columns)
-        return fovs, tables.present_commits(self.output, self.storage, commits)
+        fovs, committed = self.commits(columns)
+        return fovs, commits.present_commits(self.output, self.storage, committed)
 
     def check_whole(self) -> None:
         """Raise DataError if a file is gone that fovs/ commits: scores of what is left would be scores of other wells."""
-        tables.check_whole(self.output, self.storage, *self.commits([]))
+        commits.check_whole(self.output, self.storage, *self.commits([]))
 
     def tables(self) -> list[str]:
         """Return the names of the data tables that have files, such as `embeddings/latent/sd14`."""
-        return tables.data_tables(self.output, self.storage)
+        return table_files.data_tables(self.output, self.storage)
 
     def embedded(self) -> list[tuple[str, str]]:
         """Return (extractor, side) of every embeddings table; the originals come first within an extractor."""
@@ -183,7 +183,7 @@ class Run:
         names = [name for name in self.storage.list(root) if name.endswith(".parquet")]
         if not names:
             raise DataError(f"{self.output} has no profiles of {extractor} of {side}: run `sdvae-ray score` first")
-        frames = [pl.DataFrame(tables.read_table(join(root, name), self.storage)) for name in names]
+        frames = [pl.DataFrame(table_files.read_table(join(root, name), self.storage)) for name in names]
         return pl.concat(frames, how="diagonal_relaxed")
 
     def scores(self) -> Scores:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 import polars as pl
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.run.tables import read_table, write_table
+from sdvae_ray.run.table_files import read_table, write_table
 from sdvae_ray.storage import Storage, join
 
 

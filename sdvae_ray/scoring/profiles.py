@@ -18,7 +18,7 @@ from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order
 from sdvae_ray.controls import GROUP
 from sdvae_ray.errors import DataError
 from sdvae_ray.run.run import PROFILES, Run
-from sdvae_ray.run.tables import write_wide_table
+from sdvae_ray.run.table_files import write_wide_table
 from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PLATE_KEY, WELL_KEY, embeddings_table
 from sdvae_ray.scoring.distances import Patches, merge_patches, patch_statistics
 from sdvae_ray.scoring.labels import slice_columns

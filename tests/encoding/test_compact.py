@@ -15,7 +15,8 @@ from sdvae_ray.encoding.compact import compact
 from sdvae_ray.errors import DataError
 from sdvae_ray.run.record import new_record
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import data_files, write_rows
+from sdvae_ray.run.table_files import data_files
+from sdvae_ray.run.tables import write_rows
 from sdvae_ray.schema import ERROR, FOV_ID
 from sdvae_ray.storage import Storage
 

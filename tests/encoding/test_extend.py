@@ -20,8 +20,9 @@ from sdvae_ray.engine.load import IMAGE
 from sdvae_ray.engine.models import load_models, resolve_weights
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.run import record as provenance
+from sdvae_ray.run.commits import read_commits
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import read_commits, write_rows
+from sdvae_ray.run.tables import write_rows
 from sdvae_ray.schema import ERROR, FOV_ID
 from sdvae_ray.sources.manifest.manifest import write_manifest
 from sdvae_ray.storage import Storage

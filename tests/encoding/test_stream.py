@@ -31,8 +31,8 @@ from sdvae_ray.encoding.supervision import supervisor
 from sdvae_ray.encoding.supervision.ledger import Counts
 from sdvae_ray.errors import ConfigError, DataError, ResourceError, RunError
 from sdvae_ray.run import lease
+from sdvae_ray.run.commits import read_fovs
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import read_fovs
 from sdvae_ray.schema import FOV_ID, column_to_numpy
 from sdvae_ray.scoring.score import score
 from sdvae_ray.storage import Storage

@@ -27,8 +27,10 @@ from sdvae_ray.retrieval.normalisation.contract import Corrected
 from sdvae_ray.retrieval.normalisation.normalise import normalise
 from sdvae_ray.retrieval.normalisation.steps.harmony import NO_FIT
 from sdvae_ray.run import record as provenance
+from sdvae_ray.run.commits import read_fovs
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import read_fovs, write_rows, write_table
+from sdvae_ray.run.table_files import write_table
+from sdvae_ray.run.tables import write_rows
 from sdvae_ray.schema import BATCH_COLUMN, COLOUR, FOV_ID, PLATE_COLUMN, WELL_COLUMN, WELL_KEY, fov_id, uri_column
 from sdvae_ray.scoring.fov_index import build_fov_index
 from sdvae_ray.scoring.score import score

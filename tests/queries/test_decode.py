@@ -28,8 +28,9 @@ from sdvae_ray.errors import ConfigError, DataError, RunError, SdvaeRayError, We
 from sdvae_ray.images.prepare import centre_crop, scale, untile
 from sdvae_ray.queries.decode import checked_side, decode_fov, decode_patches, ome_tiff
 from sdvae_ray.run import record as provenance
+from sdvae_ray.run.commits import read_fovs
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import read_column, read_fovs, write_rows
+from sdvae_ray.run.tables import read_column, write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, latents_table, uri_column
 from sdvae_ray.storage import Storage
 

@@ -24,8 +24,10 @@ from sdvae_ray.errors import ConfigError, DataError, SdvaeRayError
 from sdvae_ray.queries.new_image import embed_field, image_query, manifest_query, search_image
 from sdvae_ray.queries.search import nearest_profiles, search_row
 from sdvae_ray.run import record as provenance
+from sdvae_ray.run.commits import read_fovs
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import read_column, read_fovs, write_rows, write_wide_table
+from sdvae_ray.run.table_files import write_wide_table
+from sdvae_ray.run.tables import read_column, write_rows
 from sdvae_ray.schema import (
     COLOUR,
     EMBEDDING,

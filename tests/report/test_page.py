@@ -28,7 +28,8 @@ from sdvae_ray.report.pictures.draw import HIGH, LOW
 from sdvae_ray.report.pictures.examples import load_examples
 from sdvae_ray.report.sections.images import rates
 from sdvae_ray.report.sections.phenotypes import truth
-from sdvae_ray.run.tables import read_column, read_fovs, write_rows
+from sdvae_ray.run.commits import read_fovs
+from sdvae_ray.run.tables import read_column, write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, uri_column
 
 

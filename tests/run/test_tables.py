@@ -11,19 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.run.tables import (
-    check_whole,
-    committed_files,
-    data_tables,
-    present_commits,
-    read_column,
-    read_commits,
-    read_fovs,
-    read_table,
-    sweep,
-    write_rows,
-    write_table,
-)
+from sdvae_ray.run.commits import check_whole, present_commits, read_commits, read_fovs
+from sdvae_ray.run.table_files import committed_files, data_tables, read_table, sweep, write_table
+from sdvae_ray.run.tables import read_column, write_rows
 from sdvae_ray.schema import (
     ERROR,
     FOV_ID,

@@ -1,0 +1,144 @@
+"""The commits of a run: the rows of fovs/, which file commits which columns of a field of view, and which files are gone."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sdvae_ray.errors import DataError
+from sdvae_ray.parquet import opened
+from sdvae_ray.run.table_files import REPAIR, committed_files, data_files, read_table
+from sdvae_ray.schema import ERROR, FOV_ID, FOVS, SEPARATOR
+from sdvae_ray.storage import Storage, join
+
+COMMITS = "commits"  # key of the schema's metadata in a file of fovs/: the columns that the file commits
+FILE = "_file"  # column beside the rows of fovs/: the name of their file
+_READERS = 16  # threads: there are many small files, and object storage is slow to answer a request
+
+
+def read_fovs(output: str, storage: Storage, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Return one row per FOV that was tried: its first row without an error, else its first row with an error.
+
+    columns: names of columns of fovs; None: all columns except the tensors (QC). A tensor comes back as an array over the stains.
+    fov_id and error always come back. The column `files` is added: the names of all files that commit the FOV. Empty if nothing is
+    committed.
+    """
+    return read_commits(output, storage, columns)[0]
+
+
+def read_commits(
+    output: str, storage: Storage, columns: Sequence[str] | None = None
+) -> tuple[pl.DataFrame, dict[str, frozenset[str]]]:
+    """Return the result of `read_fovs`, and file name -> the columns `<table>:<column>` that the file commits."""
+    rows, commits = read_rows(output, storage, columns)
+    return one_per_fov(rows), commits
+
+
+def one_per_fov(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per FOV, as `read_fovs` does. rows: from `read_rows`."""
+    rows = rows.sort(pl.col(ERROR).is_not_null(), maintain_order=True)
+    first = rows.unique(FOV_ID, keep="first", maintain_order=True).drop(FILE)
+    failed = first.filter(pl.col(ERROR).is_not_null())[FOV_ID]
+    counting = rows.filter(pl.col(ERROR).is_null() | pl.col(FOV_ID).is_in(failed.implode()))
+    files = counting.group_by(FOV_ID, maintain_order=True).agg(files=pl.col(FILE))
+    return first.join(files, on=FOV_ID, how="left", maintain_order="left")
+
+
+def read_rows(
+    output: str, storage: Storage, columns: Sequence[str] | None = None
+) -> tuple[pl.DataFrame, dict[str, frozenset[str]]]:
+    """Return every row of fovs/, a FOV once for every file that has it, and file name -> the columns that the file commits.
+
+    columns: as in `read_fovs`. The column `_file` is added: the name of the file of the row.
+    """
+
+    def read(name: str) -> tuple[pl.DataFrame, frozenset[str]]:
+        with opened(join(output, FOVS, name), storage, REPAIR) as reader:
+            plain = [f.name for f in reader.schema_arrow if not isinstance(f.type, pa.BaseExtensionType)]
+            asked = [c for c in reader.schema_arrow.names if c in {FOV_ID, ERROR, *(columns or ())}]
+            table = reader.read(columns=plain if columns is None else asked)
+            frame = pl.DataFrame(_without_tensors(table)).with_columns(pl.lit(name).alias(FILE))
+            return frame, committed_columns(reader)
+
+    names = committed_files(output, storage)
+    if not names:
+        return pl.DataFrame(schema={FOV_ID: pl.String, ERROR: pl.String, FILE: pl.String}), {}
+    with ThreadPoolExecutor(_READERS) as readers:
+        files_read = list(readers.map(read, names))
+    whole = pl.concat([frame for frame, _ in files_read], how="diagonal_relaxed")
+    commits = {name: columns for name, (_, columns) in zip(names, files_read, strict=True)}
+    return whole.with_columns(pl.col(ERROR).cast(pl.String)), commits
+
+
+def _without_tensors(table: pa.Table) -> pa.Table:
+    """Return the table with its tensors as lists of a fixed size."""
+    for place, field in enumerate(table.schema):
+        if isinstance(field.type, pa.BaseExtensionType):
+            lists = pa.chunked_array([chunk.storage for chunk in table[place].chunks], field.type.storage_type)
+            table = table.set_column(place, field.name, lists)
+    return table
+
+
+def session_writes(output: str, storage: Storage, session: str) -> dict[str, tuple[int, int]]:
+    """Return name of a write -> (rows, rows with an error), of every write that a session has committed."""
+    writes = {}
+    for file in committed_files(output, storage):
+        if file.startswith(f"{session}-"):
+            errors = read_table(join(output, FOVS, file), storage, [ERROR])[ERROR]
+            writes[file.removesuffix(".parquet")] = len(errors), len(errors) - errors.null_count
+    return writes
+
+
+def committed_columns(file: pq.ParquetFile) -> frozenset[str]:
+    """Return the columns `<table>:<column>` that an open file of fovs/ commits."""
+    return frozenset(json.loads((file.schema_arrow.metadata or {}).get(COMMITS.encode(), b"[]")))
+
+
+def present_commits(output: str, storage: Storage, commits: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
+    """Return the commits without the columns of tables that have lost their file. commits: from `read_commits`."""
+    return with_files(commits, set(data_files(output, storage)))
+
+
+def with_files(commits: Mapping[str, frozenset[str]], there: Collection[tuple[str, str]]) -> dict[str, frozenset[str]]:
+    """Return file name -> the columns that it commits, of tables that have their file. there: (table, file name) of all files."""
+    return {
+        name: frozenset(column for column in columns if (column.rpartition(SEPARATOR)[0], name) in there)
+        for name, columns in commits.items()
+    }
+
+
+def gone_files(
+    fovs: pl.DataFrame, commits: Mapping[str, frozenset[str]], present: Mapping[str, frozenset[str]]
+) -> list[tuple[str, str]]:
+    """Return (table, file name) of every file that is gone with columns that no other file has for the same FOV.
+
+    fovs: usable FOVs, with the column `files`. commits: file name -> columns that it commits; present: those that are there.
+    """
+    gone: set[tuple[str, str]] = set()
+    for (files,), _ in fovs.select("files").group_by("files"):
+        there = frozenset[str]().union(*(present[name] for name in files))
+        gone |= {(column.rpartition(SEPARATOR)[0], name) for name in files for column in commits[name] - there}
+    return sorted(gone)
+
+
+def check_whole(
+    output: str, storage: Storage, fovs: pl.DataFrame, commits: Mapping[str, frozenset[str]]
+) -> dict[str, frozenset[str]]:
+    """Return the result of `present_commits`. Raises DataError if a usable FOV has lost a column that was committed.
+
+    fovs, commits: the results of `read_commits`.
+    """
+    present = present_commits(output, storage, commits)
+    if gone := gone_files(fovs.filter(pl.col(ERROR).is_null()), commits, present):
+        raise DataError(
+            gone_line(output, *gone[0]) + (f" ({len(gone)} files are gone in all)" if len(gone) > 1 else "")
+        )
+    return present
+
+
+def gone_line(output: str, table: str, file: str) -> str:
+    place = join(output, table, file)
+    return f"{place} is gone, though {FOVS}/{file} commits its rows; `sdvae-ray encode` computes them again"
