@@ -110,11 +110,13 @@ def repeated_images(table: pl.DataFrame, stains: Sequence[str]) -> list[str]:
         if twice.height:
             row = twice.row(0, named=True)
             twin = twice.filter(pl.col(uri_column(stain)) == row[uri_column(stain)]).row(1, named=True)
-            notes.append(
-                f"{twice.height} FOVs share their image of {stain} with another, such as {place(row)} and {place(twin)}: "
-                f"{row[uri_column(stain)]}"
-            )
+            notes.append(f"{shared_image(stain, twice.height, place(row), place(twin))}: {row[uri_column(stain)]}")
     return notes
+
+
+def shared_image(stain: str, count: int, one: str, other: str) -> str:
+    """Return a note about `count` fields that share their image of a stain, of which `one` and `other` are two."""
+    return f"{count} FOVs share their image of {stain} with another, such as {one} and {other}"
 
 
 def is_known(name: str, stains: Sequence[str]) -> bool:

@@ -28,7 +28,14 @@ from sdvae_ray.schema import (
 )
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.sources.manifest.reader import manifest_file
-from sdvae_ray.sources.manifest.rules import CANONICAL, canonical_fov_id, check_columns, check_rows, check_unique
+from sdvae_ray.sources.manifest.rules import (
+    CANONICAL,
+    canonical_fov_id,
+    check_columns,
+    check_rows,
+    check_unique,
+    shared_image,
+)
 from sdvae_ray.sources.planes import check_schemes, holds_images
 from sdvae_ray.sources.tables import FILE, ROW
 from sdvae_ray.storage import Storage
@@ -135,4 +142,4 @@ def _shared(stain: str, hashes: pl.Series, ids: pl.Series) -> str | None:
         return None
     first = rows[0]
     twin = rows.filter(hashes.gather(rows) == hashes[first])[1]
-    return f"{len(rows)} FOVs share their image of {stain} with another, such as {ids[first]} and {ids[twin]}"
+    return shared_image(stain, len(rows), ids[first], ids[twin])
