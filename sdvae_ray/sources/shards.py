@@ -13,7 +13,7 @@ import functools
 import io
 import itertools
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -102,7 +102,8 @@ class ShardReader:
         self._footer = functools.lru_cache(_SHARDS_KEPT)(self._read_footer)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="shards")
         self._requests = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="shards")
-        self._lock = threading.Lock()  # of the two below
+        self._lock = threading.Lock()  # of the three below
+        self._read_again: set[_RowGroup] = set()  # those that came damaged once
         self._reads: dict[_RowGroup, Future[pa.Table]] = {}  # the last that were asked for, in the order of the asking
         self._next: dict[_RowGroup, _RowGroup] = {}
 
@@ -113,14 +114,26 @@ class ShardReader:
             self._next = dict(itertools.pairwise(groups))
 
     def files(self, row: Row) -> dict[str, bytes]:
-        """Return URI -> bytes of the file, for every file of the run's stains. `batch` has the columns of a manifest of shards.
+        """Return URI -> bytes of the file, for every file of the run's stains. row: has the columns of a manifest of shards.
 
-        Raises ShardError, with the reason, if the files could not be packed or the shard is damaged; FileNotFoundError if the
-        shard does not exist, or a file did not when it was packed; StorageError.
+        A row group whose bytes are not those that were packed is read once more: a byte can change on its way too. Raises
+        ShardError, with the reason, if the files could not be packed or the shard is damaged; FileNotFoundError if the shard does
+        not exist, or a file did not when it was packed; StorageError.
         """
         if reason := row[PACK_ERROR]:
             raise (FileNotFoundError if str(reason).startswith(NO_OBJECT) else ShardError)(str(reason))
         group, stains = self._place(row)
+        try:
+            return self._cells(row, group, stains)
+        except ShardError:
+            with self._lock:
+                if group in self._read_again:
+                    raise
+                self._read_again.add(group)
+                self._reads.pop(group, None)
+            return self._cells(row, group, stains)
+
+    def _cells(self, row: Row, group: _RowGroup, stains: Mapping[str, str]) -> dict[str, bytes]:
         table = self._started(group).result()
         with _parsing(group.shard):
             place = int(row[SHARD_ROW])

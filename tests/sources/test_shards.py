@@ -393,6 +393,27 @@ def test_a_flipped_bit_in_the_bytes_of_a_file_costs_its_own_row_only(tmp_path, w
     assert load(rows, stains=("DNA", "ER"), packing="grey")[ERROR].tolist() == [""] * 4
 
 
+@pytest.mark.parametrize("ill", ["pixels", "footer"])
+def test_a_bit_that_flips_on_the_way_is_read_again_and_a_damaged_shard_only_once_more(
+    tmp_path, write_fields, monkeypatch, ill
+):
+    batch = write_fields(4)
+    expected, rows = load(batch), packed(batch, tmp_path / "0.parquet")
+    size = (tmp_path / "0.parquet").stat().st_size
+    read_range, flipped = Storage.read_range, []
+
+    def ill_once(self: Storage, uri: str, start: int, stop: int) -> bytes:
+        data = bytearray(read_range(self, uri, start, stop))
+        if not flipped and (stop == size) == (ill == "footer"):
+            flipped.append(start)
+            data[len(data) - 100 if ill == "footer" else len(data) // 2] ^= 0x10
+        return bytes(data)
+
+    monkeypatch.setattr(Storage, "read_range", ill_once)
+    same_rows(load(rows), expected)
+    assert len(flipped) == 1
+
+
 def files_or_error(reader: ShardReader, row: Row) -> dict[str, bytes] | str:
     """The files of a row, or the text of the ShardError."""
     try:
