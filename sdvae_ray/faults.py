@@ -29,6 +29,7 @@ _AWAY_CLASSES = {
     *("botocore.exceptions.HTTPClientError", "botocore.exceptions.ConnectionError"),
     *("botocore.exceptions.IncompleteReadError", "aiohttp.client_exceptions.ClientError", "http.client.HTTPException"),
     *("urllib3.exceptions.HTTPError", "botocore.exceptions.ResponseStreamingError"),
+    *("botocore.exceptions.ChecksumError", "botocore.exceptions.FlexibleChecksumError"),  # a byte changed on its way
 }
 _DENIED_CLASSES = {
     *("botocore.exceptions.NoCredentialsError", "botocore.exceptions.PartialCredentialsError"),

@@ -88,6 +88,8 @@ AWAY = [
     TimeoutError("late"),
     OSError(errno.ESTALE, "Stale file handle"),
     OSError(errno.EIO, "Input/output error"),
+    botocore.exceptions.ChecksumError(checksum_type="crc32", expected_checksum="1", actual_checksum="2"),
+    botocore.exceptions.FlexibleChecksumError(error_msg="Expected checksum 1 did not match calculated checksum: 2"),
 ]
 REFUSED = [
     answered("AccessDenied", 403),
