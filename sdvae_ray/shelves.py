@@ -18,7 +18,15 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from sdvae_ray.config import AutoencoderConfig, CodecConfig, ExtractorConfig, MetricConfig, Shelf, ShelvedConfig
+from sdvae_ray.config import (
+    AutoencoderConfig,
+    CodecConfig,
+    ExtractorConfig,
+    MetricConfig,
+    RunConfig,
+    Shelf,
+    ShelvedConfig,
+)
 from sdvae_ray.errors import ConfigError, did_you_mean
 
 _SETTINGS: dict[Shelf, type[ShelvedConfig]] = {
@@ -51,6 +59,11 @@ def check_name(shelf: Shelf, name: str) -> None:
 def summary(shelf: Shelf, name: str) -> str:
     """Return one line about an entry of a shelf: the first line of its module's docstring."""
     return (find(shelf, name).__doc__ or "").strip().partition("\n")[0]
+
+
+def takes_latent(config: RunConfig, extractor: str) -> bool:
+    """Return whether an extractor of a run embeds the latent of an autoencoder instead of images."""
+    return getattr(find("extractors", config.extractors[extractor].name), "TAKES_LATENT", False)
 
 
 def options(shelf: Shelf, name: str) -> list[str]:

@@ -49,7 +49,7 @@ def embedding_columns(config: RunConfig, side: str) -> frozenset[str]:
     """Return the columns of every extractor on one side. An extractor of latents has columns for autoencoders only."""
     columns: set[str] = set()
     for name, model in config.extractors.items():
-        if takes_latent(config, name) and side not in config.autoencoders:
+        if shelves.takes_latent(config, name) and side not in config.autoencoders:
             continue
         table = embeddings_table(name, side)
         columns.add(column(table, EMBEDDING))
@@ -67,11 +67,6 @@ def stores_latents(config: RunConfig, side: str) -> bool:
 def compresses(config: RunConfig, side: str) -> bool:
     """Return whether the latent of an autoencoder is smaller than its image. False for the identity, whose latent is the image."""
     return getattr(_autoencoder(config, side), "STORES_LATENTS", True)
-
-
-def takes_latent(config: RunConfig, extractor: str) -> bool:
-    """Return whether an extractor embeds the latent of an autoencoder instead of images."""
-    return getattr(shelves.find("extractors", config.extractors[extractor].name), "TAKES_LATENT", False)
 
 
 def measures_posterior(config: RunConfig, metric: str) -> bool:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
-from sdvae_ray.engine.columns import takes_latent
 from sdvae_ray.engine.encode import Encoder, auto_micro_batch
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import Batch, Loader
@@ -32,6 +31,7 @@ from sdvae_ray.schema import (
     embeddings_table,
     uri_column,
 )
+from sdvae_ray.shelves import takes_latent
 from sdvae_ray.sources.manifest.manifest import read_manifest
 from sdvae_ray.sources.manifest.reader import read_manifest_column, row_groups
 from sdvae_ray.sources.manifest.rules import check_manifest

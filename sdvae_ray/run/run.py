@@ -9,7 +9,8 @@ A `Run` holds its configuration alone, so it travels to any process; every metho
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -21,6 +22,7 @@ import pyarrow as pa
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean
 from sdvae_ray.run import commits, record, table_files, tables
+from sdvae_ray.run.features import features
 from sdvae_ray.run.record import Record
 from sdvae_ray.run.scores import Scores, read_scores
 from sdvae_ray.runfile import load_run, override, parse_run
@@ -158,6 +160,25 @@ class Run:
         """Return (n, G, D) float16: the embeddings of the originals or of a reconstruction, means over a field's patches."""
         return self._of_table(embeddings_table(extractor, side), EMBEDDING)
 
+    def features(self, extractor: str, side: str = IMAGE_SIDE) -> pl.DataFrame:
+        """Return one row per feature of an embedding, in the order of `embeddings(...).values.reshape(n, -1)`: `feature`, the
+        name that profiles and exports give it, and what it is made of: `extractor`, `part` (stain or RGB pass), `dimension`.
+        """
+        table = embeddings_table(extractor, side)
+        shape = self.example(table, EMBEDDING).shape
+        rows = [(feature.name, *feature) for feature in features(self.config, extractor, side, *shape)]
+        return pl.DataFrame(rows, schema=["feature", "extractor", "part", "dimension"], orient="row")
+
+    def example(self, table: str, column: str) -> np.ndarray:
+        """Return one value of a data table. Raises DataError, with the nearest match, if the run has no such table or column."""
+        usable = self.fovs([]).filter(pl.col(ERROR).is_null())
+        for fov in usable.unique("files", keep="first", maintain_order=True).iter_slices(1):
+            with suppress(KeyError):  # this file lacks the column: an extended run
+                if (values := self.read(table, column, fov).values).size:
+                    return values[0]
+        self._of_table(table, column)  # its errors are more exact
+        raise DataError(f"{self.output}: no usable field of view has {column} of {table}")
+
     def metrics(self, side: str, metric: str) -> Column:
         """Return one metric of every patch, (n, P), (n, P, C) or (n, P, T) float32; NaN if it does not apply to a patch."""
         return self._of_table(metrics_table(side), metric)
@@ -179,12 +200,16 @@ class Run:
 
         Raises DataError if `score` has not made them.
         """
+        return pl.concat(list(self.profiles_by_plate(extractor, side)), how="diagonal_relaxed")
+
+    def profiles_by_plate(self, extractor: str, side: str = IMAGE_SIDE) -> Iterator[pl.DataFrame]:
+        """Yield the result of `profiles` plate by plate: a large run's wells need not be held together."""
         root = self.uri(PROFILES, extractor, side)
         names = [name for name in self.storage.list(root) if name.endswith(".parquet")]
         if not names:
             raise DataError(f"{self.output} has no profiles of {extractor} of {side}: run `sdvae-ray score` first")
-        frames = [pl.DataFrame(table_files.read_table(join(root, name), self.storage)) for name in names]
-        return pl.concat(frames, how="diagonal_relaxed")
+        for name in names:
+            yield pl.DataFrame(table_files.read_table(join(root, name), self.storage))
 
     def scores(self) -> Scores:
         """Return the tables of scores/ as polars frames. Raises DataError if the run has not been scored."""

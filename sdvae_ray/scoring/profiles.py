@@ -17,6 +17,7 @@ import ray
 from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order
 from sdvae_ray.controls import GROUP
 from sdvae_ray.errors import DataError
+from sdvae_ray.run.features import features
 from sdvae_ray.run.run import PROFILES, Run
 from sdvae_ray.run.table_files import write_wide_table
 from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PLATE_KEY, WELL_KEY, embeddings_table
@@ -106,11 +107,11 @@ def _profile_plate(
     profiled = pl.DataFrame(keys, schema=dict.fromkeys(WELL_KEY, pl.String), orient="row")
     profiled = profiled.join(wells, on=list(WELL_KEY), how="left", maintain_order="left")
     _, groups, depth = values.shape
-    names = [f"{extractor}_{group}_{number}" for group in range(groups) for number in range(depth)]
-    features = pl.DataFrame(np.asarray(profiles, np.float32).reshape(len(keys), -1), schema=names)
-    stored = pl.concat([profiled.drop(GROUP), features], how="horizontal")
+    names = [feature.name for feature in features(run.config, extractor, side, groups, depth)]
+    values_of_wells = pl.DataFrame(np.asarray(profiles, np.float32).reshape(len(keys), -1), schema=names)
+    stored = pl.concat([profiled.drop(GROUP), values_of_wells], how="horizontal")
     write_wide_table(uri, stored.to_arrow(), run.storage)
-    return profiled, features.width, patch_statistics(run, table, plate, shift)
+    return profiled, len(names), patch_statistics(run, table, plate, shift)
 
 
 def _path_part(name: str) -> str:

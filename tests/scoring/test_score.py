@@ -194,6 +194,8 @@ def test_profiles_are_means_of_fovs_and_the_scores_are_the_libraries(scored):
     for row, values in zip(scored.rows, scored.sides["other"].mean(1).astype(np.float16), strict=True):
         of_well.setdefault(f"{row['Metadata_Plate']}/{row['Metadata_Well']}", []).append(values.astype(np.float64))
     expected = {well: np.mean(values, 0).ravel() for well, values in of_well.items()}
+    named = Run(scored.config).features("made", "other")["feature"].to_list()
+    assert stored.select(pl.col("^made_.*$")).columns == named
     features = stored.select(pl.col("^made_.*$")).to_numpy()
     for key, profile in zip(
         stored.select(pl.concat_str("Metadata_Plate", "Metadata_Well", separator="/")).to_series(),
