@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -144,6 +145,27 @@ class Storage:
                 temporary.replace(path)
 
         self.call(uri, "write", write)
+
+    @contextmanager
+    def written(self, uri: str) -> Iterator[Path]:
+        """A path of this machine: the file that the block writes there becomes the object at the end of the block, whole.
+
+        If the block fails, nothing is written. For objects that are too large for memory.
+        """
+        if is_remote(uri):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / uri.rpartition("/")[2]
+                yield path
+                self.call(uri, "write", lambda fs, target: fs.put_file(str(path), target))
+            return
+        target = Path(absolute(uri))
+        self.call(uri, "write", lambda fs, _: target.parent.mkdir(parents=True, exist_ok=True))
+        path = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{target.name}")
+        try:
+            yield path
+            self.call(uri, "write", lambda fs, _: path.replace(target))
+        finally:
+            path.unlink(missing_ok=True)
 
     def exists(self, uri: str) -> bool:
         """Return whether there is an object or a folder at the URI."""

@@ -73,7 +73,7 @@ for _command in (
     runs.run,
 ):
     app.command()(_command)
-for _command in (runs.conclude, data.retrieve, runs.compare, runs.search, runs.decode, data.models):
+for _command in (runs.conclude, data.retrieve, runs.compare, runs.search, runs.decode, runs.export, data.models):
     app.command()(_command)
 
 

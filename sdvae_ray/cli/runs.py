@@ -1,5 +1,6 @@
 """Commands about one run, or two: compute it, report it, and ask questions of it afterwards."""
 
+import enum
 import json
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +9,7 @@ import typer
 from rich.console import Console
 
 from sdvae_ray.cli.options import Address, AsJson, Output, Set, opens_run, opens_storage
+from sdvae_ray.commands import export as exports
 from sdvae_ray.commands import questions, runs, state
 from sdvae_ray.errors import ConfigError
 
@@ -19,6 +21,11 @@ console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
 _IMAGE = "Or a new image: a file for each stain, or one of all; repeatable."
 _MANIFEST = "Or a new image: the row --fov of a manifest that may be another run's."
 _PLATE = "Normalise the new image as a well of this plate of the run; default: its row's own, if there."
+_FORMATS = "Profiles: anndata, pycytominer (Parquet), csv; latents: datasets, webdataset, npz; images: ome_zarr."
+_EXPORTED_SIDE = (
+    "Repeatable. Default: anndata all; other profiles the originals; latents and images the run's only autoencoder."
+)
+_TEXT = 'Text of a treatment in exported latents: columns in braces, such as "{pert_iname} on {Cell_type}".'
 Side = Annotated[str | None, typer.Option(help="Of which side; default: the originals.")]
 
 
@@ -188,3 +195,27 @@ def decode(
 ) -> None:
     """The stored latents of one field of view -> its stains, as an OME-TIFF."""
     questions.decode(run, fov, side, output, console)
+
+
+class Level(enum.StrEnum):
+    """What the rows of an exported table are."""
+
+    well = "well"
+    fov = "fov"
+
+
+@opens_run
+def export(
+    run: "Run",
+    to: Annotated[str, typer.Option(metavar="FORMAT", help=_FORMATS)],
+    output: Output,
+    level: Annotated[Level | None, typer.Option(help="Rows of a table of profiles; default: well.")] = None,
+    extractor: Annotated[str | None, typer.Option(help="Of a table of profiles; default: the run's first.")] = None,
+    side: Annotated[list[str] | None, typer.Option(help=_EXPORTED_SIDE)] = None,
+    plate: Annotated[list[str] | None, typer.Option(help="These plates alone; repeatable.")] = None,
+    text: Annotated[str | None, typer.Option(metavar="TEMPLATE", help=_TEXT)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """A run in the format of another tool: profiles, latents to train on, or a plate's reconstruction (docs/export.md)."""
+    options = {"level": level and level.value, "extractor": extractor, "text": text}
+    exports.export(run, to, output, console, as_json, sides=side or (), plates=plate or (), **options)

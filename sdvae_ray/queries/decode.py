@@ -8,6 +8,7 @@ import io
 import json
 import uuid
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,50 +37,81 @@ Facts = dict[str, Any]
 _COMPARED = 10_000  # fov_ids compared letter by letter with an unknown one: a run may have millions
 
 
+class Decoder:
+    """One autoencoder of a run, whose weights are loaded once for all fields of view that it decodes.
+
+    side: None: the only autoencoder whose latents are stored. Raises ConfigError for a side that cannot be decoded.
+    """
+
+    def __init__(self, run: Run, side: str | None) -> None:
+        self.run = run
+        self.side = checked_side(run, side)
+        self.record = recorded(run, {self.side})
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return pick_device(1)
+
+    @cached_property
+    def _autoencoder(self) -> Autoencoder:
+        return load_autoencoder(self.run, self.record, self.side, self._device)
+
+    def row(self, fov_id: str) -> pl.DataFrame:
+        """Return the row of a usable field of view, which `stains` and `patches` take. Raises DataError for another one."""
+        return _committed(self.run, self.record, fov_id)
+
+    def stains(self, row: pl.DataFrame) -> tuple[np.ndarray, Facts]:
+        """Return the decoded stains (C, crop, crop) uint8 or uint16, in the original's orientation, and the facts about them.
+
+        row: one row of `run.fovs`, with `files`, micro_batch and device. A pixel x in [0, 1] becomes the nearest integer to
+        x * (2^bits - 1).
+        """
+        patches, facts = self.patches(row)
+        image = self.run.config.image
+        if image.transpose:
+            patches = patches.transpose(2, 3)
+        top = 2**image.scaling.bits - 1
+        levels = np.rint(np.clip(patches.numpy(), 0, 1) * np.float32(top))
+        return untile(levels.astype(np.uint8 if image.scaling.bits == 8 else np.uint16)), facts
+
+    @torch.inference_mode()
+    def patches(self, row: pl.DataFrame) -> tuple[Tensor, Facts]:
+        """Return the reconstruction that the run scored, (P, C, S, S) float32 in [0, 1] on the CPU, and the facts about it.
+
+        The bits are those that were scored if the device and the libraries are the same; else forward passes are rounded
+        differently. Raises DataError for a FOV without a latent, WeightsError for other weights, RunError for numbers that are not
+        usable.
+        """
+        fov_id = row[FOV_ID][0]
+        _, stored = self.run.read(latents_table(self.side), LATENT, row)
+        if len(stored) == 0:
+            raise DataError(f"{fov_id} has no latent of {self.side} yet: `sdvae-ray encode --extend` adds it")
+        autoencoder, precision = self._autoencoder, self.record["precision"]
+        micro_batch, name = _micro_batch(self.run, self.record, row, self._device)
+        image = self.run.config.image
+        shape = (image.patches, len(image.stains), image.patch, image.patch)
+        blank = torch.zeros(
+            shape, device=self._device
+        )  # by_autoencoder asks a field for its shape; its pixels play no part
+        sides = Sides(self.run.config, Forward(self._device, precision))
+        field = Field(fov_id, blank, sides.packing.pack(blank))
+        latent = torch.from_numpy(np.array(stored[0]))
+        try:
+            decoded = sides.by_autoencoder(self.side, autoencoder, field, micro_batch, latent)
+            demand(decoded.checks)
+        except UnusableOutputError as error:
+            raise RunError(f"{fov_id}: {error} on {name} at {precision}") from error
+        arithmetic = {"precision": precision, "micro_batch": micro_batch, "device": name}
+        return decoded.result.recon.cpu(), _facts(self.run, self.record, fov_id, self.side) | arithmetic
+
+
 def decode_fov(run: Run, fov_id: str, side: str | None) -> tuple[np.ndarray, Facts]:
-    """Return the decoded stains (C, crop, crop) uint8 or uint16, in the original's orientation, and the facts about them.
+    """Return the decoded stains of one field of view and the facts about them, see `Decoder.stains`.
 
-    A pixel x in [0, 1] becomes the nearest integer to x * (2^bits - 1). Raises what decode_patches raises.
+    Raises what Decoder raises, and DataError for an unknown or failed FOV.
     """
-    patches, facts = decode_patches(run, fov_id, side)
-    image = run.config.image
-    if image.transpose:
-        patches = patches.transpose(2, 3)
-    top = 2**image.scaling.bits - 1
-    levels = np.rint(np.clip(patches.numpy(), 0, 1) * np.float32(top))
-    return untile(levels.astype(np.uint8 if image.scaling.bits == 8 else np.uint16)), facts
-
-
-@torch.inference_mode()
-def decode_patches(run: Run, fov_id: str, side: str | None) -> tuple[Tensor, Facts]:
-    """Return the reconstruction that the run scored, (P, C, S, S) float32 in [0, 1] on the CPU, and the facts about it.
-
-    side: None: the only autoencoder whose latents are stored. The bits are those that were scored if the device and the libraries
-    are the same; else forward passes are rounded differently. Raises ConfigError for a side that cannot be decoded, DataError for
-    a FOV without a latent, WeightsError for other weights, RunError for numbers that are not usable.
-    """
-    side = checked_side(run, side)
-    record = recorded(run, {side})
-    row = _committed(run, record, fov_id)
-    _, stored = run.read(latents_table(side), LATENT, row)
-    if len(stored) == 0:
-        raise DataError(f"{fov_id} has no latent of {side} yet: `sdvae-ray encode --extend` adds it")
-    device = pick_device(1)
-    autoencoder = load_autoencoder(run, record, side, device)
-    micro_batch, name = _micro_batch(run, record, row, device)
-    image = run.config.image
-    shape = (image.patches, len(image.stains), image.patch, image.patch)
-    blank = torch.zeros(shape, device=device)  # by_autoencoder asks a field for its shape; its pixels play no part
-    sides = Sides(run.config, Forward(device, record["precision"]))
-    field = Field(fov_id, blank, sides.packing.pack(blank))
-    latent = torch.from_numpy(np.array(stored[0]))
-    try:
-        decoded = sides.by_autoencoder(side, autoencoder, field, micro_batch, latent)
-        demand(decoded.checks)
-    except UnusableOutputError as error:
-        raise RunError(f"{fov_id}: {error} on {name} at {record['precision']}") from error
-    arithmetic = {"precision": record["precision"], "micro_batch": micro_batch, "device": name}
-    return decoded.result.recon.cpu(), _facts(run, record, fov_id, side) | arithmetic
+    decoder = Decoder(run, side)
+    return decoder.stains(decoder.row(fov_id))
 
 
 def checked_side(run: Run, side: str | None) -> str:

@@ -26,7 +26,7 @@ from sdvae_ray.engine.models import autoencoder_engines, load_models, resolve_we
 from sdvae_ray.engine.sides import Field
 from sdvae_ray.errors import ConfigError, DataError, RunError, SdvaeRayError, WeightsError
 from sdvae_ray.images.prepare import centre_crop, scale, untile
-from sdvae_ray.queries.decode import checked_side, decode_fov, decode_patches, ome_tiff
+from sdvae_ray.queries.decode import Decoder, checked_side, decode_fov, ome_tiff
 from sdvae_ray.run import record as provenance
 from sdvae_ray.run.commits import read_fovs
 from sdvae_ray.run.run import Run
@@ -94,6 +94,12 @@ def run(make: Callable[..., Any]) -> RunConfig:
 
 
 # What comes back
+
+
+def decode_patches(run: Run, fov_id: str, side: str) -> tuple[torch.Tensor, dict[str, Any]]:
+    """The patches of one field and the facts about them."""
+    decoder = Decoder(run, side)
+    return decoder.patches(decoder.row(fov_id))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
