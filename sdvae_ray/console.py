@@ -4,13 +4,39 @@ A line is printed unchanged and in one piece, whatever the width of the terminal
 """
 
 import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 
 LOGGER = logging.getLogger("sdvae_ray")  # of the driver: see sdvae_ray.run.log
+_FIRST_LINE, _NEXT_LINE = 1.0, 15.0  # seconds of a wait before a line, and between lines
 
 
 def print_line(console: Console, text: str, style: str = "") -> None:
     """Print a text without markup or highlights, and log it; the terminal wraps a long line."""
     console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
     LOGGER.info("%s", text)
+
+
+@contextmanager
+def waiting(console: Console, what: str) -> Iterator[None]:
+    """Say what the block does if it takes more than a second, and again, with its seconds, while it goes on."""
+    ended, start = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        pause = _FIRST_LINE
+        while not ended.wait(pause):
+            seconds = time.monotonic() - start
+            print_line(console, what if pause == _FIRST_LINE else f"{what}; {seconds:.0f} s so far")
+            pause = _NEXT_LINE
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()

@@ -4,11 +4,14 @@ import enum
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 import sdvae_ray
 from sdvae_ray.cli.options import Address, AsJson, Output, opens_storage
 from sdvae_ray.cli.runs import console
+from sdvae_ray.commands import init as run_files
 from sdvae_ray.commands import inputs, questions
+from sdvae_ray.console import waiting
 from sdvae_ray.errors import ConfigError
 
 
@@ -47,6 +50,7 @@ def manifest(
     batch: Annotated[Text, typer.Option(help="Metadata_Batch where load_data has none.")] = None,
     drop_unmapped_wells: Annotated[bool, typer.Option(help="Drop wells that are not on their platemap.")] = False,
     missing: Missing = None,
+    as_json: AsJson = False,
 ) -> None:
     """load_data files, platemaps and metadata tables -> a checked manifest, one row per field of view."""
     from sdvae_ray.schema import BATCH_COLUMN, SOURCE_COLUMN
@@ -65,6 +69,34 @@ def manifest(
         **words,
         storage=storage,
         console=console,
+        as_json=as_json,
+    )
+
+
+@opens_storage
+def init(
+    load_data: Annotated[list[str], typer.Argument(metavar="LOAD_DATA...", help="CSV, CSV.gz or Parquet.")],
+    storage: dict[str, Any],
+    output: Annotated[str, typer.Option("--output", "-o", help="The run file to write.")] = "run.yaml",
+    platemap: Annotated[Many, typer.Option(help="barcode_platemap.csv, or its folder; repeatable.")] = None,
+    metadata: Annotated[Many, typer.Option(help="Experiment or compound table to join; repeatable.")] = None,
+    rewrite: Annotated[Many, typer.Option(metavar="FROM=TO", help="Replace a path prefix; repeatable.")] = None,
+    source: Annotated[Text, typer.Option(help="Metadata_Source where load_data has none.")] = None,
+    batch: Annotated[Text, typer.Option(help="Metadata_Batch where load_data has none.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """load_data files -> a commented run file for them, and the commands that come next. Asks nothing."""
+    tables: dict[str, list[str]] = {"platemap": platemap or [], "metadata": metadata or [], "rewrite": rewrite or []}
+    given = {"source": source, "batch": batch}
+    tables |= {name: [value] for name, value in given.items() if value}
+    settings = {
+        "platemaps": platemap or [],
+        "metadata": metadata or [],
+        "rewrites": [_rewrite(rule) for rule in rewrite or []],
+        "defaults": {f"Metadata_{name.title()}": value for name, value in given.items() if value},
+    }
+    run_files.init(
+        load_data, output, tables=tables, settings=settings, storage=storage, console=console, as_json=as_json
     )
 
 
@@ -75,9 +107,10 @@ def photographs(
     storage: dict[str, Any],
     name: Annotated[str, typer.Option(help="Name of the set: Metadata_Batch.")] = "photographs",
     limit: Annotated[int | None, typer.Option(min=1, help="Photographs per class, chosen by hash.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Photographs -> a manifest of a contrast set, for a run file like jobs/configs/photographs.yaml."""
-    inputs.make_photographs(sources, output, name=name, limit=limit, storage=storage, console=console)
+    inputs.make_photographs(sources, output, name=name, limit=limit, storage=storage, console=console, as_json=as_json)
 
 
 @opens_storage
@@ -92,11 +125,12 @@ def pack(
     fovs: Annotated[int | None, typer.Option(min=1, help="FOVs per shard; default: 32 to 64, by their size.")] = None,
     format: Annotated[Format, typer.Option(help="Parquet for runs; WebDataset tars for other tools.")] = Format.parquet,
     address: Address = None,
+    as_json: AsJson = False,
 ) -> None:
     """A manifest's images -> shards and a manifest of them, which every command takes. Resumes: finished shards stay."""
     options: dict[str, Any] = {"crop": crop, "compression": compression and compression.value}
     options |= {"fovs_per_shard": fovs, "format": format.value}
-    inputs.pack(manifest, output, address, storage=storage, console=console, **options)
+    inputs.pack(manifest, output, address, storage=storage, console=console, as_json=as_json, **options)
 
 
 @opens_storage
@@ -132,7 +166,9 @@ def retrieve(
     settings: dict[str, Any] = {"null": null, "null_size": null_size, "strict": strict, "threshold": threshold}
     settings |= {"ties": ties, "distance": distance, "normalise": normalise, "seed": seed}
     names: dict[str, Any] = {key: _names(given) for key, given in lists.items()}
-    retrieved = sdvae_ray.retrieve(profiles, **names, **wells, **settings)
+    lines = Console(stderr=True)
+    with waiting(lines, f"retrieve: reading {len(profiles)} tables, normalising, ranking, drawing the null"):
+        retrieved = sdvae_ray.retrieve(profiles, **names, **wells, **settings)
     questions.show_retrieved(retrieved, profiles, output, storage, console, as_json)
 
 

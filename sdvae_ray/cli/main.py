@@ -20,7 +20,8 @@ Cell Painting images in; latents, embeddings and retrieval scores out.
 
   sdvae-ray demo                     the whole job on this machine: synthetic plates, scores, a report; no downloads
 
-  sdvae-ray manifest LOAD_DATA...    your images: one row per field of view
+  sdvae-ray init LOAD_DATA...        your images: a run file for them, and what to type next
+  sdvae-ray manifest LOAD_DATA...    one row per field of view
   sdvae-ray check RUN                a few fields through every stage; hours and dollars
   sdvae-ray run RUN                  encode, score and report; the same line again resumes
   sdvae-ray conclude RUN             the verdicts: what is kept, what is lost by name, what is uncertain
@@ -58,6 +59,7 @@ def _root(
 
 for _command in (
     runs.demo,
+    data.init,
     data.manifest,
     data.photographs,
     data.pack,

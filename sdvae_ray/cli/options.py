@@ -15,6 +15,10 @@ Address = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object in place of tables.")]
 Output = Annotated[str, typer.Option("--output", "-o", help="Where to write it: a path, or s3://...")]
+Limit = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="A trial: N fields of view, spread over the manifest.")
+]
+All = Annotated[bool, typer.Option("--all", help="Print all tables; default: one, and the verdicts.")]
 _Place = Annotated[str, typer.Argument(metavar="RUN", help="A run file (YAML), or the output folder of a run.")]
 _STORAGE = {
     "anonymous": Annotated[bool | None, typer.Option("--anonymous/--signed", help="Unsigned S3 requests, or signed.")],

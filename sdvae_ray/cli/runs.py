@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from sdvae_ray.cli.options import Address, AsJson, Output, Set, opens_run, opens_storage
+from sdvae_ray.cli.options import Address, All, AsJson, Limit, Output, Set, opens_run, opens_storage
+from sdvae_ray.commands import demo as demos
 from sdvae_ray.commands import export as exports
 from sdvae_ray.commands import questions, runs, state
 from sdvae_ray.errors import ConfigError
@@ -34,13 +35,13 @@ def demo(
     set: Set = None,
 ) -> None:
     """The whole job on this machine: synthetic plates, the packaged autoencoder, scores and a report. Nothing is downloaded."""
-    runs.run_all(runs.demo_run(output, set or []), console)
+    demos.demo(output, set or [], console)
 
 
 @opens_run
-def check(run: "Run", address: Address = None) -> None:
+def check(run: "Run", limit: Limit = None, address: Address = None, as_json: AsJson = False) -> None:
     """Validate config, storage, models and resources; measure a few FOVs; forecast hours, GPU-hours and dollars."""
-    runs.check(run, console, address)
+    runs.check(run, console, address, limit, as_json)
 
 
 @opens_run
@@ -71,9 +72,11 @@ def encode(
     extend: Annotated[
         bool, typer.Option("--extend", help="Add the run file's new models, codecs and metrics.")
     ] = False,
+    limit: Limit = None,
+    as_json: AsJson = False,
 ) -> None:
     """Images -> latents, embeddings and metrics. Resumes: only FOVs without a usable row are computed."""
-    runs.encode(run, console, address, extend)
+    runs.encode(run, console, address, extend, limit, as_json)
 
 
 @opens_run
@@ -81,9 +84,10 @@ def retry(
     run: "Run",
     reason: Annotated[str | None, typer.Option(help="Only fields whose error contains this text.")] = None,
     address: Address = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compute the failed fields of view again, and no others."""
-    runs.retry(run, console, reason, address)
+    runs.retry(run, console, reason, address, as_json)
 
 
 @opens_run
@@ -106,9 +110,9 @@ def verify(
 
 
 @opens_run
-def compact(run: "Run", address: Address = None) -> None:
+def compact(run: "Run", address: Address = None, as_json: AsJson = False) -> None:
     """Rewrite small and partial files: one row per field of view with all its columns, in files of 128 to 256 MB."""
-    state.compact(run, console, address)
+    state.compact(run, console, address, as_json)
 
 
 @opens_run
@@ -119,23 +123,25 @@ def score(
         str | None, typer.Option(help="Whose metadata counts (corrected platemaps, compounds); default: the run's own.")
     ] = None,
     address: Address = None,
+    whole: All = False,
+    as_json: AsJson = False,
 ) -> None:
     """Embeddings -> well profiles, FAISS indices and retrieval scores."""
     if plates is not None:
         run = run.changed(f"score.plates={json.dumps([name.strip() for name in plates.split(',')])}")
-    runs.score(run, console, address, manifest)
+    runs.score(run, console, address, manifest, whole, as_json)
 
 
 @opens_run
-def report(run: "Run") -> None:
+def report(run: "Run", as_json: AsJson = False) -> None:
     """Scores -> one self-contained HTML page."""
-    runs.report(run, console)
+    runs.report(run, console, as_json=as_json)
 
 
 @opens_run
-def run(run: "Run", address: Address = None) -> None:
+def run(run: "Run", limit: Limit = None, address: Address = None, whole: All = False, as_json: AsJson = False) -> None:
     """encode, score and report."""
-    runs.run_all(run, console, address)
+    runs.run_all(run, console, address, limit, whole, as_json)
 
 
 @opens_storage
@@ -192,9 +198,10 @@ def decode(
     fov: Annotated[str, typer.Option(help="fov_id: source/batch/plate/well/site.")],
     output: Output,
     side: Annotated[str | None, typer.Option(help="Which autoencoder, where the run has several.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """The stored latents of one field of view -> its stains, as an OME-TIFF."""
-    questions.decode(run, fov, side, output, console)
+    questions.decode(run, fov, side, output, console, as_json)
 
 
 class Level(enum.StrEnum):

@@ -1,8 +1,9 @@
-"""The first line of a command, which comes before the imports, because they take seconds."""
+"""Where the lines of a command go, its first line, and its answer as JSON."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 from sdvae_ray.console import print_line
 
@@ -13,5 +14,18 @@ if TYPE_CHECKING:
 
 
 def begin(command: str, run: Run, console: Console) -> None:
-    """Print that a command starts, and on which run."""
+    """Print that a command starts, and on which run. It comes before the imports, because they take seconds."""
     print_line(console, f"{command}: {run.output}; starting")
+
+
+def lines_of(console: Console, as_json: bool) -> Console:
+    """Return where the lines of a command go: stderr if stdout is for one JSON object."""
+    from rich.console import Console
+
+    return Console(stderr=True) if as_json else console
+
+
+def give(answer: Any, console: Console, as_json: bool) -> None:
+    """Print the answer of a command as one JSON object, if JSON is asked for."""
+    if as_json:
+        console.print_json(json.dumps(answer, allow_nan=False))

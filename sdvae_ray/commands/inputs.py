@@ -9,7 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sdvae_ray.console import print_line
+from sdvae_ray.commands.first_line import give, lines_of
+from sdvae_ray.console import print_line, waiting
 from sdvae_ray.storage import Storage, absolute
 
 if TYPE_CHECKING:
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
 
 
 def make_manifest(
-    load_data: Sequence[str], output: str, *, storage: Mapping[str, Any], console: Console, **settings: Any
+    load_data: Sequence[str],
+    output: str,
+    *,
+    storage: Mapping[str, Any],
+    console: Console,
+    as_json: bool = False,
+    **settings: Any,
 ) -> None:
     """Build a manifest, write it to `output`, and print its size and notes.
 
@@ -27,14 +34,24 @@ def make_manifest(
     from sdvae_ray.sources.manifest.manifest import build_manifest, write_manifest
 
     place = Storage.of(storage)
-    built = build_manifest(load_data, storage=place, **settings)
-    write_manifest(built.table, output, place)
+    lines = lines_of(console, as_json)
+    with waiting(lines, f"manifest: reading {len(load_data)} load_data files and their tables"):
+        built = build_manifest(load_data, storage=place, **settings)
+        write_manifest(built.table, output, place)
     plates, wells = built.table.select(PLATE_KEY).n_unique(), built.table.select(WELL_KEY).n_unique()
-    _say_made(built.notes, f"{built.table.height} FOVs, {wells} wells, {plates} plates -> {absolute(output)}", console)
+    _say_made(built.notes, f"{built.table.height} FOVs, {wells} wells, {plates} plates -> {absolute(output)}", lines)
+    told = {"fovs": built.table.height, "wells": wells, "plates": plates, "notes": [*built.notes]}
+    give({"output": absolute(output), **told}, console, as_json)
 
 
 def make_photographs(
-    sources: Sequence[str], output: str, *, storage: Mapping[str, Any], console: Console, **settings: Any
+    sources: Sequence[str],
+    output: str,
+    *,
+    storage: Mapping[str, Any],
+    console: Console,
+    as_json: bool = False,
+    **settings: Any,
 ) -> None:
     """Build the manifest of a set of photographs, write it to `output`, and print its size and notes.
 
@@ -44,35 +61,49 @@ def make_photographs(
     from sdvae_ray.sources.photographs import build_photographs, write_photographs
 
     place = Storage.of(storage)
-    built = build_photographs(sources, storage=place, **settings)
-    write_photographs(built, output, place)
+    lines = lines_of(console, as_json)
+    with waiting(lines, "photographs: reading their sizes"):
+        built = build_photographs(sources, storage=place, **settings)
+        write_photographs(built, output, place)
     classes = built.table[PLATE_COLUMN].n_unique()
-    _say_made(built.notes, f"{built.table.height} photographs, {classes} classes -> {absolute(output)}", console)
+    _say_made(built.notes, f"{built.table.height} photographs, {classes} classes -> {absolute(output)}", lines)
+    told = {"photographs": built.table.height, "classes": classes, "notes": [*built.notes]}
+    give({"output": absolute(output), **told}, console, as_json)
 
 
 def pack(
-    manifest: str, output: str, address: str | None, *, storage: Mapping[str, Any], console: Console, **options: Any
+    manifest: str,
+    output: str,
+    address: str | None,
+    *,
+    storage: Mapping[str, Any],
+    console: Console,
+    as_json: bool = False,
+    **options: Any,
 ) -> None:
     """Pack a manifest's fields of view into shards, and print how many were packed, skipped and failed.
 
     storage: keys of `storage:`. options: fields of encoding.shards.plan.PackOptions.
     """
+    from dataclasses import asdict
+
     from sdvae_ray.encoding.shards.pack import pack as pack_manifest
     from sdvae_ray.encoding.shards.plan import PackOptions
 
-    place, chosen = Storage.of(storage), PackOptions(**options)
-    packed = pack_manifest(absolute(manifest), absolute(output), place, console, chosen, address)
+    place, chosen, lines = Storage.of(storage), PackOptions(**options), lines_of(console, as_json)
+    packed = pack_manifest(absolute(manifest), absolute(output), place, lines, chosen, address)
     if packed.skipped:
-        print_line(console, f"note: {packed.skipped} of {packed.shards} shards were finished before")
+        print_line(lines, f"note: {packed.skipped} of {packed.shards} shards were finished before")
     if packed.errors:
-        print_line(console, f"note: {packed.errors} FOVs have an error and no pixels; the first: {packed.first_error}")
+        print_line(lines, f"note: {packed.errors} FOVs have an error and no pixels; the first: {packed.first_error}")
     if packed.transient:
-        print_line(console, f"note: storage failed for {packed.transient} FOVs: the same command tries them again")
+        print_line(lines, f"note: storage failed for {packed.transient} FOVs: the same command tries them again")
     size = f"{packed.stored_bytes / 1e9:.3f} GB of images"
     if chosen.crop is not None:
         share = 100 * (1 - packed.stored_bytes / max(1, packed.source_bytes))
         size += f" in place of {packed.source_bytes / 1e9:.3f} GB ({share:.1f} % less)"
-    print_line(console, f"pack: {packed.fovs} FOVs, {packed.shards} shards, {size} -> {packed.place}")
+    print_line(lines, f"pack: {packed.fovs} FOVs, {packed.shards} shards, {size} -> {packed.place}")
+    give(asdict(packed), console, as_json)
 
 
 def _say_made(notes: Sequence[str], what: str, console: Console) -> None:

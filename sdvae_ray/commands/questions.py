@@ -9,7 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sdvae_ray.console import print_line
+from sdvae_ray.commands.first_line import give, lines_of
+from sdvae_ray.console import print_line, waiting
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.storage import Storage, absolute, join
 
@@ -78,19 +79,22 @@ def _neighbours(run: Run, asked: Asked, extractor: str | None, side: str | None,
     return search_image(run, query, extractor, side, count, asked.patch, asked.plate)
 
 
-def decode(run: Run, fov_id: str, side: str | None, output: str, console: Console) -> None:
+def decode(run: Run, fov_id: str, side: str | None, output: str, console: Console, as_json: bool = False) -> None:
     """Decode the stored latents of one field of view, and write its stains to `output`, an OME-TIFF.
 
     side: an autoencoder; None: the only one whose latents are stored. Raises what queries.decode.decode_fov raises.
     """
     from sdvae_ray.queries.decode import decode_fov, ome_tiff
 
-    stains, facts = decode_fov(run, fov_id, side)
+    lines = lines_of(console, as_json)
+    with waiting(lines, "decode: loading the autoencoder and decoding"):
+        stains, facts = decode_fov(run, fov_id, side)
     uri = absolute(output)
     run.storage.write_bytes(uri, ome_tiff(stains, run.config.image.stains, facts))
     random = ", random weights" if facts["random_weights"] else ""
     shape = " x ".join(str(size) for size in stains.shape)
-    print_line(console, f"decode: {fov_id} by {facts['side']}{random}, {shape} {stains.dtype} -> {uri}")
+    print_line(lines, f"decode: {fov_id} by {facts['side']}{random}, {shape} {stains.dtype} -> {uri}")
+    give({**facts, "output": uri, "shape": stains.shape, "dtype": str(stains.dtype)}, console, as_json)
 
 
 def compare(a: str, b: str, storage: Mapping[str, Any], console: Console, as_json: bool = False) -> None:

@@ -1,18 +1,16 @@
-"""Commands that compute a run: encode, retry, score, report and all in one; check, bench and the demo.
+"""Commands that compute a run: encode, retry, score, report and all in one; check and bench.
 
 Nothing heavy is imported until a command runs.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sdvae_ray.commands.first_line import begin
-from sdvae_ray.console import print_line
+from sdvae_ray.commands.first_line import begin, give, lines_of
+from sdvae_ray.console import print_line, waiting
 from sdvae_ray.errors import RunError
-from sdvae_ray.storage import absolute, join
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,14 +34,24 @@ def prepare(run: Run, console: Console) -> None:
     make_screen(run.config.synthetic, run.config.manifest, console)
 
 
-def check(run: Run, console: Console, address: str | None = None) -> None:
-    """Take a few fields of view through every stage; raise the error that `encode` or `score` would meet."""
-    begin("check", run, console)
+def check(
+    run: Run, console: Console, address: str | None = None, limit: int | None = None, as_json: bool = False
+) -> None:
+    """Take a few fields of view through every stage; raise the error that `encode` or `score` would meet.
+
+    limit: of a trial; the forecast is of so many FOVs.
+    """
+    lines = lines_of(console, as_json)
+    begin("check", run, lines)
     from sdvae_ray.encoding.check import check as check_run
 
-    prepare(run, console)
-    check_run(run, console, address)
-    print_line(console, "check: this run can start")
+    prepare(run, lines)
+    checked = check_run(run, lines, address, limit)
+    print_line(lines, "check: this run can start")
+    told = {
+        name: getattr(checked, name) for name in ("fovs", "measured", "warm", "seconds", "stored", "failed", "device")
+    }
+    give(told, console, as_json)
 
 
 def bench(
@@ -58,40 +66,60 @@ def bench(
 
     fovs: FOVs of a step for every encode actor. actors: numbers of encode actors; None: 1, 2, 4, ... as many as fit.
     """
-    from rich.console import Console
-
-    lines = Console(stderr=True) if as_json else console
+    lines = lines_of(console, as_json)
     begin("bench", run, lines)
     from sdvae_ray.encoding.bench import bench as bench_run
 
     prepare(run, lines)
-    measured = bench_run(run, lines, fovs, actors, address)
-    if as_json:
-        console.print_json(json.dumps(measured))
+    give(bench_run(run, lines, fovs, actors, address), console, as_json)
 
 
-def encode(run: Run, console: Console, address: str | None = None, extend: bool = False) -> None:
-    """Compute the fields of view that have no usable row yet; print how many, how fast and how many failed."""
-    begin("encode", run, console)
-    prepare(run, console)
-    _encode(run, console, address, extend)
+def encode(
+    run: Run,
+    console: Console,
+    address: str | None = None,
+    extend: bool = False,
+    limit: int | None = None,
+    as_json: bool = False,
+) -> None:
+    """Compute the fields of view that have no usable row yet; print how many, how fast and how many failed.
+
+    limit: a trial of so many FOVs, spread over the manifest.
+    """
+    lines = lines_of(console, as_json)
+    begin("encode", run, lines)
+    prepare(run, lines)
+    give(_encode(run, lines, address, extend, limit=limit), console, as_json)
 
 
-def retry(run: Run, console: Console, reason: str | None = None, address: str | None = None) -> None:
+def retry(
+    run: Run, console: Console, reason: str | None = None, address: str | None = None, as_json: bool = False
+) -> None:
     """Compute again the FOVs that failed; reason: only those whose error contains this text."""
-    begin("retry", run, console)
-    _encode(run, console, address, failed=reason or "")
+    lines = lines_of(console, as_json)
+    begin("retry", run, lines)
+    give(_encode(run, lines, address, failed=reason or ""), console, as_json)
 
 
-def _encode(run: Run, console: Console, address: str | None, extend: bool = False, failed: str | None = None) -> None:
+def _encode(
+    run: Run,
+    console: Console,
+    address: str | None,
+    extend: bool = False,
+    failed: str | None = None,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
     from sdvae_ray.encoding.encode import encode
 
-    done = encode(run, console, address, extend, failed)
+    done = encode(run, console, address, extend, failed, limit)
     rate = f", {done.computed / done.seconds:.2f} FOV/s" if done.computed and done.seconds else ""
     failed = f"; {done.errors} failed, each with its reason in fovs/" if done.errors else ""
     rows = f"{done.fovs} of {done.fovs} have a row{failed}"
     print_line(console, f"encode: {done.computed} FOVs in {done.seconds:.0f} s{rate}; {rows}")
     _say_quality(run, console)
+    return {"output": run.output, **asdict(done)}
 
 
 def _say_quality(run: Run, console: Console) -> None:
@@ -106,22 +134,55 @@ def _say_quality(run: Run, console: Console) -> None:
         print_line(console, f"quality: {line}")
 
 
-def score(run: Run, console: Console, address: str | None = None, manifest: str | None = None) -> None:
-    """Score the run and print the summary. address: a Ray cluster's, see `ray_session`. manifest: whose metadata counts, in place
-    of the run's own. Raises RunError if nothing could be scored.
+def score(
+    run: Run,
+    console: Console,
+    address: str | None = None,
+    manifest: str | None = None,
+    whole: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Score the run; print the verdicts and the first table of the summary, or the whole summary. Raises RunError if nothing could
+    be scored.
+
+    address: a Ray cluster's, see `ray_session`. manifest: whose metadata counts, in place of the run's own.
     """
-    _require_scores(_score(run, console, address, manifest))
-    print_line(console, f"score: the verdicts: sdvae-ray conclude {run.output}")
+    from sdvae_ray.report.terminal.summary import print_verdicts
+
+    lines = lines_of(console, as_json)
+    scored = _score(run, lines, address, manifest, whole)
+    _require_scores(scored)
+    print_verdicts(scored, lines)
+    more = "" if whole else "; all tables: --all, or `sdvae-ray report`"
+    print_line(lines, f"score: the verdicts with their intervals: sdvae-ray conclude {run.output}{more}")
+    give(_answers(scored), console, as_json)
 
 
-def _score(run: Run, console: Console, address: str | None, manifest: str | None = None) -> ScoredRun:
+def _score(
+    run: Run, console: Console, address: str | None, manifest: str | None = None, whole: bool = False
+) -> ScoredRun:
     begin("score", run, console)
     from sdvae_ray.report.terminal.summary import print_summary
     from sdvae_ray.scoring.score import score as score_run
 
     scored = _read_scored(run, console, score_run(run, console, address, manifest))
-    print_summary(scored, console)
+    print_summary(scored, console, whole)
     return scored
+
+
+def _answers(scored: ScoredRun) -> dict[str, Any]:
+    """Return the summary of the scores and the verdicts, JSON-ready; a number that does not exist is None."""
+    from polars import selectors
+
+    from sdvae_ray.report.facts.conclude.answers import conclusion
+    from sdvae_ray.report.facts.conclude.study import rule_of
+
+    summary = scored.scores.summary.with_columns(selectors.float().fill_nan(None))
+    return {
+        "output": scored.run.output,
+        "summary": summary.to_dicts(),
+        "conclusion": conclusion([scored], [rule_of(scored)]),
+    }
 
 
 def _require_scores(scored: ScoredRun) -> None:
@@ -137,13 +198,19 @@ def _require_scores(scored: ScoredRun) -> None:
         )
 
 
-def report(run: Run, console: Console, scored: ScoredRun | None = None) -> str:
+def report(run: Run, console: Console, scored: ScoredRun | None = None, as_json: bool = False) -> str:
     """Write the page and return its URI. scored: the result of `score`; None: the scores are read from storage."""
-    begin("report", run, console)
+    lines = lines_of(console, as_json)
+    begin("report", run, lines)
     from sdvae_ray.report.page.write import write_report
 
-    uri = write_report(scored or _read_scored(run, console))
-    print_line(console, f"report: {uri}")
+    if scored is None:
+        with waiting(lines, "report: reading the scores and the fields of view"):
+            scored = _read_scored(run, lines)
+    with waiting(lines, "report: drawing the page: tables, and originals beside reconstructions"):
+        uri = write_report(scored)
+    print_line(lines, f"report: {uri}")
+    give({"output": run.output, "report": uri}, console, as_json)
     return uri
 
 
@@ -153,27 +220,28 @@ def _read_scored(run: Run, console: Console, scores: Scores | None = None) -> Sc
     return ScoredRun.read(run, scores, lambda text: print_line(console, f"report: {text}"))
 
 
-def run_all(run: Run, console: Console, address: str | None = None) -> None:
-    """Run encode, score and report in one Ray session; the last lines are the verdicts."""
-    begin("run", run, console)
+def run_all(
+    run: Run,
+    console: Console,
+    address: str | None = None,
+    limit: int | None = None,
+    whole: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Run encode, score and report in one Ray session; the last lines are the verdicts.
+
+    limit: a trial of so many FOVs. whole: print all tables of the summary; else the first.
+    """
+    lines = lines_of(console, as_json)
+    begin("run", run, lines)
     from sdvae_ray.cluster.session import ray_session
     from sdvae_ray.report.terminal.summary import print_verdicts
 
-    prepare(run, console)
+    prepare(run, lines)
     with ray_session(address):
-        _encode(run, console, address)
-        scored = _score(run, console, address)
-    report(run, console, scored)
+        encoded = _encode(run, lines, address, limit=limit)
+        scored = _score(run, lines, address, whole=whole)
+    page = report(run, lines, scored)
     _require_scores(scored)
-    print_verdicts(scored, console)
-
-
-def demo_run(output: str, overrides: Sequence[str]) -> Run:
-    """Return the run of the packaged demo, with all its files under `output`."""
-    from sdvae_ray.run.run import Run
-    from sdvae_ray.weights import asset_path
-
-    folder = absolute(output)
-    places = {"manifest": "manifest.parquet", "output": "run", "synthetic.folder": "plates"}
-    moved = [f"{key}={join(folder, name)}" for key, name in places.items()]
-    return Run.open(asset_path("demo.yaml"), [*moved, *overrides])
+    print_verdicts(scored, lines)
+    give({"encoded": encoded, **_answers(scored), "report": page}, console, as_json)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from sdvae_ray.commands.first_line import begin
+from sdvae_ray.commands.first_line import begin, give, lines_of
 from sdvae_ray.console import print_line
 
 if TYPE_CHECKING:
@@ -51,18 +51,22 @@ def verify(run: Run, console: Console, repair: bool = False, as_json: bool = Fal
     return verified.is_whole
 
 
-def compact(run: Run, console: Console, address: str | None = None) -> None:
+def compact(run: Run, console: Console, address: str | None = None, as_json: bool = False) -> None:
     """Give every FOV one row with all its columns, in large files; print how many files there were and are."""
-    begin("compact", run, console)
+    from dataclasses import asdict
+
+    lines = lines_of(console, as_json)
+    begin("compact", run, lines)
     from sdvae_ray.encoding.compact import compact as compact_run
 
-    done = compact_run(run, console, address)
+    done = compact_run(run, lines, address)
     if done.deleted:
         print_line(
-            console,
+            lines,
             f"compact: {done.fovs} FOVs in {done.after} files of each table, {done.before} before; one row per FOV",
         )
     else:
         print_line(
-            console, f"compact: nothing to do: {done.fovs} FOVs, one row per FOV, in {done.after} files of each table"
+            lines, f"compact: nothing to do: {done.fovs} FOVs, one row per FOV, in {done.after} files of each table"
         )
+    give({"output": run.output, **asdict(done)}, console, as_json)

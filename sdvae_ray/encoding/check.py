@@ -17,6 +17,7 @@ from sdvae_ray.console import print_line
 from sdvae_ray.encoding.actors import EncodeActor, as_batch
 from sdvae_ray.encoding.check_score import check_score
 from sdvae_ray.encoding.forecast import MEASURED, STAGES, Forecast, forecast
+from sdvae_ray.encoding.pending import trial
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
 from sdvae_ray.encoding.supervision.progress import duration
 from sdvae_ray.engine.compress import Compressor
@@ -62,11 +63,12 @@ class Checked:
     quality: pl.DataFrame
 
 
-def check(run: Run, console: Console, address: str | None = None) -> Checked:
+def check(run: Run, console: Console, address: str | None = None, limit: int | None = None) -> Checked:
     """Validate names, manifest, storage, weights, resources and the section `score`; then run some FOVs through every stage.
 
-    Prints the result of every step to `console`, and what the whole manifest will take. Leaves `check.json` in the output, from
-    which `encode` fits its pools. Raises the error that `encode` or `score` would raise, and RunError if the first FOV fails.
+    Prints the result of every step to `console`, and what the whole manifest will take; limit: of a trial, whose FOVs alone are
+    measured and forecast. Leaves `check.json` in the output, from which `encode` fits its pools. Raises the error that `encode` or
+    `score` would raise, and RunError if the first FOV fails.
     """
     check_names(run.config)
 
@@ -74,10 +76,12 @@ def check(run: Run, console: Console, address: str | None = None) -> Checked:
         print_line(console, line)
 
     keys = checked_manifest(run, say)
-    say(f"manifest  {len(keys)} FOVs")
+    asked = trial(keys, limit)
+    of = f" of {len(keys)}" if len(asked) < len(keys) else ""
+    say(f"manifest  {len(asked)}{of} FOVs")
     check_score(run, say)
     resolved = resolve_weights(run.config, run.storage)
-    probe(run, keys)
+    probe(run, asked)
     with ray_session(address):
         check_output_is_shared(run.config)
         pools = plan_pools(run.config)
@@ -85,7 +89,7 @@ def check(run: Run, console: Console, address: str | None = None) -> Checked:
         for name, weights in record["weights"].items():
             print_line(console, f"weights   {name}: {_origin(weights)}")
         forward = f"{record['precision']}; {record['micro_batch']} passes per forward"
-        checked = _measured(run, record, pools.encode, keys, console)
+        checked = _measured(run, record, pools.encode, asked, console)
         pools = plan_pools(run.config, checked.seconds)
     print_line(console, f"device    {checked.device}; {forward}")
     for fov, error in checked.failed.items():
@@ -101,8 +105,10 @@ def check(run: Run, console: Console, address: str | None = None) -> Checked:
     for table, size in checked.stored.items():
         print_line(console, f"stored    {table}: {size / 1e3:.1f} kB per FOV")
     total = sum(checked.stored.values())
-    print_line(console, f"stored    {total / 1e6:.2f} MB per FOV, {total * len(keys) / 1e9:.2f} GB for the manifest")
-    _print_forecast(forecast(len(keys), checked.seconds, pools, run.config.cluster), pools, console)
+    print_line(
+        console, f"stored    {total / 1e6:.2f} MB per FOV, {total * len(asked) / 1e9:.2f} GB for {len(asked)} FOVs"
+    )
+    _print_forecast(forecast(len(asked), checked.seconds, pools, run.config.cluster), pools, console)
     return checked
 
 

@@ -14,7 +14,7 @@ from sdvae_ray.cluster.failures import RAY_LOGS
 from sdvae_ray.cluster.session import Pools, check_output_is_shared, plan_pools, ray_session
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.forecast import measured_seconds
-from sdvae_ray.encoding.pending import Work, lacking, pending
+from sdvae_ray.encoding.pending import Work, lacking, pending, trial
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
 from sdvae_ray.encoding.stream import stream
 from sdvae_ray.encoding.supervision.outage import PrintedReport
@@ -51,11 +51,17 @@ class Encoded:
 
 
 def encode(
-    run: Run, console: Console, address: str | None = None, extend: bool = False, failed: str | None = None
+    run: Run,
+    console: Console,
+    address: str | None = None,
+    extend: bool = False,
+    failed: str | None = None,
+    limit: int | None = None,
 ) -> Encoded:
     """Compute every FOV of the manifest that has no usable row yet; with `extend` also the columns that a finished run lacks.
 
-    failed: only FOVs whose error contains this text; None: those that were never tried too. address: a Ray cluster; None: the
+    failed: only FOVs whose error contains this text; None: those that were never tried too. limit: a trial of so many FOVs, spread
+    over the manifest; the numbers of the result are of these FOVs. address: a Ray cluster; None: the
     cluster of this job, else this machine. Raises ConfigError, DataError, StorageError, WeightsError or ResourceError before
     anything is computed, and RunError if the run was stopped or is incomplete. Committed rows stay.
     """
@@ -65,6 +71,9 @@ def encode(
 
     check_names(run.config)
     keys = checked_manifest(run, say)
+    asked = trial(keys, limit)
+    if asked.height < keys.height:
+        say(f"a trial, {asked.height} of {keys.height} FOVs; the same command without --limit goes on with the rest")
     resolved = resolve_weights(run.config, run.storage)
     for name, weights in resolved.items():
         if weights.assumed:
@@ -74,7 +83,7 @@ def encode(
         RunLog(run.output, run.storage, "encode", say, RAY_LOGS) as log,
     ):
         sweep(run.output, run.storage, run.sessions())
-        works = pending(run, keys, failed)
+        works = pending(run, asked, failed)
         if works:
             probe(run, works[0].keys)
         with ray_session(address):
@@ -83,7 +92,7 @@ def encode(
             record = prepare_record(run, keys, resolved, pools.encode, extend, say)
             if extend and record.get("extensions"):
                 print_line(console, f"extended by {', '.join(record['extensions'][-1]['added'])}")
-            return _computed(run, keys, works, record, pools, console, lease, log, whole=failed is None)
+            return _computed(run, asked, works, record, pools, console, lease, log, whole=failed is None)
 
 
 def _computed(
@@ -106,6 +115,8 @@ def _computed(
     start, session = time.monotonic(), log.session
     if total:
         entry: dict[str, Any] = {"session": session, "started": now(), "fovs": total, "log": log.file, "stages": []}
+        if len(keys) < record["manifest"]["fovs"]:
+            entry["limit"] = len(keys)
         record["sessions"].append(entry)
         run.write_record(record)
         waited = 0.0

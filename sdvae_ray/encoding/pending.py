@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from sdvae_ray.engine.columns import run_columns
@@ -23,6 +24,13 @@ class Work:
 
     wanted: frozenset[str]
     keys: pl.DataFrame
+
+
+def trial(keys: pl.DataFrame, limit: int | None) -> pl.DataFrame:
+    """Return `limit` rows of `keys`, spread evenly over the manifest, so over its plates and wells; None: all rows."""
+    if limit is None or limit >= keys.height:
+        return keys
+    return keys[np.linspace(0, keys.height - 1, limit).astype(int).tolist()]
 
 
 def pending(run: Run, keys: pl.DataFrame, failed: str | None = None) -> list[Work]:

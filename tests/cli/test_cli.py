@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from sdvae_ray.cli.main import main
-from sdvae_ray.commands.runs import demo_run
+from sdvae_ray.commands.demo import demo_run
 from sdvae_ray.sources.synthetic.screen import COMPOUNDS, write_screen
 
 
@@ -153,8 +153,21 @@ def test_alone_the_command_says_what_to_do_next(capsys):
         assert command in text
 
 
-OF_A_RUN = ("check", "bench", "encode", "status", "retry", "verify", "score", "report", "run", "search", "decode")
-OTHERS = ("demo", "manifest", "photographs", "pack", "retrieve", "compare", "models")
+OF_A_RUN = (
+    "check",
+    "bench",
+    "encode",
+    "status",
+    "retry",
+    "verify",
+    "score",
+    "report",
+    "run",
+    "search",
+    "decode",
+    "export",
+)
+OTHERS = ("demo", "init", "manifest", "photographs", "pack", "retrieve", "compare", "models")
 
 
 @pytest.mark.parametrize("command", OF_A_RUN + OTHERS)

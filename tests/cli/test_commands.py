@@ -62,7 +62,7 @@ def test_photographs_go_through_every_command(local_ray, capsys, tmp_path, run_f
     assert "16 photographs, 2 classes" in run(
         capsys, "photographs", str(tmp_path / "set"), "-o", manifest, "--name", "toy"
     )
-    said = run(capsys, "run", str(run_file))
+    said = run(capsys, "run", str(run_file), "--all")
     assert "No retrieval: score.perturbation is null." in said
     assert (tmp_path / "run/report/index.html").exists()
     output = str(tmp_path / "run")

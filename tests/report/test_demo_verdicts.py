@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sdvae_ray.commands.runs import demo_run, run_all
+from sdvae_ray.commands.demo import demo_run
+from sdvae_ray.commands.runs import run_all
 from sdvae_ray.report.facts.conclude.study import rule_of, studies
 from sdvae_ray.report.facts.conclude.verdicts import fates, verdicts
 from sdvae_ray.report.facts.scored import ScoredRun

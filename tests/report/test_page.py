@@ -1,6 +1,7 @@
 """The report and the summary: what they say is what the tables hold, nothing is fetched, and nothing missing stops them."""
 
 import dataclasses
+import io
 import json
 import math
 import re
@@ -14,6 +15,7 @@ import polars as pl
 import pytest
 import torch
 from report_run import EVIL, RANDOM, STAINS, STORAGE, Page, page_of, run_config, scored, scores_of, summary_of
+from rich.console import Console
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.load import IMAGE, Loader
@@ -28,6 +30,7 @@ from sdvae_ray.report.pictures.draw import HIGH, LOW
 from sdvae_ray.report.pictures.examples import load_examples
 from sdvae_ray.report.sections.images import rates
 from sdvae_ray.report.sections.phenotypes import truth
+from sdvae_ray.report.terminal.summary import print_summary
 from sdvae_ray.run.commits import read_fovs
 from sdvae_ray.run.tables import read_column, write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, uri_column
@@ -209,6 +212,18 @@ def test_rates_frequencies_distances_and_the_latent_space_are_reported(run: RunC
     summary = summary_of(run, scores)
     assert "Rate, distortion, phenotype" in summary
     assert "radial_power" not in summary  # its numbers are curves
+
+
+def test_the_terminal_shows_one_table_unless_all_are_asked_for(run: RunConfig) -> None:
+    scores = scores_of(run)
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_summary(scored(run, scores), console, whole=False)
+    first, whole = console.export_text(), summary_of(run, scores)
+    assert "7 usable FOVs of 8" in first
+    assert "Rate, distortion, phenotype" in first
+    assert whole.startswith(first.rstrip())
+    assert "Retrieval by" in whole
+    assert "Retrieval by" not in first
 
 
 def test_fr_stands_beside_its_interval_its_difference_and_its_floors(run: RunConfig) -> None:

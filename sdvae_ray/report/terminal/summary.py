@@ -15,13 +15,14 @@ from sdvae_ray.report.sections.order import sections_of
 from sdvae_ray.report.terminal.tables import print_section, say
 
 
-def print_summary(scored: ScoredRun, console: Console) -> None:
-    """Print the number of usable fields of view, and the sections of the report that a terminal has."""
+def print_summary(scored: ScoredRun, console: Console, whole: bool = True) -> None:
+    """Print the number of usable fields of view, and the sections of the report that a terminal has, or the first one."""
     kind = "synthetic plates, " if scored.is_synthetic else ""
     total = expected_fovs(scored)
     say(console, f"{scored.run.output}: {kind}{scored.usable.height} usable FOVs of {total}", style="bold")
     print_random_weights(scored, console)
-    for section in sections_of(scored, in_terminal=True):
+    sections = sections_of(scored, in_terminal=True)
+    for section in sections if whole else sections[:1]:
         print_section(section, console)
 
 
