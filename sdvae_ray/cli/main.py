@@ -75,7 +75,16 @@ for _command in (
     runs.run,
 ):
     app.command()(_command)
-for _command in (runs.conclude, data.retrieve, runs.compare, runs.search, runs.decode, runs.export, data.models):
+for _command in (
+    runs.conclude,
+    data.retrieve,
+    runs.compare,
+    runs.published,
+    runs.search,
+    runs.decode,
+    runs.export,
+    data.models,
+):
     app.command()(_command)
 
 

@@ -171,6 +171,18 @@ def compare(
     questions.compare(a, b, storage, console, as_json)
 
 
+@opens_storage
+def published(
+    places: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs of the published protocol whose seeds differ.")
+    ],
+    storage: dict[str, Any],
+    as_json: AsJson = False,
+) -> None:
+    """Runs of the paper's protocol: mean and sd of FR over the seeds beside the paper's figures; or every departure by name."""
+    questions.published(places, storage, console, as_json)
+
+
 @opens_run
 def search(
     run: "Run",

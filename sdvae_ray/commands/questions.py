@@ -110,6 +110,29 @@ def compare(a: str, b: str, storage: Mapping[str, Any], console: Console, as_jso
         print_comparison(compared, console)
 
 
+def published(places: Sequence[str], storage: Mapping[str, Any], console: Console, as_json: bool = False) -> None:
+    """Print FR of runs that differ in the seed alone beside the paper's figures.
+
+    Raises DataError for a run that is not the published protocol, with every departure by name, and for runs that are not of one
+    configuration.
+    """
+    from sdvae_ray.errors import DataError
+    from sdvae_ray.report.facts.conclude.study import studies
+    from sdvae_ray.report.facts.papers import beside_the_paper, papers_section
+    from sdvae_ray.report.facts.scored import ScoredRun
+    from sdvae_ray.report.terminal.tables import print_section
+    from sdvae_ray.run.run import Run
+
+    runs = [ScoredRun.read(Run.open(place, storage=storage)) for place in places]
+    if len(studies(runs)) > 1:
+        raise DataError("the runs are not seeds of one configuration and manifest")
+    rows = beside_the_paper(runs)
+    if as_json:
+        console.print_json(json.dumps(rows, allow_nan=False))
+    else:
+        print_section(papers_section(rows), console)
+
+
 def conclude(
     places: Sequence[str],
     storage: Mapping[str, Any],

@@ -133,11 +133,13 @@ class Sides:
 
     def _sample(self, posterior: Posterior, side: str, fov_id: str) -> Tensor:
         """Return mean + std * noise. The noise is a function of (seed, FOV, side), drawn on the CPU: it is
-        equal on every device.
+        equal on every device. At float16 it is rounded to float16, as diffusers draws it.
         """
         if posterior.logvar is None:
             raise ConfigError(f"autoencoders.{side}: there is no posterior to sample from (use latent: mean)")
         noise = generator(self.config.seed, "posterior", fov_id, side).standard_normal(posterior.mean.shape, np.float32)
+        if self.config.precision == "float16":
+            noise = noise.astype(np.float16)
         return posterior.mean + (0.5 * posterior.logvar).exp() * upload(noise, posterior.mean.device)
 
     def _rates(self, side: str, latent: Tensor, field: Field) -> dict[str, Tensor]:

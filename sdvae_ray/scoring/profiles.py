@@ -8,11 +8,13 @@ the wells' metadata and the statistics, never the profiles.
 """
 
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import polars as pl
 import ray
+from numpy.typing import NDArray
 
 from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order
 from sdvae_ray.controls import GROUP
@@ -23,6 +25,7 @@ from sdvae_ray.run.table_files import write_wide_table
 from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PLATE_KEY, WELL_KEY, embeddings_table
 from sdvae_ray.scoring.distances import Patches, merge_patches, patch_statistics
 from sdvae_ray.scoring.labels import slice_columns
+from sdvae_ray.settings.score import ScoreConfig
 from sdvae_ray.storage import join
 
 FILE, ROW = "_file", "_at"  # columns: the number of the file that has a well's profile, and the row in it
@@ -76,6 +79,14 @@ def build_profiles(run: Run, fovs: pl.DataFrame, extractor: str, side: str, shif
     return Profiles(extractor, side, pl.concat(tables), files, width, patches)
 
 
+def well_profile(embeddings: NDArray[np.float16], settings: ScoreConfig) -> NDArray[np.floating[Any]]:
+    """Return the profile (G, D) of a well from the embeddings (n, G, D) of its FOVs: float64, or float16 for score.half_mean, whose
+    mean numpy sums in float32 and rounds once.
+    """
+    values: NDArray[Any] = embeddings if settings.half_mean else embeddings.astype(np.float64)
+    return np.asarray(np.median(values, axis=0) if settings.aggregate == "median" else np.mean(values, axis=0))
+
+
 def well_table(fovs: pl.DataFrame) -> pl.DataFrame:
     """Return one row per well: WELL_KEY, GROUP, and every Metadata_* column that does not vary within any well. A Metadata_*
     column that differs between the FOVs of some well is left out for all wells."""
@@ -99,11 +110,10 @@ def _profile_plate(
         return None
     rows = pl.DataFrame({FOV_ID: fov_ids, "row": np.arange(len(fov_ids))})
     rows = rows.join(plate, on=FOV_ID, how="left", maintain_order="left").sort(FOV_ID)
-    reduce = np.median if run.config.score.aggregate == "median" else np.mean
     keys, profiles = [], []
     for key, members in rows.group_by(WELL_KEY, maintain_order=True):
         keys.append(key)
-        profiles.append(reduce(values[members["row"].to_numpy()].astype(np.float64), axis=0))
+        profiles.append(well_profile(values[members["row"].to_numpy()], run.config.score))
     profiled = pl.DataFrame(keys, schema=dict.fromkeys(WELL_KEY, pl.String), orient="row")
     profiled = profiled.join(wells, on=list(WELL_KEY), how="left", maintain_order="left")
     _, groups, depth = values.shape

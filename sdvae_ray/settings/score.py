@@ -54,6 +54,7 @@ class ScoreConfig(Section):
     group: tuple[str, ...] = ()
     plates: tuple[str, ...] | None = Field(None, min_length=1)  # values of Metadata_Plate to score; None: all
     aggregate: Literal["mean", "median"] = "mean"
+    half_mean: bool = False  # True: the profile of a well is taken and kept in float16, as published
     normalise: str | tuple[Step, ...] = "published"
     batch: str | None = None  # the column whose values are the batches of tvn and harmony; None: plates
     # cross: fitted on half of the control positions, scored against the others; controls: fitted on the negatives, p not valid

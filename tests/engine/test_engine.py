@@ -18,6 +18,7 @@ from sdvae_ray.engine.encode import Encoder, auto_micro_batch
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import IMAGE, Batch
 from sdvae_ray.engine.models import Models, check_names, load_models, resolve_weights
+from sdvae_ray.engine.sides import Sides
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.images.prepare import tile, untile
@@ -285,6 +286,17 @@ def test_samples_have_the_mean_and_the_spread_of_the_posterior(small_run_config)
     np.testing.assert_allclose(
         np.corrcoef(z.reshape(12, -1)), np.eye(12), atol=0.15
     )  # no two of them are the same draws
+
+
+def test_the_noise_of_a_sample_is_float16_where_the_run_is(small_run_config):
+    config = small_run_config(autoencoders={"tiny": {"latent": "sample"}})
+    half = config.model_copy(update={"precision": "float16"})
+    mean = torch.zeros(2, 4, 8, 8)
+    posterior = Posterior(mean, torch.zeros_like(mean))
+    forward = Forward(torch.device("cpu"), "float32")
+    whole_noise, half_noise = (Sides(run, forward)._sample(posterior, "tiny", "a") for run in (config, half))
+    np.testing.assert_array_equal(half_noise, whole_noise.half().float())
+    assert (half_noise != whole_noise).any()
 
 
 @pytest.mark.parametrize("name", ["identity", "patch_pca", "diffusers_dc", "diffusers_tiny"])

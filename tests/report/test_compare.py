@@ -8,29 +8,38 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
 
+from sdvae_ray.cli.main import main
 from sdvae_ray.config import RunConfig, StorageConfig
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.report.facts import published
 from sdvae_ray.report.facts.compare import comparison
+from sdvae_ray.report.facts.papers import beside_the_paper
+from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.terminal.summary import print_comparison
 from sdvae_ray.run import record as provenance
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores, read_scores
 from sdvae_ray.run.table_files import write_table
-from sdvae_ray.runfile import parse_run
+from sdvae_ray.runfile import load_run, parse_run
 from sdvae_ray.schema import ERROR, FOV_ID
 from sdvae_ray.storage import Storage
 
 STORAGE = Storage()
 GROUPS = ("A549 / 24", "U2OS / 48")
+A549_24 = ("BR00116991", "BR00116992", "BR00116993", "BR00116994")
+U2OS_48 = ("BR00117010", "BR00117011", "BR00117012", "BR00117013")
 SD = {"name": "diffusers_kl", "source": "CompVis/stable-diffusion-v1-4", "subfolder": "vae", "latent": "sample"}
 PUBLISHED_SCORE = {
     "fit": "controls",
     "group": ["Metadata_Cell_type", "Metadata_Time"],
+    "half_mean": True,
+    "normalise": "published_float16",
+    "strict": True,
     "negatives": "group",
     "null": "copairs",
     "null_size": 1_000_000,
@@ -62,7 +71,7 @@ def scores_of(config: RunConfig, shift: float = 0.0, **means: float | None) -> S
             for group in GROUPS:
                 head = {"extractor": extractor, "side": side, "random_weights": bool({extractor, side} & random)}
                 found = {"fraction_retrieved": 0.5 - 0.1 * number + shift, "mean_map": 0.4 + shift}
-                counts = {"wells": 40, "controls": 16, "compounds": 300, "compounds_scored": 290, "retrieved": 100}
+                counts = {"wells": 1280, "controls": 256, "compounds": 306, "compounds_scored": 306, "retrieved": 100}
                 summary.append({**head, "group": group, **counts, **found, "status": "ok"})
                 rows = [
                     {**head, "by": "group", "slice": group, "part": part, "n_image": 64, "n_side": 64, "reason": None}
@@ -108,10 +117,19 @@ def write_run(config: RunConfig, scores: Scores | None = None, sha: str = "0" * 
     manifest = {"uri": config.manifest, "fovs": 128, "sha256": sha}
     record = provenance.new_record(config, manifest, {}, 8, "float32")
     provenance.write_record(config.output, record, STORAGE)
+    named = {"Metadata_Batch": f"2020_11_04_{batch}", ERROR: None}
     rows = [
-        {FOV_ID: "s/b/p/A01/1", "Metadata_Batch": f"2020_11_04_{batch}", ERROR: None},
-        {FOV_ID: "s/b/p/A02/1", "Metadata_Batch": "never read", ERROR: "truncated"},
+        {
+            FOV_ID: f"s/b/{plate}/A01/1",
+            "Metadata_Plate": plate,
+            "Metadata_Cell_type": cell,
+            "Metadata_Time": time,
+            **named,
+        }
+        for (cell, time), plates in {("A549", "24"): A549_24, ("U2OS", "48"): U2OS_48}.items()
+        for plate in plates
     ]
+    rows.append({**rows[0], FOV_ID: "s/b/p/A02/1", "Metadata_Batch": "never read", ERROR: "truncated"})
     write_table(f"{config.output}/fovs/part-0.parquet", pl.DataFrame(rows).to_arrow(), STORAGE)
     (scores or scores_of(config)).write(config.output, STORAGE)
     return config.output
@@ -171,7 +189,7 @@ def test_numbers_are_those_of_the_tables_and_the_difference_is_b_less_a(tmp_path
     assert row["a"] == {
         "fraction_retrieved": pytest.approx(0.3),
         "mean_map": 0.4,
-        "compounds_scored": 290,
+        "compounds_scored": 306,
         "paper": None,
         "status": "ok",
     }
@@ -215,7 +233,7 @@ def test_settings_that_differ_are_listed_and_no_others(tmp_path: Path) -> None:
     manifest = found.pop("recorded.manifest.uri")
     assert [Path(uri).parent.name for uri in manifest[:2]] == ["a", "b"]
     assert found == {
-        "score.normalise": ("published", "plate_standardise", None),
+        "score.normalise": ("published_float16", "plate_standardise", None),
         "score.negatives": ("group", "plate", None),
         "autoencoders.sd14.latent": ("sample", "mean", None),
         "extractors.inception.weights_seed": (None, 3, "b"),
@@ -263,7 +281,7 @@ def test_what_one_run_has_not_is_a_dash_and_is_named(tmp_path: Path) -> None:
     text = words(text_of(a, b))
     assert "only in A: sides: tiny (matched by name)" in text
     assert "only in B: sides: pca (matched by name)" in text
-    assert "pca – 0.300 – – – 0.400 – – 290" in text
+    assert "pca – 0.300 – – – 0.400 – – 306" in text
 
 
 def test_random_weights_are_said_beside_every_name(tmp_path: Path) -> None:
@@ -461,7 +479,7 @@ def papers_of(found: dict[str, Any], run: str) -> dict[tuple[str, str, str], flo
 
 
 def test_the_paper_stands_beside_its_own_model_data_and_sides_only(tmp_path: Path) -> None:
-    a, b = two(tmp_path, score={**PUBLISHED_SCORE, "aggregate": "median", "negatives": "plate"})
+    a, b = two(tmp_path, score={**PUBLISHED_SCORE, "aggregate": "median"})
     found = compared(a, b)
     assert papers_of(found, "a") == {
         ("inception", "image", "A549 / 24"): 0.8464,
@@ -471,7 +489,7 @@ def test_the_paper_stands_beside_its_own_model_data_and_sides_only(tmp_path: Pat
     }
     assert set(papers_of(found, "b").values()) == {0.8725, 0.9063, 0.8366}
     assert found["a"]["departures"] == []
-    assert found["b"]["departures"] == ["score.negatives plate (published: group)"]
+    assert found["b"]["departures"] == []
     assert found["a"]["no_paper"] == [
         "no printed FR for tiny: random weights",
         "no printed FR for jxl: the authors print FR of diffusers_kl from CompVis/stable-diffusion-v1-4 alone",
@@ -481,8 +499,110 @@ def test_the_paper_stands_beside_its_own_model_data_and_sides_only(tmp_path: Pat
     assert "Cropsal & Mercado 2025, arXiv 2510.19887" in text
     assert "A 0.8464" in text
     assert "B 0.9063" in text
-    assert "B is not the published protocol: score.negatives plate (published: group)." in text
     assert " 0.8464 " in words(text_of(a, a))
+
+
+def test_no_printed_figure_stands_beside_a_run_that_departs_in_a_setting(tmp_path: Path) -> None:
+    a, b = two(tmp_path, score={**PUBLISHED_SCORE, "negatives": "plate"})
+    found = compared(a, b)
+    assert papers_of(found, "a")
+    assert papers_of(found, "b") == {}
+    assert found["b"]["departures"] == ["score.negatives plate (published: group)"]
+    line = (
+        "B is not the published protocol, so no printed FR stands beside it: score.negatives plate (published: group)."
+    )
+    assert line in words(text_of(a, b))
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"compounds_scored": 302}, "A549 / 24: compounds scored 302 (published: 306)"),
+        ({"controls": 128}, "A549 / 24: controls 128 (published: 256)"),
+    ],
+)
+def test_no_printed_figure_stands_beside_other_compounds_or_controls(
+    tmp_path: Path, change: dict[str, int], line: str
+) -> None:
+    config = config_of(tmp_path)
+    scores = scores_of(config)
+    changed = [
+        pl.when(pl.col("group") == "A549 / 24").then(value).otherwise(name).alias(name)
+        for name, value in change.items()
+    ]
+    output = write_run(config, replace(scores, summary=scores.summary.with_columns(changed)))
+    found = compared(output, output)
+    assert papers_of(found, "a") == {}
+    assert found["a"]["departures"] == [line]
+
+
+def test_no_printed_figure_stands_beside_other_plates_which_are_named(tmp_path: Path) -> None:
+    output = write_run(config_of(tmp_path))
+    path = f"{output}/fovs/part-0.parquet"
+    fovs = pl.read_parquet(path).with_columns(pl.col("Metadata_Plate").replace("BR00117013", "BR00117012"))
+    write_table(path, fovs.to_arrow(), STORAGE)
+    found = compared(output, output)
+    assert papers_of(found, "a") == {}
+    assert found["a"]["departures"] == [
+        "U2OS / 48: plates BR00117010, BR00117011, BR00117012 "
+        "(published: BR00117010, BR00117011, BR00117012, BR00117013)"
+    ]
+
+
+def test_the_shipped_run_file_departs_in_no_setting() -> None:
+    config = load_run(Path(__file__).parents[2] / "jobs/configs/cpjump1-published.yaml")
+    assert published.departures(config, ["inception_v3", "openphenom"], ["image", "sd14"]) == []
+    median = config.model_copy(update={"score": config.score.model_copy(update={"aggregate": "median"})})
+    assert published.departures(median, ["inception_v3", "openphenom"], ["image", "sd14"]) == []
+
+
+def test_the_plates_of_the_paper_are_those_that_the_gallery_describes() -> None:
+    experiments = Path(__file__).parents[3] / "shared/data/metadata/cpjump1/experiment-metadata.tsv"
+    if not experiments.exists():
+        pytest.skip("the gallery's experiment-metadata.tsv is not at hand")
+    table = pl.read_csv(experiments, separator="\t", infer_schema=False).filter(
+        Batch="2020_11_04_CPJUMP1", Perturbation="compound", Cell_line="Parental", Density="100", Antibiotics="absent"
+    )
+    plates = {
+        (cell.lower(), int(hours)): tuple(sorted(names))
+        for cell, hours, names in table.group_by("Cell_type", "Time").agg("Assay_Plate_Barcode").rows()
+    }
+    assert plates == published.PLATES
+
+
+def test_three_seeds_stand_beside_the_paper_as_mean_and_sd(tmp_path: Path, capsys: Any) -> None:
+    outputs = []
+    for seed, shift in enumerate((0.0, 0.03, 0.09)):
+        config = config_of(tmp_path / str(seed), seed=seed, manifest="m.parquet")
+        outputs.append(write_run(config, scores_of(config, shift)))
+    rows = beside_the_paper([ScoredRun.read(Run.open(output)) for output in outputs])
+    assert len(rows) == 4
+    row = row_of(rows, extractor="inception", group="U2OS / 48", side="sd14")
+    assert row["paper"] == 0.7505
+    assert row["runs"] == 3
+    assert row["mean"] == pytest.approx(0.44)
+    assert row["sd"] == pytest.approx(np.std([0.4, 0.43, 0.49], ddof=1))
+    with pytest.raises(SystemExit, match="0"):
+        main(["published", *outputs])
+    assert "0.7505 0.4400 0.0458 3" in words(capsys.readouterr().out)
+    (alone, *_) = beside_the_paper([ScoredRun.read(Run.open(outputs[0]))])
+    assert alone["sd"] is None
+
+
+def test_a_run_that_departs_is_refused_with_every_departure_by_name(tmp_path: Path, capsys: Any) -> None:
+    b = config_of(tmp_path, score={**PUBLISHED_SCORE, "strict": False}, precision="float32")
+    output = write_run(b)
+    with pytest.raises(SystemExit, match="2"):
+        main(["published", output])
+    error = words(capsys.readouterr().err)
+    assert "precision float32 (published: float16); score.strict false (published: true)" in error
+
+
+def test_runs_of_two_settings_are_not_seeds_of_one(tmp_path: Path, capsys: Any) -> None:
+    a, b = two(tmp_path, score={**PUBLISHED_SCORE, "aggregate": "median"})
+    with pytest.raises(SystemExit, match="2"):
+        main(["published", a, b])
+    assert "not seeds of one configuration" in words(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -552,12 +672,15 @@ def test_departures_from_the_published_protocol(tmp_path: Path) -> None:
         "image.crop 512 (published: 1024)",
         "image.transpose false (published: true)",
         "precision float32 (published: float16)",
-        'score.normalise [{"pca": {"components": 3}}] (published: published)',
+        "score.half_mean false (published: true)",
+        'score.normalise [{"pca": {"components": 3}}] (published: published_float16)',
         "score.fit cross (published: controls)",
         "score.negatives plate (published: group)",
         "score.null exchange (published: copairs)",
         "score.null_size 10000 (published: 1000000)",
+        "score.strict false (published: true)",
         "score.ties average (published: copairs)",
+        "extractors.op.half_mean false (published: true)",
         "extractors.op.published_range false (published: true)",
         "autoencoders.sd1.4.latent mean (published: sample)",
         "image.packing grey (published: published)",

@@ -113,6 +113,44 @@ def test_map_p_and_fraction_retrieved_are_theirs_within_monte_carlo_error(group,
     assert 0.2 < verdict.mean() < 0.8  # some are retrieved and some are not: the comparison says something
 
 
+@pytest.fixture(scope="module")
+def half(group):
+    """The group's profiles as the authors hold them, in float16; and scikit-learn's and copairs' AP of them."""
+    copairs = pytest.importorskip("copairs.map", reason="copairs is a test dependency")
+    x, wells = group
+    profiles = x.astype(np.float16)
+    control, plate = wells["is_control"].to_numpy(), wells["plate"].to_numpy()
+    pipeline = make_pipeline(StandardScaler(), PCA(256, whiten=True), VarianceThreshold(1e-6)).fit(profiles[control])
+    space = pipeline.transform(profiles)
+    for name in np.unique(plate):
+        on = plate == name
+        space[on] = StandardScaler().fit(space[on & control]).transform(space[on])
+    meta = wells.select("well_id", "compound", "is_control").to_pandas()
+    scored = copairs.average_precision(meta, space, ["compound"], [], [], ["is_control"], progress_bar=False)
+    return profiles, pipeline[0], scored[~scored["is_control"]].set_index("well_id")["average_precision"]
+
+
+def test_the_scaler_of_profiles_in_float16_is_scikit_learns_to_the_last_bit(group, half):
+    profiles, scaler, _ = half
+    step = {"standardise": {"precision": "float16"}}
+    control, plate = group[1]["is_control"].to_numpy(), group[1]["plate"].to_numpy()
+    standardised = normalise(profiles, control, plate, [step]).features
+    theirs = scaler.transform(profiles)
+    assert theirs.dtype == np.float16
+    assert standardised.dtype == np.float64
+    assert_array_equal(standardised, theirs)
+    assert (standardised != normalise(profiles, control, plate, ["standardise"]).features).any()
+
+
+def test_ap_of_profiles_in_float16_is_that_of_scikit_learn_and_copairs(group, half):
+    profiles, _, theirs = half
+    wells = group[1]
+    control, plate = wells["is_control"].to_numpy(), wells["plate"].to_numpy()
+    space = normalise(profiles, control, plate, "published_float16").features
+    scored = phenotypic_activity(space, wells, Chance(null_size=100, **PUBLISHED), negatives="group").wells
+    assert_allclose(scored["ap"], theirs[scored["well_id"].to_list()], rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("rank", [200, 250, 300])
 def test_on_pure_noise_the_published_fit_retrieves_and_the_other_half_does_not(rank):
     x, wells = noise(rank, seed=0)

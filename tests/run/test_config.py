@@ -477,10 +477,16 @@ def test_the_published_run_file_follows_the_published_protocol():
     assert config.precision == "float16"
     assert all(extractor.half_mean for extractor in config.extractors.values())
     assert config.extractors["openphenom"].options == {"remote_code": True, "published_range": True}
-    assert (score.aggregate, score.normalise, score.fit) == ("mean", "published", "controls")
+    assert (score.aggregate, score.normalise, score.fit) == ("mean", "published_float16", "controls")
     assert (score.negatives, score.null, score.ties) == ("group", "copairs", "copairs")
     assert (score.null_size, score.strict, score.threshold) == (1_000_000, True, 0.05)
     assert score.group == ("Metadata_Cell_type", "Metadata_Time")
+    assert score.half_mean
+
+
+def test_the_contrast_set_is_sampled_and_in_float32_as_published():
+    config = load_run(ROOT / "jobs/configs/photographs.yaml")
+    assert (config.autoencoders["sd14"].latent, config.precision) == ("sample", "float32")
 
 
 def test_two_splits_of_the_controls_are_refused_for_they_leave_no_control_out_of_every_fit():

@@ -10,10 +10,11 @@ from typing import Any
 
 import polars as pl
 
-from sdvae_ray.report.facts import outcome, published
+from sdvae_ray.report.facts import outcome
 from sdvae_ray.report.facts.floors import FLOORS
 from sdvae_ray.report.facts.metrics import mean_of, metric_column, metric_columns
 from sdvae_ray.report.facts.outcome import FRACTION
+from sdvae_ray.report.facts.papers import Papers, papers
 from sdvae_ray.report.facts.scored import ScoredRun, Values
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import RATES
@@ -27,7 +28,8 @@ def comparison(a: Run, b: Run) -> dict[str, Any]:
     """Return the comparison of two runs, JSON-ready: NaN is None, an infinite number is the text "inf" or "-inf".
 
     a, b        uri, digest, manifest, random_weights, synthetic; only (names that the other run lacks, by kind); reasons (why a
-                row has no score); no_paper (why no printed FR applies) and departures (from the published protocol)
+                row has no score); no_paper (why no printed FR applies) and departures (from the published protocol, for which no
+                printed FR stands beside a row)
     settings    key, a, b, only ("a" or "b" if the other has no such key): keys of the run file, and recorded.* of run.json
     retrieval   extractor, group, side; of a and b: fraction_retrieved, mean_map, compounds_scored, paper, status
     floors      extractor, group, side; of a and b: FR (low, high), its difference from the originals' (difference_low, _high),
@@ -38,9 +40,9 @@ def comparison(a: Run, b: Run) -> dict[str, Any]:
     run or has no scores.
     """
     runs = [ScoredRun.read(run) for run in (a, b) if run.record]
-    papers = [published.papers(scored) for scored in runs]
+    of_paper = [papers(scored) for scored in runs]
     placed = ("extractor", "group", "side")
-    fractions = [_retrieval(scored, paper.fractions) for scored, paper in zip(runs, papers, strict=True)]
+    fractions = [_retrieval(scored, paper.fractions) for scored, paper in zip(runs, of_paper, strict=True)]
     tables = {
         "retrieval": _matched(placed, fractions, (FRACTION, "mean_map")),
         "floors": _matched(placed, [_floors(scored) for scored in runs], ()),
@@ -48,8 +50,8 @@ def comparison(a: Run, b: Run) -> dict[str, Any]:
         "distances": _matched(placed, [_distances(scored) for scored in runs], tuple(outcome.DISTANCES)),
     }
     return {
-        "a": _facts(runs[0], papers[0]) | {"only": _only("a", "b", tables)},
-        "b": _facts(runs[1], papers[1]) | {"only": _only("b", "a", tables)},
+        "a": _facts(runs[0], of_paper[0]) | {"only": _only("a", "b", tables)},
+        "b": _facts(runs[1], of_paper[1]) | {"only": _only("b", "a", tables)},
         "settings": list(_differences(_settings(runs[0]), _settings(runs[1]))),
         **tables,
     }
@@ -80,7 +82,7 @@ def _differences(a: Any, b: Any, key: str = "") -> Iterator[Values]:
         yield {"key": key, "a": a, "b": b, "only": None}
 
 
-def _facts(scored: ScoredRun, papers: published.Papers) -> Values:
+def _facts(scored: ScoredRun, paper: Papers) -> Values:
     record = scored.record or {}
     return {
         "uri": scored.run.output,
@@ -89,8 +91,8 @@ def _facts(scored: ScoredRun, papers: published.Papers) -> Values:
         "random_weights": scored.config.random_weights,
         "synthetic": scored.is_synthetic,
         "reasons": outcome.reasons(scored),
-        "no_paper": papers.reasons,
-        "departures": papers.departures,
+        "no_paper": paper.reasons,
+        "departures": paper.departures,
     }
 
 
@@ -101,13 +103,13 @@ def _key(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return row["extractor"], row["group"], row["side"]
 
 
-def _retrieval(scored: ScoredRun, papers: Mapping[tuple[str, ...], float]) -> Rows:
+def _retrieval(scored: ScoredRun, printed: Mapping[tuple[str, ...], float]) -> Rows:
     return {
         _key(row): {
             FRACTION: row.get(FRACTION),
             "mean_map": row.get("mean_map"),
             "compounds_scored": row.get("compounds_scored"),
-            "paper": papers.get(_key(row)),
+            "paper": printed.get(_key(row)),
             "status": row.get("status") or outcome.OK,
         }
         for row in outcome.retrieval_rows(scored)

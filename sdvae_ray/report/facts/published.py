@@ -1,23 +1,21 @@
-"""The fractions retrieved that the authors print, and the rows of a run that they may be compared with.
+"""The fractions retrieved that the authors print, and the plates, models and settings that they were had with.
 
-Cropsal & Mercado 2025, arXiv 2510.19887: CPJUMP1, four groups of cell line and time, 306 compounds each.
+Cropsal & Mercado 2025, arXiv 2510.19887: CPJUMP1, four groups of cell line and time, 306 compounds each. A printed figure stands
+only beside a run whose plates, compounds, controls and settings are those of jobs/configs/cpjump1-published.yaml. Any other run
+has a list of its departures instead.
 """
 
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
-from sdvae_ray.report.facts import outcome
-from sdvae_ray.report.facts.scored import ScoredRun, Values
-from sdvae_ray.schema import BATCH_COLUMN
 from sdvae_ray.settings.packing import PUBLISHED_TRIPLES
 
 CITATION = "Cropsal & Mercado 2025, arXiv 2510.19887"
 DATA = "CPJUMP1"
-COMPOUNDS = 306
+COMPOUNDS, CONTROLS = 306, 256  # of a group: 64 DMSO wells on each of its four plates
 EXTRACTORS = ("openphenom", "inception_v3")  # names on the shelf
 AUTOENCODER, SOURCE = "diffusers_kl", "CompVis/stable-diffusion-v1-4"
 
@@ -38,8 +36,18 @@ FRACTIONS: dict[str, dict[tuple[str, int], tuple[float, float, float, float]]] =
     },
 }
 
-# what the numbers above were had with, by key of the run file
+# The compound plates of CPJUMP1 with parental cells at full density without an antibiotic (its experiment-metadata.tsv): 16, as the
+# authors have. The authors' own list of plates was not seen.
+PLATES: dict[tuple[str, int], tuple[str, ...]] = {
+    ("a549", 24): ("BR00116991", "BR00116992", "BR00116993", "BR00116994"),
+    ("a549", 48): ("BR00117015", "BR00117016", "BR00117017", "BR00117019"),
+    ("u2os", 24): ("BR00116995", "BR00117024", "BR00117025", "BR00117026"),
+    ("u2os", 48): ("BR00117010", "BR00117011", "BR00117012", "BR00117013"),
+}
+
+# what the numbers above were had with, by key of the run file; the aggregate is mean or median, one table each
 _PROTOCOL: dict[str, Any] = {
+    "image.stains": ["Mito", "AGP", "RNA", "ER", "DNA"],
     "image.resize": None,
     "image.crop": 1024,
     "image.patch": 256,
@@ -48,15 +56,22 @@ _PROTOCOL: dict[str, Any] = {
     "image.scaling.divisor": 256.0,
     "image.scaling.bits": 8,
     "precision": "float16",
-    "score.normalise": "published",
+    "score.exclude": None,
+    "score.exclude_qc": None,
+    "score.half_mean": True,
+    "score.normalise": "published_float16",
     "score.fit": "controls",
     "score.negatives": "group",
     "score.null": "copairs",
     "score.null_size": 1_000_000,
+    "score.strict": True,
     "score.threshold": 0.05,
     "score.ties": "copairs",
 }
-_SWITCHES = {"inception_v3": "half_mean", "openphenom": "published_range"}  # of the extractors, true as published
+_SWITCHES = {  # of the extractors, true as published
+    "inception_v3": ("half_mean",),
+    "openphenom": ("half_mean", "published_range"),
+}
 _HOURS = re.compile(r"(\d+)(?:\.0+)?\s*(?:h|hr|hrs|hour|hours)?")
 
 
@@ -66,13 +81,14 @@ def printed(extractor: str, is_image_side: bool, group: str, aggregate: str) -> 
     extractor: its name on the shelf. group: cell line and hours, such as "A549 / 24", in either order and any case, with or
     without the unit of time. aggregate: mean or median, of the fields of a well.
     """
-    row = FRACTIONS.get(aggregate, {}).get(_cell_and_hours(group) or ("", 0))
+    row = FRACTIONS.get(aggregate, {}).get(cell_and_hours(group) or ("", 0))
     if row is None or extractor not in EXTRACTORS:
         return None
     return row[2 * EXTRACTORS.index(extractor) + (not is_image_side)]
 
 
-def _cell_and_hours(group: str) -> tuple[str, int] | None:
+def cell_and_hours(group: str) -> tuple[str, int] | None:
+    """Return (cell line in small letters, hours) of a group's name; None if it names no such two."""
     values = [value.strip().lower() for value in group.split("/")]
     times = [int(match[1]) for value in values if (match := _HOURS.fullmatch(value))]
     cells = [re.sub(r"[^a-z0-9]", "", value) for value in values if not _HOURS.fullmatch(value)]
@@ -117,7 +133,8 @@ def departures(config: RunConfig, extractors: Iterable[str], sides: Iterable[str
     """
     wanted = {tuple(key.split(".")): value for key, value in _PROTOCOL.items()}
     for name in extractors:
-        wanted["extractors", name, _SWITCHES[config.extractors[name].name]] = True
+        for switch in _SWITCHES[config.extractors[name].name]:
+            wanted["extractors", name, switch] = True
     for side in sides:
         if side != IMAGE_SIDE:
             wanted["autoencoders", side, "latent"] = "sample"
@@ -136,40 +153,3 @@ def departures(config: RunConfig, extractors: Iterable[str], sides: Iterable[str
 
 def _said(value: Any) -> str:
     return json.dumps(value).strip('"')
-
-
-@dataclass(frozen=True)
-class Papers:
-    """The printed FR that apply to a run. fractions: (extractor, group, side) -> FR. reasons: why other rows have no printed FR.
-    departures: from the published protocol."""
-
-    fractions: dict[tuple[str, ...], float]
-    reasons: list[str]
-    departures: list[str]
-
-
-def papers(scored: ScoredRun) -> Papers:
-    """Return the printed FR that apply to the run, why other rows have none, and the run's departures from the protocol."""
-    config = scored.config
-    reasons: dict[str, dict[str, None]] = {}  # reason -> whose, in order
-    fitting: list[Values] = []
-    for row in outcome.retrieval_rows(scored):
-        who, why = why_not(config, row["extractor"], row["side"]) or ("", "")
-        if why:
-            reasons.setdefault(why, {})[who] = None
-        else:
-            fitting.append(row)
-    batches = scored.usable[BATCH_COLUMN].unique().to_list() if BATCH_COLUMN in scored.fovs.columns else []
-    if fitting and not is_their_data(batches):
-        reasons[f"its batches are not all of {DATA}"], fitting = {"this run": None}, []
-    fractions: dict[tuple[str, ...], float] = {}
-    for row in fitting:
-        extractor, group, side = (row[name] for name in ("extractor", "group", "side"))
-        fraction = printed(config.extractors[extractor].name, side == IMAGE_SIDE, group, config.score.aggregate)
-        if fraction is None:
-            reasons.setdefault("the authors' groups are A549 and U2OS, 24 and 48 h", {})[group] = None
-        else:
-            fractions[extractor, group, side] = fraction
-    extractors, sides = (dict.fromkeys(key[index] for key in fractions) for index in (0, 2))
-    lines = [f"no printed FR for {', '.join(who)}: {why}" for why, who in reasons.items()]
-    return Papers(fractions, lines, departures(config, extractors, sides) if fractions else [])

@@ -47,7 +47,17 @@ class ScoredRun:
         """
         score = run.config.score
         words = re.findall(r"\w+", score.control)  # the columns of the expression are among its words
-        asked = [*KEYS, score.perturbation or FOV_ID, PHENOTYPE, STRENGTH, TRUTH, TREATMENT, *words, *STORED]
+        asked = [
+            *KEYS,
+            score.perturbation or FOV_ID,
+            PHENOTYPE,
+            STRENGTH,
+            TRUTH,
+            TREATMENT,
+            *score.group,
+            *words,
+            *STORED,
+        ]
         fovs = with_annotation(run, run.fovs(asked))
         return cls(run, run.find_record(), scores or run.scores(), fovs, say)
 

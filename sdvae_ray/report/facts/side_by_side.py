@@ -102,7 +102,7 @@ def _retrieval(comparison: Comparison) -> Section:
     tables = _tables(comparison, "retrieval", "Retrieval", columns, lambda row: [shown(row)])
     reasons = [f"{run}: {line}" for run, line in _lines(comparison, lambda facts: facts["reasons"])]
     for run, line in _lines(comparison, lambda facts: ["; ".join(facts["departures"])]):
-        reasons.append(f"{run} is not the published protocol: {line}.")
+        reasons.append(f"{run} is not the published protocol, so no printed FR stands beside it: {line}.")
     notes = ["FR: share of compounds told from controls. scored: compounds. – not scored, or not in that run."]
     if not tables:
         notes = ["No retrieval: nothing was scored."]

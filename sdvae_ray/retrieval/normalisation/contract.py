@@ -24,7 +24,7 @@ Amount = Annotated[float, 0]
 class Map:
     """The map z = (x - offset) / scale, and with axes the projection of z on them. Call it with profiles (n, D).
 
-    offset  (D,)
+    offset  (D,); in float16, x is rounded to float16, and z is computed in float16 and returned in float64
     scale   (D,), or one number
     axes    (r, D), one per row; None: no projection
     gain    (r,), or one number: factors of the coordinates along the axes
@@ -45,7 +45,9 @@ class Map:
         return len(self.offset) if self.axes is None or self.beyond is not None else len(self.axes)
 
     def __call__(self, x: Floats) -> Floats:
-        z = np.asarray((x - self.offset) / self.scale)
+        if self.offset.dtype == np.float16:
+            x = x.astype(np.float16)
+        z = np.asarray((x - self.offset) / self.scale, np.float64)
         if self.axes is None:
             return z
         along = z @ self.axes.T

@@ -20,13 +20,17 @@ from sdvae_ray.retrieval.normalisation.wells import Wells, require_finite
 
 Step = str | Mapping[str, Any]
 
+_WHITEN: list[Step] = [  # Cropsal & Mercado 2025, arXiv 2510.19887, released code
+    {"pca_whiten": {"components": 256}},
+    {"variance_threshold": {"threshold": 1e-6}},
+    "plate_standardise",
+]
 NORMALISATIONS: dict[str, list[Step]] = {
-    "published": [  # Cropsal & Mercado 2025, arXiv 2510.19887, released code
-        "standardise",
-        {"pca_whiten": {"components": 256}},
-        {"variance_threshold": {"threshold": 1e-6}},
-        "plate_standardise",
-    ],
+    "published": ["standardise", *_WHITEN],
+    "published_float16": [
+        {"standardise": {"precision": "float16"}},
+        *_WHITEN,
+    ],  # to the letter: their scaler gets float16
     "plate_standardise": ["plate_standardise"],
     "none": [],
 }

@@ -55,6 +55,6 @@ def section(scored: ScoredRun) -> Section:
     terms = {term: text for term, text in _READ.items() if term.partition(" ")[0] not in unused}
     if not config.random_weights:
         del terms["random weights"]
-    if config.score.normalise == "published":
+    if config.score.normalise in ("published", "published_float16"):
         terms["published normalisation"] = _WHITENING
     return Section("read", "How to read the numbers", "How to read", template="reading.html", terms=terms)
