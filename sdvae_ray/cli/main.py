@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sdvae_ray.cli import data, runs, signals
+from sdvae_ray.cli import data, public_benchmarks, runs, signals
 from sdvae_ray.console import print_line
 from sdvae_ray.errors import SdvaeRayError
 from sdvae_ray.version import VERSION
@@ -85,6 +85,8 @@ for _command in (
     runs.export,
     data.models,
 ):
+    app.command()(_command)
+for _command in (public_benchmarks.cpjump1, public_benchmarks.stringency):
     app.command()(_command)
 
 

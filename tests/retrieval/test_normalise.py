@@ -131,7 +131,7 @@ def test_every_preset_resolves_to_steps_with_all_parameters():
         assert len(resolve_steps(name)) == len(NORMALISATIONS[name])
     assert resolve_steps(["pca_whiten"]) == [("pca_whiten", {"components": 256, "fit": "controls"})]
     assert resolve_steps("published") == [
-        ("standardise", {"fit": "controls", "per": "group"}),
+        ("standardise", {"fit": "controls", "per": "group", "precision": "float64"}),
         ("pca_whiten", {"components": 256, "fit": "controls"}),
         ("variance_threshold", {"threshold": 1e-6, "fit": "controls"}),
         ("plate_standardise", {"fit": "controls"}),
