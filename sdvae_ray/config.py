@@ -45,6 +45,7 @@ class SyntheticConfig(Section):
     plates: int = Field(2, ge=1)
     sites: int = Field(1, ge=1)  # fields of view per well
     size: int = Field(256, ge=64)  # pixels
+    position_effect: float = Field(0.0, ge=0, le=1)  # brightness that rises over the plate, see synthetic/screen.py
 
 
 class ShelvedConfig(BaseModel):

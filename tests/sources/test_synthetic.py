@@ -22,7 +22,7 @@ from sdvae_ray.errors import ConfigError
 from sdvae_ray.randomness import generator
 from sdvae_ray.sources.synthetic.anatomy import texture
 from sdvae_ray.sources.synthetic.field import render_field
-from sdvae_ray.sources.synthetic.microscope import STAINS, batch_effect, correction
+from sdvae_ray.sources.synthetic.microscope import STAINS, batch_effect, correction, illumination
 from sdvae_ray.sources.synthetic.phenotypes import PHENOTYPES, UNTREATED, look_of
 from sdvae_ray.sources.synthetic.screen import COMPOUNDS, ScreenFiles, lay_out, write_screen
 
@@ -31,10 +31,17 @@ ASSETS, SCRIPTS = ROOT / "sdvae_ray" / "assets", ROOT / "scripts"
 MITO, AGP, RNA, ER, DNA = range(5)
 
 
-def tiny(output: Path, seed: int = 3, workers: int = 1) -> ScreenFiles:
+def tiny(output: Path, seed: int = 3, workers: int = 1, position_effect: float = 0.0) -> ScreenFiles:
     """Two plates of two DMSO wells and three compounds."""
     return write_screen(
-        output, seed=seed, size=64, controls=2, replicates_per_plate=1, compounds=COMPOUNDS[:3], workers=workers
+        output,
+        seed=seed,
+        size=64,
+        controls=2,
+        replicates_per_plate=1,
+        position_effect=position_effect,
+        compounds=COMPOUNDS[:3],
+        workers=workers,
     )
 
 
@@ -133,17 +140,45 @@ def test_platemaps_and_compounds_agree_with_the_truth(screen: ScreenFiles) -> No
             known = truth.pop((line["Assay_Plate_Barcode"], row["well_position"]))
             assert known["broad_sample"] == row["broad_sample"]
             assert {key: known[key] for key in compounds[""]} == compounds[row["broad_sample"]]
+            assert known["position_effect"] == row["position_effect"]
     assert not truth
 
 
-def test_the_default_screen_has_graded_weak_and_inactive_compounds_in_different_places_per_plate() -> None:
+def test_a_position_effect_is_brightness_that_rises_over_every_plate_and_is_written_with_the_truth(
+    screen: ScreenFiles, tmp_path: Path
+) -> None:
+    files = tiny(tmp_path, position_effect=0.5)
+    plain = {(r["Assay_Plate_Barcode"], r["well_position"]): r["position_effect"] for r in tab_separated(screen.truth)}
+    drawn = {(r["Assay_Plate_Barcode"], r["well_position"]): r["position_effect"] for r in tab_separated(files.truth)}
+    assert {float(effect) for effect in plain.values()} == {0.0}
+    wells = {(well.plate, well.name): well for wells in lay_out(3, 2, 2, 1, COMPOUNDS[:3]).values() for well in wells}
+    for key, effect in drawn.items():
+        slope = wells[key].column / 23 - wells[key].row / 15
+        assert float(effect) == pytest.approx(0.5 * slope, abs=6e-5)
+    for path, path_without in zip(files.load_data, screen.load_data, strict=True):
+        for row, row_without in zip(load_data(path), load_data(path_without), strict=True):
+            effect = float(drawn[row["Metadata_Plate"], row["Metadata_Well"]])
+            counts, without = (
+                tifffile.imread(location(each, "OrigMito", written)).astype(float)
+                for each, written in ((row, files), (row_without, screen))
+            )
+            dark = batch_effect(generator(3, row["Metadata_Plate"], "microscope")).offset[0]
+            light = illumination(64, batch_effect(generator(3, row["Metadata_Plate"], "microscope")))[0]
+            bright = without > dark * light + 2000  # the noise of dark pixels is not small
+            if bright.any():
+                ratio = (counts - dark * light)[bright].sum() / (without - dark * light)[bright].sum()
+                assert np.log(ratio) == pytest.approx(effect, abs=0.05)
+
+
+def test_the_default_screen_has_graded_weak_and_inactive_compounds_in_one_layout_on_every_plate() -> None:
     plates = list(lay_out(0, 2, 16, 2).values())
     assert [len(wells) for wells in plates] == [58, 58]
     assert all(len({well.name for well in wells}) == 58 for wells in plates)
     assert [c.truth for c in COMPOUNDS].count("inactive") == 6
     assert {c.phenotype for c in COMPOUNDS if c.strength == 1} == set(PHENOTYPES) - {"none"}
     places = [{(well.name, well.compound) for well in wells if well.compound} for wells in plates]
-    assert len(places[0] & places[1]) < 4
+    assert places[0] == places[1]
+    assert len(places[0]) == 42
 
 
 def test_a_plate_that_is_too_full_is_refused(tmp_path: Path) -> None:

@@ -10,16 +10,18 @@
 `<output>` stands for the bucket: the load_data files name images as the gallery's do, on `/home/ubuntu/bucket/` (odd
 plates, the older header) or `s3://cellpainting-gallery/` (even plates, the newer one), for a reader to rewrite.
 
-Every plate has its own random layout, gains and light, and its own platemap, so that no position goes with a treatment.
-Equal arguments write equal bytes, in any number of threads.
+All plates share one random layout, as in a screen, so a treatment stands in the same wells of every plate. A position effect may
+be drawn in: brightness that rises over the plate. Every plate has its own gains and light, and its own platemap. The effect of a
+well is in the platemap (`position_effect`) and in truth.tsv. Equal arguments write equal bytes, in any number of threads.
 """
 
 import csv
 import gzip
 import io
+import math
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from os import PathLike
 from pathlib import Path
@@ -37,6 +39,7 @@ PROJECT, SOURCE, BATCH = "synthetic-screen", "source_1", "2026_01_05_Synthetic"
 TIME = "2026-01-05T09_00_00"
 PREFIXES = ("/home/ubuntu/bucket/", "s3://cellpainting-gallery/")
 ROWS, COLUMNS = 16, 24  # of a 384-well plate
+POSITION_EFFECT = "position_effect"  # of a well: the logarithm of its brightness over that of the middle of the plate
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ class Well:
         """Return the position on the plate, A01 to P24."""
         return f"{chr(ord('A') + self.row)}{self.column + 1:02d}"
 
+    @property
+    def slope(self) -> float:
+        """Return where the well is on the way over the plate, from -1 in P01 to 1 in A24."""
+        return self.column / (COLUMNS - 1) - self.row / (ROWS - 1)
+
 
 @dataclass(frozen=True)
 class ScreenFiles:
@@ -95,19 +103,18 @@ class ScreenFiles:
 def lay_out(
     seed: int, plates: int, controls: int, replicates_per_plate: int, compounds: Sequence[Compound] = COMPOUNDS
 ) -> dict[str, list[Well]]:
-    """Return plate -> wells by position; the treatments of every plate are dealt anew over all 384 positions. Raises ConfigError
-    if the treatments do not fit on a plate."""
+    """Return plate -> wells by position; the treatments are dealt once over all 384 positions, and every plate has this layout.
+    Raises ConfigError if the treatments do not fit on a plate."""
     treatments: list[Compound | None] = [None] * controls
     treatments += [compound for compound in compounds for _ in range(replicates_per_plate)]
     if len(treatments) > ROWS * COLUMNS:
         raise ConfigError(f"a plate has {ROWS * COLUMNS} wells; {len(treatments)} treatments do not fit")
-    screen = {}
-    for number in range(1, plates + 1):
-        plate = f"SY{number:08d}"
-        places = generator(seed, plate, "layout").permutation(ROWS * COLUMNS)[: len(treatments)]
-        order = sorted(zip(places.tolist(), treatments, strict=True), key=lambda pair: pair[0])
-        screen[plate] = [Well(plate, place // COLUMNS, place % COLUMNS, compound) for place, compound in order]
-    return screen
+    places = generator(seed, "layout").permutation(ROWS * COLUMNS)[: len(treatments)]
+    order = sorted(zip(places.tolist(), treatments, strict=True), key=lambda pair: pair[0])
+    return {
+        plate: [Well(plate, place // COLUMNS, place % COLUMNS, compound) for place, compound in order]
+        for plate in (f"SY{number:08d}" for number in range(1, plates + 1))
+    }
 
 
 def write_screen(
@@ -119,10 +126,12 @@ def write_screen(
     sites: int = 1,
     controls: int = 16,
     replicates_per_plate: int = 2,
+    position_effect: float = 0.0,
     compounds: Sequence[Compound] = COMPOUNDS,
     workers: int = 1,
 ) -> ScreenFiles:
-    """Render and write a screen. size: pixels. sites: fields per well. controls: DMSO wells per plate.
+    """Render and write a screen. size: pixels. sites: fields per well. controls: DMSO wells per plate. position_effect: the natural
+    logarithm of the brightness of A24 over that of the middle of the plate, and of the middle over P01; the same on every plate.
 
     The defaults make 116 fields and take some 10 seconds on one core. Raises ConfigError if a plate is too full.
     """
@@ -137,13 +146,18 @@ def write_screen(
         for stain, function in zip(STAINS, correction(size, effects[plate]), strict=True):
             np.save(illum / f"{plate}_Illum{stain}.npy", function)
     jobs = [
-        (base, seed, size, well, site, effects[plate])
+        (base, seed, size, well, site, _in_place(effects[plate], position_effect * well.slope))
         for plate, wells in screen.items()
         for well, site in product(wells, range(1, sites + 1))
     ]
     with ThreadPoolExecutor(workers) as pool:  # numpy, FFT and LZW let go of the interpreter's lock
         list(pool.map(_write_field, jobs))
-    return _write_tables(root, base, screen, sites)
+    return _write_tables(root, base, screen, sites, position_effect)
+
+
+def _in_place(effect: BatchEffect, brightness: float) -> BatchEffect:
+    """Return the effect of the plate on a well: all gains are multiplied by exp(brightness)."""
+    return replace(effect, gain=tuple(gain * math.exp(brightness) for gain in effect.gain))
 
 
 def _image_folder(base: Path, plate: str) -> Path:
@@ -165,7 +179,9 @@ def _write_field(job: tuple[Path, int, int, Well, int, BatchEffect]) -> None:
         tifffile.imwrite(path, image, compression="lzw", metadata=None, software=False)
 
 
-def _write_tables(root: Path, base: Path, screen: dict[str, list[Well]], sites: int) -> ScreenFiles:
+def _write_tables(
+    root: Path, base: Path, screen: dict[str, list[Well]], sites: int, position_effect: float
+) -> ScreenFiles:
     metadata = base / "workspace" / "metadata"
     platemaps, external = metadata / "platemaps" / BATCH, metadata / "external_metadata"
     load_data, maps, experiment = [], [], []
@@ -173,8 +189,12 @@ def _write_tables(root: Path, base: Path, screen: dict[str, list[Well]], sites: 
         name = f"Synthetic-{number}_compound_platemap"
         maps.append((plate, name))
         experiment.append((BATCH, name, plate, "compound", "U2OS", "48", "100", "none"))
-        samples = [(well.name, well.compound.sample if well.compound else "", "DMSO") for well in wells]
-        _write(platemaps / "platemap" / f"{name}.txt", ("well_position", "broad_sample", "solvent"), samples, "\t")
+        samples = [
+            (well.name, well.compound.sample if well.compound else "", "DMSO", f"{position_effect * well.slope:.4f}")
+            for well in wells
+        ]
+        columns = ("well_position", "broad_sample", "solvent", POSITION_EFFECT)
+        _write(platemaps / "platemap" / f"{name}.txt", columns, samples, "\t")
         load_data.append(_write_load_data(base, number, plate, wells, sites))
     compounds = {well.compound for wells in screen.values() for well in wells if well.compound}
     known = [(c.sample, c.name, "trt", "", c.phenotype, f"{c.strength:g}", c.truth) for c in compounds]
@@ -182,11 +202,11 @@ def _write_tables(root: Path, base: Path, screen: dict[str, list[Well]], sites: 
     header = ("broad_sample", "pert_iname", "pert_type", "control_type", "phenotype", "strength", "truth")
     facts = {row[0]: row for row in [dmso, *sorted(known)]}
     truth = [
-        (plate, well.name, *facts[well.compound.sample if well.compound else ""])
+        (plate, well.name, *facts[well.compound.sample if well.compound else ""], f"{position_effect * well.slope:.4f}")
         for plate, wells in screen.items()
         for well in wells
     ]
-    columns = (
+    described = (
         "Batch", "Plate_Map_Name", "Assay_Plate_Barcode", "Perturbation", "Cell_type", "Time", "Density", "Anomaly",
     )  # fmt: skip
     return ScreenFiles(
@@ -194,8 +214,10 @@ def _write_tables(root: Path, base: Path, screen: dict[str, list[Well]], sites: 
         load_data=tuple(load_data),
         barcode_platemap=_write(platemaps / "barcode_platemap.csv", ("Assay_Plate_Barcode", "Plate_Map_Name"), maps),
         compound_metadata=_write(external / "compound_metadata.tsv", header, facts.values(), "\t"),
-        experiment_metadata=_write(external / "experiment-metadata.tsv", columns, experiment, "\t"),
-        truth=_write(root / "truth.tsv", ("Assay_Plate_Barcode", "well_position", *header), truth, "\t"),
+        experiment_metadata=_write(external / "experiment-metadata.tsv", described, experiment, "\t"),
+        truth=_write(
+            root / "truth.tsv", ("Assay_Plate_Barcode", "well_position", *header, POSITION_EFFECT), truth, "\t"
+        ),
         rewrites=tuple((prefix, f"{root}/") for prefix in PREFIXES),
     )
 
