@@ -61,10 +61,10 @@ def cpjump1(table: ProfileTable, targets: pl.DataFrame, null_sizes: tuple[int, i
     if missing := [name for name in ("broad_sample", "target_list") if name not in targets.columns]:
         raise DataError(f"the table of targets has no column {missing[0]}; it has {', '.join(targets.columns)}")
     plates = sorted(set(table.wells[PLATE_COLUMN]) if PLATE_COLUMN in table.wells.columns else set())
-    theirs = [plate for plate in plates if plate in PLATES]
-    if not theirs:
+    of_benchmark = [plate for plate in plates if plate in PLATES]
+    if not of_benchmark:
         raise DataError(f"no well is on a plate of the benchmark: {', '.join(PLATES)}")
-    here = table.wells[PLATE_COLUMN].is_in(theirs)
+    here = table.wells[PLATE_COLUMN].is_in(of_benchmark)
     seen = [not any(word in name for word in _BRIGHTFIELD) for name in table.names]
     names = [name for name, kept in zip(table.names, seen, strict=True) if kept]
     table = ProfileTable(table.wells.filter(here), table.features[here.to_numpy()][:, seen], names, table.notes)
@@ -86,9 +86,9 @@ def cpjump1(table: ProfileTable, targets: pl.DataFrame, null_sizes: tuple[int, i
         "compounds": activity.groups.height,
         "targets": len(labels),
         "features": len(table.names),
-        "plates": theirs,
+        "plates": of_benchmark,
         "brightfield_features_left_out": len(seen) - len(names),
-        "departures": _departures(theirs, plates, (draws, target_draws)),
+        "departures": _departures(of_benchmark, plates, (draws, target_draws)),
         "notes": activity.summary["notes"],
     }
     return Benchmark(activity, exchange, consistency, summary)
@@ -142,11 +142,11 @@ def _consistency_numbers(groups: pl.DataFrame, targets: int) -> dict[str, Any]:
     }
 
 
-def _departures(theirs: list[str], plates: list[str], draws: tuple[int, int]) -> list[str]:
+def _departures(of_benchmark: list[str], plates: list[str], draws: tuple[int, int]) -> list[str]:
     lines = []
-    if lacking := [plate for plate in PLATES if plate not in theirs]:
-        lines.append(f"{len(theirs)} of {len(PLATES)} plates: without {', '.join(lacking)}")
-    if other := [plate for plate in plates if plate not in theirs]:
+    if lacking := [plate for plate in PLATES if plate not in of_benchmark]:
+        lines.append(f"{len(of_benchmark)} of {len(PLATES)} plates: without {', '.join(lacking)}")
+    if other := [plate for plate in plates if plate not in of_benchmark]:
         lines.append(f"plates that are not of the benchmark were left out: {', '.join(other)}")
     if draws != (ACTIVITY_DRAWS, TARGET_DRAWS):
         lines.append(

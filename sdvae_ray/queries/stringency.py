@@ -88,7 +88,7 @@ def stringency(table: ProfileTable, perturbation: str, control: str | None, excl
             rows.append({"rung": rung, "status": "no compound has a well to be found here"})
             continue
         floors = [_rung(profiles, wells, perturbation, differing, query) for profiles in permuted]
-        floor = pl.DataFrame([each for each in floors if each is not None]).mean().row(0, named=True)
+        floor = pl.DataFrame([numbers for numbers in floors if numbers is not None]).mean().row(0, named=True)
         named = {f"permuted_{name}": floor[name] for name in ("map", "recall_at_1")}
         rows.append({"rung": rung, **scores, **named, "status": "ok"})
     facts = {

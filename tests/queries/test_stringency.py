@@ -57,10 +57,10 @@ def slow(table: pl.DataFrame, differing: tuple[str, ...]) -> tuple[float, int, f
         if not (candidate & positive).any():
             continue
         order = np.flatnonzero(candidate)[np.argsort(-(x[candidate] @ x[query]))]
-        found = positive[order]
-        hits.append(found[0])
+        hit = positive[order]
+        hits.append(hit[0])
         if query in queries:
-            aps.append((np.arange(1, found.sum() + 1) / (np.flatnonzero(found) + 1)).mean())
+            aps.append((np.arange(1, hit.sum() + 1) / (np.flatnonzero(hit) + 1)).mean())
     return float(np.mean(aps)), len(aps), float(np.mean(hits)), len(hits)
 
 

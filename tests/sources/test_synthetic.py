@@ -159,8 +159,8 @@ def test_a_position_effect_is_brightness_that_rises_over_every_plate_and_is_writ
         for row, row_without in zip(load_data(path), load_data(path_without), strict=True):
             effect = float(drawn[row["Metadata_Plate"], row["Metadata_Well"]])
             counts, without = (
-                tifffile.imread(location(each, "OrigMito", written)).astype(float)
-                for each, written in ((row, files), (row_without, screen))
+                tifffile.imread(location(line, "OrigMito", written)).astype(float)
+                for line, written in ((row, files), (row_without, screen))
             )
             dark = batch_effect(generator(3, row["Metadata_Plate"], "microscope")).offset[0]
             light = illumination(64, batch_effect(generator(3, row["Metadata_Plate"], "microscope")))[0]
