@@ -31,7 +31,8 @@ from sdvae_ray.retrieval.ranking.average_precision import average_precision
 from sdvae_ray.retrieval.ranking.formula import TIES, Ties
 from sdvae_ray.retrieval.ranking.pair_rules import PairRules
 from sdvae_ray.retrieval.significance.chance import Chance
-from sdvae_ray.retrieval.tasks.activity import Activity, phenotypic_activity
+from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
+from sdvae_ray.retrieval.tasks.activity_tables import Activity
 
 PLATE, CONTROLS, REPLICATES = 384, 64, 4
 FEATURES, FEATURES_ALONE = 512, 256

@@ -15,7 +15,7 @@ from sdvae_ray.retrieval.ranking.formula import TIES, Ties, normalised_average_p
 from sdvae_ray.retrieval.ranking.pair_rules import PairRules
 from sdvae_ray.retrieval.ranking.similarity import DISTANCES, Distance
 from sdvae_ray.retrieval.significance.chance import NULLS, Chance, Null
-from sdvae_ray.retrieval.tasks.activity import OK
+from sdvae_ray.retrieval.tasks.activity_tables import OK
 from sdvae_ray.retrieval.tasks.groups import GroupScores, group_means, score_groups, split_labels
 from sdvae_ray.schema import PLATE_COLUMN
 

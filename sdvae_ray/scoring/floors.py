@@ -17,7 +17,7 @@ from sdvae_ray.retrieval.floors.control_floors import ESTIMATES, floors_in
 from sdvae_ray.retrieval.floors.floor_group import NO_GEOMETRY
 from sdvae_ray.retrieval.floors.over_floor import over_floor
 from sdvae_ray.retrieval.significance.bootstrap import intervals, paired_difference
-from sdvae_ray.retrieval.tasks.activity import Activity
+from sdvae_ray.retrieval.tasks.activity_tables import Activity
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_COLUMN, WELL_KEY
 from sdvae_ray.scoring.cross_fitting import cross_fits

@@ -19,7 +19,8 @@ from sdvae_ray.retrieval.significance.permutations import (
     halves,
     permuted_rows,
 )
-from sdvae_ray.retrieval.tasks.activity import CANNOT_REJECT, phenotypic_activity
+from sdvae_ray.retrieval.tasks.activity import phenotypic_activity
+from sdvae_ray.retrieval.tasks.activity_tables import CANNOT_REJECT
 
 KEY = ("plate", "well")
 PUBLISHED = {"negatives": "group", "ties": "copairs", "null": "copairs", "strict": True}

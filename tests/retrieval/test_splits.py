@@ -11,7 +11,8 @@ from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.normalisation.normalise import normalise
 from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.splits import Space, blocks_of, control_splits, pool_of
-from sdvae_ray.retrieval.tasks.activity import CANNOT_REJECT, activity_in, phenotypic_activity
+from sdvae_ray.retrieval.tasks.activity import activity_in, phenotypic_activity
+from sdvae_ray.retrieval.tasks.activity_tables import CANNOT_REJECT
 
 KEY = ("plate", "well")
 

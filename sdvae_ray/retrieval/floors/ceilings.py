@@ -14,7 +14,8 @@ from sdvae_ray.randomness import block_generator
 from sdvae_ray.retrieval.arrays import Bools
 from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.splits import Space
-from sdvae_ray.retrieval.tasks.activity import OK, Activity, Negatives, activity_in
+from sdvae_ray.retrieval.tasks.activity import Negatives, activity_in
+from sdvae_ray.retrieval.tasks.activity_tables import OK, Activity
 
 HALVES = ("wells", "plates")
 SCHEMA: dict[str, Any] = {

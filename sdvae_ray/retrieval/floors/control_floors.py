@@ -35,7 +35,8 @@ from sdvae_ray.retrieval.normalisation.normalise import Step, normalise, resolve
 from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.permutations import Texts, halves, permuted_rows
 from sdvae_ray.retrieval.significance.splits import control_splits
-from sdvae_ray.retrieval.tasks.activity import NO_CONTROLS, Activity, Negatives
+from sdvae_ray.retrieval.tasks.activity import Negatives
+from sdvae_ray.retrieval.tasks.activity_tables import NO_CONTROLS, Activity
 from sdvae_ray.retrieval.tasks.well_table import POSITION, ROW, checked_wells, in_play
 
 ESTIMATES = ("full", "half_same", "half_other")

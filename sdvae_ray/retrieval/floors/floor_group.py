@@ -11,7 +11,8 @@ from sdvae_ray.retrieval.arrays import Bools, Profiles
 from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.permutations import Texts
 from sdvae_ray.retrieval.significance.splits import Space
-from sdvae_ray.retrieval.tasks.activity import NO_CONTROLS, Activity, Negatives, activity_in
+from sdvae_ray.retrieval.tasks.activity import Negatives, activity_in
+from sdvae_ray.retrieval.tasks.activity_tables import NO_CONTROLS, Activity
 from sdvae_ray.retrieval.tasks.well_table import NAME, POSITION
 
 Normalise = Callable[[Bools], Profiles]  # a group's wells to fit on, (W,) -> its normalised profiles (W, D')

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sdvae_ray.retrieval.tasks.activity import NO_TREATED, OK, Activity
+from sdvae_ray.retrieval.tasks.activity_tables import NO_TREATED, OK, Activity
 from sdvae_ray.retrieval.tasks.well_table import NAME
 
 _NUMBERS = ("fraction_retrieved", "mean_map", "mean_normalised_map", "compounds_scored", "retrieved")

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.arrays import Bools, Ints
 from sdvae_ray.retrieval.significance.permutations import permuted_rows
-from sdvae_ray.retrieval.tasks.activity import OK
+from sdvae_ray.retrieval.tasks.activity_tables import OK
 
 NUMBERS = ("mean_map", "mean_normalised_map", "fraction_retrieved")
 NOT_PERMUTABLE = "one_well_per_plate"  # permuting the profiles of a plate changes nothing

@@ -17,7 +17,7 @@ from sdvae_ray.retrieval.floors.floor_tables import Ways
 from sdvae_ray.retrieval.floors.geometry import Pose, place_poses, shuffled_labels
 from sdvae_ray.retrieval.significance.permutations import Texts
 from sdvae_ray.retrieval.significance.splits import control_splits
-from sdvae_ray.retrieval.tasks.activity import NO_CONTROLS, NO_TREATED, OK, Activity
+from sdvae_ray.retrieval.tasks.activity_tables import NO_CONTROLS, NO_TREATED, OK, Activity
 
 POSING = ("posing", "posing_shuffled")
 _PARTS = 4  # of the poses: one poses, the controls at all other positions are the fits and the negatives

@@ -1,7 +1,7 @@
 """Phenotypic activity: are the replicates of a compound closer to each other than to the negative controls?
 
-Profiles and the roles of their wells go in, three tables come out (wells, compounds, groups). ranking/ and significance/
-hold the statistics; here are the reasons why something has no score, and the correction within a group.
+Profiles and the roles of their wells go in, three tables come out (activity_tables.py). ranking/ and significance/ hold the
+statistics.
 """
 
 from collections.abc import Sequence
@@ -20,47 +20,23 @@ from sdvae_ray.retrieval.ranking.pair_rules import PairRules
 from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.exchange import exchange_p_values
 from sdvae_ray.retrieval.significance.least_p import least_arrangement_p, least_exchange_p
-from sdvae_ray.retrieval.significance.p_values import PValues, arrangement_p_values, benjamini_hochberg
+from sdvae_ray.retrieval.significance.p_values import PValues, arrangement_p_values
 from sdvae_ray.retrieval.significance.splits import Space, pool_of
+from sdvae_ray.retrieval.tasks.activity_tables import (
+    NO_CONTROLS,
+    OK,
+    SINGLE,
+    ZERO_NORM,
+    Activity,
+    compound_table,
+    group_table,
+    nulls,
+    with_p,
+)
 from sdvae_ray.retrieval.tasks.well_table import NAME, SEPARATOR, checked_wells, well_name
 
 Negatives = Literal["plate", "group"]
 RULES = PairRules(["compound"], neg_sameby=["scope"], neg_diffby=["is_control"])
-
-# Why a well or a compound has no score; "ok" where it has one.
-OK = "ok"
-ZERO_NORM = "zero_norm"  # the profile is all zeros (or so are all but one of the compound's): it has no direction
-SINGLE = "single_replicate"  # no other replicate in the group
-NO_CONTROLS = "no_controls"  # no control in the group, or on the plate where negatives are of the plate
-NO_TREATED = "no_treated"  # the group has controls only
-CANNOT_REJECT = "cannot_reject"  # mAP and p, but so few arrangements that no corrected p can reach the threshold
-NO_EXCHANGE = "no_exchange"  # mAP but no p: the compound's plates hold no control to exchange its wells with
-
-
-@dataclass(frozen=True)
-class Activity:
-    """The three tables of phenotypic activity. A null number always has its reason in the column `status`.
-
-    wells: one row per treated well: the key columns, compound, plate, group, ap in (0, 1], normalised_ap (0 at random, 1 if
-    perfect), n_positives, n_negatives (in several spaces the fewest), status. compounds: one row per (group, compound):
-    replicates (treated wells), scored (wells with an AP), plates (number of plates of the treated wells), map, normalised_map, p,
-    p_corrected (Benjamini-Hochberg within the group), draws, least_p (the least p that the null can give), retrieved
-    (p_corrected <= threshold), status. groups: one row per group: wells (treated), controls, excluded (wells in neither role),
-    zero_norm (treated and control wells left out because their profile is all zeros), plates, compounds, compounds_scored
-    (compounds with a p), retrieved, fraction_retrieved (of compounds_scored), mean_map, mean_normalised_map (over the compounds
-    with an mAP), least_p_corrected (the least corrected p that any compound can get), status (ok, or why fraction_retrieved is
-    null).
-    """
-
-    wells: pl.DataFrame
-    compounds: pl.DataFrame
-    groups: pl.DataFrame
-
-    def cut(self, threshold: float) -> float:
-        """Return the p up to which the correction retrieves a compound: threshold * R / n (Benjamini & Hochberg 1995), for the R
-        compounds retrieved of n tested, R at least 1."""
-        retrieved = int(self.compounds["retrieved"].sum() or 0)
-        return threshold * max(1, retrieved) / max(1, self.compounds["p"].count())
 
 
 def phenotypic_activity(
@@ -127,8 +103,8 @@ def activity_in(
     lists = _rank_lists(spaces, roles, chance)
     names = frame.select(*dict.fromkeys([*key, "compound", "plate", "group"]))
     well_scores = names.with_columns(
-        ap=_nulls(lists.ap),
-        normalised_ap=_nulls(lists.normalised_ap),
+        ap=nulls(lists.ap),
+        normalised_ap=nulls(lists.normalised_ap),
         n_positives=lists.positives,
         n_negatives=lists.negatives,
         status=pl.Series(
@@ -137,11 +113,11 @@ def activity_in(
         _compound=roles.compound,
         _is_query=roles.is_query,
     ).filter(frame["is_treated"])
-    compounds = _compound_table(well_scores).sort("_compound")
+    compounds = compound_table(well_scores).sort("_compound")
     p_values = _p_values(spaces, frame, roles, lists, compounds, chance, stop_early)
     least = _least_p(spaces, roles, lists, compounds["_compound"].to_numpy(), chance)
-    compounds = _with_p(compounds, p_values, least, chance.threshold)
-    groups = _group_table(frame, roles.usable, compounds)
+    compounds = with_p(compounds, p_values, least, chance.threshold)
+    groups = group_table(frame, roles.usable, compounds)
     return Activity(
         well_scores.drop("_compound", "_is_query"),
         compounds.drop("_compound", "least_p_corrected").sort("group", "compound"),
@@ -209,10 +185,6 @@ def _codes(frame: pl.DataFrame, *columns: str) -> Ints:
     return frame.select(pl.struct(*columns).rank("dense")).to_series().to_numpy().astype(np.int64) - 1
 
 
-def _nulls(values: Floats) -> pl.Series:
-    return pl.Series(values, nan_to_null=True)
-
-
 def _p_values(
     spaces: Sequence[Space],
     frame: pl.DataFrame,
@@ -252,77 +224,3 @@ def _row_of_compound(codes: Ints, roles: _Roles) -> Ints:
     row_of_code = np.full(int(codes.max(initial=-1)) + 2, -1)  # one more: code -1 stays -1
     row_of_code[codes] = np.arange(len(codes))
     return np.asarray(row_of_code[np.where(roles.is_query, roles.compound, -1)])
-
-
-def _compound_table(wells: pl.DataFrame) -> pl.DataFrame:
-    usable = pl.col("_is_query")
-    return wells.group_by("group", "compound").agg(
-        pl.col("_compound").first(),
-        replicates=pl.len(),
-        scored=pl.col("ap").is_not_null().sum(),
-        plates=pl.col("plate").n_unique(),
-        map=pl.col("ap").mean(),
-        normalised_map=pl.col("normalised_ap").mean(),
-        status=pl.when(pl.col("ap").is_not_null().any())
-        .then(pl.lit(OK))
-        .when(usable.sum() >= 2)
-        .then(pl.lit(NO_CONTROLS))
-        .when((~usable).any())
-        .then(pl.lit(ZERO_NORM))
-        .otherwise(pl.lit(SINGLE)),
-    )
-
-
-def _with_p(compounds: pl.DataFrame, p_values: PValues, least: Floats, threshold: float) -> pl.DataFrame:
-    p, groups = p_values.p, compounds["group"].to_numpy().astype(str)
-    least = np.where(np.isnan(p), np.nan, least)
-    corrected, attainable = np.full((2, len(p)), np.nan)
-    for name in np.unique(groups):
-        rows = groups == name
-        corrected[rows] = benjamini_hochberg(p[rows])
-        attainable[rows] = np.nanmin(benjamini_hochberg(least[rows]), initial=1)
-    possible = pl.col("least_p_corrected") <= threshold
-    return compounds.with_columns(
-        p=_nulls(p),
-        p_corrected=_nulls(corrected),
-        draws=p_values.draws,
-        least_p=_nulls(least),
-        least_p_corrected=_nulls(np.where(np.isnan(p), np.nan, attainable)),
-    ).select(
-        "group", "compound", "replicates", "scored", "plates", "map", "normalised_map", "p", "p_corrected", "draws", "least_p",
-        pl.when(possible).then(pl.col("p_corrected") <= threshold).alias("retrieved"),
-        pl.when((pl.col("status") == OK) & pl.col("p").is_null())
-        .then(pl.lit(NO_EXCHANGE))
-        .when((pl.col("status") == OK) & ~possible)
-        .then(pl.lit(CANNOT_REJECT))
-        .otherwise("status")
-        .alias("status"),
-        "least_p_corrected",
-        "_compound",
-    )  # fmt: skip
-
-
-def _group_table(frame: pl.DataFrame, usable: Bools, compounds: pl.DataFrame) -> pl.DataFrame:
-    roles = frame.select("group", "plate", "is_treated", "is_control").with_columns(_zero=~usable)
-    in_play = pl.col("is_treated") | pl.col("is_control")
-    wells = roles.group_by("group").agg(
-        wells=pl.col("is_treated").sum(),
-        controls=pl.col("is_control").sum(),
-        excluded=(~in_play).sum(),
-        zero_norm=(pl.col("_zero") & in_play).sum(),
-        plates=pl.col("plate").n_unique(),
-    )
-    reasons = pl.col("status").filter(pl.col("status") != OK)
-    scores = compounds.group_by("group").agg(
-        compounds=pl.len(),
-        compounds_scored=pl.col("p").is_not_null().sum(),
-        retrieved=pl.col("retrieved").sum(),
-        fraction_retrieved=pl.col("retrieved").mean(),
-        mean_map=pl.col("map").mean(),
-        mean_normalised_map=pl.col("normalised_map").mean(),
-        least_p_corrected=pl.col("least_p_corrected").min(),
-        status=pl.when(pl.col("retrieved").is_not_null().any()).then(pl.lit(OK)).otherwise(reasons.mode().min()),
-    )
-    counts = ["compounds", "compounds_scored", "retrieved"]
-    joined = wells.join(scores, on="group", how="left", maintain_order="left").with_columns(pl.col(counts).fill_null(0))
-    return joined.with_columns(pl.col("status").fill_null(NO_TREATED)).sort("group")

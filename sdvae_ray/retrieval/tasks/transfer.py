@@ -28,7 +28,7 @@ from sdvae_ray.retrieval.ranking.pair_rules import PairRules
 from sdvae_ray.retrieval.ranking.similarity import Distance
 from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.permutations import Texts, permuted_rows
-from sdvae_ray.retrieval.tasks.activity import NO_CONTROLS, NO_TREATED, OK, ZERO_NORM
+from sdvae_ray.retrieval.tasks.activity_tables import NO_CONTROLS, NO_TREATED, OK, ZERO_NORM
 from sdvae_ray.retrieval.tasks.groups import score_groups
 from sdvae_ray.retrieval.tasks.transfer_pairs import ACTIVITY, NUMBERS, SCHEMA, TASKS, Pair
 from sdvae_ray.retrieval.tasks.well_table import POSITION, ROW, checked_wells, in_play, well_name
