@@ -7,12 +7,9 @@ index/<extractor>/<side>/<group>.*    a FAISS index over the normalised profiles
 scores/*.parquet                      see sdvae_ray.run.scores
 """
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
 import polars as pl
 from rich.console import Console
 
@@ -21,39 +18,28 @@ from sdvae_ray.cluster.failures import RAY_LOGS
 from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.console import print_line
-from sdvae_ray.controls import CONTROL, GROUP, control_counts, lines_on_controls, with_roles
+from sdvae_ray.controls import control_counts, lines_on_controls, with_roles
 from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
-from sdvae_ray.retrieval.tasks.activity import activity_in
 from sdvae_ray.run.annotation import write_annotation
 from sdvae_ray.run.lease import Lease
 from sdvae_ray.run.log import RunLog
 from sdvae_ray.run.record import with_score_settings
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores
-from sdvae_ray.schema import ERROR, FOV_ID, PLATE_COLUMN, WELL_KEY, annotation_columns
+from sdvae_ray.schema import ERROR, FOV_ID, PLATE_COLUMN, annotation_columns
 from sdvae_ray.scoring.annotation import Fields, with_current_metadata
-from sdvae_ray.scoring.cross_fitting import cross_fits
 from sdvae_ray.scoring.distances import distances, near_the_mean
 from sdvae_ray.scoring.exclusion import Exclusion, excluded_fovs
-from sdvae_ray.scoring.floors import differences, floors_of, start_floors, with_ceiling
+from sdvae_ray.scoring.floors import differences, floors_of, with_ceiling
 from sdvae_ray.scoring.fov_index import build_fov_index
-from sdvae_ray.scoring.labels import Label, with_slices
+from sdvae_ray.scoring.labels import with_slices
 from sdvae_ray.scoring.latent_space import latent_space
 from sdvae_ray.scoring.metric_distributions import metric_distributions
-from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
 from sdvae_ray.scoring.profiles import Profiles, build_profiles
-from sdvae_ray.scoring.roles import chance_of, known_columns, well_roles
-from sdvae_ray.scoring.tasks import start_tasks, tasks_of
-from sdvae_ray.scoring.transfer import start_transfers
-from sdvae_ray.scoring.well_index import (
-    delete_well_indices,
-    in_the_originals_space,
-    own_well_recall,
-    recall_queries,
-    replicate_recalls,
-    save_and_reload_index,
-)
+from sdvae_ray.scoring.roles import known_columns
+from sdvae_ray.scoring.sides import Results, score_side
+from sdvae_ray.scoring.tasks import tasks_of
 from sdvae_ray.sources.keys import without_words
 
 
@@ -92,7 +78,7 @@ def _scored(run: Run, fovs: pl.DataFrame, console: Console, address: str | None)
     settings = run.config.score
     plates = f" of plates {', '.join(settings.plates)} alone" if settings.plates else ""
     print_line(console, f"score: {fovs.height} FOVs{plates}, {len(pairs)} pairs of extractor and side")
-    results = _Results()
+    results = Results()
     originals: dict[str, Profiles] = {}
     with ray_session(address):
         extractors = sorted({extractor for extractor, _ in pairs})
@@ -106,7 +92,7 @@ def _scored(run: Run, fovs: pl.DataFrame, console: Console, address: str | None)
                 results.distributions.append(distances(run, extractor, side, image, profiles.patches))
             if settings.fov_index is not None:
                 _index_fovs(run, fovs, extractor, side, console)
-            _score_side(run, profiles, originals.get(extractor) if side != IMAGE_SIDE else None, results)
+            score_side(run, profiles, originals.get(extractor) if side != IMAGE_SIDE else None, results)
         latents, channels = latent_space(run, fovs)
         floors = floors_of(results.floors)
         tasks = tasks_of(results.tasks, results.transfers)
@@ -190,96 +176,6 @@ def _index_fovs(run: Run, fovs: pl.DataFrame, extractor: str, side: str, console
         size, recall = record["bytes_per_vector"], record["recall"]
         outcome = f"{record['kind']}, {record['vectors']} {vectors}, {size:.0f} bytes each, recall@10 {recall:.3f}"
     print_line(console, f"index: {extractor} {side}: {outcome}")
-
-
-@dataclass(frozen=True)
-class _Results:
-    """The tables so far, one per extractor, side and group, and the Ray tasks whose tables are still to come."""
-
-    summary: list[pl.DataFrame] = field(default_factory=list)
-    compounds: list[pl.DataFrame] = field(default_factory=list)
-    wells: list[pl.DataFrame] = field(default_factory=list)
-    distributions: list[pl.DataFrame] = field(default_factory=list)
-    floors: list[Any] = field(default_factory=list)
-    tasks: list[Any] = field(default_factory=list)
-    transfers: list[Any] = field(default_factory=list)
-
-    def not_scored(self, label: Label, wells: pl.DataFrame, reason: object) -> None:
-        """Add a row to `summary` that says why a group has no scores."""
-        self.summary.append(label.before(pl.DataFrame({"wells": [wells.height], "status": [f"not scored: {reason}"]})))
-
-
-def _score_side(run: Run, profiles: Profiles, originals: Profiles | None, results: _Results) -> None:
-    """Score every group of an extractor and side. originals: their profiles; None if this side is the originals, or they have
-    none.
-    """
-    label = Label(profiles.extractor, profiles.side)
-    delete_well_indices(run, label.extractor, label.side)
-    roles = well_roles(run, profiles.wells)
-    for (name,), wells in roles.group_by(GROUP, maintain_order=True):
-        group = label.of_group(str(name))
-        if run.config.score.perturbation is None:
-            results.not_scored(group, wells, "score.perturbation is null")
-            continue
-        try:
-            normaliser = normaliser_of(run, [(profiles, wells)])
-        except DataError as error:
-            results.not_scored(group, wells, error)
-            continue
-        try:
-            _score_group(run, group, normaliser, _Group(wells, profiles, originals), results)
-        except DataError as error:
-            results.not_scored(group, wells, error)
-    if run.config.score.perturbation is not None:
-        results.transfers.extend(start_transfers(run, label, profiles, roles))
-
-
-@dataclass(frozen=True)
-class _Group:
-    """The wells of a group with their roles, the profiles of their side, and the originals' profiles (None for the originals)."""
-
-    wells: pl.DataFrame
-    profiles: Profiles
-    originals: Profiles | None
-
-
-def _score_group(run: Run, label: Label, normaliser: Normaliser, group: _Group, results: _Results) -> None:
-    """Score a group, save its index and start its tasks and floors."""
-    fits = cross_fits(run, group.wells, str(label.group))
-    activity = activity_in(
-        fits.spaces(normaliser), group.wells, chance_of(run), key=WELL_KEY, negatives=run.config.score.negatives
-    )
-    control = group.wells[CONTROL].to_numpy()
-    normalised = normaliser(control, np.ones_like(control))  # as it is stored for search: the fit of all controls
-    index = save_and_reload_index(run, label, normalised, group.wells)
-    queries = recall_queries(run, label, group.wells)
-    recalls = replicate_recalls(run, index, normalised.features, group.wells, queries)
-    both = None
-    fit, fittable, scored = fits.first(group.wells)
-    if group.originals is not None:
-        both = in_the_originals_space(run, group.originals, group.profiles, group.wells, fit, fittable)
-    results.tasks.append(start_tasks(run, label, normalised.features, scored, both))
-    splits = len(fits.splits) if fits.crossed else 0
-    width = int(normalised.features.shape[1])
-    columns = {
-        **recalls,
-        "reconstruction_recall": own_well_recall(both, queries),
-        "recall_queries": len(queries),
-        "features": width,
-        "normalisation": json.dumps(normalised.record),
-        "splits": splits,
-        "p_valid": fits.p_valid,
-        "status": "ok",
-    }
-    summary = activity.groups.rename({"status": "retrieval_status"})
-    results.summary.append(
-        label.before(summary.with_columns(pl.lit(value).alias(name) for name, value in columns.items()))
-    )
-    results.compounds.append(label.before(activity.compounds))
-    results.wells.append(label.before(activity.wells))
-    if run.config.score.floor_repeats:
-        held = 4 * width * group.wells.height
-        results.floors.append(start_floors(run, label, normaliser, group.wells, activity, splits, held))
 
 
 def _stacked(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
