@@ -25,8 +25,8 @@ from sdvae_ray.queries.saved_index import (
 )
 from sdvae_ray.queries.search import Answer
 from sdvae_ray.retrieval.normalisation import saved_fit
-from sdvae_ray.retrieval.normalisation.contract import Chain, apply
-from sdvae_ray.retrieval.normalisation.wells import Wells
+from sdvae_ray.retrieval.normalisation.contract import Affine, Chain, apply
+from sdvae_ray.retrieval.normalisation.wells import POSITIONAL, Wells
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import METADATA, PLATE_COLUMN, PLATE_KEY
 from sdvae_ray.storage import local_copy
@@ -86,7 +86,7 @@ def own_plate(run: Run, row: Batch, extractor: str, side: str) -> OnPlate | str:
 def nearest_wells(run: Run, vector: np.ndarray, place: OnPlate, count: int) -> Answer:
     """Return the `count` wells nearest to an image's embedding (D,), which is normalised as the profile of a well of the plate."""
     one = np.zeros(1, bool)
-    well = Wells(one, one, np.array([place.plate]), np.array([place.batch]), np.zeros(1, np.int64))
+    well = Wells(one, one, np.array([place.plate]), np.array([place.batch]), np.zeros(1, np.int64), np.array([""]))
     x = apply(place.chain, vector.reshape(1, -1).astype(np.float64), well)
     neighbours = open_index(run, place.name).nearest(x[0], count)
     extractor, side, _ = place.name.split("/", 2)
@@ -124,6 +124,8 @@ def _with_fit(run: Run, plate: str, wells: dict[str, pl.DataFrame]) -> OnPlate:
         raise DataError(f"{lacking}: run `sdvae-ray score` again") from None
     except DataError as error:
         raise DataError(f"an image cannot be normalised as the wells of {name} were: {error}") from error
+    if any(step.by in POSITIONAL for step in chain if isinstance(step, Affine)):
+        notes.append("the image has no place on the plate, so no effect of a row or column is taken off")
     return OnPlate(name, group, plates[0], _batch(run, rows, plates[0]), chain, notes)
 
 

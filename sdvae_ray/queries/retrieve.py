@@ -79,7 +79,8 @@ def retrieve(
     normalised = features
     if settings.normalise not in ("none", ()):
         fit = is_reference if reference else np.ones(wells.height, dtype=bool)
-        normalised = normalise(features, fit, frame["plate"].to_numpy(), settings.normalise).features
+        at = frame[WELL_COLUMN].to_numpy() if WELL_COLUMN in frame.columns else None
+        normalised = normalise(features, fit, frame["plate"].to_numpy(), settings.normalise, position=at).features
     floor_table: pl.DataFrame | None = None
     if by_exchange:
         negatives: Negatives = "plate" if rules.neg_sameby else "group"

@@ -19,7 +19,7 @@ from sdvae_ray.retrieval.normalisation.source import HeldProfiles, gathered
 from sdvae_ray.retrieval.normalisation.wells import Wells, require_finite
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.table_files import read_table
-from sdvae_ray.schema import METADATA
+from sdvae_ray.schema import METADATA, WELL_COLUMN
 from sdvae_ray.scoring.profiles import FILE, ROW, Profiles
 from sdvae_ray.storage import Storage
 
@@ -98,7 +98,7 @@ def normaliser_of(run: Run, sets: Sequence[tuple[Profiles, pl.DataFrame]], held_
     files: list[str] = []
     frames = []
     for profiles, table in sets:
-        frames.append(table.select("plate", *([batch] if batch else []), pl.col(FILE) + len(files), ROW))
+        frames.append(table.select("plate", WELL_COLUMN, *([batch] if batch else []), pl.col(FILE) + len(files), ROW))
         files += profiles.files
     stacked = pl.concat(frames).with_row_index(_NUMBER)
     plates = stacked.partition_by("plate", maintain_order=True)
@@ -106,7 +106,8 @@ def normaliser_of(run: Run, sets: Sequence[tuple[Profiles, pl.DataFrame]], held_
     plate_names = stacked["plate"].to_numpy().astype(str)
     batch_names = stacked[batch].fill_null("-").to_numpy().astype(str) if batch else plate_names
     nobody = np.zeros(stacked.height, bool)
-    wells = Wells(nobody, nobody, plate_names, batch_names, np.arange(stacked.height))
+    position = stacked[WELL_COLUMN].to_numpy().astype(str)
+    wells = Wells(nobody, nobody, plate_names, batch_names, np.arange(stacked.height), position)
     stored = StoredProfiles(files, plates, wells, sets[0][0].width, run.config.storage, min(FIT_BYTES, held_bytes))
     steps = resolve_steps(run.config.score.normalise)
     if stacked.height * stored.width * 8 > held_bytes:

@@ -7,9 +7,10 @@ from scipy.ndimage import gaussian_filter
 
 from sdvae_ray.retrieval.floors.control_floors import floors_in
 from sdvae_ray.retrieval.floors.floor_group import NO_GEOMETRY
-from sdvae_ray.retrieval.floors.geometry import coordinates, place_poses, shuffled_labels
+from sdvae_ray.retrieval.floors.geometry import place_poses, shuffled_labels
 from sdvae_ray.retrieval.floors.over_floor import over_floor
 from sdvae_ray.retrieval.normalisation.normalise import normalise
+from sdvae_ray.retrieval.positions import coordinates
 from sdvae_ray.retrieval.significance.chance import Chance
 from sdvae_ray.retrieval.significance.splits import Space, control_splits
 from sdvae_ray.retrieval.tasks.activity import activity_in

@@ -23,6 +23,11 @@ def group(seed=0, plates=2, wells=40, controls=16, features=60):
     return x, is_control, plate
 
 
+def places(plates=2, wells=40):
+    """Names of the wells of `group`, six columns a plate, rows first: the controls lie in all columns and in some rows."""
+    return np.array([f"{'ABCDEFGH'[at // 6]}{at % 6 + 1:02d}" for _ in range(plates) for at in range(wells)])
+
+
 def sklearn_published(x, is_control, plate, components):
     pipeline = make_pipeline(
         StandardScaler(), PCA(components, whiten=True, svd_solver="full"), VarianceThreshold(1e-6)

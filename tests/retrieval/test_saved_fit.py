@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass
 
 import numpy as np
 import pytest
-from test_normalise import group
+from test_normalise import group, places
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.normalisation.contract import Affine, Corrected, Map, apply
@@ -33,8 +33,8 @@ def fitted(steps):
     """(profiles, their wells, what they are normalised to)."""
     x, is_control, plate = group()
     x[:, 3] = 0.1  # constant
-    made = normalise(x, is_control, plate, steps)
-    return x, Wells(is_control, is_control, plate, plate, np.arange(len(x))), made
+    made = normalise(x, is_control, plate, steps, position=places())
+    return x, Wells(is_control, is_control, plate, plate, np.arange(len(x)), places()), made
 
 
 def equal(a, b) -> bool:
@@ -64,7 +64,7 @@ def test_a_chain_comes_back_to_the_bit_and_does_the_same(name):
 def test_one_well_of_a_plate_is_normalised_without_the_others():
     x, _, made = fitted("published")
     nobody = np.zeros(1, bool)
-    one = Wells(nobody, nobody, np.array(["P1"]), np.array(["P1"]), np.zeros(1, np.int64))
+    one = Wells(nobody, nobody, np.array(["P1"]), np.array(["P1"]), np.zeros(1, np.int64), np.array([""]))
     profile = apply(from_bytes(to_bytes(made.chain)), x[[55]], one)
     np.testing.assert_allclose(profile[0], made.features[55], rtol=0, atol=1e-9)
 

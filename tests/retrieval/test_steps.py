@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_normalise import group
+from test_normalise import group, places
 
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.retrieval.normalisation import saved_fit, steps
@@ -55,7 +55,7 @@ def test_the_fit_of_the_step_of_contributing_is_stored_and_read_back(added):
     x, is_control, plate = group()
     out = normalise(x, is_control, plate, [added, "sphere"])
     chain = saved_fit.from_bytes(saved_fit.to_bytes(out.chain))
-    wells = Wells(is_control, is_control, plate, plate, np.arange(len(x)))
+    wells = Wells(is_control, is_control, plate, plate, np.arange(len(x)), np.full(len(x), ""))
     np.testing.assert_array_equal(apply(chain, x, wells), out.features)
 
 
@@ -101,7 +101,7 @@ def test_a_plate_without_two_controls_is_normalised_or_refused_in_one_line(name,
         return
     fitted_per = per if "per" in signature else getattr(find_step(name), "PER", "group")
     if fitted_per == "group":
-        assert np.isfinite(normalise(x, is_control, plate, [dict(steps)]).features).all()
+        assert np.isfinite(normalise(x, is_control, plate, [dict(steps)], position=places()).features).all()
     else:
         with pytest.raises(DataError, match=f"^[a-z]+ P1: {controls} control wells; {name} needs at least 2 on each"):
             normalise(x, is_control, plate, [dict(steps)])

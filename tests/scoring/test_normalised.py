@@ -71,7 +71,7 @@ def test_streamed_profiles_are_normalised_as_held_ones(local_ray, small_run_conf
     config = small_run_config(score={"normalise": steps})
     profiles, wells, x = stored(tmp_path)
     fit, every = masks(wells)
-    expected = normalise(x, fit, wells["plate"], steps)
+    expected = normalise(x, fit, wells["plate"], steps, position=wells["Metadata_Well"])
     normaliser = normaliser_of(Run(config), [(profiles, wells)])
     held = normaliser(fit, every)
     streamed = normaliser_of(Run(config), [(profiles, wells)], NOTHING_HELD)(fit, every)

@@ -33,7 +33,7 @@ from sdvae_ray.retrieval.floors.floor_tables import POSES, SCHEMA, Ways, poses_t
 from sdvae_ray.retrieval.floors.posing import POSING, posing
 from sdvae_ray.retrieval.normalisation.normalise import Step, normalise, resolve_steps
 from sdvae_ray.retrieval.significance.chance import Chance
-from sdvae_ray.retrieval.significance.permutations import Texts, halves, permuted_rows
+from sdvae_ray.retrieval.significance.permutations import halves, permuted_rows
 from sdvae_ray.retrieval.significance.splits import control_splits
 from sdvae_ray.retrieval.tasks.activity import Negatives
 from sdvae_ray.retrieval.tasks.activity_tables import NO_CONTROLS, Activity
@@ -91,8 +91,10 @@ def floors(
         raise ValueError(f"profiles of shape {x.shape} came with {len(wells)} wells; one row per well is needed")
     tables = []
     for _, members in in_play(checked_wells(wells, key, position)).group_by("group", maintain_order=True):
-        own, plate = x[members[ROW].to_numpy()], members["plate"].to_numpy().astype(str)
-        tables.append(_floors(_normaliser(own, plate, steps), members, chance, negatives, repeats, splits, None).table)
+        own = x[members[ROW].to_numpy()]
+        tables.append(
+            _floors(_normaliser(own, members, steps), members, chance, negatives, repeats, splits, None).table
+        )
     return pl.concat(tables) if tables else pl.DataFrame(schema=SCHEMA)
 
 
@@ -127,8 +129,9 @@ def floors_in(
     return _floors(of_members, members, chance, negatives, repeats, splits, cut)
 
 
-def _normaliser(x: Profiles, plate: Texts, steps: str | Sequence[Step]) -> Normalise:
-    return lambda fit: normalise(x, fit, plate, steps).features
+def _normaliser(x: Profiles, members: pl.DataFrame, steps: str | Sequence[Step]) -> Normalise:
+    plate, place = (members[name].to_numpy().astype(str) for name in ("plate", POSITION))
+    return lambda fit: normalise(x, fit, plate, steps, position=place).features
 
 
 def _floors(

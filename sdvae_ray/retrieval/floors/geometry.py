@@ -5,23 +5,19 @@ shares what that position does. So controls pose with the compound's geometry: o
 on the controls one after the other, by the patterns of the compounds in random order, until no pattern has room.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from sdvae_ray.randomness import block_generator
 from sdvae_ray.retrieval.arrays import Ints
+from sdvae_ray.retrieval.positions import Texts, coordinates
 from sdvae_ray.retrieval.tasks.well_table import POSITION
 
-Texts = NDArray[np.str_]
 Pattern = tuple[tuple[str, int, int], ...]  # for each well: its plate, and its rows and columns from the first well
 
-_NAME = re.compile(r"([A-Za-z]{1,2})0*(\d{1,3})")  # of a well: "A01", "AF48"
-_FAR = 10_000  # rows between positions whose names say nothing: two of these are the same or far apart
 _PATTERNS = 512  # compounds whose patterns are tried, at most
 # a pattern and its mirror images and quarter turns: wells are as far apart in all of them
 _TURNS = [
@@ -87,22 +83,6 @@ def place_poses(wells: pl.DataFrame, seed: int, name: str, repeat: int) -> list[
             )
             free.remove(positions)
     return units
-
-
-def coordinates(position: Texts) -> Ints:
-    """Return the row and column of every position (W,), counted from 0, as (W, 2). A name that says neither gets a row of its own,
-    far from all others."""
-    names, number = np.unique(position, return_inverse=True)
-    places = np.empty((len(names), 2), dtype=np.int64)
-    for at, name in enumerate(names.tolist()):
-        match = _NAME.fullmatch(name)
-        places[at] = (_FAR * (at + 1), 0)
-        if match:
-            row = 0
-            for letter in match[1].upper():
-                row = 26 * row + ord(letter) - ord("A") + 1
-            places[at] = (row - 1, int(match[2]) - 1)
-    return places[number]
 
 
 class _Free:

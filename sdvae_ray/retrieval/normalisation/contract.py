@@ -1,7 +1,7 @@
 """The contract of a step: the types of its options, and the maps that it gives when it is fitted.
 
-A fitted step is an affine map of the whole group, or one of every plate or batch; harmony alone is not. So saved_fit.py stores
-every fit in one form, and a stored fit normalises a new well alone.
+A fitted step is an affine map of the whole group, or one of every plate, batch, row or column; harmony alone is not. So
+saved_fit.py stores every fit in one form, and a stored fit normalises a new well alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 
 from sdvae_ray.retrieval.arrays import Bools, Floats
-from sdvae_ray.retrieval.normalisation.wells import By, Wells
+from sdvae_ray.retrieval.normalisation.wells import POSITIONAL, By, Wells
 
 Fit = Literal["controls", "all"]
 Per = Literal["group", "plate"]
@@ -59,10 +59,10 @@ class Map:
 
 @dataclass(frozen=True)
 class Affine:
-    """A step that has one map for all wells, or one map for each plate or batch.
+    """A step that has one map for all wells, or one map for each plate, batch, row or column.
 
-    by    "group", "plate" or "batch"
-    maps  plate or batch -> its map; for by="group" one map under the name "group"
+    by    "group", "plate", "batch", "row", "column", "plate row" or "plate column"
+    maps  plate, batch, row or column -> its map; for by="group" one map under the name "group"
     keep  (D,) bool, the features that go into the maps; None: all
     """
 
@@ -80,7 +80,8 @@ class Affine:
         return next(iter(self.maps.values())).width
 
     def __call__(self, x: Floats, wells: Wells) -> Floats:
-        """Return the profiles (n, width) of n wells. Raises KeyError for a plate or batch that was not in the fit."""
+        """Return the profiles (n, width) of n wells. A well whose row or column was not in the fit is not moved. Raises KeyError
+        for a plate or batch that was not in the fit."""
         if self.keep is not None:
             x = x[:, self.keep]
         if self.by == "group":
@@ -89,7 +90,8 @@ class Affine:
         out = np.empty((len(x), self.width))
         for name in np.unique(names):
             rows = names == name
-            out[rows] = self.maps[str(name)](x[rows])
+            unmoved = self.by in POSITIONAL and str(name) not in self.maps
+            out[rows] = x[rows] if unmoved else self.maps[str(name)](x[rows])
         return out
 
 

@@ -60,6 +60,7 @@ def normalise(
     *,
     batch: ArrayLike | None = None,
     fittable: ArrayLike | None = None,
+    position: ArrayLike | None = None,
 ) -> Normalised:
     """Return the profiles of one group normalised by `steps` in order.
 
@@ -67,7 +68,8 @@ def normalise(
     the controls to fit on half). plate: (W,) text. steps: the name of a preset in NORMALISATIONS, or a list; an item is a
     step's name, or a mapping of one step's name to its parameters. batch: (W,) text, the batches that tvn and harmony align;
     None: the plates. fittable: (W,) bool, the wells that a step with `fit: all` is fitted on; None: all wells. All wells
-    include the negatives, which then have had a part in the space that they are compared in.
+    include the negatives, which then have had a part in the space that they are compared in. position: (W,) text, the names of the
+    wells on their plates, such as A01; None: not known.
 
     Raises ConfigError for an unknown preset, step or parameter; DataError for features that are not finite, for arrays of other
     lengths, for a group with fewer than two wells to fit on, and for a plate or batch with fewer than two in a step that is
@@ -79,12 +81,14 @@ def normalise(
     plates = np.asarray(plate).astype(str)
     batches = plates if batch is None else np.asarray(batch).astype(str)
     among = np.ones(len(x), dtype=bool) if fittable is None else np.asarray(fittable, dtype=bool)
+    at = np.full(len(x), "") if position is None else np.asarray(position).astype(str)
     columns = {"control flags": control, "plates": plates, "batches": batches, "flags of fittable wells": among}
+    columns["positions"] = at
     for content, column in columns.items():
         if column.shape != (len(x),):
             raise DataError(f"{len(x)} profiles came with {column.size} {content}")
     require_finite(x, plates)
-    return fit_steps(HeldProfiles(x, Wells(control, among, plates, batches, np.arange(len(x)))), resolved)
+    return fit_steps(HeldProfiles(x, Wells(control, among, plates, batches, np.arange(len(x)), at)), resolved)
 
 
 def fit_steps(source: ProfileSource, steps: Sequence[ResolvedStep]) -> Normalised:

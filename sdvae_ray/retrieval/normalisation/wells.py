@@ -8,10 +8,17 @@ from numpy.typing import NDArray
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.arrays import Bools, Floats, Ints
+from sdvae_ray.retrieval.positions import rows_and_columns
 
 Texts = NDArray[np.str_]
 
-By = Literal["group", "plate", "batch"]  # what a step is fitted per
+By = Literal["group", "plate", "batch", "row", "column", "plate row", "plate column"]  # what a step is fitted per
+POSITIONAL: tuple[By, ...] = (
+    "row",
+    "column",
+    "plate row",
+    "plate column",
+)  # a well whose place was not in the fit is not moved
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,7 @@ class Wells:
     plate       (W,)
     batch       (W,) the batch that tvn and harmony align
     row         (W,) the number of the well in its source
+    position    (W,) the name of its place on the plate, such as A01; "" if it is not known
     """
 
     is_control: Bools
@@ -30,22 +38,30 @@ class Wells:
     plate: Texts
     batch: Texts
     row: Ints
+    position: Texts
 
     def in_fit(self, fit: str) -> Bools:
         """Return a mask (W,): the wells that a step with this option `fit` ("controls" or "all") is fitted on."""
         return self.is_control if fit == "controls" else self.fittable
 
     def names(self, by: By) -> Texts:
-        """Return the plate or the batch of every well, (W,); for by="group" the plate."""
-        return self.batch if by == "batch" else self.plate
+        """Return the plate, the batch, or the row or column of every well, (W,); for by="group" the plate. A row or a column
+        that is not known is "", of every plate too."""
+        if by not in POSITIONAL:
+            return self.batch if by == "batch" else self.plate
+        row, column = rows_and_columns(self.position)
+        names = row if by.endswith("row") else column
+        if by in ("row", "column"):
+            return names
+        return np.where(names == "", "", np.char.add(np.char.add(self.plate.astype(str), " "), names))
 
     def at(self, rows: Ints) -> Self:
         """Return the wells at `rows` (n,), in that order."""
         return type(self)(*(column[rows] for column in self.columns()))
 
     def columns(self) -> tuple[NDArray[Any], ...]:
-        """Return the five columns in the order of the fields."""
-        return self.is_control, self.fittable, self.plate, self.batch, self.row
+        """Return the six columns in the order of the fields."""
+        return self.is_control, self.fittable, self.plate, self.batch, self.row, self.position
 
     def where(self) -> str:
         """Return the first words of an error about the whole group: its plates, at most four."""
