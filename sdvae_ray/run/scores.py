@@ -1,6 +1,6 @@
 """The tables of scores/: `score` writes them, the report and `compare` read them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 
 import polars as pl
 
@@ -30,6 +30,14 @@ class Scores:
     tasks            per extractor, side, group, task (distinctiveness, consistency, cross_side): queries, groups, mean_map,
                      mean_normalised_map, fraction_retrieved, status, floor_*; and of transfer (retrieval.tasks.transfer), whose
                      group is the group queried: column, source, target, zero_norm, position_*
+    stringency       per extractor, side, group, task, rung (retrieval.audits.stringency): queries, groups, mean_map,
+                     mean_normalised_map, recall_at_<k>, floor_*, status
+    neighbours       per extractor, side, group, shared (replicates, plate, row, column, batch, source), k: queries, share, chance,
+                     over_chance, floor_share, floor_over_chance, status
+    enrichment       per extractor, side, group, column, label (null: all tests), k: compounds, tests, hits, expected, odds_ratio,
+                     enriched, least_p_corrected, floor_odds_ratio, floor_enriched, status
+    probes           per extractor, side, group, column: balanced_accuracy, chance, floor_balanced_accuracy, wells, compounds,
+                     labels, folds, status
     differences      per extractor, side, group, quantity: estimate, low, high over compounds; and the side's estimate minus the
                      originals' over the same compounds, with its interval
     distributions    per extractor, side, by (group or slice), slice, part (RGB pass or stain): n_image, n_side, dimensions,
@@ -53,17 +61,26 @@ class Scores:
     metrics: pl.DataFrame
     latents: pl.DataFrame
     latent_channels: pl.DataFrame
+    stringency: pl.DataFrame = field(default_factory=pl.DataFrame)
+    neighbours: pl.DataFrame = field(default_factory=pl.DataFrame)
+    enrichment: pl.DataFrame = field(default_factory=pl.DataFrame)
+    probes: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     def write(self, output: str, storage: Storage) -> None:
         """Write every table under the run's output."""
-        for field in fields(self):
-            write_table(join(output, "scores", f"{field.name}.parquet"), getattr(self, field.name).to_arrow(), storage)
+        for table in fields(self):
+            write_table(join(output, "scores", f"{table.name}.parquet"), getattr(self, table.name).to_arrow(), storage)
 
 
 def read_scores(output: str, storage: Storage) -> Scores:
-    """Return the tables of scores/. Raises DataError if the run has not been scored."""
-    try:
-        tables = {f.name: read_table(join(output, "scores", f"{f.name}.parquet"), storage) for f in fields(Scores)}
-    except FileNotFoundError as error:
-        raise DataError(f"{output} has no scores yet: run `sdvae-ray score` first") from error
-    return Scores(**{name: pl.DataFrame(table) for name, table in tables.items()})
+    """Return the tables of scores/; one that an earlier version did not write is empty. Raises DataError if the run has not been
+    scored.
+    """
+    tables = {}
+    for table in fields(Scores):
+        try:
+            tables[table.name] = pl.DataFrame(read_table(join(output, "scores", f"{table.name}.parquet"), storage))
+        except FileNotFoundError as error:
+            if table.default_factory is MISSING:
+                raise DataError(f"{output} has no scores yet: run `sdvae-ray score` first") from error
+    return Scores(**tables)

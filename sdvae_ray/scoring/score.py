@@ -29,6 +29,7 @@ from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores
 from sdvae_ray.schema import ERROR, FOV_ID, PLATE_COLUMN, annotation_columns
 from sdvae_ray.scoring.annotation import Fields, with_current_metadata
+from sdvae_ray.scoring.audits import audits_of
 from sdvae_ray.scoring.distances import distances, near_the_mean
 from sdvae_ray.scoring.exclusion import Exclusion, excluded_fovs
 from sdvae_ray.scoring.floors import differences, floors_of, with_ceiling
@@ -96,6 +97,7 @@ def _scored(run: Run, fovs: pl.DataFrame, console: Console, address: str | None)
         latents, channels = latent_space(run, fovs)
         floors = floors_of(results.floors)
         tasks = tasks_of(results.tasks, results.transfers)
+        audits = audits_of(results.audits)
     compounds, wells = _stacked(results.compounds), _stacked(results.wells)
     tables = {
         "summary": _stacked(results.summary),
@@ -106,6 +108,7 @@ def _scored(run: Run, fovs: pl.DataFrame, console: Console, address: str | None)
         "over_floor": with_ceiling(floors.over_floor),
         "ceilings": floors.ceilings,
         "tasks": tasks,
+        **audits,
         "differences": differences(run, compounds, wells),
         "distributions": _stacked(results.distributions),
         "metrics": metric_distributions(run, fovs, bands(run)),
@@ -152,6 +155,7 @@ def _fovs_to_score(run: Run, manifest: str | None, say: Callable[[str], None], e
         (settings.distributions.by, "score.distributions.by"),
         ((settings.batch,), "score.batch"),
         ((settings.target,), "score.target"),
+        (settings.sets or (), "score.sets"),
         ((settings.perturbation,), "score.perturbation"),
     ):
         known_columns(tuple(name for name in columns if name is not None), fovs, where)

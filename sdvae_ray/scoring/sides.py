@@ -12,6 +12,7 @@ from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.tasks.activity import activity_in
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_KEY
+from sdvae_ray.scoring.audits import Searched, start_audits
 from sdvae_ray.scoring.cross_fitting import cross_fits
 from sdvae_ray.scoring.floors import start_floors
 from sdvae_ray.scoring.labels import Label
@@ -23,6 +24,7 @@ from sdvae_ray.scoring.transfer import start_transfers
 from sdvae_ray.scoring.well_index import (
     delete_well_indices,
     in_the_originals_space,
+    neighbours_in,
     own_well_recall,
     recall_queries,
     replicate_recalls,
@@ -41,6 +43,7 @@ class Results:
     floors: list[Any] = field(default_factory=list)
     tasks: list[Any] = field(default_factory=list)
     transfers: list[Any] = field(default_factory=list)
+    audits: list[Any] = field(default_factory=list)
 
     def not_scored(self, label: Label, wells: pl.DataFrame, reason: object) -> None:
         """Add a row to `summary` that says why a group has no scores."""
@@ -84,19 +87,22 @@ class _Group:
 def _score_group(run: Run, label: Label, normaliser: Normaliser, group: _Group, results: Results) -> None:
     """Score a group, save its index and start its tasks and floors."""
     fits = cross_fits(run, group.wells, str(label.group))
-    activity = activity_in(
-        fits.spaces(normaliser), group.wells, chance_of(run), key=WELL_KEY, negatives=run.config.score.negatives
-    )
+    spaces = fits.spaces(normaliser)
+    activity = activity_in(spaces, group.wells, chance_of(run), key=WELL_KEY, negatives=run.config.score.negatives)
     control = group.wells[CONTROL].to_numpy()
     normalised = normaliser(control, np.ones_like(control))  # as it is stored for search: the fit of all controls
     index = save_and_reload_index(run, label, normalised, group.wells)
     queries = recall_queries(run, label, group.wells)
-    recalls = replicate_recalls(run, index, normalised.features, group.wells, queries)
+    neighbours = neighbours_in(run, index, normalised.features, queries)
+    recalls = replicate_recalls(run, neighbours, group.wells, queries)
     both = None
     fit, fittable, scored = fits.first(group.wells)
     if group.originals is not None:
         both = in_the_originals_space(run, group.originals, group.profiles, group.wells, fit, fittable)
     results.tasks.append(start_tasks(run, label, normalised.features, scored, both))
+    results.audits.append(
+        start_audits(run, label, Searched(spaces[0].features, normalised.features, both, neighbours, queries), scored)
+    )
     splits = len(fits.splits) if fits.crossed else 0
     width = int(normalised.features.shape[1])
     columns = {

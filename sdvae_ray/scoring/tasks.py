@@ -8,7 +8,7 @@ The floor of a task is its score with profiles permuted within each plate (consi
 p-values are of copairs' null: the null by exchange needs negatives that a compound's wells could change places with.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -28,6 +28,9 @@ from sdvae_ray.scoring.roles import task_chance
 
 _COPIES = 3  # of the profiles: as they come, the treated ones, and made ready to be ranked
 _OWN, _SIDE = "_well", "_side"
+DISTINCTIVENESS = PairRules(["compound"], neg_diffby=["compound"])
+CONSISTENCY = PairRules(["target"], neg_diffby=["target"], multilabel_col="target")
+CROSS_SIDE = PairRules(["compound"], [_SIDE, _OWN], ["plate"], [_SIDE, "role"])
 FLOOR = {name: f"floor_{name.removeprefix('mean_')}" for name in (*NUMBERS, "status")}  # of permuted_floor: its column
 Row = dict[str, Any]
 
@@ -84,47 +87,62 @@ def _tasks(
 
 def distinctiveness(run: Run, features: np.ndarray, treated: pl.DataFrame) -> Row:
     """Return the score of compounds against all other compounds. features: (W, D) of the treated wells."""
-    rules = PairRules(["compound"], neg_diffby=["compound"])
-    return _scored(run, "distinctiveness", features, treated.select("compound"), rules, treated["plate"])
+    return _scored(run, "distinctiveness", features, treated.select("compound"), DISTINCTIVENESS, treated["plate"])
 
 
 def consistency(run: Run, features: np.ndarray, treated: pl.DataFrame) -> Row:
     """Return the score of targets. The targets of a compound are joined by |; a compound without a target is left out. Raises
     DataError if no compound has a target, or if the column of targets differs within a well."""
-    target = str(run.config.score.target)
+    profiles, compounds = target_profiles(features, treated, str(run.config.score.target))
+    return _scored(run, "consistency", profiles, compounds, CONSISTENCY, pl.Series(["all"] * compounds.height))
+
+
+def target_profiles(
+    features: np.ndarray, treated: pl.DataFrame, target: str, by: Sequence[str] = ()
+) -> tuple[np.ndarray, pl.DataFrame]:
+    """Return the mean profiles (C, D) of compounds, in the order of their names, and their table: compound, `by`, target (list).
+
+    features: (W, D) of the wells `treated`. target: a column of targets joined by |; a compound without one is left out. by:
+    columns of `treated`: one profile for every compound and value. Raises as `consistency`.
+    """
     if target not in treated.columns:
         raise DataError(f"{target} differs within a well")
-    rows = treated.select("compound", pl.col(target).fill_null("").alias("target")).with_row_index("row")
+    rows = treated.select("compound", *by, pl.col(target).fill_null("").alias("target")).with_row_index("row")
     rows = rows.filter(pl.col("target") != "").sort("compound", "row")
     if rows.height == 0:
         raise DataError(f"no compound has a {target}")
-    members = rows.group_by("compound", "target", maintain_order=True).agg("row")
+    members = rows.group_by("compound", *by, "target", maintain_order=True).agg("row")
     profiles = np.asarray([features[wells.to_numpy()].mean(0) for wells in members["row"]])
-    compounds = members.select("compound", split_labels("target"))
-    rules = PairRules(["target"], neg_diffby=["target"], multilabel_col="target")
-    return _scored(run, "consistency", profiles, compounds, rules, pl.Series(["all"] * members.height))
+    return profiles, members.select("compound", *by, split_labels("target"))
 
 
 def cross_side(run: Run, both: tuple[np.ndarray, np.ndarray], wells: pl.DataFrame) -> Row:
     """Return the score of the treated reconstructions as queries among the originals. both: see start_tasks."""
-    treated, control = wells["is_treated"].to_numpy(), wells["is_control"].to_numpy()
+    treated, playing = wells["is_treated"].to_numpy(), (wells["is_treated"] | wells["is_control"]).to_numpy()
     originals, reconstructions = both
+    table = cross_side_table(wells)
+    plate = table["plate"].head(int(treated.sum()))
+    return _scored(run, "cross_side", reconstructions[treated], table, CROSS_SIDE, plate, originals[playing])
+
+
+def cross_side_table(wells: pl.DataFrame, keep: Sequence[str] = ()) -> pl.DataFrame:
+    """Return the treated wells as queries of the reconstructions, then the treated and control wells of the originals, with the
+    columns of CROSS_SIDE and `keep`.
+    """
     named = wells.select(
         pl.concat_str(WELL_KEY, separator="/").alias(_OWN),
         "compound",
         "plate",
+        *keep,
         role=pl.when("is_control").then(pl.lit("control")).otherwise(pl.lit("treated")),
     )
-    asking = named.filter(pl.Series(treated)).with_columns(pl.lit("recon").alias(_SIDE), role=pl.lit("treated"))
+    asking = named.filter(wells["is_treated"]).with_columns(pl.lit("recon").alias(_SIDE), role=pl.lit("treated"))
     # a control is nobody's positive: its compound is its own
     own_compound = pl.when(pl.col("role") == "control").then("control " + pl.col(_OWN)).otherwise("compound")
-    answering = named.filter(pl.Series(treated | control)).with_columns(
+    answering = named.filter(wells["is_treated"] | wells["is_control"]).with_columns(
         pl.lit("image").alias(_SIDE), compound=own_compound
     )
-    table = pl.concat([asking, answering.select(asking.columns)])
-    rules = PairRules(["compound"], [_SIDE, _OWN], ["plate"], [_SIDE, "role"])
-    answers = originals[treated | control]
-    return _scored(run, "cross_side", reconstructions[treated], table, rules, asking["plate"], answers)
+    return pl.concat([asking, answering.select(asking.columns)])
 
 
 def _scored(

@@ -54,16 +54,22 @@ def recall_queries(run: Run, label: Label, wells: pl.DataFrame) -> np.ndarray:
     return treated[np.sort(drawn)]
 
 
+def neighbours_in(run: Run, index: Any, features: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Return the ids (Q, K) of the wells nearest to every query, itself among them, for the largest k of score.recall_at."""
+    if len(queries) == 0:
+        return np.empty((0, max(run.config.score.recall_at) + 1), np.int64)
+    return faiss_index.search(index, features[queries], max(run.config.score.recall_at) + 1)[1]
+
+
 def replicate_recalls(
-    run: Run, index: Any, features: np.ndarray, wells: pl.DataFrame, queries: np.ndarray
+    run: Run, neighbours: np.ndarray, wells: pl.DataFrame, queries: np.ndarray
 ) -> dict[str, float | None]:
     """Return the column replicate_recall_at_<k>, in [0, 1], for every k of score.recall_at; no columns without queries.
 
-    features: (W, D) normalised. queries: (Q,) rows of treated wells. The value is None if no query has a replicate.
+    neighbours: from `neighbours_in`. queries: (Q,) rows of treated wells. The value is None if no query has a replicate.
     """
     if len(queries) == 0:
         return {}
-    _, neighbours = faiss_index.search(index, features[queries], max(run.config.score.recall_at) + 1)
     compound, treated = wells["compound"].to_numpy(), wells[TREATED].to_numpy()
     recalls: dict[str, float | None] = {}
     for k in run.config.score.recall_at:

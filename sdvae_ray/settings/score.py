@@ -37,7 +37,9 @@ class FovIndexConfig(Section):
     memory_gb: float = Field(8.0, gt=0)  # of one index
 
 
-Task = Literal["distinctiveness", "consistency", "cross_side", "transfer"]
+Task = Literal[
+    "distinctiveness", "consistency", "cross_side", "transfer", "stringency", "neighbours", "enrichment", "probe"
+]
 
 
 class ScoreConfig(Section):
@@ -51,6 +53,8 @@ class ScoreConfig(Section):
         None  # words that mean "nothing" in any Metadata_* column, beside blanks; None: MISSING_WORDS
     )
     target: str | None = None  # a column of targets or mechanisms, joined by |: scores consistency
+    # columns of targets or mechanisms, joined by |, for enrichment and probe; None: target alone
+    sets: tuple[str, ...] | None = None
     group: tuple[str, ...] = ()
     plates: tuple[str, ...] | None = Field(None, min_length=1)  # values of Metadata_Plate to score; None: all
     aggregate: Literal["mean", "median"] = "mean"
@@ -100,6 +104,11 @@ class ScoreConfig(Section):
     def missing_words(self) -> tuple[str, ...]:
         """Return the words of a Metadata_* column that mean "nothing", beside blanks."""
         return MISSING_WORDS if self.missing is None else self.missing
+
+    @property
+    def set_columns(self) -> tuple[str, ...]:
+        """Return the columns whose labels are the sets of enrichment and the labels of the probe."""
+        return self.sets if self.sets is not None else (self.target,) if self.target is not None else ()
 
     @property
     def transfer_columns(self) -> tuple[str, ...]:

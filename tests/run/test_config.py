@@ -116,7 +116,7 @@ def test_a_key_like_no_other_is_answered_with_what_is_allowed():
         ({"score": {"threshold": 0}}, ("score.threshold",)),
         ({"score": {"null_size": 10}}, ("score.null_size", "100")),
         ({"score": {"aggregate": "max"}}, ("score.aggregate", "'mean' or 'median'")),
-        ({"score": {"tasks": ["transfr"]}}, ("score.tasks.0", "'cross_side' or 'transfer'", "'transfr'")),
+        ({"score": {"tasks": ["transfr"]}}, ("score.tasks.0", "'enrichment' or 'probe'", "'transfr'")),
         ({"score": {"tasks": "transfer"}}, ("score.tasks", "'transfer'")),
         ({"score": {"task_distance": "cosin"}}, ("score.task_distance", "'abs_cosine'", "'cosin'")),
         ({"score": {"plates": []}}, ("score.plates", "at least 1")),
@@ -147,7 +147,8 @@ def test_every_further_problem_is_counted():
 
 def test_tasks_are_all_by_default_and_transfer_is_along_every_column_of_the_groups():
     score = run(score={"group": ["Metadata_Cell_type", "Metadata_Time"]}).score
-    assert score.tasks == ("distinctiveness", "consistency", "cross_side", "transfer")
+    assert score.tasks[:4] == ("distinctiveness", "consistency", "cross_side", "transfer")
+    assert score.tasks[4:] == ("stringency", "neighbours", "enrichment", "probe")
     assert score.transfer_columns == ("Metadata_Cell_type", "Metadata_Time")
     assert run().score.transfer_columns == ()
 

@@ -4,7 +4,7 @@ A permutation keeps the plates and the common part of all profiles of a plate; a
 alike. So this floor does not tell a position effect from a compound effect; posing.py does.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,11 @@ def permuted_floor(
     names: ArrayLike | None = None,
     seed: int,
     repeats: int,
+    numbers: Sequence[str] = NUMBERS,
 ) -> dict[str, Any]:
-    """Return the means of NUMBERS over the repeats and the status, "ok"; or a status alone, the reason why there are no means.
+    """Return the means of `numbers` over the repeats and the status, "ok"; or a status alone, the reason why there are no means.
 
-    score(rows) takes row numbers (W,): well i gets the profile of well rows[i]. It returns a mapping with NUMBERS; a DataError
+    score(rows) takes row numbers (W,): well i gets the profile of well rows[i]. It returns a mapping with these; a DataError
     from it becomes the status. plate: (W,) text. movable: (W,) bool, the wells whose profiles change places within their plate.
     what: a text that keys the draws, with the seed. names: (W,) distinct text in whose order wells are drawn, so that nothing
     depends on the order of rows; None: wells are drawn in the order of rows.
@@ -47,9 +48,9 @@ def permuted_floor(
         rows = np.empty_like(order)
         rows[order] = order[permuted_rows(plates[order], movable[order], what, seed, "", repeat)]
         try:
-            numbers = score(rows)
+            scored = score(rows)
         except DataError as error:
             return {"status": f"not scored: {error}"}
-        scores.append({name: numbers[name] for name in NUMBERS})
-    means = pl.DataFrame(scores, schema=dict.fromkeys(NUMBERS, pl.Float64)).mean().row(0, named=True)
+        scores.append({name: scored[name] for name in numbers})
+    means = pl.DataFrame(scores, schema=dict.fromkeys(numbers, pl.Float64)).mean().row(0, named=True)
     return {**means, "status": OK}

@@ -4,7 +4,7 @@ Columns become codes (pair_rules), codes become blocks of candidates (candidates
 (positives), negatives are counted against them (counting), and counts become average precision (formula).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,7 @@ class AveragePrecision:
     the list has no positive or no negative, or was not asked for. positives, negatives: (R,) int64, how many of each the list
     has. zero_norm: (R,) bool, True if the query's profile has no direction: it is all zeros (or constant, for r), and its
     similarity to every well is 0. well: (R,) int64, the query's row in the table of wells. label: (R,) the label of each list;
-    None without a multilabel column.
+    None without a multilabel column. recall: (R, K) in [0, 1], recall@k for every k that was asked for; NaN where ap is.
     """
 
     ap: Floats
@@ -42,6 +42,7 @@ class AveragePrecision:
     zero_norm: Bools
     well: Ints
     label: pl.Series | None
+    recall: Floats
 
     @property
     def total(self) -> Ints:
@@ -58,6 +59,7 @@ def average_precision(
     distance: Distance = "cosine",
     ties: Ties = "average",
     block: int = 1024,
+    recall_at: Sequence[int] = (),
 ) -> AveragePrecision:
     """Return the average precision of every query over its positives and negatives, ranked by similarity.
 
@@ -65,8 +67,9 @@ def average_precision(
     to score, None: all; a well that is not a query can still be a positive or a negative. distance: "cosine", "abs_cosine",
     "correlation" or "euclidean" (similarity 1 / (1 + d)). ties: see formula.Ties; "average" takes scores as level if they
     differ by at most 2^-40 (cosines and r), or by at most 2^-40 of their value (squared distances). block: number of wells
-    along one side of a matrix product; it changes no result. Memory is O(block^2) and the copy of the features, unless a query
-    has more than block^2 positives.
+    along one side of a matrix product; it changes no result. recall_at: values of k: recall@k is the share of a query's positives
+    among the first k of its list, where a negative that is level with a positive counts as half above it (ties="average").
+    Memory is O(block^2) and the copy of the features, unless a query has more than block^2 positives.
 
     AP is NaN without a positive or without a negative, where copairs has NaN and 1. A profile without a direction has
     similarity 0 to all wells, where copairs has NaN.
@@ -81,14 +84,21 @@ def average_precision(
         )
     if ties not in TIES:
         raise ValueError(f"there are no ties {ties!r}, only {' and '.join(TIES)}")
-    return _Ranking(prepare(features, distance), wells, rules, is_query, ties, block).result()
+    return _Ranking(prepare(features, distance), wells, rules, is_query, ties, block, recall_at).result()
 
 
 class _Ranking:
     """One call of average_precision. Wells are known by their place (see candidates.py) until `result` turns places into wells."""
 
     def __init__(
-        self, similarity: Similarity, wells: pl.DataFrame, rules: PairRules, is_query: Bools, ties: Ties, block: int
+        self,
+        similarity: Similarity,
+        wells: pl.DataFrame,
+        rules: PairRules,
+        is_query: Bools,
+        ties: Ties,
+        block: int,
+        recall_at: Sequence[int],
     ) -> None:
         count = len(wells)
         self.similarity, self.ties, self.block = similarity, ties, block
@@ -119,6 +129,8 @@ class _Ranking:
         if self.label_names is not None:
             self.shared = SharedLabels.of(place[query], label, (count, len(self.label_names)))
         self.ap = np.full(len(query), np.nan)
+        self.recall_at = np.asarray(recall_at, dtype=np.int64)
+        self.recall = np.full((len(query), len(self.recall_at)), np.nan)
         self.positives = np.zeros(len(query), dtype=np.int64)
 
     def result(self) -> AveragePrecision:
@@ -130,7 +142,9 @@ class _Ranking:
         negatives = self.negatives[place]
         ap = np.where(negatives > 0, self.ap[order], np.nan)
         label = None if self.label_names is None else self.label_names.gather(self.lists.label[order])
-        return AveragePrecision(ap, self.positives[order], negatives, self.similarity.zero_norm[place], well, label)
+        zero_norm = self.similarity.zero_norm[place]
+        recall = np.where(negatives[:, None] > 0, self.recall[order], np.nan)
+        return AveragePrecision(ap, self.positives[order], negatives, zero_norm, well, label, recall)
 
     def _batches(self) -> Iterator[list[Job]]:
         """Yield jobs whose queries together have at most _ENTRIES positives. A job with more is split into several."""
@@ -164,6 +178,9 @@ class _Ranking:
             entries = first[alike, None] + np.arange(size)
             counts = positives.key[entries], above[entries], level[entries]
             self.ap[lists[alike]] = average_precision_of_counts(*counts, self.ties)
+            if len(self.recall_at):
+                rank = 1 + np.arange(size) + above[entries] + (level[entries] / 2 if self.ties == "average" else 0)
+                self.recall[lists[alike]] = (rank[:, None, :] <= self.recall_at[:, None]).mean(axis=2)
 
     def _count(self, job: Job, rows: Ints, entries: Ints, positives: Positives, above: Ints, level: Ints) -> None:
         """Add to `above` and `level` how many negatives a block of queries has above and level with each positive. rows, entries:

@@ -21,13 +21,13 @@ def replicate_recall(neighbours: Ints, queries: Ints, compound: ArrayLike, is_tr
     if neighbours.ndim != 2 or queries.shape != (len(neighbours),):
         raise ValueError(f"{neighbours.shape} neighbours do not fit {queries.shape} queries")
     names, codes = np.unique(np.asarray(compound).astype(str), return_inverse=True)
-    nearest = _without_the_query(neighbours, queries, k, len(codes))
+    nearest = without_the_query(neighbours, queries, k, len(codes))
     hits = (codes[nearest] == codes[queries][:, None]) & is_treated[nearest] & (nearest >= 0)
     replicates = np.bincount(codes[is_treated], minlength=len(names))[codes[queries]] - is_treated[queries]
     return np.asarray(hits.sum(axis=1) / np.where(replicates > 0, replicates, np.nan))
 
 
-def _without_the_query(neighbours: Ints, queries: Ints, k: int, wells: int) -> Ints:
+def without_the_query(neighbours: Ints, queries: Ints, k: int, wells: int) -> Ints:
     """Return the ids of the k nearest wells that are not the query, (Q, k) or fewer columns; -1 fills a row that is short."""
     if k < 1 or neighbours.shape[1] < min(k + 1, wells):
         raise ValueError(f"{neighbours.shape[1]} neighbours a query are too few for recall at k = {k}")
