@@ -139,7 +139,43 @@ def scores_of(config: RunConfig, sides: tuple[str, ...] = ("image", "pca", "tiny
         metrics=metrics,
         latents=latents,
         latent_channels=channels,
+        **audits_of_sides(sides),
     )
+
+
+def audits_of_sides(sides: tuple[str, ...]) -> dict[str, pl.DataFrame]:
+    """The ladder without a rung of batches, shares of neighbours, enrichment and probe of one column of targets."""
+    tables: dict[str, list[dict[str, object]]] = {
+        name: [] for name in ("stringency", "neighbours", "enrichment", "probes")
+    }
+    for side in sides:
+        where = {"extractor": "intensity", "side": side, "group": "U2OS / 48"}
+        for rung, value in (("any", 0.512), ("plate", 0.434), ("batch", None)):
+            numbers = {
+                "mean_normalised_map": value,
+                "floor_normalised_map": value and 0.021,
+                "recall_at_5": value and 0.353,
+            }
+            status = "ok" if value else "one_batch"
+            tables["stringency"].append(
+                {**where, "task": "activity", "rung": rung, **numbers, "floor_recall_at_5": 0.052, "status": status}
+            )
+        for shared, ratio in (("replicates", 3.0), ("plate", 1.87), ("row", None)):
+            numbers = {"share": 0.64, "over_chance": ratio, "floor_share": 0.043, "floor_over_chance": 1.03}
+            status = "ok" if ratio else "no_position"
+            tables["neighbours"].append({**where, "shared": shared, "k": 10, **numbers, "status": status})
+        odds = {"odds_ratio": 6.25, "floor_odds_ratio": 1.37, "enriched": None, "status": "cannot_reject"}
+        tables["enrichment"].append({**where, "column": "Metadata_target", "label": None, "k": 5, **odds})
+        tables["enrichment"].append({**where, "column": "Metadata_target", "label": "kinase", "k": 5, **odds})
+        probe = {
+            "balanced_accuracy": 0.715,
+            "floor_balanced_accuracy": 0.243,
+            "chance": 0.25,
+            "compounds": 21,
+            "status": "ok",
+        }
+        tables["probes"].append({**where, "column": "Metadata_target", **probe})
+    return {name: pl.DataFrame(rows) for name, rows in tables.items()}
 
 
 def floors_of_sides(sides: tuple[str, ...], known: str, lacking: str) -> pl.DataFrame:

@@ -222,6 +222,35 @@ def test_profiles_are_means_of_fovs_and_the_scores_are_the_libraries(scored):
         assert ours[name].to_list() == pytest.approx(direct.compounds.sort("compound")[name].to_list(), rel=1e-5)
 
 
+def test_what_stands_behind_the_scores_is_in_tables_of_its_own(scored):
+    """Both plates have one layout and two wells of a compound each, so every rung but batch and source is there."""
+    scores = scored.scores
+    rungs = {(row["side"], row["task"], row["rung"]): row for row in scores.stringency.rows(named=True)}
+    assert {task for _, task, _ in rungs} == {"activity", "distinctiveness", "consistency", "cross_side"}
+    tasks = {(row["side"], row["task"]): row for row in scores.tasks.rows(named=True)}
+    for side, task in (("image", "distinctiveness"), ("image", "consistency"), ("same", "cross_side")):
+        for name in ("mean_map", "mean_normalised_map"):
+            assert rungs[side, task, "any"][name] == pytest.approx(tasks[side, task][name], abs=1e-9)
+    for task in ("activity", "distinctiveness"):
+        assert rungs["image", task, "plate"]["status"] == rungs["image", task, "position"]["status"] == "ok"
+        assert rungs["image", task, "batch"]["status"] == "one_batch"
+        assert rungs["same", task, "plate"]["mean_map"] == rungs["image", task, "plate"]["mean_map"]
+    shares = {(row["side"], row["shared"], row["k"]): row for row in scores.neighbours.rows(named=True)}
+    summary = {row["side"]: row for row in scores.summary.rows(named=True)}
+    for k in (1, 5, 10):
+        assert shares["other", "replicates", k]["share"] == summary["other"][f"replicate_recall_at_{k}"]
+    assert shares["image", "plate", 5]["status"] == "ok"
+    # three compounds with targets: two of them share one, and one neighbour says little
+    (whole,) = (
+        row for row in scores.enrichment.rows(named=True) if (row["side"], row["label"], row["k"]) == ("image", None, 1)
+    )
+    assert (whole["compounds"], whole["tests"], whole["status"]) == (3, 4, "cannot_reject")
+    (probe,) = (row for row in scores.probes.rows(named=True) if row["side"] == "image")
+    assert probe["status"] == "not scored: fewer than two labels have two compounds"
+    again = read_scores(scored.config.output, Storage(scored.config.storage))
+    assert_frame_equal(again.stringency, scores.stringency)
+
+
 def second_pass(rows: list[dict[str, str | None]], *sides: np.ndarray, plate: str | None = None) -> list[np.ndarray]:
     """Stored patches (n, D) of the second RGB pass, of all plates or of one."""
     on = [plate in (None, row["Metadata_Plate"]) for row in rows]

@@ -7,7 +7,7 @@ from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import Section
 from sdvae_ray.report.sections.answers import questions, short, verdict
 from sdvae_ray.report.sections.images import distances, examples, latents, leakage, metrics, quality, rates
-from sdvae_ray.report.sections.phenotypes import comparison, floors, retrieval, tasks, truth
+from sdvae_ray.report.sections.phenotypes import audits, comparison, floors, retrieval, tasks, truth
 from sdvae_ray.report.sections.record import failures, provenance, reading
 
 
@@ -32,6 +32,9 @@ SECTIONS = [
     Entry(floors.estimates),
     Entry(tasks.within, in_terminal=True),
     Entry(tasks.transfer, in_terminal=True),
+    Entry(audits.stringency, in_terminal=True),
+    Entry(audits.neighbours),
+    Entry(audits.sets, in_terminal=True),
     Entry(questions.extractors_of_run),
     Entry(questions.metrics_of_run),
     Entry(comparison.section),

@@ -4,8 +4,8 @@ import polars as pl
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.report.facts import outcome
-from sdvae_ray.report.facts.scored import ScoredRun
-from sdvae_ray.report.facts.table import Column, Section
+from sdvae_ray.report.facts.scored import ScoredRun, Values
+from sdvae_ray.report.facts.table import Beside, Column, Section, number
 
 COLUMNS = (  # key: a column of scores/summary
     Column("wells", "treated wells", 0),
@@ -18,8 +18,8 @@ LAST = (Column("reconstruction_recall", "own well", 3, "higher"), Column("fid", 
 _HEAD = ("retrieval", "Retrieval", "Retrieval")
 _BRIEF = (
     "FR: share of compounds told from controls. R@k: share of a well's replicates among its k nearest wells (at most "
-    "k / replicates). own well: a reconstruction's nearest original is its own. FID: mean over stains or passes, in the "
-    "extractor's features (not the TF-FID of image generation)."
+    "k / replicates); beside it its floor, compounds permuted within each plate. own well: a reconstruction's nearest original is "
+    "its own. FID: mean over stains or passes, in the extractor's features (not the TF-FID of image generation)."
 )
 
 
@@ -32,6 +32,7 @@ def section(scored: ScoredRun) -> Section:
         )
     if not rows:
         return Section(*_HEAD, reasons=["No retrieval: nothing was scored."])
+    rows = [row | _recalls_with_floors(scored, row) for row in rows]
     return Section(
         *_HEAD,
         tables=scored.tables_by_extractor("Retrieval", rows, [*COLUMNS, *recall_columns(scored.config), *LAST]),
@@ -46,6 +47,22 @@ def recall_columns(config: RunConfig) -> list[Column]:
     at = sorted(set(config.score.recall_at))
     chosen = at if len(at) <= 3 else [at[0], at[len(at) // 2], at[-1]]
     return [Column(f"replicate_recall_at_{k}", f"R@{k}", 3, "higher") for k in chosen]
+
+
+def _recalls_with_floors(scored: ScoredRun, row: Values) -> Values:
+    """Return the recalls at k of a row, each with its floor in words; nothing for a run that has no floors of recall."""
+    table = scored.scores.neighbours
+    if table.height == 0:
+        return {}
+    here = table.filter(
+        (pl.col("extractor") == row["extractor"]) & (pl.col("side") == row["side"]) & (pl.col("group") == row["group"])
+    ).filter(pl.col("shared") == "replicates")
+    floors = {f"replicate_recall_at_{k}": floor for k, floor in here.select("k", "floor_share").rows()}
+    return {
+        name: Beside(row[name], number(floor, 2))
+        for name, floor in floors.items()
+        if row.get(name) is not None and floor is not None
+    }
 
 
 def _fid_note(scored: ScoredRun, extractor: str) -> str:
