@@ -25,8 +25,8 @@ class Scores:
                      split), floor, over_floor = (FR - floor) / (1 - floor), low, high, compounds, poses, normalised_map,
                      floor_normalised_map, ceiling_normalised_map, map_between, cut (the p up to which a compound is retrieved),
                      status
-    ceilings         per extractor, the originals, group, halves (wells, plates): normalised_map, fraction_retrieved, retrieved,
-                     kept, gained, kept_share, status
+    ceilings         per extractor, the originals, group, halves (wells, plates, sites): normalised_map, fraction_retrieved,
+                     retrieved, kept, gained, kept_share, status
     tasks            per extractor, side, group, task (distinctiveness, consistency, cross_side): queries, groups, mean_map,
                      mean_normalised_map, fraction_retrieved, status, floor_*; and of transfer (retrieval.tasks.transfer), whose
                      group is the group queried: column, source, target, zero_norm, position_*
@@ -42,6 +42,8 @@ class Scores:
                      originals' over the same compounds, with its interval
     distributions    per extractor, side, by (group or slice), slice, part (RGB pass or stain): n_image, n_side, dimensions,
                      sampled, fid, kid, kid_paired, cmmd, precision, recall, density, coverage; a distance is null with a `reason`
+    references       the columns of distributions, for parts of the originals against each other (n_image: the first part), and
+                     `reference`: sites, plates, controls (negative controls against compounds that the originals retrieve)
     metrics          per side, metric, part (stain or RGB pass), band (null if the metric has none): patches, mean, sd, median,
                      q05, q95 over patches; the rates (schema.RATES), bits per patch, are among the metrics
     latents          per side, group: passes, channels, units, active_units, effective_rank of the stored latents
@@ -65,6 +67,7 @@ class Scores:
     neighbours: pl.DataFrame = field(default_factory=pl.DataFrame)
     enrichment: pl.DataFrame = field(default_factory=pl.DataFrame)
     probes: pl.DataFrame = field(default_factory=pl.DataFrame)
+    references: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     def write(self, output: str, storage: Storage) -> None:
         """Write every table under the run's output."""

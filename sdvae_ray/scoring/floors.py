@@ -12,11 +12,12 @@ import ray
 
 from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, weighing
 from sdvae_ray.config import IMAGE_SIDE
-from sdvae_ray.retrieval.floors.ceilings import ceilings, leave_one_plate_out
+from sdvae_ray.retrieval.floors.ceilings import ceilings, leave_one_plate_out, sites_ceiling
 from sdvae_ray.retrieval.floors.control_floors import ESTIMATES, floors_in
 from sdvae_ray.retrieval.floors.floor_group import NO_GEOMETRY
 from sdvae_ray.retrieval.floors.over_floor import over_floor
 from sdvae_ray.retrieval.significance.bootstrap import intervals, paired_difference
+from sdvae_ray.retrieval.tasks.activity import activity_in
 from sdvae_ray.retrieval.tasks.activity_tables import Activity
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_COLUMN, WELL_KEY
@@ -26,6 +27,9 @@ from sdvae_ray.scoring.normalised import Normaliser
 from sdvae_ray.scoring.roles import chance_of
 
 _COPIES = 4  # of the normalised profiles: a fit's, another fit's, one in the order of names, one scored
+SiteHalves = tuple[
+    tuple[Normaliser, pl.DataFrame], tuple[Normaliser, pl.DataFrame]
+]  # profiles and wells of either half
 UNKNOWN = "position effect unknown"  # status of FR over floor: nowhere do controls stand as the compounds do
 
 
@@ -40,16 +44,24 @@ class FloorTables:
 
 
 def start_floors(
-    run: Run, label: Label, normaliser: Normaliser, wells: pl.DataFrame, activity: Activity, splits: int, held: int
+    run: Run,
+    label: Label,
+    normaliser: Normaliser,
+    wells: pl.DataFrame,
+    activity: Activity,
+    splits: int,
+    held: int,
+    site_halves: SiteHalves | None = None,
 ) -> Any:
     """Return the Ray task that computes one group's tables; `floors_of` collects it.
 
     normaliser: of the profiles of all `wells`, which have their roles. activity: the score. splits: of the
-    controls for the score, 0 if its fit is on the negatives. held: bytes of the normalised profiles.
+    controls for the score, 0 if its fit is on the negatives. held: bytes of the normalised profiles. site_halves: of the originals.
     """
-    memory = weighing(_COPIES * held + 2 * normaliser.held_bytes)
+    also = sum(half.held_bytes for half, _ in site_halves or ())
+    memory = weighing(_COPIES * held + 2 * normaliser.held_bytes + 2 * also)
     needed = replace(activity, wells=activity.wells.clear())  # one row per compound and group: little to send
-    return _floors.options(**memory).remote(run, label, normaliser, wells, needed, splits)
+    return _floors.options(**memory).remote(run, label, normaliser, wells, needed, splits, site_halves)
 
 
 def floors_of(tasks: list[Any]) -> FloorTables:
@@ -109,9 +121,25 @@ def differences(run: Run, compounds: pl.DataFrame, wells: pl.DataFrame) -> pl.Da
     return pl.concat(parts, how="diagonal_relaxed")
 
 
+def _by_sites(run: Run, label: Label, site_halves: SiteHalves, how: dict[str, Any]) -> pl.DataFrame:
+    """Return the ceiling by halves of every well's sites: each half is normalised by its own controls and scored."""
+    scores = []
+    for normaliser, wells in site_halves:
+        wells = wells.with_columns(group=pl.lit(label.group))
+        spaces = cross_fits(run, wells, str(label.group), most=1).spaces(normaliser)
+        scores.append(activity_in(spaces, wells, chance_of(run), **how))
+    return sites_ceiling((scores[0], scores[1]))
+
+
 @ray.remote(num_cpus=TASK_CPUS)
 def _floors(
-    run: Run, label: Label, normaliser: Normaliser, wells: pl.DataFrame, activity: Activity, splits: int
+    run: Run,
+    label: Label,
+    normaliser: Normaliser,
+    wells: pl.DataFrame,
+    activity: Activity,
+    splits: int,
+    site_halves: SiteHalves | None,
 ) -> FloorTables:
     settings, chance = run.config.score, chance_of(run)
     wells = wells.with_columns(group=pl.lit(label.group))
@@ -149,7 +177,10 @@ def _floors(
     numbers = {name: pl.Int64 if name in ("compounds", "poses") else pl.Float64 for name in row if name != "status"}
     of_image = pl.DataFrame()
     if label.side == IMAGE_SIDE:
-        of_image = label.before(ceilings(spaces, wells, chance, repeats=settings.floor_repeats, **how))
+        halves = [ceilings(spaces, wells, chance, repeats=settings.floor_repeats, **how)]
+        if site_halves is not None:
+            halves.append(_by_sites(run, label, site_halves, how))
+        of_image = label.before(pl.concat(halves))
     return FloorTables(
         label.before(floors.table.filter(~is_estimate)),
         label.before(floors.table.filter(is_estimate)),

@@ -7,7 +7,7 @@ The same tasks take the statistics of the patch embeddings, so that the distance
 the wells' metadata and the statistics, never the profiles.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -17,8 +17,10 @@ import ray
 from numpy.typing import NDArray
 
 from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order
+from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.controls import GROUP
 from sdvae_ray.errors import DataError
+from sdvae_ray.randomness import generator
 from sdvae_ray.run.features import features
 from sdvae_ray.run.run import PROFILES, Run
 from sdvae_ray.run.table_files import write_wide_table
@@ -40,6 +42,7 @@ class Profiles:
     files    URIs, one per plate
     width    number of features of a profile, G * D
     patches  statistics of the patch embeddings that were kept; empty if none were
+    plate_halves  the same of the plates in `half_of_plates` and of the others, for the originals alone
     """
 
     extractor: str
@@ -48,15 +51,18 @@ class Profiles:
     files: list[str]
     width: int
     patches: Patches
+    plate_halves: tuple[Patches, Patches] = field(default_factory=lambda: (Patches(), Patches()))
 
 
-def build_profiles(run: Run, fovs: pl.DataFrame, extractor: str, side: str, shift: np.ndarray | None) -> Profiles:
+def build_profiles(
+    run: Run, fovs: pl.DataFrame, extractor: str, side: str, shift: np.ndarray | None, place: str = PROFILES
+) -> Profiles:
     """Write the profiles of an extractor and side, and return where they are. Ray must be connected.
 
     fovs: usable rows of fovs with `files`, GROUP and the slices. shift: (G, D), a vector near the mean, one for all sides of an
-    extractor; None: zeros. Raises DataError if no FOV has an embedding.
+    extractor; None: zeros. place: the folder that the profiles stand in. Raises DataError if no FOV has an embedding.
     """
-    root = run.uri(PROFILES, extractor, side)
+    root = run.uri(place, extractor, side)
     columns = [FOV_ID, "files", *WELL_KEY, *slice_columns(run)]
     plates = fovs.select(columns).sort(PLATE_KEY).partition_by(PLATE_KEY, as_dict=True)
     wells = well_table(fovs).partition_by(PLATE_KEY, as_dict=True)
@@ -65,18 +71,37 @@ def build_profiles(run: Run, fovs: pl.DataFrame, extractor: str, side: str, shif
     arguments = ((settings, uri, plates[plate], wells[plate]) for plate, uri in zip(plates, uris, strict=True))
     results = in_order(_profile_plate, arguments)
     files, tables, patches, width = list[str](), list[pl.DataFrame](), Patches(), 0
-    for uri, result in zip(uris, results, strict=True):
+    first = half_of_plates(fovs, run.config.seed)
+    halves = Patches(), Patches()
+    for plate, uri, result in zip(plates, uris, results, strict=True):
         if result is None:
             continue
         table, width, statistics = result
         tables.append(table.with_columns(pl.lit(len(files)).alias(FILE), pl.int_range(pl.len()).alias(ROW)))
         files.append(uri)
         patches = merge_patches(patches, statistics)
+        if side == IMAGE_SIDE:
+            here = halves[plate not in first]
+            here |= merge_patches(here, statistics)
     if not files:
         raise DataError(f"no FOV has an embedding of {extractor} of {side}")
     for name in set(run.storage.list(root)) - {uri.removeprefix(f"{root}/") for uri in files}:
         run.storage.delete(join(root, name))  # of a plate that is no longer scored
-    return Profiles(extractor, side, pl.concat(tables), files, width, patches)
+    return Profiles(extractor, side, pl.concat(tables), files, width, patches, halves)
+
+
+def half_of_plates(fovs: pl.DataFrame, seed: int) -> set[tuple[str, ...]]:
+    """Return the keys of half of every group's plates, drawn by the seed. fovs: with PLATE_KEY and GROUP."""
+    groups: dict[str, list[tuple[str, ...]]] = {}
+    for group, *key in (
+        fovs.group_by(PLATE_KEY).agg(pl.col(GROUP).min()).select(GROUP, *PLATE_KEY).sort(pl.all()).rows()
+    ):
+        groups.setdefault(group, []).append(tuple(key))
+    first = set()
+    for group, keys in groups.items():
+        order = generator(seed, "halves", "plates", group).permutation(len(keys))
+        first |= {keys[at] for at in order[: len(keys) // 2]}
+    return first
 
 
 def well_profile(embeddings: NDArray[np.float16], settings: ScoreConfig) -> NDArray[np.floating[Any]]:

@@ -38,6 +38,7 @@ from sdvae_ray.scoring.labels import with_slices
 from sdvae_ray.scoring.latent_space import latent_space
 from sdvae_ray.scoring.metric_distributions import metric_distributions
 from sdvae_ray.scoring.profiles import Profiles, build_profiles
+from sdvae_ray.scoring.references import profiles_of_site_halves, references, retrieved_of
 from sdvae_ray.scoring.roles import known_columns
 from sdvae_ray.scoring.sides import Results, score_side
 from sdvae_ray.scoring.tasks import tasks_of
@@ -86,14 +87,19 @@ def _scored(run: Run, fovs: pl.DataFrame, console: Console, address: str | None)
         shifts = {extractor: near_the_mean(run, fovs, extractor) for extractor in extractors}
         for extractor, side in pairs:
             profiles = build_profiles(run, fovs, extractor, side, shifts[extractor])
+            halves: list[Profiles] = []
             if side == IMAGE_SIDE:
                 originals[extractor] = profiles
+                halves = profiles_of_site_halves(run, fovs, extractor, shifts[extractor])
             else:
                 image = originals[extractor].patches if extractor in originals else {}
                 results.distributions.append(distances(run, extractor, side, image, profiles.patches))
             if settings.fov_index is not None:
                 _index_fovs(run, fovs, extractor, side, console)
-            score_side(run, profiles, originals.get(extractor) if side != IMAGE_SIDE else None, results)
+            score_side(run, profiles, originals.get(extractor) if side != IMAGE_SIDE else None, halves, results)
+            if side == IMAGE_SIDE and settings.distributions.references:
+                active = retrieved_of(results.compounds, extractor)
+                results.references.extend(references(run, fovs, profiles, halves, shifts[extractor], active))
         latents, channels = latent_space(run, fovs)
         floors = floors_of(results.floors)
         tasks = tasks_of(results.tasks, results.transfers)
@@ -111,6 +117,7 @@ def _scored(run: Run, fovs: pl.DataFrame, console: Console, address: str | None)
         **audits,
         "differences": differences(run, compounds, wells),
         "distributions": _stacked(results.distributions),
+        "references": _stacked(results.references),
         "metrics": metric_distributions(run, fovs, bands(run)),
         "latents": latents,
         "latent_channels": channels,

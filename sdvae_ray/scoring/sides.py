@@ -1,6 +1,7 @@
 """One extractor and side, scored: every group's wells are normalised, ranked and indexed, and its tasks and floors are started."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from sdvae_ray.scoring.floors import start_floors
 from sdvae_ray.scoring.labels import Label
 from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
 from sdvae_ray.scoring.profiles import Profiles
+from sdvae_ray.scoring.references import site_halves_of
 from sdvae_ray.scoring.roles import chance_of, well_roles
 from sdvae_ray.scoring.tasks import start_tasks
 from sdvae_ray.scoring.transfer import start_transfers
@@ -44,15 +46,18 @@ class Results:
     tasks: list[Any] = field(default_factory=list)
     transfers: list[Any] = field(default_factory=list)
     audits: list[Any] = field(default_factory=list)
+    references: list[pl.DataFrame] = field(default_factory=list)
 
     def not_scored(self, label: Label, wells: pl.DataFrame, reason: object) -> None:
         """Add a row to `summary` that says why a group has no scores."""
         self.summary.append(label.before(pl.DataFrame({"wells": [wells.height], "status": [f"not scored: {reason}"]})))
 
 
-def score_side(run: Run, profiles: Profiles, originals: Profiles | None, results: Results) -> None:
+def score_side(
+    run: Run, profiles: Profiles, originals: Profiles | None, halves: Sequence[Profiles], results: Results
+) -> None:
     """Score every group of an extractor and side. originals: their profiles; None if this side is the originals, or they have
-    none.
+    none. halves: for the originals, their profiles by half of every well's sites, and by the other half; empty without.
     """
     label = Label(profiles.extractor, profiles.side)
     delete_well_indices(run, label.extractor, label.side)
@@ -68,7 +73,7 @@ def score_side(run: Run, profiles: Profiles, originals: Profiles | None, results
             results.not_scored(group, wells, error)
             continue
         try:
-            _score_group(run, group, normaliser, _Group(wells, profiles, originals), results)
+            _score_group(run, group, normaliser, _Group(wells, profiles, originals, halves), results)
         except DataError as error:
             results.not_scored(group, wells, error)
     if run.config.score.perturbation is not None:
@@ -77,11 +82,14 @@ def score_side(run: Run, profiles: Profiles, originals: Profiles | None, results
 
 @dataclass(frozen=True)
 class _Group:
-    """The wells of a group with their roles, the profiles of their side, and the originals' profiles (None for the originals)."""
+    """The wells of a group with their roles, the profiles of their side, the originals' profiles (None for the originals), and for
+    the originals the profiles of both halves of the sites.
+    """
 
     wells: pl.DataFrame
     profiles: Profiles
     originals: Profiles | None
+    halves: Sequence[Profiles]
 
 
 def _score_group(run: Run, label: Label, normaliser: Normaliser, group: _Group, results: Results) -> None:
@@ -123,4 +131,5 @@ def _score_group(run: Run, label: Label, normaliser: Normaliser, group: _Group, 
     results.wells.append(label.before(activity.wells))
     if run.config.score.floor_repeats:
         held = 4 * width * group.wells.height
-        results.floors.append(start_floors(run, label, normaliser, group.wells, activity, splits, held))
+        site_halves = site_halves_of(run, group.halves, str(label.group))
+        results.floors.append(start_floors(run, label, normaliser, group.wells, activity, splits, held, site_halves))

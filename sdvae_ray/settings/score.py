@@ -17,6 +17,7 @@ class DistributionConfig(Section):
     by: tuple[str, ...] = ()  # columns whose values are slices beside the groups of score.group, such as Metadata_Plate
     samples: int = Field(2000, ge=10)  # patches per slice and side, by hash, for distances that need more than moments
     neighbours: Count = 5  # of precision, recall, density and coverage
+    references: bool = True  # the same distances between parts of the originals, see docs/floors.md
 
 
 class ConcludeConfig(Section):

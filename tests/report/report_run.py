@@ -175,6 +175,10 @@ def audits_of_sides(sides: tuple[str, ...]) -> dict[str, pl.DataFrame]:
             "status": "ok",
         }
         tables["probes"].append({**where, "column": "Metadata_target", **probe})
+    parts = {"by": "group", "slice": "U2OS / 48", "part": "Mito", "n_image": 14, "n_side": 14, "fid": 2.468}
+    tables["references"] = (
+        [{"extractor": "intensity", "side": "image", **parts, "reference": "sites"}] if "image" in sides else []
+    )
     return {name: pl.DataFrame(rows) for name, rows in tables.items()}
 
 

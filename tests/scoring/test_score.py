@@ -146,8 +146,9 @@ def test_the_strong_compound_is_retrieved_and_the_inactive_ones_are_not(scored):
     assert (over["image"]["map_between"], over["same"]["map_between"]) == (1, 1)
     assert over["noise"]["map_between"] < 0.5
     halves = {row["halves"]: row for row in scores.ceilings.rows(named=True)}
-    assert set(halves) == {"wells", "plates"}
-    assert halves["plates"]["status"] == "ok"
+    assert set(halves) == {"wells", "plates", "sites"}
+    assert halves["plates"]["status"] == halves["sites"]["status"] == "ok"
+    assert (halves["sites"]["retrieved"], halves["sites"]["kept"], halves["sites"]["kept_share"]) == (1, 1, 1)
     assert set(scores.ceilings["side"]) == {"image"}
     assert {side for side, _ in floors} == {"image", "same", "other", "noise"}
     apart = {row["side"]: row for row in scores.differences.rows(named=True) if row["quantity"] == "fraction_retrieved"}
@@ -280,6 +281,25 @@ def test_distances_between_sides_are_those_of_their_patches_in_every_slice(score
     same = found["same", "all"]
     assert [same[name] for name in ("kid_paired", "cmmd", "precision", "recall", "coverage")] == [0, 0, 1, 1, 1]
     assert same["fid"] == pytest.approx(0, abs=1e-12)
+
+
+def test_parts_of_the_originals_are_compared_as_a_side_is(scored):
+    """From the patches of each part in numpy; the plates and sites of a half are those that were drawn, one plate each here."""
+    found = {(row["reference"], row["part"]): row for row in scored.scores.references.rows(named=True)}
+    assert {reference for reference, _ in found} == {"sites", "plates", "controls"}
+    part = next(name for _, name in found if "ER" in name)
+    patches = scored.sides["image"].astype(np.float16).astype(np.float64)[:, :, 1]
+    of_plate = [patches[[row["Metadata_Plate"] == name for row in scored.rows]].reshape(-1, DEPTH) for name in PLATES]
+    assert found["plates", part]["fid"] == pytest.approx(frechet_distance(*map(moments, of_plate)), rel=1e-6)
+    names = [row["Metadata_broad_sample"] for row in scored.rows]
+    control, strong = (patches[[name == wanted for name in names]].reshape(-1, DEPTH) for wanted in ("", "strong"))
+    row = found["controls", part]
+    assert (row["n_image"], row["n_side"]) == (len(control), len(strong))
+    assert row["fid"] == pytest.approx(frechet_distance(moments(control), moments(strong)), rel=1e-6)
+    sites = found["sites", part]
+    assert sites["n_image"] == sites["n_side"] == len(patches) * KEPT / 2
+    assert 0 < sites["fid"] < found["plates", part]["fid"]
+    assert sites["fid"] < row["fid"]
 
 
 def test_a_distance_that_cannot_be_had_is_null_with_its_reason(local_ray, config):

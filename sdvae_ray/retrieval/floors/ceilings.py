@@ -1,6 +1,7 @@
 """Ceilings of what a reconstruction can keep: the originals against the originals, by halves.
 
-The wells of a compound, or the plates, are split in two; each half is scored as the whole is, against the same controls. The
+The wells of a compound, the plates, or the sites of every well are split in two; each half is scored as the whole is, against the
+same controls (by sites: against the same half of their sites). The
 compounds that the first half retrieves and the second half does too are what a change that changes nothing would keep.
 """
 
@@ -18,6 +19,7 @@ from sdvae_ray.retrieval.tasks.activity import Negatives, activity_in
 from sdvae_ray.retrieval.tasks.activity_tables import OK, Activity
 
 HALVES = ("wells", "plates")
+SITES = "sites"
 SCHEMA: dict[str, Any] = {
     "halves": pl.String,
     **dict.fromkeys(("normalised_map", "fraction_retrieved", "retrieved", "kept", "gained", "kept_share"), pl.Float64),
@@ -63,6 +65,11 @@ def ceilings(
             pairs.append(_compared(*halves))
         rows.append({"halves": name, **_means(pairs)})
     return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def sites_ceiling(halves: tuple[Activity, Activity]) -> pl.DataFrame:
+    """Return the row of SCHEMA for SITES. halves: the scores of one group by half of every well's sites, and by the other half."""
+    return pl.DataFrame([{"halves": SITES, **_means([_compared(*halves)])}], schema=SCHEMA)
 
 
 def leave_one_plate_out(

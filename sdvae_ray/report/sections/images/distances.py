@@ -6,13 +6,20 @@ import polars as pl
 
 from sdvae_ray.report.facts.outcome import DISTANCES
 from sdvae_ray.report.facts.scored import ScoredRun, Values
-from sdvae_ray.report.facts.table import BLOCK, Column, Section, Table, text_column
+from sdvae_ray.report.facts.table import BLOCK, Column, Section, Side, Table, text_column
 
+REFERENCES = {
+    "sites": "image: half of the sites, other half",
+    "plates": "image: half of the plates, other half",
+    "controls": "image: controls, retrieved compounds",
+}
 _LEAD = (
     "Between the patches of the originals and those of a side, in the feature space of each extractor. KID is the unbiased "
     "estimate, which sides of the same patches pull below 0; its paired form leaves out a patch beside itself and is 0 for an "
     "exact copy. CMMD is the distance of Jayasumana et al. with this extractor in place of CLIP. Precision, recall, density "
-    "and coverage have the originals as the real set; an exact copy has precision, recall and coverage 1."
+    "and coverage have the originals as the real set; an exact copy has precision, recall and coverage 1. The first rows are of "
+    "parts of the originals against each other: other sites of the wells, other plates, a phenotype. They have fewer patches, "
+    "which makes FID larger."
 )
 
 
@@ -30,9 +37,19 @@ def section(scored: ScoredRun) -> Section | None:
     return Section("distances", "Distances between patches", lead=_LEAD, tables=tables)
 
 
+def _references(scored: ScoredRun, extractor: str) -> list[Values]:
+    """Return the distances between parts of the originals, which a side's distances are read beside."""
+    table = scored.scores.references
+    if table.height == 0:
+        return []
+    here = table.filter(pl.col("extractor") == extractor).sort("reference", maintain_order=True).rows(named=True)
+    words = {name: Side(text, 0) for name, text in REFERENCES.items()}
+    return [{**row, BLOCK: row["reference"], "side": words[row["reference"]], "group": row["slice"]} for row in here]
+
+
 def _table(scored: ScoredRun, extractor: str, distances: pl.DataFrame, columns: list[Column]) -> Table:
     sides, groups = scored.sides(distances["side"]), distances["slice"].unique(maintain_order=True)
-    rows: list[Values] = []
+    rows: list[Values] = _references(scored, extractor)
     for side, group in itertools.product(sides, groups):
         here = distances.filter((pl.col("side") == side) & (pl.col("slice") == group))
         head = {BLOCK: (side, group), "side": scored.side(side), "group": group}

@@ -39,7 +39,8 @@ _BRIEF = (
 )
 _CEILING_LEAD = (
     "The originals against the originals: of the compounds that one half retrieves, how many the other half retrieves too. A side "
-    "that keeps as large a share changes nothing that can be seen. A half has half of a compound's wells, or of the plates."
+    "that keeps as large a share changes nothing that can be seen. A half has half of a compound's wells, of the plates, or of "
+    "every well's sites."
 )
 _ESTIMATE_LEAD = (
     "These are no floors: the compounds keep their effects. The first column is FR with the fit on the negatives, as "
