@@ -52,6 +52,11 @@ def sphered(method: str, epsilon: float | str, first: Step = "plate_standardise"
     return [first, {"sphere": {"method": method, "epsilon": epsilon}}]
 
 
+def polished(then: list[Step], **options: Any) -> list[Step]:
+    """The effects of rows and columns taken off, then other steps."""
+    return [{"median_polish": options}, *then]
+
+
 MAD: Step = {"mad_robustize": {"per": "plate"}}
 CANDIDATES: dict[str, list[Step]] = {
     "none": [],
@@ -67,9 +72,20 @@ CANDIDATES: dict[str, list[Step]] = {
     "mad_robustize, sphere ZCA-cor auto": sphered("ZCA-cor", "auto", MAD),
     **{f"tvn, {k} components": [{"tvn": {"components": k}}] for k in (32, 64, 256)},
     "plate_standardise, tvn, 256 components": ["plate_standardise", "tvn"],
+    **{f"median_polish, prior {n}; plate_standardise": polished(["plate_standardise"], prior=n) for n in (0, 4, 16)},
+    **{
+        f"median_polish of all wells{' per plate' * (per == 'plate')}; plate_standardise": polished(
+            ["plate_standardise"], fit="all", per=per
+        )
+        for per in ("group", "plate")
+    },
+    "median_polish of all wells; mad_robustize per plate": polished([MAD], fit="all"),
+    "median_polish of all wells; plate_standardise, sphere ZCA-cor 3": polished(sphered("ZCA-cor", 3), fit="all"),
+    "median_polish of all wells; published, 32 components": polished(published(32), fit="all"),
 }
 if importlib.util.find_spec("harmonypy") is not None:
     CANDIDATES["published, 64 components, harmony"] = [*published(64), "harmony"]
+PRESETS = ("none", "plate_standardise", "published, 256 components")
 FITTED_ON_NEGATIVES = ("none", "published, 64 components, harmony")
 
 
@@ -124,7 +140,7 @@ def activity(
         "is_control": negatives,
         "is_treated": treated,
     }
-    return phenotypic_activity(profiles, wells, Chance(null_size=null_size), stop_early=False).compounds
+    return phenotypic_activity(profiles, pl.DataFrame(wells), Chance(null_size=null_size), stop_early=False).compounds
 
 
 def positions(data: Plates, random: np.random.Generator, parts: int) -> Iterator[np.ndarray]:
@@ -141,7 +157,7 @@ def halves(data: Plates, steps: list[Step], halvings: int, null_size: int) -> di
         first, second = positions(data, np.random.default_rng([1, number]), 2)
         values = defaultdict(list)
         for fit, rest in ((first, second), (second, first)):
-            out = normalise(data.features, fit, data.plate, steps)
+            out = normalise(data.features, fit, data.plate, steps, position=data.position, fittable=~rest)
             for name, negatives in (("other", rest), ("same", fit)):
                 table = activity(data, out.features, negatives, ~data.control, data.compound, null_size)
                 table = table.sort("compound")
@@ -162,7 +178,9 @@ def floors(data: Plates, steps: list[Step], repeats: int, null_size: int) -> dic
     for number in range(repeats):
         random = np.random.default_rng([2, number])
         fit, negatives, posers = positions(data, random, 3)
-        out = normalise(data.features, fit, data.plate, steps).features
+        out = normalise(
+            data.features, fit, data.plate, steps, position=data.position, fittable=~(negatives | posers)
+        ).features
         rows = random.permutation(np.flatnonzero(posers))
         rows = rows[: len(rows) // POSERS * POSERS]
         names = np.full(len(out), "", dtype=object)
@@ -224,6 +242,9 @@ def main() -> None:
         "--repeats", type=int, default=20, help="random thirds of the control positions, for the floors"
     )
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument(
+        "--only", default="", help="score candidates whose names have this text alone, beside the presets"
+    )
     options = parser.parse_args()
     machine = harness.machine(torch.device("cpu"))
     try:
@@ -232,10 +253,11 @@ def main() -> None:
         sys.exit(str(error))
     plates = sorted(set(data.plate.tolist()))
     sets = {"choose": plates[:2], "confirm": plates[2:], "all": plates}
+    names_scored = [name for name in CANDIDATES if options.only in name or name in PRESETS]
     spawn = multiprocessing.get_context("spawn")  # a forked polars would wait for threads that do not exist
     with ProcessPoolExecutor(options.processes, mp_context=spawn) as pool:
         rows = {
-            key: list(pool.map(scored, [(of_plates(data, names), name, options) for name in CANDIDATES]))
+            key: list(pool.map(scored, [(of_plates(data, names), name, options) for name in names_scored]))
             for key, names in sets.items()
         }
     for key, names in sets.items():
