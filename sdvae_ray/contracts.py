@@ -4,14 +4,16 @@ Letters used in shapes everywhere: N images (patches), P patches of a field of v
 pixels, Z latent channels, s latent size, G groups of an embedding, D its length, M = N * T.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
 Takes = Literal["rgb", "stains", "latent"]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Reconstruction:
                           of its stains if it has a packing of its own
     posterior             of the passes that were encoded, N times those of the autoencoder's packing, pass fastest; None for a
                           codec, and if latents were read instead of encoded
+    known, known_of_pair  results of `of_image`, a mapping that the sides of a field share, and of `once`
     """
 
     image: "Tensor"
@@ -42,6 +45,26 @@ class Reconstruction:
     image_rgb: "Tensor"
     recon_rgb: "Tensor"
     posterior: Posterior | None
+    known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    known_of_pair: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def of_image(self, function: "Callable[..., Result]", *before: "Callable[[Tensor], Any]") -> Result:
+        """Return function(image), computed once for all metrics and sides of a field.
+
+        function: of a module, so that metrics share its result; nobody may change that result. before: functions of the image,
+        whose results are further arguments of `function`.
+        """
+        if function not in self.known:
+            self.known[function] = function(self.image, *map(self.of_image, before))
+        result: Result = self.known[function]
+        return result
+
+    def once(self, function: "Callable[[Reconstruction], Result]") -> Result:
+        """Return function(reconstruction), computed once for all metrics of a side; as `of_image`."""
+        if function not in self.known_of_pair:
+            self.known_of_pair[function] = function(self)
+        result: Result = self.known_of_pair[function]
+        return result
 
 
 @dataclass(frozen=True)

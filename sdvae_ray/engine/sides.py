@@ -1,6 +1,7 @@
 """One field of view through one autoencoder or codec: the reconstruction, the latent as stored, and its bits."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +23,15 @@ from sdvae_ray.randomness import generator
 class Field:
     """One FOV on the device: stains (P, C, S, S) and the RGB passes of image.packing (P, T, 3, S, S), float32 in [0, 1].
 
-    posteriors: what autoencoders made of it, so that sides that differ in their latent alone encode it once.
+    posteriors: what autoencoders made of it, so that sides that differ in their latent alone encode it once. known: what metrics
+    computed of it alone.
     """
 
     fov_id: str
     stains: Tensor
     rgb: Tensor
     posteriors: dict[tuple[object, ...], Posterior] = field(default_factory=dict)
+    known: dict[Any, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Sides:
         stains = upload(compressed.pixels, field.stains.device).float() / self.top
         sizes = np.where(compressed.sizes > 0, compressed.sizes, np.nan)
         bits = upload(sizes * 8 / len(stains), field.stains.device).float().expand(len(stains), -1)
-        result = Reconstruction(field.stains, stains, field.rgb, self.packing.pack(stains), None)
+        result = Reconstruction(field.stains, stains, field.rgb, self.packing.pack(stains), None, field.known)
         return Side(result, None, rate.stored_alone(bits))
 
     def by_autoencoder(
@@ -114,7 +117,7 @@ class Sides:
         decoded_rgb = decoded.unflatten(0, shape)
         recon = packing.unpack(decoded_rgb)
         recon_rgb = decoded_rgb if shares_passes else self.packing.pack(recon)
-        result = Reconstruction(field.stains, recon, field.rgb, recon_rgb, posterior)
+        result = Reconstruction(field.stains, recon, field.rgb, recon_rgb, posterior, field.known)
         stored_latent = half.view(*shape, *half.shape[1:]) if kept else None
         logvar = None
         if config.store_logvar and posterior is not None and posterior.logvar is not None:

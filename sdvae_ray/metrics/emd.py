@@ -13,6 +13,9 @@ HIGHER_IS_BETTER = False
 
 def compute(reconstruction: Reconstruction) -> Tensor:
     """Return the Wasserstein-1 distance of the pixels of each stain, (N, C) float32 in [0, 1]."""
-    image = reconstruction.image.flatten(2).sort(2).values
-    recon = reconstruction.recon.flatten(2).sort(2).values
+    image, recon = reconstruction.of_image(_sorted), _sorted(reconstruction.recon)
     return (image - recon).abs().mean(2)
+
+
+def _sorted(planes: Tensor) -> Tensor:
+    return planes.flatten(2).sort(2).values

@@ -15,6 +15,6 @@ HIGHER_IS_BETTER = False
 
 def compute(reconstruction: Reconstruction) -> Tensor:
     """Return the mean absolute error over foreground pixels, (N, C) float32 in [0, 1]; NaN if the original's patch is blank."""
-    mask = foreground(reconstruction.image)
+    mask = reconstruction.of_image(foreground)
     error = (reconstruction.image - reconstruction.recon).abs()
     return (error * mask).sum((2, 3)) / mask.sum((2, 3))

@@ -1,7 +1,7 @@
 """Structural similarity per stain over windows centred on the foreground of the original; NaN without foreground.
 
-The map of ssim, averaged where `_foreground.py` finds foreground. A window reaches 5 pixels beyond its centre, so the rim of a cell
-counts too.
+The map of ssim, averaged where `images/foreground.py` finds foreground. A window reaches 5 pixels beyond its centre, so the rim of
+a cell counts too.
 """
 
 from torch import Tensor
@@ -17,6 +17,6 @@ HIGHER_IS_BETTER = True
 def compute(reconstruction: Reconstruction) -> Tensor:
     """Return the mean SSIM over windows centred on foreground, (N, C) float32 in [-1, 1]; NaN without such a window."""
     margin = WINDOW // 2
-    mask = foreground(reconstruction.image)[:, :, margin:-margin, margin:-margin]
-    luminance, structure = ssim_maps(reconstruction.image, reconstruction.recon)
+    mask = reconstruction.of_image(foreground)[:, :, margin:-margin, margin:-margin]
+    luminance, structure = reconstruction.once(ssim_maps)
     return (luminance * structure * mask).sum((2, 3)) / mask.sum((2, 3))

@@ -24,13 +24,18 @@ def compute(reconstruction: Reconstruction) -> Tensor:
     """Return r of each stain's error and each stain's detail, (N, C, C) float32: first the stain of the error, then that of the
     detail. NaN of a stain with itself, of a patch without foreground, and where the error or the detail is nothing."""
     image = reconstruction.image
-    mask = foreground(image).any(1, keepdim=True).flatten(2)
+    mask = reconstruction.of_image(foreground).any(1, keepdim=True).flatten(2)
     error, has_error = _unit((reconstruction.recon - image).flatten(2), mask)
-    detail, has_detail = _unit(_detail(image).flatten(2), mask)
+    detail, has_detail = reconstruction.of_image(_unit_detail, foreground)
     other = ~torch.eye(image.shape[1], dtype=torch.bool, device=image.device)
     is_known = has_error[:, :, None] & has_detail[:, None] & other
     correlation = (error @ detail.mT).clamp(-1, 1)
     return correlation.masked_fill(~is_known, torch.nan).float()
+
+
+def _unit_detail(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `_unit` of the detail of an image over the foreground of any stain; image, mask: (N, C, S, S)."""
+    return _unit(_detail(image).flatten(2), mask.any(1, keepdim=True).flatten(2))
 
 
 def _detail(planes: Tensor) -> Tensor:

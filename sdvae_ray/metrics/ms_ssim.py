@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sdvae_ray.contracts import Reconstruction
-from sdvae_ray.metrics._ssim_map import WINDOW, ssim_maps
+from sdvae_ray.metrics._ssim_map import WINDOW, maps, ssim_maps, window_moments
 
 UNIT = ""
 HIGHER_IS_BETTER = True
@@ -25,9 +25,9 @@ def compute(reconstruction: Reconstruction) -> Tensor:
     result = torch.ones(image.shape[:2], device=image.device)
     if min(image.shape[2:]) < SMALLEST:
         return result.fill_(torch.nan)
+    luminance, structure = reconstruction.once(ssim_maps)
     for weight in WEIGHTS[:-1]:
-        _, structure = ssim_maps(image, recon)
         result *= structure.mean((2, 3)).clamp(min=0) ** weight
         image, recon = functional.avg_pool2d(image, 2), functional.avg_pool2d(recon, 2)
-    luminance, structure = ssim_maps(image, recon)
+        luminance, structure = maps(window_moments(image), recon)
     return result * (luminance * structure).mean((2, 3)).clamp(min=0) ** WEIGHTS[-1]

@@ -26,10 +26,15 @@ def compute(reconstruction: Reconstruction) -> Tensor:
     NaN if the original has no power in the band, or if the patch is smaller than two of the band's longest wavelengths: there the
     window mixes the band with the patch's mean and slope.
     """
-    image, recon = reconstruction.image.double(), reconstruction.recon.double()
-    original, kept = _power(image), _power(recon)
-    nothing = original <= _NOTHING * image.square().mean((2, 3)).unsqueeze(2)
-    return (kept / original).masked_fill(nothing, torch.nan).float()
+    original, nothing = reconstruction.of_image(_original)
+    return (_power(reconstruction.recon.double()) / original).masked_fill(nothing, torch.nan).float()
+
+
+def _original(planes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the power in each band, (N, C, bands) float64, and a mask of the bands without power; planes: (N, C, H, W)."""
+    image = planes.double()
+    power = _power(image)
+    return power, power <= _NOTHING * image.square().mean((2, 3)).unsqueeze(2)
 
 
 def _power(planes: Tensor) -> Tensor:

@@ -15,5 +15,5 @@ HIGHER_IS_BETTER = True
 
 def compute(reconstruction: Reconstruction) -> Tensor:
     """Return the mean SSIM over the windows of each stain, (N, C) float32 in [-1, 1]."""
-    luminance, structure = ssim_maps(reconstruction.image, reconstruction.recon)
+    luminance, structure = reconstruction.once(ssim_maps)
     return (luminance * structure).mean((2, 3))

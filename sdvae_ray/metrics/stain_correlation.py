@@ -16,7 +16,7 @@ HIGHER_IS_BETTER = False
 def compute(reconstruction: Reconstruction) -> Tensor:
     """Return the mean error of each stain's correlations, (N, C) float32 in [0, 2]. NaN if the stain, or every other stain, is
     constant in the original, and with fewer than two stains."""
-    before, varies = _correlations(reconstruction.image)
+    before, varies = reconstruction.of_image(_correlations)
     after, _ = _correlations(reconstruction.recon)
     counts = varies[:, :, None] & varies[:, None, :]
     counts &= ~torch.eye(counts.shape[1], dtype=torch.bool, device=counts.device)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from types import ModuleType
 
 import numpy as np
@@ -93,6 +94,38 @@ def test_a_patch_is_judged_by_itself(name):
     together = metric(whole)
     alone = torch.cat([metric(part(whole, row)) for row in range(5)])
     torch.testing.assert_close(alone, together, atol=1e-6, rtol=1e-5, equal_nan=True)
+
+
+def test_two_sides_share_what_metrics_take_from_the_originals_and_no_bit_changes():
+    """The first side fills the mapping, the second reads it; a metric that changed a shared result would show in the third."""
+    metrics = {name: build(name) for name in NAMES}
+    image, known = shapes(2, SIZE), {}
+    blurred = degraded(image)
+    sides = [replace(pair, known=known) for pair in (reconstruction(image, image.flip(3)), blurred, blurred)]
+    values = [{name: metric(pair) for name, metric in metrics.items()} for pair in sides]
+    for side in (1, 2):
+        for name, metric in metrics.items():
+            alone = metric(replace(blurred, known={}, known_of_pair={}))
+            torch.testing.assert_close(values[side][name], alone, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_function_of_the_originals_runs_once_for_all_sides():
+    image, known, calls = shapes(1, 32), {}, []
+
+    def brightest(planes: Tensor) -> Tensor:
+        calls.append("brightest")
+        return planes.amax()
+
+    def share(planes: Tensor, top: Tensor) -> Tensor:
+        calls.append("share")
+        return planes / top
+
+    for recon in (image, image / 2):
+        pair = replace(reconstruction(image, recon), known=known)
+        assert torch.equal(pair.of_image(share, brightest), image / image.amax())
+        assert pair.of_image(brightest) == image.amax()
+        assert pair.once(lambda pair: pair.recon.amax()) == recon.amax()
+    assert calls == ["brightest", "share"]
 
 
 @pytest.mark.parametrize("name", IDENTITY)
