@@ -41,9 +41,9 @@ PACK_ERROR = "pack_error"  # why the FOV's files could not be packed; null where
 
 SEPARATOR = ":"  # between table and column
 
-BITS, ENTROPY = "bits", "bits_entropy"
+BITS, CODED, ENTROPY = "bits", "bits_coded", "bits_entropy"
 # bits per patch and stain, columns beside the metrics of a side -> small print under "bits" in the report
-RATES = {BITS: "stored", ENTROPY: "entropy"}
+RATES = {BITS: "stored", CODED: "coded", ENTROPY: "entropy"}
 
 FOVS, LATENTS, METRICS, EMBEDDINGS = "fovs", "latents", "metrics", "embeddings"
 LATENT, EMBEDDING = "latent", "embedding"  # columns of these tables

@@ -6,6 +6,7 @@ pass of a FOV is padded), and a pass never mixes FOVs. No result therefore depen
 
 import socket
 from collections.abc import Collection, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ from sdvae_ray.engine.sides import Field, Side, Sides
 from sdvae_ray.engine.transfer import Check, Clock, Download, UnusableOutputError, upload, uploads
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.schema import (
+    CODED,
     EMBEDDING,
     ERROR,
     FOV_ID,
@@ -34,6 +36,8 @@ from sdvae_ray.schema import (
     latents_table,
     metrics_table,
 )
+
+_CODERS = 2  # threads that write files of latents while the device computes the next fields
 
 Row = dict[str, np.ndarray]
 Latents = Mapping[str, np.ndarray]  # side -> (P, T, Z, s, s) float16
@@ -80,6 +84,7 @@ class Encoder:
         ]
         self.codecs = wanted_codecs(config, self.wanted)
         self._template: Row | None = None
+        self._coders = ThreadPoolExecutor(_CODERS)
         for name, autoencoder in models.autoencoders.items():
             factor = getattr(autoencoder, "vae_scale_factor", 1)
             if config.image.patch % factor:
@@ -101,12 +106,15 @@ class Encoder:
             fov_id = str(batch[FOV_ID][row])
             fov = _Fov(fov_id, image, (latents or {}).get(fov_id, {}), taken(batch, self.codecs, row))
             launched[row], micro_batches[row] = self._with_less_memory(fov)
+        coded: dict[int, Future[Row]] = {}
         for row, fov_on_device in launched.items():
             try:
-                rows[row] = fov_on_device.columns.wait()
+                coded[row] = self._coders.submit(self._with_coded_bits, fov_on_device.columns.wait())
             except UnusableOutputError as error:
                 errors[row] = str(error)
             seconds[row] = fov_on_device.clock.seconds()
+        for row, columns in coded.items():
+            rows[row] = columns.result()
         blank = self._blank(next((row for row in rows if row is not None), None))
         for name in blank:
             out[name] = np.stack([blank[name] if row is None else row[name] for row in rows])
@@ -175,6 +183,8 @@ class Encoder:
             self._add(tensors, column(latents_table(side), LOGVAR), output.logvar)
         for name, bits in output.rates.items():
             self._add(tensors, column(metrics_table(side), name), bits)
+        if output.charged is not None and column(metrics_table(side), CODED) in self.wanted:
+            tensors[_charged(side)] = output.charged
         with self.forward.clock("metrics"):
             for name, metric in self.models.metrics.items():
                 if column(metrics_table(side), name) in self.wanted:
@@ -212,6 +222,13 @@ class Encoder:
         finite = torch.isfinite(mean).all() & torch.isfinite(chosen_features).all()
         return [Check(finite, f"the embedding of {name} of {side} is not finite in float16")]
 
+    def _with_coded_bits(self, row: Row) -> Row:
+        """Return the columns of a FOV with `bits_coded` in place of the latents that are charged."""
+        for side in self.models.autoencoders:
+            if (latent := row.pop(_charged(side), None)) is not None:
+                row[column(metrics_table(side), CODED)] = self.sides.coded(side, latent)
+        return row
+
     def _blank(self, row: Row | None) -> Row:
         """Return a row of zeros with the shapes of every column, taken from a computed row, or from a black image if `row` is
         None.
@@ -223,7 +240,7 @@ class Encoder:
                 black = np.zeros((image.patches, len(image.stains), image.patch, image.patch), dtype)
                 nothing = Compressed(black, np.zeros(len(image.stains), np.int64))
                 fov = _Fov("", upload(black, self.device), {}, dict.fromkeys(self.codecs, nothing))
-                row = Download(*self._compute(fov, self.micro_batch)).wait(strict=False)
+                row = self._with_coded_bits(Download(*self._compute(fov, self.micro_batch)).wait(strict=False))
             self._template = {name: np.zeros_like(values) for name, values in row.items()}
         return self._template
 
@@ -244,6 +261,11 @@ class _Launched:
 
     columns: Download
     clock: Clock
+
+
+def _charged(side: str) -> str:
+    """Return the name under which the latent of a side comes to the host to be coded; no column of a table begins so."""
+    return f"charged latent of {side}"
 
 
 def _inputs(extractor: Extractor, output: Side) -> Tensor | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.contracts import Autoencoder, Posterior, Reconstruction
-from sdvae_ray.engine import rate
+from sdvae_ray.engine import latent_file, rate
 from sdvae_ray.engine.columns import compresses, stores_latents
 from sdvae_ray.engine.compress import Compressed
 from sdvae_ray.engine.forward import Forward
@@ -40,10 +40,11 @@ class Side:
 
     result   originals and reconstruction
     latent   (P, T, Z, s, s) float16, of the T passes of the side's own packing; None if no latent is stored
-    rates    every rate of schema.RATES, (P, C) float32 bits; for a codec and the identity all except `bits` are NaN
+    rates    the rates that the device computes, (P, C) float32 bits; NaN where they do not apply
     checks   conditions under which the numbers are usable
     logvar   (P, T, Z, s, s) float16, of the posterior; None if it is not stored
     decoded  (P, T, Z, s, s) float32, the latent of which the reconstruction is; None for a codec
+    charged  the same latent in the type in which it is charged, of which the host writes a file; None for a codec and the identity
     """
 
     result: Reconstruction
@@ -52,6 +53,7 @@ class Side:
     checks: tuple[Check, ...] = ()
     logvar: Tensor | None = None
     decoded: Tensor | None = None
+    charged: Tensor | None = None
 
 
 class Sides:
@@ -77,7 +79,7 @@ class Sides:
         sizes = np.where(compressed.sizes > 0, compressed.sizes, np.nan)
         bits = upload(sizes * 8 / len(stains), field.stains.device).float().expand(len(stains), -1)
         result = Reconstruction(field.stains, stains, field.rgb, self.packing.pack(stains), None, field.known)
-        return Side(result, None, rate.stored_alone(bits))
+        return Side(result, None, rate.without_latent(bits, is_file=True))
 
     def by_autoencoder(
         self, side: str, autoencoder: Autoencoder, field: Field, micro_batch: int, stored: Tensor | None = None
@@ -124,7 +126,21 @@ class Sides:
             logvar = posterior.logvar.half().view(*shape, *latent.shape[1:])
             checks.append(Check(torch.isfinite(logvar).all(), f"the variance of {side} does not fit float16"))
         rates = self._rates(side, latent, field)
-        return Side(result, stored_latent, rates, tuple(checks), logvar, latent.unflatten(0, shape))
+        decoded_latent = latent.unflatten(0, shape)
+        charged = None
+        if self._compresses[side]:
+            charged = decoded_latent if stored_latent is None else stored_latent
+        return Side(result, stored_latent, rates, tuple(checks), logvar, decoded_latent, charged)
+
+    def coded(self, side: str, latent: np.ndarray) -> np.ndarray:
+        """Return the bits of the files of a latent, (P, C) float32; the patches of a field share them equally. latent: the charged
+        latent, (P, T, Z, s, s), on the host.
+        """
+        packing, patches = self._packings[side], len(latent)
+        files = latent_file.encode(latent, self.config.autoencoders[side].latent_bits)
+        bits = 8 / patches * np.array([len(file) for file in files])
+        by_pass = torch.from_numpy(np.broadcast_to(bits, (patches, packing.passes)).copy())
+        return rate.per_stain(by_pass, packing.index, len(self.config.image.stains)).numpy()
 
     def _encode(self, side: str, autoencoder: Autoencoder, rgb: Tensor, micro_batch: int) -> Posterior:
         def encode(images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -146,13 +162,13 @@ class Sides:
         return posterior.mean + (0.5 * posterior.logvar).exp() * upload(noise, posterior.mean.device)
 
     def _rates(self, side: str, latent: Tensor, field: Field) -> dict[str, Tensor]:
-        """Return every rate of schema.RATES, (P, C) float32. For the identity control all except the bits of
-        its pixels are NaN.
+        """Return the rates that the device computes, (P, C) float32. For the identity control all except the bits of its pixels
+        are NaN.
         """
         patches, count, size, _ = field.stains.shape
         if not self._compresses[side]:
             bits = float(size**2 * self.config.image.scaling.bits)
-            return rate.stored_alone(torch.full((patches, count), bits, device=latent.device))
+            return rate.without_latent(torch.full((patches, count), bits, device=latent.device), is_file=False)
         width = 16 if self._stored[side] else 32
         levels = self.config.autoencoders[side].latent_bits or rate.NOMINAL_BITS
         packing = self._packings[side]

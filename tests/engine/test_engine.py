@@ -22,7 +22,7 @@ from sdvae_ray.engine.sides import Sides
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.images.prepare import tile, untile
-from sdvae_ray.schema import ERROR, FOV_ID, column, embeddings_table, latents_table, metrics_table
+from sdvae_ray.schema import ERROR, FOV_ID, RATES, column, embeddings_table, latents_table, metrics_table
 from sdvae_ray.storage import Storage
 
 CPU = torch.device("cpu")
@@ -79,7 +79,7 @@ def test_every_table_of_the_run_has_its_columns_with_their_shapes(small_run_conf
     shapes = {name: (out[name].shape[1:], out[name].dtype) for name in results(out)}
     expected = {column(latents_table("tiny"), "latent"): ((4, 2, 4, 8, 8), np.float16)}
     for side in ("tiny", "identity"):
-        per_stain = ("foreground_ssim", "foreground_mae", "mae", "ssim", "emd", "psnr", "bits", "bits_entropy")
+        per_stain = ("foreground_ssim", "foreground_mae", "mae", "ssim", "emd", "psnr", *RATES)
         per_metric = {"kld": (4, 2), **dict.fromkeys(per_stain, (4, 5))}
         expected |= {column(metrics_table(side), name): (shape, np.float32) for name, shape in per_metric.items()}
     groups = {"latent": (2, 14), "intensity": (5, 17)}
@@ -362,7 +362,7 @@ def test_numbers_that_cannot_be_stored_make_an_error_row_and_spare_the_others(sm
         assert word in out[ERROR][1]
     for name in results(out):
         assert not out[name][1].any()
-        if not name.endswith((":kld", ":bits_entropy")):  # identity has neither
+        if not name.endswith((":kld", ":bits_coded", ":bits_entropy")):  # identity has neither
             assert np.isfinite(out[name]).all()
     sound = encoder(config, Models({"identity": Paints()}, models.extractors, models.metrics))(batch)
     assert_same_bytes(rows(out, [0, 2]), rows(sound, [0, 2]))

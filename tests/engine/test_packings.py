@@ -214,7 +214,12 @@ def test_stored_latents_are_decoded_in_their_packing(beside):
     models, batch = models_of(config), fovs(1)
     whole = encoder(config, models)(batch)
     stored = {str(batch[FOV_ID][0]): {"grey": whole[column(latents_table("grey"), LATENT)][0]}}
-    wanted = {"metrics/grey:mae", "metrics/grey:bits_entropy", "embeddings/intensity/grey:embedding"}
+    wanted = {
+        "metrics/grey:mae",
+        "metrics/grey:bits_coded",
+        "metrics/grey:bits_entropy",
+        "embeddings/intensity/grey:embedding",
+    }
     again = Encoder(config, models, Forward(torch.device("cpu"), "float32"), 8, wanted)(batch, stored)
     for name in wanted:
         assert again[name].tobytes() == whole[name].tobytes(), name

@@ -6,15 +6,17 @@ from sdvae_ray.report.facts.chart import RatePoint, RatePoints
 from sdvae_ray.report.facts.metrics import mean, mean_of, metric_column
 from sdvae_ray.report.facts.scored import ScoredRun, Values
 from sdvae_ray.report.facts.table import SIDE, Column, Section, Table
-from sdvae_ray.schema import BITS, ENTROPY, RATES
+from sdvae_ray.schema import BITS, CODED, ENTROPY, RATES
 
 DISTORTIONS = ("foreground_ssim", "psnr", "ssim", "ms_ssim", "lpips", "mae")  # the first of them that the run has
 _MOST_DISTORTIONS = 2
 _MOST_EXTRACTORS = 3
 _NOTE = (
-    "Every side by its rate; the originals by that of their raw pixels. A latent as stored takes 16 bits a value; its entropy is "
-    "what an ideal coder would need for it, quantised to 8 bits, or to latent_bits, where the reconstruction is of the quantised "
-    "latent. A codec takes the bytes that it made. FR and mAP are means over groups, FID over groups and parts."
+    "Every side by its rate; the originals by that of their raw pixels. A latent as stored takes 16 bits a value. Coded: the bytes "
+    "of files, one per RGB pass of a field, that give back the very latent that was decoded; of a codec, one per stain. Without "
+    "latent_bits the files hold every float16 value. Entropy: what an ideal coder without context would need for the latent "
+    "quantised to latent_bits; or to 8 bits where the reconstruction is of a latent that is not quantised: then it is no rate of "
+    "this row. FR and mAP are means over groups, FID over groups and parts."
 )
 
 
@@ -25,7 +27,7 @@ def section(scored: ScoredRun) -> Section | None:
         return None
     columns = [
         SIDE,
-        *(Column(name, "bits", 3, unit=words) for name, words in RATES.items()),
+        *(Column(name, "bits", 3, unit=words, in_terminal=name != ENTROPY) for name, words in RATES.items()),
         *(metric_column(scored.config, name) for name in _distortions(scored)),
     ]
     for name in names:
@@ -86,12 +88,12 @@ def _phenotype(scored: ScoredRun, extractor: str, side: str) -> dict[str, float 
 
 
 def _chart(scored: ScoredRun, rows: list[Values], extractor: str) -> RatePoints:
-    """Return the chart of FR over the rate; a latent is drawn at its entropy, if that is known."""
+    """Return the chart of FR over the rate: of the bytes of files, if they are known."""
     key, title = f"{extractor} fraction_retrieved", f"Fraction retrieved by {scored.label(extractor)}"
     points = [
-        RatePoint(scored.side(row["side"]), row[ENTROPY] or row[BITS], row[key])
+        RatePoint(scored.side(row["side"]), row[CODED] or row[BITS], row[key])
         for row in rows[1:]
         if row[key] is not None and row[BITS] is not None
     ]
-    words = "latents at their entropy; dashed: the originals"
+    words = "bytes of files, as coded; dashed: the originals"
     return RatePoints(title, words, "FR (higher is better)", points, rows[0][key])
