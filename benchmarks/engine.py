@@ -122,7 +122,10 @@ def profiled(
 
 
 def _by_part(seconds: Mapping[str, float], whole: float) -> dict[str, float]:
-    named = {name.removesuffix(f" {SIDE}").removesuffix(f" {EXTRACTOR}"): value for name, value in seconds.items()}
+    named: dict[str, float] = defaultdict(float)
+    for name, value in seconds.items():
+        part = "metrics" if name.startswith("metric ") else name.removesuffix(f" {SIDE}").removesuffix(f" {EXTRACTOR}")
+        named[part] += value
     return {**named, "other": whole - sum(named.values())}
 
 

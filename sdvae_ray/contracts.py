@@ -28,6 +28,20 @@ class Posterior:
     logvar: "Tensor | None"
 
 
+class Shared:
+    """Results of functions; each is computed once."""
+
+    def __init__(self) -> None:
+        self.results: dict[Any, Any] = {}
+
+    def of(self, function: Any, compute: "Callable[[], Result]") -> Result:
+        """Return the result of a function, which `compute` gives at the first call."""
+        if function not in self.results:
+            self.results[function] = compute()
+        result: Result = self.results[function]
+        return result
+
+
 @dataclass(frozen=True)
 class Reconstruction:
     """Originals and their reconstructions, all float32 in [0, 1].
@@ -37,7 +51,7 @@ class Reconstruction:
                           of its stains if it has a packing of its own
     posterior             of the passes that were encoded, N times those of the autoencoder's packing, pass fastest; None for a
                           codec, and if latents were read instead of encoded
-    known, known_of_pair  results of `of_image`, a mapping that the sides of a field share, and of `once`
+    known, known_of_pair  results of `of_image`, which the sides of a field share, and of `once`
     """
 
     image: "Tensor"
@@ -45,8 +59,8 @@ class Reconstruction:
     image_rgb: "Tensor"
     recon_rgb: "Tensor"
     posterior: Posterior | None
-    known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
-    known_of_pair: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    known: Shared = field(default_factory=Shared, repr=False, compare=False)
+    known_of_pair: Shared = field(default_factory=Shared, repr=False, compare=False)
 
     def of_image(self, function: "Callable[..., Result]", *before: "Callable[[Tensor], Any]") -> Result:
         """Return function(image), computed once for all metrics and sides of a field.
@@ -54,17 +68,11 @@ class Reconstruction:
         function: of a module, so that metrics share its result; nobody may change that result. before: functions of the image,
         whose results are further arguments of `function`.
         """
-        if function not in self.known:
-            self.known[function] = function(self.image, *map(self.of_image, before))
-        result: Result = self.known[function]
-        return result
+        return self.known.of(function, lambda: function(self.image, *map(self.of_image, before)))
 
     def once(self, function: "Callable[[Reconstruction], Result]") -> Result:
         """Return function(reconstruction), computed once for all metrics of a side; as `of_image`."""
-        if function not in self.known_of_pair:
-            self.known_of_pair[function] = function(self)
-        result: Result = self.known_of_pair[function]
-        return result
+        return self.known_of_pair.of(function, lambda: function(self))
 
 
 @dataclass(frozen=True)

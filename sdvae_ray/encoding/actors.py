@@ -69,7 +69,8 @@ class EncodeActor:
         """Return the columns that `Encoder` computes for a batch of the loader."""
         files = batch.pop(FILES, None)
         out = self.encoder(batch, None if files is None else self._stored(batch[FOV_ID], files))
-        self.ledger.add_rows.remote("encode", len(out[FOV_ID]), float(out["seconds_encode"].sum()))
+        self.ledger.add_rows.remote("encode", len(out[FOV_ID]), float(out["seconds_encode"].sum()), self.encoder.costs)
+        self.encoder.costs = {}
         return out
 
     def _stored(self, fov_ids: np.ndarray, files: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
@@ -95,7 +96,8 @@ class CompressActor:
     def __call__(self, batch: Batch) -> Batch:
         """Return the batch of the loader with the columns that `Compressor` adds."""
         out = self.compressor(batch)
-        self.ledger.add_rows.remote("compress", len(out[FOV_ID]), float(out[SECONDS].sum()))
+        self.ledger.add_rows.remote("compress", len(out[FOV_ID]), float(out[SECONDS].sum()), self.compressor.costs)
+        self.compressor.costs = {}
         return out
 
 

@@ -29,6 +29,7 @@ from sdvae_ray.encoding.sink import RunSink
 from sdvae_ray.encoding.supervision.ledger import Stage
 from sdvae_ray.encoding.supervision.supervisor import Supervisor
 from sdvae_ray.engine.columns import wanted_codecs
+from sdvae_ray.run.cost import COSTS, told
 from sdvae_ray.run.lease import Lease
 from sdvae_ray.run.record import Record
 from sdvae_ray.run.run import Run
@@ -76,7 +77,7 @@ def stream(
     finally:
         supervisor.end()
     stages_told = {name: _told(stage, seconds) for name, stage in counts.stages.items()}
-    return stages_told | {"first_fov": counts.first_at}, counts.waited
+    return stages_told | {"first_fov": counts.first_at, COSTS: told(counts.costs)}, counts.waited
 
 
 def _told(stage: Stage, seconds: float) -> dict[str, Any]:

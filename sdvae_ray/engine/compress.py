@@ -17,6 +17,7 @@ from sdvae_ray.contracts import Codec
 from sdvae_ray.engine.load import IMAGE, Batch
 from sdvae_ray.errors import ConfigError, one_line
 from sdvae_ray.images.prepare import tile, untile
+from sdvae_ray.run.cost import Cost, Costs, added
 from sdvae_ray.schema import ERROR
 
 SECONDS = "seconds_compress"
@@ -43,11 +44,12 @@ class Compressor:
     """The codecs of a run, called on a batch of the loader.
 
     The call adds two columns per codec, which `taken` reads, and `seconds_compress` (n,) float32. A field of view that a codec
-    refuses keeps its row, with an `error`. transpose: image.transpose of the run.
+    refuses keeps its row, with an `error`. transpose: image.transpose of the run. costs: of the codecs so far, both ways.
     """
 
     def __init__(self, codecs: Mapping[str, Codec], transpose: bool = False) -> None:
         self.codecs, self.transpose = codecs, transpose
+        self.costs: Costs = {}
 
     @classmethod
     def of(cls, config: RunConfig, sides: Collection[str] | None = None) -> Self:
@@ -66,12 +68,15 @@ class Compressor:
             for side, codec in self.codecs.items():
                 if errors[row]:
                     break
+                core_start = time.thread_time()
                 try:
                     compressed = compress(codec, image, self.transpose)
                 except (ValueError, RuntimeError, OSError) as error:  # errors of imagecodecs are RuntimeErrors
                     errors[row] = f"codecs.{side}: {one_line(error)}"
                 else:
                     columns[_pixels(side)][row], columns[_sizes(side)][row] = compressed.pixels, compressed.sizes
+                    cost = Cost(1, time.thread_time() - core_start)
+                    self.costs = added([self.costs, {f"compress {side}": cost}])
             seconds[row] = time.perf_counter() - start
         return {**batch, **columns, ERROR: errors, SECONDS: seconds}
 

@@ -5,9 +5,9 @@ pass of a FOV is padded), and a pass never mixes FOVs. No result therefore depen
 """
 
 import socket
+import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,9 +20,12 @@ from sdvae_ray.engine.compress import SECONDS, Compressed, taken, without_pixels
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import IMAGE, Batch
 from sdvae_ray.engine.models import Models
+from sdvae_ray.engine.on_device import Fov, Launched, charged, inputs_of
+from sdvae_ray.engine.shared import MeasuredShared
 from sdvae_ray.engine.sides import Field, Side, Sides
 from sdvae_ray.engine.transfer import Check, Clock, Download, UnusableOutputError, upload, uploads
 from sdvae_ray.errors import ConfigError
+from sdvae_ray.run.cost import Cost, Costs, added
 from sdvae_ray.schema import (
     CODED,
     EMBEDDING,
@@ -62,7 +65,8 @@ class Encoder:
     A row that has an `error` gets zeros. A row whose numbers cannot be stored gets an `error` here.
 
     wanted: the columns to compute; None: all columns of the run. decodes_only: the autoencoders whose wanted columns can all be
-    computed from a stored latent. Raises ConfigError if image.patch does not fit an autoencoder.
+    computed from a stored latent. costs: what the parts of the work have cost so far. Raises ConfigError if image.patch does not
+    fit an autoencoder.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class Encoder:
         ]
         self.codecs = wanted_codecs(config, self.wanted)
         self._template: Row | None = None
+        self.costs: Costs = {}
         self._coders = ThreadPoolExecutor(_CODERS)
         for name, autoencoder in models.autoencoders.items():
             factor = getattr(autoencoder, "vae_scale_factor", 1)
@@ -101,20 +106,22 @@ class Encoder:
         seconds, micro_batches = np.zeros(count, np.float32), np.full(count, self.micro_batch, np.int32)
         rows: list[Row | None] = [None] * count
         usable = [row for row in range(count) if not errors[row]]
-        launched: dict[int, _Launched] = {}
+        launched: dict[int, Launched] = {}
         for row, image in zip(usable, uploads([batch[IMAGE][row] for row in usable], self.device), strict=True):
             fov_id = str(batch[FOV_ID][row])
-            fov = _Fov(fov_id, image, (latents or {}).get(fov_id, {}), taken(batch, self.codecs, row))
+            fov = Fov(fov_id, image, (latents or {}).get(fov_id, {}), taken(batch, self.codecs, row))
             launched[row], micro_batches[row] = self._with_less_memory(fov)
-        coded: dict[int, Future[Row]] = {}
+        coded: dict[int, Future[tuple[Row, Costs]]] = {}
         for row, fov_on_device in launched.items():
             try:
                 coded[row] = self._coders.submit(self._with_coded_bits, fov_on_device.columns.wait())
             except UnusableOutputError as error:
                 errors[row] = str(error)
             seconds[row] = fov_on_device.clock.seconds()
+            self.costs = added([self.costs, fov_on_device.costs()])
         for row, columns in coded.items():
-            rows[row] = columns.result()
+            rows[row], cost = columns.result()
+            self.costs = added([self.costs, cost])
         blank = self._blank(next((row for row in rows if row is not None), None))
         for name in blank:
             out[name] = np.stack([blank[name] if row is None else row[name] for row in rows])
@@ -130,7 +137,7 @@ class Encoder:
             "micro_batch": micro_batches,
         }
 
-    def _with_less_memory(self, fov: "_Fov") -> "tuple[_Launched, int]":
+    def _with_less_memory(self, fov: Fov) -> tuple[Launched, int]:
         """Return a FOV on its way, and its micro-batch, which is halved until the FOV fits the memory of the device."""
         size = self.micro_batch
         while True:
@@ -138,19 +145,21 @@ class Encoder:
             try:
                 tensors, checks = self._compute(fov, size)
                 with self.forward.clock("copy out"):
-                    return _Launched(Download(tensors, checks), clock.stopped()), size
+                    columns = Download(tensors, checks)
+                return Launched(columns, clock.stopped(), self.forward.taken_laps()), size
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
                 torch.cuda.empty_cache()
+                self.forward.taken_laps()
                 size = max(1, size // 2)
 
     @torch.inference_mode()
-    def _compute(self, fov: "_Fov", micro_batch: int) -> tuple[dict[str, Tensor], list[Check]]:
+    def _compute(self, fov: Fov, micro_batch: int) -> tuple[dict[str, Tensor], list[Check]]:
         """Return the columns of a FOV on the device, by `<table>:<column>`, and the checks of their numbers."""
         with self.forward.clock("copy in"):
             stains = fov.image.float() / self.top
-            field = Field(fov.fov_id, stains, self.sides.packing.pack(stains))
+            field = Field(fov.fov_id, stains, self.sides.packing.pack(stains), MeasuredShared(self.forward))
         tensors: dict[str, Tensor] = {}
         checks: list[Check] = []
         for name, extractor in self.models.extractors.items():
@@ -184,13 +193,13 @@ class Encoder:
         for name, bits in output.rates.items():
             self._add(tensors, column(metrics_table(side), name), bits)
         if output.charged is not None and column(metrics_table(side), CODED) in self.wanted:
-            tensors[_charged(side)] = output.charged
-        with self.forward.clock("metrics"):
-            for name, metric in self.models.metrics.items():
-                if column(metrics_table(side), name) in self.wanted:
+            tensors[charged(side)] = output.charged
+        for name, metric in self.models.metrics.items():
+            if column(metrics_table(side), name) in self.wanted:
+                with self.forward.clock(f"metric {name}"):
                     tensors[column(metrics_table(side), name)] = metric(result)
         for name, extractor in self.models.extractors.items():
-            if (inputs := _inputs(extractor, output)) is not None:
+            if (inputs := inputs_of(extractor, output)) is not None:
                 checks += self._embed(tensors, name, side, extractor, inputs, fov_id, micro_batch)
         return checks
 
@@ -222,12 +231,15 @@ class Encoder:
         finite = torch.isfinite(mean).all() & torch.isfinite(chosen_features).all()
         return [Check(finite, f"the embedding of {name} of {side} is not finite in float16")]
 
-    def _with_coded_bits(self, row: Row) -> Row:
-        """Return the columns of a FOV with `bits_coded` in place of the latents that are charged."""
+    def _with_coded_bits(self, row: Row) -> tuple[Row, Costs]:
+        """Return the columns of a FOV with `bits_coded` in place of the latents that are charged, and what that cost."""
+        coding: list[Costs] = []
         for side in self.models.autoencoders:
-            if (latent := row.pop(_charged(side), None)) is not None:
+            if (latent := row.pop(charged(side), None)) is not None:
+                start = time.thread_time()
                 row[column(metrics_table(side), CODED)] = self.sides.coded(side, latent)
-        return row
+                coding.append({f"code {side}": Cost(1, time.thread_time() - start)})
+        return row, added(coding)
 
     def _blank(self, row: Row | None) -> Row:
         """Return a row of zeros with the shapes of every column, taken from a computed row, or from a black image if `row` is
@@ -239,37 +251,8 @@ class Encoder:
                 dtype = np.uint8 if image.scaling.bits == 8 else np.uint16
                 black = np.zeros((image.patches, len(image.stains), image.patch, image.patch), dtype)
                 nothing = Compressed(black, np.zeros(len(image.stains), np.int64))
-                fov = _Fov("", upload(black, self.device), {}, dict.fromkeys(self.codecs, nothing))
-                row = self._with_coded_bits(Download(*self._compute(fov, self.micro_batch)).wait(strict=False))
+                fov = Fov("", upload(black, self.device), {}, dict.fromkeys(self.codecs, nothing))
+                row, _ = self._with_coded_bits(Download(*self._compute(fov, self.micro_batch)).wait(strict=False))
+                self.forward.taken_laps()
             self._template = {name: np.zeros_like(values) for name, values in row.items()}
         return self._template
-
-
-@dataclass(frozen=True)
-class _Fov:
-    """A FOV to compute: image (P, C, S, S) integers on the device; its stored latents; its compressed forms, one per codec."""
-
-    fov_id: str
-    image: Tensor
-    latents: Latents
-    compressed: Mapping[str, Compressed]
-
-
-@dataclass(frozen=True)
-class _Launched:
-    """A FOV on the device whose columns are on their way to the host."""
-
-    columns: Download
-    clock: Clock
-
-
-def _charged(side: str) -> str:
-    """Return the name under which the latent of a side comes to the host to be coded; no column of a table begins so."""
-    return f"charged latent of {side}"
-
-
-def _inputs(extractor: Extractor, output: Side) -> Tensor | None:
-    """Return the tensor of a side that the extractor takes; None if the side lacks it."""
-    if extractor.takes == "rgb":
-        return output.result.recon_rgb
-    return output.result.recon if extractor.takes == "stains" else output.decoded

@@ -4,18 +4,37 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sdvae_ray.run.cost import Cost
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Lap:
+    """One run of a part of the work. events: the start and the end in the queue of a GPU; None without a GPU. calls: 0 for a piece
+    of a call."""
+
+    part: str
+    core_seconds: float
+    events: tuple[torch.cuda.Event, torch.cuda.Event] | None
+    calls: int = 1
+
+    def cost(self) -> Cost:
+        """Return the cost; the device must have reached the end."""
+        gpu = None if self.events is None else self.events[0].elapsed_time(self.events[1]) / 1000
+        return Cost(self.calls, self.core_seconds, gpu)
 
 
 class Forward:
     """Runs models on one device at one precision (a key of DTYPES).
 
-    seconds: part of the work -> seconds, with the device synchronised. It is filled only if `profile`, because the waiting
-    prevents overlap.
+    laps: what every part of the work costs; nobody waits for it. part: the part that runs now. seconds: part -> seconds, with the
+    device synchronised, filled only if `profile`, because the waiting prevents overlap.
     """
 
     def __init__(self, device: torch.device, precision: str, profile: bool = False) -> None:
@@ -23,6 +42,8 @@ class Forward:
         if device.type == "cuda" and self.dtype == torch.float32:
             torch.backends.cudnn.allow_tf32 = False  # torch's default for convolutions has ten bits of float32's 23
         self.seconds: dict[str, float] = defaultdict(float)
+        self.laps: list[Lap] = []
+        self.part = ""
 
     def batched(
         self, function: Callable[[Tensor], tuple[Tensor, Tensor | None]], inputs: Tensor, size: int
@@ -51,12 +72,26 @@ class Forward:
 
     @contextmanager
     def clock(self, part: str) -> Iterator[None]:
-        """Add the seconds of the block to `seconds[part]`, if `profile`."""
-        if not self.profile:
-            yield
-            return
-        start = time.perf_counter()
+        """Add a lap for the block, and its seconds to `seconds[part]` if `profile`."""
+        self.part = part
+        start, core_start, begun = time.perf_counter(), time.process_time(), self._event()
         yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self.seconds[part] += time.perf_counter() - start
+        ended = self._event()
+        events = None if begun is None or ended is None else (begun, ended)
+        self.laps.append(Lap(part, time.process_time() - core_start, events))
+        if self.profile:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self.seconds[part] += time.perf_counter() - start
+
+    def taken_laps(self) -> list[Lap]:
+        """Return the laps since the last call."""
+        laps, self.laps = self.laps, []
+        return laps
+
+    def _event(self) -> torch.cuda.Event | None:
+        if self.device.type != "cuda":
+            return None
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event

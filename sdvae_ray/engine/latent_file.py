@@ -64,8 +64,8 @@ def decode(data: bytes) -> np.ndarray:
 
 def _values(symbols: np.ndarray, low: np.ndarray, high: np.ndarray, bits: int, dtype: np.dtype) -> np.ndarray:
     """Return the values of level numbers (..., Z, s, s)."""
-    ends = (torch.from_numpy(end.astype(np.float32)).view(-1, 1, 1) for end in (low, high))
-    return rate.level_values(torch.from_numpy(symbols), *ends, bits).numpy().astype(dtype)
+    least, largest = (torch.from_numpy(end.astype(np.float32)).view(-1, 1, 1) for end in (low, high))
+    return rate.level_values(torch.from_numpy(symbols), least, largest, bits).numpy().astype(dtype)
 
 
 def _image_file(planes: np.ndarray, bits: int) -> bytes:

@@ -1,18 +1,18 @@
 """One field of view through one autoencoder or codec: the reconstruction, the latent as stored, and its bits."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.contracts import Autoencoder, Posterior, Reconstruction
+from sdvae_ray.contracts import Autoencoder, Posterior, Reconstruction, Shared
 from sdvae_ray.engine import latent_file, rate
 from sdvae_ray.engine.columns import compresses, stores_latents
 from sdvae_ray.engine.compress import Compressed
-from sdvae_ray.engine.forward import Forward
+from sdvae_ray.engine.forward import Forward, Lap
+from sdvae_ray.engine.shared import MeasuredShared
 from sdvae_ray.engine.transfer import Check, upload
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.images.packing import Packing
@@ -23,15 +23,15 @@ from sdvae_ray.randomness import generator
 class Field:
     """One FOV on the device: stains (P, C, S, S) and the RGB passes of image.packing (P, T, 3, S, S), float32 in [0, 1].
 
-    posteriors: what autoencoders made of it, so that sides that differ in their latent alone encode it once. known: what metrics
-    computed of it alone.
+    posteriors: what autoencoders made of it, and at what cost, so that sides that differ in their latent alone encode it once.
+    known: what metrics computed of it alone.
     """
 
     fov_id: str
     stains: Tensor
     rgb: Tensor
-    posteriors: dict[tuple[object, ...], Posterior] = field(default_factory=dict)
-    known: dict[Any, Any] = field(default_factory=dict)
+    known: Shared = field(default_factory=Shared)
+    posteriors: dict[tuple[object, ...], tuple[Posterior, Lap]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,9 @@ class Sides:
         stains = upload(compressed.pixels, field.stains.device).float() / self.top
         sizes = np.where(compressed.sizes > 0, compressed.sizes, np.nan)
         bits = upload(sizes * 8 / len(stains), field.stains.device).float().expand(len(stains), -1)
-        result = Reconstruction(field.stains, stains, field.rgb, self.packing.pack(stains), None, field.known)
+        result = Reconstruction(
+            field.stains, stains, field.rgb, self.packing.pack(stains), None, field.known, MeasuredShared(self.forward)
+        )
         return Side(result, None, rate.without_latent(bits, is_file=True))
 
     def by_autoencoder(
@@ -102,8 +104,11 @@ class Sides:
             key = (id(autoencoder), str(packing.index), micro_batch)
             if key not in field.posteriors:
                 rgb = field.rgb if shares_passes else packing.pack(field.stains)
-                field.posteriors[key] = self._encode(side, autoencoder, rgb, micro_batch)
-            posterior = field.posteriors[key]
+                posterior = self._encode(side, autoencoder, rgb, micro_batch)
+                field.posteriors[key] = posterior, self.forward.laps[-1]
+            else:  # what encoding costs is told of every side as if it were alone
+                self.forward.laps.append(replace(field.posteriors[key][1], part=f"encode {side}"))
+            posterior, _ = field.posteriors[key]
             latent = self._sample(posterior, side, field.fov_id) if config.latent == "sample" else posterior.mean
             if config.latent_bits is not None:
                 latent, _ = rate.quantise(latent, config.latent_bits)
@@ -119,7 +124,9 @@ class Sides:
         decoded_rgb = decoded.unflatten(0, shape)
         recon = packing.unpack(decoded_rgb)
         recon_rgb = decoded_rgb if shares_passes else self.packing.pack(recon)
-        result = Reconstruction(field.stains, recon, field.rgb, recon_rgb, posterior, field.known)
+        result = Reconstruction(
+            field.stains, recon, field.rgb, recon_rgb, posterior, field.known, MeasuredShared(self.forward)
+        )
         stored_latent = half.view(*shape, *half.shape[1:]) if kept else None
         logvar = None
         if config.store_logvar and posterior is not None and posterior.logvar is not None:

@@ -16,7 +16,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from sdvae_ray import shelves
-from sdvae_ray.contracts import Metric, Posterior, Reconstruction
+from sdvae_ray.contracts import Metric, Posterior, Reconstruction, Shared
 from sdvae_ray.metrics import emd, kld, mae, ms_ssim, mse, psnr, radial_power, ssim, stain_correlation
 
 NAMES = shelves.names("metrics")
@@ -99,18 +99,21 @@ def test_a_patch_is_judged_by_itself(name):
 def test_two_sides_share_what_metrics_take_from_the_originals_and_no_bit_changes():
     """The first side fills the mapping, the second reads it; a metric that changed a shared result would show in the third."""
     metrics = {name: build(name) for name in NAMES}
-    image, known = shapes(2, SIZE), {}
+    image, known = shapes(2, SIZE), Shared()
     blurred = degraded(image)
-    sides = [replace(pair, known=known) for pair in (reconstruction(image, image.flip(3)), blurred, blurred)]
+    sides = [
+        replace(pair, known=known, known_of_pair=Shared())
+        for pair in (reconstruction(image, image.flip(3)), blurred, blurred)
+    ]
     values = [{name: metric(pair) for name, metric in metrics.items()} for pair in sides]
     for side in (1, 2):
         for name, metric in metrics.items():
-            alone = metric(replace(blurred, known={}, known_of_pair={}))
+            alone = metric(replace(blurred, known=Shared(), known_of_pair=Shared()))
             torch.testing.assert_close(values[side][name], alone, rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_function_of_the_originals_runs_once_for_all_sides():
-    image, known, calls = shapes(1, 32), {}, []
+    image, known, calls = shapes(1, 32), Shared(), []
 
     def brightest(planes: Tensor) -> Tensor:
         calls.append("brightest")

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from sdvae_ray.run.cost import Costs, added
+
 if TYPE_CHECKING:
     from sdvae_ray.cluster.counters import Counters
 
@@ -71,6 +73,7 @@ class Counts:
     first_at  seconds from the start of the stream to the first encoded FOVs; None before that moment
     away      the outage of storage that lasts; None: storage answers
     waited    seconds in which some process waited for storage
+    costs     of the parts of the work
     """
 
     encoded: int = 0
@@ -81,6 +84,7 @@ class Counts:
     away: Away | None = None
     waited: float = 0.0
     stages: dict[str, Stage] = field(default_factory=dict)
+    costs: Costs = field(default_factory=dict)
 
 
 class Ledger:
@@ -125,8 +129,9 @@ class Ledger:
         """Return the handles of the actors that have started; some stand there twice."""
         return self._actors
 
-    def add_rows(self, stage: str, rows: int, seconds: float) -> None:
-        """Count rows that an actor of a stage finished, and its seconds of work on them."""
+    def add_rows(self, stage: str, rows: int, seconds: float, costs: Costs | None = None) -> None:
+        """Count rows that an actor of a stage finished, its seconds of work on them, and what the parts of the work cost."""
+        self.state.costs = added([self.state.costs, costs or {}])
         counted, now = self.state.stages[stage], self.clock() - self.start
         counted.actors = max(1, counted.actors)  # its start may have been told to a ledger that died
         counted.rows, counted.seconds, counted.last_at = counted.rows + rows, counted.seconds + seconds, now

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import polars as pl
@@ -10,6 +11,7 @@ import polars as pl
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.report.facts.table import BLOCK, SIDE, Column, Side, Table, text_column
 from sdvae_ray.run.annotation import with_annotation
+from sdvae_ray.run.cost import Costs, recorded
 from sdvae_ray.run.quality import STORED
 from sdvae_ray.run.record import Record
 from sdvae_ray.run.run import Run
@@ -65,6 +67,11 @@ class ScoredRun:
     def config(self) -> RunConfig:
         """Return the configuration of the run."""
         return self.run.config
+
+    @cached_property
+    def costs(self) -> Costs:
+        """Return what the parts of the work cost, as the run measured them."""
+        return recorded(self.record)
 
     @property
     def usable(self) -> pl.DataFrame:

@@ -18,7 +18,8 @@ def conclusion(runs: Sequence[ScoredRun], rules: Sequence[Rule]) -> dict[str, An
 
     studies  one per set of runs that differ in the seed alone: runs (uri, seed), rule (margin, level, declared), verdicts (one per
              extractor, group and side), compounds (their fates), extractors (one verdict per pair of extractors and group)
-    metrics  one answer per extractor and group, over the sides of all runs
+    metrics  one answer per extractor and group, over the sides of all runs; `cost`: of one side of a field, `cheapest`: of
+             those that predict
     """
     rule_by_run = dict(zip((id(run) for run in runs), rules, strict=True))
     parts = []
@@ -38,9 +39,17 @@ def conclusion(runs: Sequence[ScoredRun], rules: Sequence[Rule]) -> dict[str, An
         )
     metrics = [
         {
-            **{name: getattr(answer, name) for name in ("extractor", "group", "reason", "left_out", "parts")},
+            **{
+                name: getattr(answer, name)
+                for name in ("extractor", "group", "reason", "left_out", "parts", "cheapest")
+            },
             "metrics": {
-                name: {**asdict(metric), "parts": metric.parts.tolist(), "predicts": metric.predicts}
+                name: {
+                    **asdict(metric),
+                    "parts": metric.parts.tolist(),
+                    "predicts": metric.predicts,
+                    "cost": asdict(answer.costs[name]) if name in answer.costs else None,
+                }
                 for name, metric in answer.metrics.items()
             },
         }

@@ -13,6 +13,7 @@ from sdvae_ray.errors import DataError
 from sdvae_ray.report.facts.conclude.study import Study, studies
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.retrieval.significance.prediction import Prediction, prediction
+from sdvae_ray.run.cost import Cost, added, of_metric
 from sdvae_ray.schema import ERROR, FOV_ID, WELL_KEY, metrics_table
 
 LEAST_SIDES, LEAST_FAMILIES, LEAST_COMPOUNDS = 15, 3, 3
@@ -27,12 +28,24 @@ class Answer:
     metrics: dict[str, Prediction] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)  # metric -> why
     parts: dict[str, list[str]] = field(default_factory=dict)  # metric -> names of its parts
+    costs: dict[str, Cost] = field(
+        default_factory=dict
+    )  # metric -> its cost for one side of a field, as far as it was measured
     reason: str = ""
 
     @property
     def predicting(self) -> list[str]:
         """Return the metrics that predict, from the best correlation down."""
         return [name for name, metric in self.metrics.items() if metric.predicts]
+
+    @property
+    def cheapest(self) -> str | None:
+        """Return the metric that predicts at the least core-seconds and GPU-seconds together; None: not measured of all."""
+        if not self.predicting or not all(name in self.costs for name in self.predicting):
+            return None
+        return min(
+            self.predicting, key=lambda name: self.costs[name].core_seconds + (self.costs[name].gpu_seconds or 0)
+        )
 
 
 def answers(runs: Sequence[ScoredRun]) -> list[Answer]:
@@ -143,7 +156,10 @@ def _answer(ladder: _Ladder, extractor: str, group: str) -> Answer:
         names = first.config.parts(len(known))
         parts[name] = [part for part, is_known in zip(names, known, strict=True) if is_known]
     ordered = dict(sorted(measured.items(), key=lambda item: -item[1].correlation))
-    return Answer(extractor, group, ordered, left_out, parts)
+    runs = [run for study in ladder.studies for run in study.runs]
+    costs = added(run.costs for run in runs)
+    told = {name: cost for name in ordered if (cost := of_metric(costs, name)) is not None}
+    return Answer(extractor, group, ordered, left_out, parts, told)
 
 
 def _mean_of_known(values: np.ndarray, axis: int) -> np.ndarray:

@@ -86,6 +86,8 @@ def _metrics(runs: Sequence[ScoredRun], given: Sequence[Answer]) -> Section:
         Column("error", "error, unseen family", 3, "lower"),
         Column("blind", "without the metric", 3),
         text_column("predicts", "predicts"),
+        Column("core_seconds", "core-s", None, "lower", "per side and field"),
+        Column("gpu_seconds", "GPU-s", None, "lower", "per side and field"),
         Column("sides", "sides"),
         Column("families", "families"),
     ]
@@ -109,6 +111,8 @@ def _metrics(runs: Sequence[ScoredRun], given: Sequence[Answer]) -> Section:
                     "error": metric.error,
                     "blind": metric.blind,
                     "predicts": "yes" if metric.predicts else "no",
+                    "core_seconds": answer.costs[name].core_seconds if name in answer.costs else None,
+                    "gpu_seconds": answer.costs[name].gpu_seconds if name in answer.costs else None,
                     "sides": metric.sides,
                     "families": metric.families,
                 }
@@ -120,6 +124,11 @@ def _metrics(runs: Sequence[ScoredRun], given: Sequence[Answer]) -> Section:
         "of a side's mean loss as the other families predict it. A metric predicts if the interval lies above 0 and its error is "
         "the lower one."
     )
+    columns = [
+        column
+        for column in columns
+        if not column.key.endswith("_seconds") or any(row[column.key] is not None for row in shown)
+    ]
     tables = [Table("", columns, shown)] if shown else []
     return Section(
         *_METRICS,
@@ -136,5 +145,12 @@ def _best(answer: Answer, by: str) -> str:
     if not (names := answer.predicting):
         return f"By {by}: no metric predicts the loss."
     others = f" ({listed(names[1:])} predict it too)" if len(names) > 1 else ""
-    cost = "What a metric costs was not measured: which of them is the cheapest is not known."
-    return f"By {by}: {names[0]} goes best with the loss{others}. {cost}"
+    return f"By {by}: {names[0]} goes best with the loss{others}. {_cheapest(answer)}"
+
+
+def _cheapest(answer: Answer) -> str:
+    if (name := answer.cheapest) is None:
+        return "What a metric costs was not measured: which of them is the cheapest is not known."
+    cost = answer.costs[name]
+    gpu = "" if cost.gpu_seconds is None else f" and {number(cost.gpu_seconds)} GPU-seconds"
+    return f"The cheapest that predicts is {name}: {number(cost.core_seconds)} core-seconds{gpu} a side and field."

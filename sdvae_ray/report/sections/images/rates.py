@@ -6,6 +6,7 @@ from sdvae_ray.report.facts.chart import RatePoint, RatePoints
 from sdvae_ray.report.facts.metrics import mean, mean_of, metric_column
 from sdvae_ray.report.facts.scored import ScoredRun, Values
 from sdvae_ray.report.facts.table import SIDE, Column, Section, Table
+from sdvae_ray.run.cost import of_side
 from sdvae_ray.schema import BITS, CODED, ENTROPY, RATES
 
 DISTORTIONS = ("foreground_ssim", "psnr", "ssim", "ms_ssim", "lpips", "mae")  # the first of them that the run has
@@ -16,7 +17,8 @@ _NOTE = (
     "of files, one per RGB pass of a field, that give back the very latent that was decoded; of a codec, one per stain. Without "
     "latent_bits the files hold every float16 value. Entropy: what an ideal coder without context would need for the latent "
     "quantised to latent_bits; or to 8 bits where the reconstruction is of a latent that is not quantised: then it is no rate of "
-    "this row. FR and mAP are means over groups, FID over groups and parts."
+    "this row. Seconds: of a field of view, both ways, as this run measured them on its machines, the start included; "
+    "what autoencoders share is told of each. FR and mAP are means over groups, FID over groups and parts."
 )
 
 
@@ -37,6 +39,11 @@ def section(scored: ScoredRun) -> Section | None:
             Column(f"{name} mean_map", "mAP", 3, "higher", unit, in_terminal=False),
             Column(f"{name} fid", "FID", better="lower", unit=unit),
         ]
+    columns += [
+        Column(key, heading, better="lower", unit="per field")
+        for key, heading in (("core_seconds", "core-s"), ("gpu_seconds", "GPU-s"))
+        if any(row.get(key) is not None for row in rows)
+    ]
     title = "Rate, distortion, phenotype; bits per pixel and stain" + (", synthetic" if scored.is_synthetic else "")
     shown = [row | {"side": scored.side(row["side"])} for row in rows]
     charts = [_chart(scored, rows, name) for name in names]
@@ -58,7 +65,8 @@ def extractors(scored: ScoredRun) -> list[str]:
 def rates(scored: ScoredRun) -> list[Values]:
     """Return one row per side, the originals first, then from most bits to least.
 
-    Keys: side; every rate of schema.RATES, in bits per pixel and stain; distortions, the mean over parts and patches; and per
+    Keys: side; every rate of schema.RATES, in bits per pixel and stain; distortions, the mean over parts and patches; where the
+    run measured it, `core_seconds` and, if it had a GPU, `gpu_seconds` of a field of view, from original to reconstruction; and per
     extractor `<extractor> fraction_retrieved` and `<extractor> mean_map`, means over groups, and `<extractor> fid`, over groups
     and parts.
     """
@@ -70,6 +78,8 @@ def rates(scored: ScoredRun) -> list[Values]:
             bits = {name: mean_of(metrics, side, name) for name in RATES}
             row |= {name: None if value is None else value / pixels for name, value in bits.items()}
             row |= {name: mean_of(metrics, side, name) for name in _distortions(scored)}
+            if (cost := of_side(scored.costs, side)) is not None:
+                row |= {"core_seconds": cost.core_seconds, "gpu_seconds": cost.gpu_seconds}
         for name in extractors(scored):
             row |= {f"{name} {key}": value for key, value in _phenotype(scored, name, side).items()}
         rows.append(row)
