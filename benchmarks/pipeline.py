@@ -30,7 +30,7 @@ from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.config import RunConfig
 from sdvae_ray.encoding.actors import as_batch
 from sdvae_ray.encoding.bench import bench
-from sdvae_ray.engine.compress import Compressor
+from sdvae_ray.engine.compress import Compressor, has_wide
 from sdvae_ray.engine.encode import Encoder, auto_micro_batch
 from sdvae_ray.engine.forward import Forward
 from sdvae_ray.engine.load import Loader
@@ -86,7 +86,9 @@ def bare(raw: dict[str, Any], on_gpu: bool, fovs: int, ready: Any) -> float:
     config = parse_run(raw, where="benchmark")
     device = pick_device(1 if on_gpu else 0)
     first = pl.DataFrame({"row_group": 0, "row": range(config.encode.batch_fovs)})
-    batch = Loader(config.image, config.storage)(as_batch(read_rows(config.manifest, first, Run(config).storage)))
+    batch = Loader(config.image, config.storage, wide=has_wide(config))(
+        as_batch(read_rows(config.manifest, first, Run(config).storage))
+    )
     if config.codecs:
         batch = Compressor.of(config)(batch)
     models = load_models(config, resolve_weights(config, Run(config).storage), device)

@@ -64,6 +64,8 @@ class ShelvedConfig(BaseModel):
 class CodecConfig(ShelvedConfig):
     """A codec. Its decoded images are a side of the run: a set of images that is compared with the originals."""
 
+    image_bits: Literal[16] | None = None  # 16: it takes the field scaled to 16 bits; None: to image.scaling.bits
+
 
 class ShelfConfig(ShelvedConfig):
     """A model that may have weights."""
@@ -193,6 +195,10 @@ class RunConfig(Section):
         """Return the names of the sides that are compared with the originals: the autoencoders, then the codecs."""
         return [*self.autoencoders, *self.codecs]
 
+    def is_wide(self, codec: str) -> bool:
+        """Return whether a codec takes more bits than the originals have."""
+        return self.codecs[codec].image_bits == 16 and self.image.scaling.bits == 8
+
     def triples(self, side: str) -> Triples:
         """Return the three stains of each RGB pass of a side: of the autoencoder's own packing, or else of image.packing."""
         autoencoder = self.autoencoders.get(side)
@@ -231,6 +237,9 @@ class RunConfig(Section):
                 settings["packing"] = self.triples(name)
             if unpack != "first":
                 settings["unpack"] = unpack
+        for settings in whole["codecs"].values():
+            if settings["image_bits"] is None:
+                del settings["image_bits"]
         return {key: whole[key] for key in (*SETTINGS, *SHELVES)}
 
     def digest(self) -> str:

@@ -15,7 +15,7 @@ import ray
 
 from sdvae_ray.cluster.session import Pool
 from sdvae_ray.encoding.supervision.outage import patience_of
-from sdvae_ray.engine.compress import SECONDS, Compressor
+from sdvae_ray.engine.compress import SECONDS, Compressor, has_wide
 from sdvae_ray.engine.illumination import machine_folder
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.patience import Patience
@@ -108,7 +108,7 @@ class LoadActor:
         self.ledger = ledger
         self.batch_fovs, self.image = run.config.load.batch_fovs, run.config.image
         patience = patience_of(run, ledger, "load")
-        self.loader = Loader(run.config.image, run.config.storage, machine_folder(), patience)
+        self.loader = Loader(run.config.image, run.config.storage, machine_folder(), patience, has_wide(run.config))
         self.row_group = functools.lru_cache(maxsize=2)(
             lambda group: patience(lambda: read_row_group(run.config.manifest, group, run.storage))
         )

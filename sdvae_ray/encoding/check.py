@@ -20,7 +20,7 @@ from sdvae_ray.encoding.forecast import MEASURED, STAGES, Forecast, forecast
 from sdvae_ray.encoding.pending import trial
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
 from sdvae_ray.encoding.supervision.progress import duration
-from sdvae_ray.engine.compress import Compressor
+from sdvae_ray.engine.compress import Compressor, has_wide
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import check_names, resolve_weights
 from sdvae_ray.errors import RunError
@@ -161,7 +161,10 @@ def _some_fovs(
 ) -> Iterator[str | Checked]:
     """Yield lines for the user, then the result. The first FOV must be valid and warms up; the others are one measured batch."""
     yield "loading the models"
-    actor, loader = EncodeActor(run, record, pool, None), Loader(run.config.image, run.config.storage)
+    actor, loader = (
+        EncodeActor(run, record, pool, None),
+        Loader(run.config.image, run.config.storage, wide=has_wide(run.config)),
+    )
     compressor = Compressor.of(run.config) if run.config.codecs else None
 
     def through(part: pl.DataFrame) -> Batch:

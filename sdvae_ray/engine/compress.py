@@ -14,7 +14,7 @@ import numpy as np
 from sdvae_ray import shelves
 from sdvae_ray.config import RunConfig
 from sdvae_ray.contracts import Codec
-from sdvae_ray.engine.load import IMAGE, Batch
+from sdvae_ray.engine.load import IMAGE, WIDE, Batch
 from sdvae_ray.errors import ConfigError, one_line
 from sdvae_ray.images.prepare import tile, untile
 from sdvae_ray.run.cost import Cost, Costs, added
@@ -44,11 +44,12 @@ class Compressor:
     """The codecs of a run, called on a batch of the loader.
 
     The call adds two columns per codec, which `taken` reads, and `seconds_compress` (n,) float32. A field of view that a codec
-    refuses keeps its row, with an `error`. transpose: image.transpose of the run. costs: of the codecs so far, both ways.
+    refuses keeps its row, with an `error`. transpose: image.transpose of the run. wide: the codecs that take `image_16`. costs: of
+    the codecs so far, both ways.
     """
 
-    def __init__(self, codecs: Mapping[str, Codec], transpose: bool = False) -> None:
-        self.codecs, self.transpose = codecs, transpose
+    def __init__(self, codecs: Mapping[str, Codec], transpose: bool = False, wide: Collection[str] = ()) -> None:
+        self.codecs, self.transpose, self.wide = codecs, transpose, wide
         self.costs: Costs = {}
 
     @classmethod
@@ -56,21 +57,23 @@ class Compressor:
         """Return the stage of a run. sides: the codecs to run; None: all codecs of the run. Raises ConfigError as `load_codecs`
         does.
         """
-        return cls(load_codecs(config, sides), config.image.transpose)
+        codecs = load_codecs(config, sides)
+        return cls(codecs, config.image.transpose, [side for side in codecs if config.is_wide(side)])
 
     def __call__(self, batch: Batch) -> Batch:
         images, errors = batch[IMAGE], np.array(batch[ERROR], object)
+        given = {side: batch[WIDE] if side in self.wide else images for side in self.codecs}
         seconds = np.zeros(len(images), np.float32)
-        columns = {_pixels(side): np.zeros_like(images) for side in self.codecs}
+        columns = {_pixels(side): np.zeros_like(pixels) for side, pixels in given.items()}
         columns |= {_sizes(side): np.zeros((len(images), images.shape[2]), np.int64) for side in self.codecs}
-        for row, image in enumerate(images):
+        for row in range(len(images)):
             start = time.perf_counter()
             for side, codec in self.codecs.items():
                 if errors[row]:
                     break
                 core_start = time.thread_time()
                 try:
-                    compressed = compress(codec, image, self.transpose)
+                    compressed = compress(codec, given[side][row], self.transpose)
                 except (ValueError, RuntimeError, OSError) as error:  # errors of imagecodecs are RuntimeErrors
                     errors[row] = f"codecs.{side}: {one_line(error)}"
                 else:
@@ -79,6 +82,11 @@ class Compressor:
                     self.costs = added([self.costs, {f"compress {side}": cost}])
             seconds[row] = time.perf_counter() - start
         return {**batch, **columns, ERROR: errors, SECONDS: seconds}
+
+
+def has_wide(config: RunConfig) -> bool:
+    """Return whether some codec takes the field at 16 bits beside the originals of 8."""
+    return any(config.is_wide(side) for side in config.codecs)
 
 
 def load_codecs(config: RunConfig, sides: Collection[str] | None = None) -> dict[str, Codec]:
@@ -100,7 +108,8 @@ def taken(batch: Mapping[str, np.ndarray], codecs: Collection[str], row: int) ->
 
 def without_pixels(batch: Batch) -> Batch:
     """Return the batch without the image columns of the loader and of the codecs."""
-    return {name: values for name, values in batch.items() if name != IMAGE and not name.startswith(_PREFIX)}
+    pixels = (IMAGE, WIDE)
+    return {name: values for name, values in batch.items() if name not in pixels and not name.startswith(_PREFIX)}
 
 
 _PREFIX = "compressed "  # no column of a table begins so

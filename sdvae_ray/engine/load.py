@@ -45,11 +45,12 @@ from sdvae_ray.sources.manifest.row import Row, channel_of, function_of, rows_of
 from sdvae_ray.sources.shards import ShardReader
 from sdvae_ray.storage import Storage
 
-IMAGE = "image"
+IMAGE, WIDE = "image", "image_16"
 _READERS = 8  # requests in flight of one process
 _FUNCTIONS_KEPT = 16  # illumination functions held per process: three plates of five stains
 
 Batch = dict[str, np.ndarray]
+Planes = dict[str, np.ndarray]  # column of pixels -> the plane of one stain, (1, crop, crop) uint8 or uint16
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Loader:
 
     row_json      text, every Metadata_* of the row as JSON
     image         (n, P, C, S, S) uint8 or uint16, zeros for a row with an `error`
+    image_16      the same scaled to uint16, if `wide`
     error         text, "" for a usable row
     error_class   absent, damaged or denied, and away without a patience; "" for a usable row
     qc_mean       (n, C) float32, mean of the scaled pixels / maximum, in [0, 1]; NaN for a row with an `error`
@@ -83,7 +85,7 @@ class Loader:
     load_node     text
 
     functions: the folder of IlluminationReader, or None. patience: waits for storage, and at its end raises StorageAwayError or
-    StorageDeniedError; None: storage that does not answer is an error of the row.
+    StorageDeniedError; None: storage that does not answer is an error of the row. wide: for codecs that take 16 bits of a run of 8.
     """
 
     def __init__(
@@ -92,8 +94,10 @@ class Loader:
         storage: StorageConfig,
         functions: Path | None = None,
         patience: Patience | None = None,
+        wide: bool = False,
     ) -> None:
         self.image = image
+        self.columns = {IMAGE: image.scaling.bits, **({WIDE: 16} if wide else {})}  # of pixels -> their bits
         self.storage = PatientStorage(storage, patience) if patience else Storage(storage)
         self._ends_the_run = (StorageAwayError, StorageDeniedError, RunError) if patience else ()
         self.shards = ShardReader(self.storage, image.stains)
@@ -123,7 +127,7 @@ class Loader:
     def probe(self, batch: Mapping[str, np.ndarray]) -> None:
         """Load the first row and raise its error, if any: CropError, StorageError, OSError or ValueError."""
         row = rows_of(batch)[0]
-        for _ in self._planes(row, self._fetch(row), self._empty_plane()):
+        for _ in self._planes(row, self._fetch(row), self._empty_planes()):
             pass
 
     def _load(self, rows: Sequence[Row], fetches: list[Fetched]) -> Batch:
@@ -135,35 +139,38 @@ class Loader:
             FOV_ID: np.array([row[FOV_ID] for row in rows], object),
             ROW: np.array(list(map(json.dumps, metadata)), object),
         }
-        plane = self._empty_plane()
-        pixels = np.empty((count, self.image.patches, len(stains), patch, patch), plane.dtype)
+        planes = self._empty_planes()
+        shape = (count, self.image.patches, len(stains), patch, patch)
+        pixels = {name: np.empty(shape, plane.dtype) for name, plane in planes.items()}
         qc = empty_qc(count, len(stains))
         errors, classes = np.full(count, "", object), np.full(count, "", object)
         seconds = np.zeros(count, np.float32)
         for number, row in enumerate(rows):
             start = time.perf_counter()
-            patches = pixels[number].swapaxes(2, 3) if self.image.transpose else pixels[number]
             try:
                 for stain, raw in self._planes(
-                    row, fetches[number], plane
+                    row, fetches[number], planes
                 ):  # one at a time stays in the processor's cache
-                    tile(plane, patch, patches[:, stain : stain + 1])
+                    for name, plane in planes.items():
+                        patches = pixels[name][number].swapaxes(2, 3) if self.image.transpose else pixels[name][number]
+                        tile(plane, patch, patches[:, stain : stain + 1])
                     for name, measure in QC.items():
-                        qc[name][number, stain] = measure(plane)[0]
+                        qc[name][number, stain] = measure(planes[IMAGE])[0]
                     for name, measure_raw in RAW_QC.items():
                         qc[name][number, stain] = measure_raw(raw)
             except self._ends_the_run:
                 raise
             except Exception as error:  # noqa: BLE001 - one damaged file must not end a run, whatever a library raises
                 errors[number], classes[number] = one_line(error, None), _class_of(error)
-                pixels[number] = 0
+                for values in pixels.values():
+                    values[number] = 0
                 for name, values in empty_qc(1, len(stains)).items():
                     qc[name][number] = values[0]
             fetches[number] = Fetched({}, {})
             seconds[number] = time.perf_counter() - start
         node = np.full(count, socket.gethostname(), object)
         timing = {"seconds_load": seconds, "load_node": node}
-        return {**out, IMAGE: pixels, ERROR: errors, ERROR_CLASS: classes, **qc, **timing}
+        return {**out, **pixels, ERROR: errors, ERROR_CLASS: classes, **qc, **timing}
 
     def _fetch(self, row: Row) -> Fetched:
         """Request the files of a row, once for all its stains, and its functions. A row may carry the bytes of its one file."""
@@ -191,12 +198,12 @@ class Loader:
             del self.functions[next(iter(self.functions))]
         return function
 
-    def _empty_plane(self) -> np.ndarray:
-        dtype = np.uint8 if self.image.scaling.bits == 8 else np.uint16
-        return np.empty((1, self.image.crop, self.image.crop), dtype)
+    def _empty_planes(self) -> Planes:
+        shape = (1, self.image.crop, self.image.crop)
+        return {name: np.empty(shape, np.uint8 if bits == 8 else np.uint16) for name, bits in self.columns.items()}
 
-    def _planes(self, row: Row, fetched: Fetched, out: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Write the scaled pixels of the stains of one FOV into `out`, (1, crop, crop) uint8 or uint16, one after the other.
+    def _planes(self, row: Row, fetched: Fetched, out: Planes) -> Iterator[tuple[int, np.ndarray]]:
+        """Write the scaled pixels of the stains of one FOV into `out`, column -> (1, crop, crop), one after the other.
 
         Yields the place of the stain in the run whose pixels `out` holds, and the crop before its correction. Raises ValueError
         if the planes of the field differ in size or type.
@@ -208,7 +215,7 @@ class Loader:
                 plane = planes[channel_of(row, stain)]
                 first = first or (stain, plane)
                 check_same_kind(*first, stain, plane, uri)
-                yield self.image.stains.index(stain), self._scale(row, stain, uri, plane, fetched.functions, out[0])
+                yield self.image.stains.index(stain), self._scale(row, stain, uri, plane, fetched.functions, out)
 
     def _decoded(self, row: Row, uri: str, sharing: Sequence[str], data: bytes) -> dict[int, np.ndarray]:
         """Return channel -> plane, for the channels of one file that the stains of the row use."""
@@ -224,9 +231,9 @@ class Loader:
         where: str,
         plane: np.ndarray,
         functions: Mapping[str, Future[np.ndarray]],
-        out: np.ndarray,
+        out: Planes,
     ) -> np.ndarray:
-        """Write the pixels of one stain of one FOV, resized, cropped, corrected and scaled, into `out`: (crop, crop). Return the
+        """Write the pixels of one stain of one FOV, resized, cropped, corrected and scaled, into the planes of `out`. Return the
         crop before the correction.
         """
         if self.image.resize is not None:
@@ -238,7 +245,11 @@ class Loader:
             check_same_size(plane, function, where, uri)
             illumination = centre_crop(function, self.image.crop, where)
         cropped = centre_crop(plane, self.image.crop, where)
-        scale_plane(cropped, illumination, *self._scaling(row, stain), self.image.scaling.bits, out)
+        offset, divisor = self._scaling(row, stain)
+        top = 2**self.image.scaling.bits - 1
+        for name, bits in self.columns.items():
+            share = top / (2**bits - 1)  # of the divisor: full scale stays full scale
+            scale_plane(cropped, illumination, offset, divisor * share, bits, out[name][0])
         return cropped
 
     def _scaling(self, row: Row, stain: str) -> tuple[float, float]:

@@ -69,13 +69,12 @@ class Sides:
             side: Packing(stains, config.triples(side), settings.unpack)
             for side, settings in config.autoencoders.items()
         }
-        self.top = 2**config.image.scaling.bits - 1
         self._stored = {side: stores_latents(config, side) for side in config.autoencoders}
         self._compresses = {side: compresses(config, side) for side in config.autoencoders}
 
     def by_codec(self, field: Field, compressed: Compressed) -> Side:
         """Return the side of a codec. The patches of a field share the bits of a stain equally; without a file they are NaN."""
-        stains = upload(compressed.pixels, field.stains.device).float() / self.top
+        stains = upload(compressed.pixels, field.stains.device).float() / np.iinfo(compressed.pixels.dtype).max
         sizes = np.where(compressed.sizes > 0, compressed.sizes, np.nan)
         bits = upload(sizes * 8 / len(stains), field.stains.device).float().expand(len(stains), -1)
         result = Reconstruction(

@@ -158,6 +158,8 @@ def _side(sides: Sides, side: str, model: Autoencoder | Codec, patch: _Patch, cr
         return f"its tables cannot be read: {error}"
     stains = torch.from_numpy(patch.image[None]).to(sides.forward.device)
     field = Field(str(patch.fov[FOV_ID][0]), stains, sides.packing.pack(stains))
+    if side in sides.config.codecs and sides.config.is_wide(side):
+        return "it is of 16 bits, which a picture does not show"
     try:
         if side in sides.config.codecs:
             whole = compress(cast(Codec, model), patch.pixels, sides.config.image.transpose)
