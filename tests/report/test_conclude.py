@@ -11,13 +11,14 @@ from report_run import EVIL, Page, page_of, run_config, scored, scores_of, write
 from sdvae_ray.cli.main import main
 from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import ConfigError
+from sdvae_ray.report.facts.conclude.dose_response import dose_responses
 from sdvae_ray.report.facts.conclude.extractors import extractor_verdicts
 from sdvae_ray.report.facts.conclude.predictors import answers, family
 from sdvae_ray.report.facts.conclude.study import Rule, rule_of, studies
 from sdvae_ray.report.facts.conclude.verdicts import Compound, fates, verdicts
 from sdvae_ray.report.facts.conclude.words import lines_on_compounds
 from sdvae_ray.report.facts.scored import ScoredRun
-from sdvae_ray.report.sections.answers import verdict
+from sdvae_ray.report.sections.answers import dose, verdict
 from sdvae_ray.retrieval.significance.prediction import prediction
 from sdvae_ray.run.record import with_score_settings
 from sdvae_ray.run.run import Run
@@ -264,36 +265,66 @@ def test_a_metric_that_is_right_within_families_alone_does_not_predict_another_f
     assert not fooled.predicts
 
 
-def test_a_ladder_answers_which_metric_predicts_and_five_sides_do_not(tmp_path):
+@pytest.fixture(scope="module")
+def ladder_run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A run of fifteen sides of three families."""
+    folder = tmp_path_factory.mktemp("ladder")
     ladder = {
         "codecs": {"jpeg": [2, 5, 10, 20, 60]},
         "latent_bits": [],
         "blur": [0.5, 1, 2, 4, 8],
         "noise": [0.01, 0.02, 0.04, 0.08, 0.16],
     }
-    config = run_config(
-        tmp_path,
-        autoencoders={},
-        codecs={},
-        ladder=ladder,
-        extractors={},
-        metrics=["mae", "psnr"],
-    )
-    write_run(tmp_path, config)
-    run = scored(config, with_wells(config, {"jpeg_q2": 0.1}))
+    config = run_config(folder, autoencoders={}, codecs={}, ladder=ladder, extractors={}, metrics=["mae", "psnr"])
+    write_run(folder, config)
+    return config
+
+
+def with_losses_of_the_error(config: RunConfig, times: float) -> ScoredRun:
+    """The run, scored: every side loses `times` its mean absolute error, and compounds stand in the wells that the run has."""
+    errors = {side: times * float(np.nanmean(Run(config).metrics(side, "mae").values)) for side in config.sides}
+    scores = with_wells(config, errors, spread=1e-4)
+    run = scored(config, scores)
+    return scored(config, replace(scores, wells=_in_wells_of(run, scores.wells)))
+
+
+def test_a_ladder_answers_which_metric_predicts_and_five_sides_do_not(ladder_run):
+    run = scored(ladder_run, with_wells(ladder_run, {"jpeg_q2": 0.1}))
     (few,) = answers([run])
     assert few.reason == "1 sides that change a score, and at least 15 are wanted"
-    # every side loses what its mean absolute error is, and the compounds stand in the wells that the run has
-    errors = {side: float(np.nanmean(Run(config).metrics(side, "mae").values)) for side in config.sides}
-    scores = with_wells(config, errors, spread=1e-4)
-    scores = replace(scores, wells=_in_wells_of(run, scores.wells))
-    (answer,) = answers([scored(config, scores)])
+    assert dose_responses([run]) == []
+    assert dose.section(run) is None
+    config, run = ladder_run, with_losses_of_the_error(ladder_run, 1.0)
+    (answer,) = answers([run])
     assert answer.reason == ""
     assert set(answer.metrics) == {"mae", "psnr"}
     assert answer.metrics["mae"].families == len({family(run, side) for side in config.sides}) == 3
     assert answer.metrics["mae"].correlation > 0.8
     assert answer.metrics["psnr"].correlation > 0.8  # turned: higher is better
     assert answer.parts["mae"] == list(config.image.stains)
+
+
+def test_a_phenotype_falls_with_the_dose_and_the_dose_of_half_is_found(ladder_run):
+    run = with_losses_of_the_error(ladder_run, 4.0)
+    curves = dose_responses([run])
+    assert {(curve.metric, len(curve.sides), curve.compounds) for curve in curves} <= {("mae", 15, 1), ("psnr", 15, 1)}
+    assert len(curves) == 6
+    rising = -1 if curves[0].metric == "psnr" else 1
+    for curve in curves:
+        assert (np.diff(rising * np.array(curve.doses)) >= 0).all()
+        assert (np.diff(curve.fit) <= 1e-12).all()
+        assert np.abs(np.array(curve.fit) - curve.responses).max() < 0.4
+        if curve.half is not None:
+            fitted = np.interp(rising * curve.half, rising * np.array(curve.doses), curve.fit)
+            assert fitted == pytest.approx(curve.image / 2, abs=1e-6)
+    assert sum(curve.half is not None for curve in curves) >= 3
+    section = dose.section(run)
+    assert [row["half"] for row in section.tables[0].rows] == [curve.half for curve in curves]
+    (chart,) = section.charts
+    assert len(chart.curves) == 6
+    assert all(len(line.values) == len(chart.bands) == 7 for line in chart.curves)
+    assert max(value for line in chart.curves for value in line.values) < 1.2
+    assert 'id="dose"' in page_of(ladder_run, run.scores)
 
 
 def _in_wells_of(run: ScoredRun, wells: pl.DataFrame) -> pl.DataFrame:

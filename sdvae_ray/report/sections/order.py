@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import Section
-from sdvae_ray.report.sections.answers import questions, short, verdict
+from sdvae_ray.report.sections.answers import dose, questions, short, verdict
 from sdvae_ray.report.sections.images import distances, examples, latents, leakage, metrics, quality, rates
 from sdvae_ray.report.sections.phenotypes import audits, comparison, floors, retrieval, tasks, truth
 from sdvae_ray.report.sections.record import failures, provenance, reading
@@ -37,6 +37,7 @@ SECTIONS = [
     Entry(audits.sets, in_terminal=True),
     Entry(questions.extractors_of_run),
     Entry(questions.metrics_of_run),
+    Entry(dose.section),
     Entry(comparison.section),
     Entry(truth.section, in_terminal=True),
     Entry(verdict.compounds_of_run),

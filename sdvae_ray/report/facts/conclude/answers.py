@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from sdvae_ray.report.facts.conclude.dose_response import dose_responses
 from sdvae_ray.report.facts.conclude.extractors import extractor_verdicts
 from sdvae_ray.report.facts.conclude.predictors import answers
 from sdvae_ray.report.facts.conclude.study import Rule, studies
@@ -20,6 +21,7 @@ def conclusion(runs: Sequence[ScoredRun], rules: Sequence[Rule]) -> dict[str, An
              extractor, group and side), compounds (their fates), extractors (one verdict per pair of extractors and group)
     metrics  one answer per extractor and group, over the sides of all runs; `cost`: of one side of a field, `cheapest`: of
              those that predict
+    dose_responses  one curve per extractor, group and phenotype, over the sides of all runs
     """
     rule_by_run = dict(zip((id(run) for run in runs), rules, strict=True))
     parts = []
@@ -55,7 +57,8 @@ def conclusion(runs: Sequence[ScoredRun], rules: Sequence[Rule]) -> dict[str, An
         }
         for answer in answers(runs)
     ]
-    return dict(_finite({"studies": parts, "metrics": metrics}))
+    doses = [asdict(curve) for curve in dose_responses(runs)]
+    return dict(_finite({"studies": parts, "metrics": metrics, "dose_responses": doses}))
 
 
 def _flat(verdict: Verdict) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import ModuleType
 
 import numpy as np
 import polars as pl
@@ -54,7 +55,7 @@ def answers(runs: Sequence[ScoredRun]) -> list[Answer]:
     A side that changes no score is left out (identity, lossless codecs). Compounds are those that the originals retrieve: the
     others have no phenotype to lose.
     """
-    ladder = _Ladder(studies(runs))
+    ladder = Ladder(studies(runs))
     return [_answer(ladder, extractor, group) for extractor, group in ladder.places]
 
 
@@ -67,7 +68,7 @@ def family(run: ScoredRun, side: str) -> str:
     return f"{settings.name} {settings.source or settings.options.get('weights_seed', '')}".strip()
 
 
-class _Ladder:
+class Ladder:
     """The sides of several studies: losses by compound, and metrics by compound."""
 
     def __init__(self, parts: list[Study]) -> None:
@@ -123,7 +124,7 @@ def _fields_of(study: Study) -> list[pl.DataFrame]:
     return [fovs.join(wells, on=list(WELL_KEY), maintain_order="left") for fovs in usable]
 
 
-def _answer(ladder: _Ladder, extractor: str, group: str) -> Answer:
+def _answer(ladder: Ladder, extractor: str, group: str) -> Answer:
     losses = ladder.losses(extractor, group)
     families = [family(ladder.studies[number].first, side) for number, side, _ in losses]
     compounds = sorted(set.intersection(*(set(loss) for _, _, loss in losses))) if losses else []
@@ -145,7 +146,7 @@ def _answer(ladder: _Ladder, extractor: str, group: str) -> Answer:
         if len(have) < LEAST_SIDES or len(own) < LEAST_FAMILIES:
             left_out[name] = f"known of {len(have)} sides of {len(own)} families"
             continue
-        worse = _turned(first, name, np.array([[values[index][one] for index in have] for one in compounds]))
+        worse = turned(first, name, np.array([[values[index][one] for index in have] for one in compounds]))
         known = np.isfinite(worse).all((0, 1))  # a band may exist nowhere
         if not known.any():
             left_out[name] = "no stain, pass or band has a number everywhere"
@@ -173,15 +174,24 @@ def _has_a_number(values: np.ndarray | None) -> bool:
     return values is not None and bool(np.isfinite(values).any())
 
 
-def _turned(run: ScoredRun, name: str, values: np.ndarray) -> np.ndarray:
+def turned(run: ScoredRun, name: str, values: np.ndarray) -> np.ndarray:
     """Return a metric so that more is worse.
 
     One whose best value is 1 (radial_power) becomes its distance from 1, a correlation with other stains (leakage) its size.
     """
-    settings = run.config.metrics.get(name)
-    module = shelves.find("metrics", settings.name if settings is not None else name)
+    module = _module(run, name)
     if getattr(module, "AGAINST_STAINS", False):
         return np.abs(values)
     if module.HIGHER_IS_BETTER is None and hasattr(module, "BANDS"):
         return np.abs(values - 1)
-    return -values if module.HIGHER_IS_BETTER else values
+    return -values if is_better_higher(run, name) else values
+
+
+def is_better_higher(run: ScoredRun, name: str) -> bool:
+    """Return whether more of a metric is better, so that `turned` changes its sign."""
+    return bool(_module(run, name).HIGHER_IS_BETTER)
+
+
+def _module(run: ScoredRun, name: str) -> ModuleType:
+    settings = run.config.metrics.get(name)
+    return shelves.find("metrics", settings.name if settings is not None else name)
