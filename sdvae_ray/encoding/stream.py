@@ -44,7 +44,8 @@ def stream(
 ) -> tuple[dict[str, Any], float]:
     """Stream one piece of work. Return its record, and the seconds in which it waited for storage.
 
-    The record: a stage -> `_told`; first_fov -> seconds to the first encoded FOVs.
+    The record: a stage -> `_told`; first_fov -> seconds to the first encoded FOVs; costs -> of every part
+    of the work.
     """
     quiet_ray_data(is_watched=True)
     total = work.keys.height

@@ -32,6 +32,7 @@ from sdvae_ray.encoding.supervision.ledger import Counts
 from sdvae_ray.errors import ConfigError, DataError, ResourceError, RunError
 from sdvae_ray.run import lease
 from sdvae_ray.run.commits import read_fovs
+from sdvae_ray.run.cost import of_metric, of_side, recorded
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import FOV_ID, column_to_numpy
 from sdvae_ray.scoring.score import score
@@ -70,6 +71,11 @@ def test_a_run_with_a_failed_fov_is_read_back_by_arrow_polars_and_ray(first_enco
     assert {row["patches"].shape for row in rows} == {(2, 5, 17)}
     assert {row["patches"].dtype for row in rows} == {np.dtype(np.float16)}
     assert sorted(row[FOV_ID] for row in rows) == sorted(set(fovs[FOV_ID].to_pylist()) - {bad})
+
+    costs = recorded(Run(encoded).record)  # a run on Ray tells what every side costs a field
+    assert {costs[f"{verb} pca"].calls for verb in ("encode", "decode", "code")} == {FOVS - 1}
+    assert all(of_side(costs, side).core_seconds > 0 for side in encoded.sides)
+    assert all(of_metric(costs, name) is not None for name in encoded.metrics)
 
 
 @pytest.fixture

@@ -93,9 +93,10 @@ def _points(ladder: Ladder, answer: Answer, metric: str) -> pl.DataFrame:
                 damage = float(worse[np.isfinite(worse)].mean()) if np.isfinite(worse).any() else None
                 phenotype = names.get(compound, compound).removesuffix(f" ({compound})")
                 rows.append((number, study.first.label(side), phenotype, compound, damage, image, value))
-    schema = {"study": pl.Int64, "label": pl.String, "phenotype": pl.String, "compound": pl.String}
-    numbers = dict.fromkeys(("damage", "image", "side"), pl.Float64)
-    return pl.DataFrame(rows, schema=schema | numbers, orient="row").drop_nulls("damage").sort("phenotype", "study")
+    schema: dict[str, type[pl.DataType]] = {"study": pl.Int64}
+    schema |= dict.fromkeys(("label", "phenotype", "compound"), pl.String)
+    schema |= dict.fromkeys(("damage", "image", "side"), pl.Float64)
+    return pl.DataFrame(rows, schema=schema, orient="row").drop_nulls("damage").sort("phenotype", "study")
 
 
 def _fallen_to(damage: np.ndarray, fit: np.ndarray, level: float) -> float | None:
