@@ -26,6 +26,7 @@ import yaml
 import sdvae_ray
 from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.errors import DataError
+from sdvae_ray.run.cost import of_side, recorded
 from sdvae_ray.run.run import Run
 
 RUN_FILE = Path(__file__).resolve().parents[1] / "jobs" / "configs" / "bbbc013.yaml"
@@ -49,22 +50,26 @@ def run_file(options: argparse.Namespace) -> Path:
 
 
 def distortion(run: Run) -> Rows:
-    """One row per side: bits per pixel and stain, PSNR of the squared error pooled over patches and stains, foreground SSIM."""
+    """One row per side: bits per pixel and stain, PSNR of the squared error pooled over patches and stains, foreground SSIM, and
+    core-seconds of a field."""
     metrics, rows = run.scores().metrics.filter(pl.col("band").is_null()), []
-    pixels = run.config.image.patch**2
+    pixels, costs = run.config.image.patch**2, recorded(run.record)
     for side in run.config.sides:
-        of_side = metrics.filter(pl.col("side") == side)
+        side_metrics = metrics.filter(pl.col("side") == side)
         means = {
-            name: of_side.filter(pl.col("metric") == name)["mean"].drop_nulls() for name in of_side["metric"].unique()
+            name: side_metrics.filter(pl.col("metric") == name)["mean"].drop_nulls()
+            for name in side_metrics["metric"].unique()
         }
         value = {name: float(numbers.to_numpy().mean()) for name, numbers in means.items() if len(numbers)}
         rows.append(
             {
                 "side": side,
                 "bits": value["bits"] / pixels,
+                "bits_coded": value["bits_coded"] / pixels if "bits_coded" in value else None,
                 "bits_entropy": value["bits_entropy"] / pixels if "bits_entropy" in value else None,
                 "psnr": -10 * float(np.log10(value["mse"])) if value["mse"] else float("inf"),
                 "foreground_ssim": value["foreground_ssim"],
+                "core_seconds": None if (cost := of_side(costs, side)) is None else cost.core_seconds,
             }
         )
     return rows
@@ -105,7 +110,8 @@ def difference(row: dict[str, Any], name: str) -> str:
 
 
 def print_tables(sides: Rows, rows: Rows) -> None:
-    print("\n| side | bits stored | bits by entropy | PSNR, dB | foreground SSIM |\n|---|---:|---:|---:|---:|")
+    print("\n| side | bits stored | coded | by entropy | PSNR, dB | foreground SSIM | core-s a field |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
     for row in sides:
         print(f"| {row['side']} | {' | '.join(text(row[key]) for key in list(row)[1:])} |")
     for extractor in dict.fromkeys(row["extractor"] for row in rows):
