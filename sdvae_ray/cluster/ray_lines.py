@@ -1,8 +1,10 @@
 """Keeps Ray's own lines off the terminal of the driver: they go to the log of the run.
 
-Ray prints messages of its nodes and workers, such as a worker that died, through print, whatever its logging is set to.
+Ray prints messages of its nodes and workers, such as a worker that died, through print, whatever its logging is set to. Ray Data
+logs the traceback of a task that failed, which the driver's own line tells shorter.
 """
 
+import logging
 import re
 import sys
 import threading
@@ -56,3 +58,20 @@ def ray_lines_logged() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = streams
+
+
+class _RunLogHandler(logging.Handler):
+    """Gives records to the logger of the driver at level DEBUG, whatever their own level."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        LOGGER.debug("%s", self.format(record))
+
+
+def log_ray_data() -> None:
+    """Let errors of Ray Data go to the logger of the driver, and no line of Ray Data to the terminal."""
+    logger = logging.getLogger("ray.data")
+    logger.setLevel(logging.ERROR)
+    for handler in logger.handlers[:]:
+        if isinstance(handler, logging.StreamHandler | _RunLogHandler):
+            logger.removeHandler(handler)
+    logger.addHandler(_RunLogHandler())

@@ -18,7 +18,7 @@ from typing import Literal
 import ray
 
 from sdvae_ray.cluster.failures import RAY_LOGS
-from sdvae_ray.cluster.ray_lines import ray_lines_logged
+from sdvae_ray.cluster.ray_lines import log_ray_data, ray_lines_logged
 from sdvae_ray.config import Actors, RunConfig
 from sdvae_ray.errors import ConfigError, ResourceError, RunError, one_line
 from sdvae_ray.storage import is_remote
@@ -141,7 +141,7 @@ def quiet_ray_data(is_watched: bool = False) -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.issue_detectors_config.detectors = []  # their advice on memory= repeats every 30 s
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    log_ray_data()
     warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")  # appears in a run of few FOVs
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from sdvae_ray.cluster import session
-from sdvae_ray.cluster.ray_lines import ray_lines_logged
+from sdvae_ray.cluster.ray_lines import log_ray_data, ray_lines_logged
 from sdvae_ray.console import LOGGER
 
 
@@ -47,6 +47,17 @@ def test_lines_of_ray_are_logged_and_all_others_are_printed(capsys, kept):
         "(LoadActor pid=12, ip=10.0.0.1) from an actor",
         "(autoscaler +3s) Adding 2 nodes",
     ]
+
+
+def test_errors_of_ray_data_are_logged_once_and_never_printed(capfd, kept, monkeypatch):
+    logger = logging.getLogger("ray.data")
+    monkeypatch.setattr(logger, "handlers", [logging.StreamHandler(sys.stderr), *logger.handlers])
+    for _ in range(2):
+        log_ray_data()
+    logger.error("a task failed\nTraceback (most recent call last)")
+    logger.warning("advice")
+    assert capfd.readouterr() == ("", "")
+    assert kept.messages == ["a task failed\nTraceback (most recent call last)"]
 
 
 def test_the_streams_are_as_they_were_after_the_block():
