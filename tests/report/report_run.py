@@ -284,7 +284,7 @@ def summary_of(config: RunConfig, scores: Scores) -> str:
 class Page(HTMLParser):
     """Tags, attributes and visible text of a page; fails where tags do not nest."""
 
-    VOID = frozenset({"meta", "img", "col", "br", "rect", "line", "circle", "path"})
+    VOID = frozenset({"meta", "img", "col", "br", "rect", "line", "circle", "path", "input"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -311,7 +311,7 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.words.append(data)
 
     @property

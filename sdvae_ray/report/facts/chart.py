@@ -100,17 +100,48 @@ class Curves(Chart):
 
 @dataclass(frozen=True)
 class RatePoint:
-    """One side: bits per pixel and stain, and a value at that rate."""
+    """One side: bits per pixel and stain, and a value at that rate with its interval (None: unknown). is_codec: its mark is a
+    square; that of an autoencoder is a circle."""
 
     side: Side
     bits: float
     value: float
+    low: float | None = None
+    high: float | None = None
+    is_codec: bool = False
 
 
 @dataclass(frozen=True)
 class RatePoints(Chart):
-    """The value of every side at its rate. reference: the originals' value."""
+    """The value of every side at its rate. reference: the originals' value. ends: of the axis, whatever the values are."""
 
     y_axis: str
     points: Sequence[RatePoint]
     reference: float | None
+    ends: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """One side's difference from the originals, its interval as numbers (None: unknown) and in words, and its verdict."""
+
+    side: Side
+    word: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    interval: str
+
+
+@dataclass(frozen=True)
+class Forest(Chart):
+    """Differences from the originals, one row per side: 0 is the originals' normalised mAP, `ceiling`.
+
+    floor   normalised mAP of controls that pose as compounds; None: unknown
+    margin  differences within -margin..margin count as none; None: there is no margin
+    """
+
+    rows: Sequence[ForestRow]
+    floor: float | None
+    ceiling: float | None
+    margin: float | None

@@ -17,6 +17,7 @@ from sdvae_ray.run.record import Record
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS
+from sdvae_ray.sources.synthetic.microscope import PIXEL_MICROMETRES
 
 RANDOM = "(random weights)"
 PHENOTYPE, STRENGTH, TRUTH = "Metadata_phenotype", "Metadata_strength", "Metadata_truth"
@@ -87,6 +88,11 @@ class ScoredRun:
     def is_synthetic(self) -> bool:
         """Return whether the images are drawn."""
         return self.config.synthetic is not None
+
+    @property
+    def pixel_micrometres(self) -> float | None:
+        """Return the width of a pixel in micrometres; None where the run does not know it."""
+        return PIXEL_MICROMETRES if self.is_synthetic and self.config.image.resize is None else None
 
     # --- names ---------------------------------------------------------------------------------------------------------------
 

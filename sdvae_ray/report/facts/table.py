@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NONE = "–"  # printed for a missing number
-BLOCK, REASON = "block", "reason"  # keys of a row beside its columns
+BLOCK, REASON, KEY = "block", "reason", "key"  # keys of a row beside its columns
 _AT_THE_RIGHT = 5  # characters
 _ARROWS = {"higher": "↑", "lower": "↓"}
 
@@ -91,8 +91,11 @@ class Column:
 class Table:
     """Rows by key under their columns. notes: small print below the table, on the page.
 
-    A row may have two more keys. block: a row whose block differs from that of the row above begins a new block of rows. reason:
-    why values of the row are missing; the page prints it in their place.
+    has_tools: the page offers to search the rows and to filter them by the words beside their numbers.
+
+    A row may have three more keys. block: a row whose block differs from that of the row above begins a new block of rows. reason:
+    why values of the row are missing; the page prints it in their place. key: the compound of the row, which the page's pictures
+    and wells know too.
     """
 
     title: str
@@ -100,6 +103,7 @@ class Table:
     rows: Sequence[Row]
     notes: Sequence[str] = ()
     rows_in_terminal: int | None = None  # None: all
+    has_tools: bool = False
 
     def starts_block(self, index: int) -> bool:
         """Return whether row `index` begins a new block; False for the first row."""

@@ -3,6 +3,7 @@
 import math
 
 from sdvae_ray.report.facts.chart import Curve, Curves, RatePoints
+from sdvae_ray.report.page.labels import place_labels
 from sdvae_ray.report.page.svg import (
     Scale,
     framed,
@@ -19,7 +20,7 @@ from sdvae_ray.report.page.svg import (
 _LEFT, _TOP, _WIDTH, _HEIGHT = 58, 10, 330, 210
 _RIGHT, _BOTTOM = _LEFT + _WIDTH, _TOP + _HEIGHT
 _RATIOS = (-6, 4)  # powers of 2 at the edges of a chart of ratios, at most
-_LINE = 12  # pixels between labels
+_WIDE = 420  # pixels, width of a chart of rates
 
 
 def curves(chart: Curves) -> str:
@@ -70,34 +71,34 @@ def rate_points(chart: RatePoints) -> str:
     low, high = min(point.bits for point in points), max(point.bits for point in points)
     powers = list(range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1))
     powers = powers if len(powers) > 1 else [powers[0], powers[0] + 1]
-    across = Scale(powers[0], powers[-1], _LEFT + 12, _RIGHT - 12)
-    values = [*(point.value for point in points), *([] if chart.reference is None else [chart.reference])]
-    ticks = ticks_around(min(values), max(values))
+    right = _LEFT + _WIDE
+    across = Scale(powers[0], powers[-1], _LEFT + 16, right - 16)
+    ticks = ticks_around(*chart.ends)
     down = Scale(ticks[0], ticks[-1], _BOTTOM, _TOP)
-    body = y_axis(down, ticks, _LEFT, _RIGHT, chart.y_axis)
+    body = y_axis(down, ticks, _LEFT, right, chart.y_axis)
     names = [power_text(power) for power in powers]
-    body += x_axis(across, powers, _TOP, _BOTTOM, "bits per pixel and stain", names)
+    body += x_axis(across, powers, _TOP, _BOTTOM, "bits per pixel and stain (each step doubles)", names)
+    written = []
     if chart.reference is not None:
-        body += line("diagonal", _LEFT, _RIGHT, down(chart.reference), down(chart.reference))
-    taken: list[tuple[float, float, float]] = []
-    for point in sorted(points, key=lambda point: -point.value):
-        x, y = across(math.log2(point.bits)), down(point.value)
-        words = f"{point.side.text}: {tick_text(round(point.bits, 3))} bits, {tick_text(round(point.value, 4))}"
-        dot = f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'
-        body += f'<g class="s{point.side.colour}">{titled(words)}{dot}</g>'
-        left, anchor = (-9, "end") if x > _LEFT + 0.62 * _WIDTH else (9, "start")
-        y = _free(taken, x, y, anchor == "end", point.side.text)
-        body += svg_text(x + left, y + 4, point.side.text, anchor, "tick")
+        body += line("diagonal", _LEFT, right, down(chart.reference), down(chart.reference))
+        written = [(_LEFT + 4.0, down(chart.reference) - 4, "originals")]
+        body += svg_text(*written[0], "start", "tick")
+    places = [(across(math.log2(point.bits)), down(point.value), point.side.text) for point in points]
+    labels = place_labels(places, (_LEFT, _TOP, right, _BOTTOM), written)
+    for point, (x, y, text), label in zip(points, places, labels, strict=True):
+        words = f"{text}: {tick_text(round(point.bits, 3))} bits, {tick_text(round(point.value, 4))}"
+        interval = ""
+        if point.low is not None and point.high is not None:
+            words += f" ({tick_text(round(point.low, 3))} to {tick_text(round(point.high, 3))})"
+            interval = line("thin faint", x, x, down(point.low), down(point.high))
+        leader = line("leader", x, label.x, y, label.y - 4) if label.is_far else ""
+        body += f'<g class="s{point.side.colour}">{titled(words)}{interval}{leader}{_mark(x, y, point.is_codec)}</g>'
+        body += svg_text(label.x, label.y, text, "start", "lab small")
     words = "; ".join(f"{point.side.text} {point.value:.4g} at {point.bits:.3g} bits" for point in points)
-    return framed(_RIGHT + 14, _BOTTOM + 38, chart.title, f"{chart.title}: {words}", body)
+    return framed(right + 14, _BOTTOM + 38, chart.title, f"{chart.title}: {words}", body)
 
 
-def _free(taken: list[tuple[float, float, float]], x: float, y: float, ends: bool, words: str) -> float:
-    """Return the y nearest below `y` at which a label that starts or ends at x overlaps none of `taken`. taken: (left, right, y)
-    of the labels so far; the label is added to them."""
-    width = 9 + 6.2 * len(words)
-    left, right = (x - width, x) if ends else (x, x + width)
-    while any(left < end and start < right and abs(y - other) < _LINE for start, end, other in taken):
-        y += 1
-    taken.append((left, right, y))
-    return y
+def _mark(x: float, y: float, is_codec: bool) -> str:
+    if is_codec:
+        return f'<rect class="dot" x="{x - 4.5:.1f}" y="{y - 4.5:.1f}" width="9" height="9"/>'
+    return f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="5"/>'

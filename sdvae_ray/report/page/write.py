@@ -1,6 +1,7 @@
 """The report: one HTML file with everything in it, readable offline, on paper and in the dark. Templates escape every text."""
 
 import base64
+import hashlib
 from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
@@ -13,10 +14,13 @@ from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import REASON, Beside, Column, Row, Side, Table, Value, number
 from sdvae_ray.report.page.curves import curves, rate_points
 from sdvae_ray.report.page.figures import dumbbells, key, scatter, strips
+from sdvae_ray.report.page.forest import ForestPlot, forest
 from sdvae_ray.report.sections.header import header
 from sdvae_ray.report.sections.order import sections_of
 
 FILE = "report/index.html"
+# all of the page's scripts; its policy allows no other
+_SCRIPTS = ("sections.js", "tables.js", "viewer.js")
 _DRAWN_BY: dict[type, Callable[[Any], str]] = {
     Strips: strips,
     Dumbbells: dumbbells,
@@ -35,9 +39,20 @@ def write_report(scored: ScoredRun) -> str:
 
 def render(scored: ScoredRun) -> str:
     """Return the whole page as text."""
-    style = Markup((files("sdvae_ray.report.page") / "page.css").read_text())
+    script = "\n".join(_resource("scripts", name) for name in _SCRIPTS)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = _templates().get_template("page.html")
-    return page.render(header=header(scored), sections=sections_of(scored), style=style)
+    return page.render(
+        header=header(scored),
+        sections=sections_of(scored),
+        style=Markup(_resource("page.css")),
+        script=Markup(script),
+        script_hash=digest,
+    )
+
+
+def _resource(*parts: str) -> str:
+    return files("sdvae_ray.report.page").joinpath(*parts).read_text()
 
 
 def _templates() -> Environment:
@@ -49,6 +64,7 @@ def _templates() -> Environment:
         "draw": lambda chart: Markup(_DRAWN_BY[type(chart)](chart)),
         "base64": _base64,
         "cells": cells,
+        "forest": lambda chart: _with_markup(forest(chart)),
         "number": number,
     }
     environment.tests |= {
@@ -57,6 +73,10 @@ def _templates() -> Environment:
     }
     environment.globals["KINDS"] = {kind: (Markup(key(kind)), text) for kind, text in KINDS.items()}
     return environment
+
+
+def _with_markup(drawn: ForestPlot) -> ForestPlot:
+    return ForestPlot(Markup(drawn.head), [(row, Markup(marks)) for row, marks in drawn.rows])
 
 
 def _base64(png: bytes) -> str:

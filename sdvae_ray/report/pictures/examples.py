@@ -1,7 +1,7 @@
 """Originals and their reconstructions: a few fields of view, their pixels loaded again, their stored latents decoded again.
 
-One patch of each field, chosen by hash and not by looks. If weights, pixels or time are lacking, a reason takes the place of
-the pictures.
+One patch of each field, chosen by hash and not by looks among those that are not nearly empty. If weights, pixels or time are
+lacking, a reason takes the place of the pictures.
 """
 
 import time
@@ -33,6 +33,7 @@ from sdvae_ray.schema import ERROR, FOV_ID, LATENT, latents_table, metrics_table
 from sdvae_ray.sources.manifest.reader import read_manifest_column, read_row_group, row_groups
 
 SECONDS = 60.0  # after which no further patch is decoded
+_LEAST_SPREAD = 0.5  # of a patch that is shown, as a share of the median patch's
 CAPTIONS = ("ssim", "psnr")  # metrics of the patch under each reconstruction
 
 
@@ -78,7 +79,7 @@ def load_examples(scored: ScoredRun, choices: Sequence[Choice]) -> Examples:
                 f"{len(shown)} of {len(pixels)} fields are shown: decoding all would take more than {SECONDS:.0f} s"
             )
             break
-        number = int(generator(config.seed, "example patch", choice.fov_id).integers(config.image.patches))
+        number = _patch_of(config.seed, choice.fov_id, pixels[choice.fov_id])
         patch = _Patch(scored.run, scored.usable.filter(pl.col(FOV_ID) == choice.fov_id), number, pixels[choice.fov_id])
         pictures: dict[str, Pictures | str] = {}
         for side in config.sides:
@@ -91,6 +92,14 @@ def load_examples(scored: ScoredRun, choices: Sequence[Choice]) -> Examples:
         scored.say(f"{choice.fov_id} decoded, {time.monotonic() - start:.0f} s")
         shown.append(Example(choice, number, draw(config, patch.image, patch.image, crop), pictures))
     return Examples(shown, crop, notes)
+
+
+def _patch_of(seed: int, fov_id: str, pixels: np.ndarray) -> int:
+    """Return the number of the patch that is shown, chosen by hash among those that are not nearly empty: their pixels spread half
+    as much as those of the field's median patch. pixels: (P, C, S, S)."""
+    spreads = pixels.std((2, 3)).mean(1)
+    full = np.flatnonzero(spreads >= _LEAST_SPREAD * np.median(spreads))
+    return int(full[generator(seed, "example patch", fov_id).integers(len(full))])
 
 
 class _Patch:

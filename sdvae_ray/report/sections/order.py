@@ -6,6 +6,7 @@ from typing import NamedTuple
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import Section
 from sdvae_ray.report.sections.answers import dose, questions, short, verdict
+from sdvae_ray.report.sections.explore import compounds
 from sdvae_ray.report.sections.images import distances, examples, latents, leakage, metrics, quality, rates
 from sdvae_ray.report.sections.phenotypes import audits, comparison, floors, retrieval, tasks, truth
 from sdvae_ray.report.sections.record import failures, provenance, reading
@@ -19,13 +20,22 @@ class Entry(NamedTuple):
 
 
 SECTIONS = [
+    # is the phenotype kept, at what rate, and what is lost?
     Entry(verdict.section),
-    Entry(short.section),
-    Entry(examples.section),
     Entry(rates.section, in_terminal=True),
+    Entry(compounds.section),
+    Entry(examples.section),
+    Entry(short.section),
+    Entry(comparison.section),
+    Entry(dose.section),
+    Entry(truth.section, in_terminal=True),
+    # what of the pixels is lost?
     Entry(metrics.means, in_terminal=True),
     Entry(metrics.spectra),
     Entry(leakage.section, in_terminal=True),
+    Entry(metrics.distributions),
+    Entry(distances.section),
+    # how far do the scores hold?
     Entry(retrieval.section, in_terminal=True),
     Entry(floors.section, in_terminal=True),
     Entry(floors.ceilings, in_terminal=True),
@@ -35,16 +45,12 @@ SECTIONS = [
     Entry(audits.stringency, in_terminal=True),
     Entry(audits.neighbours),
     Entry(audits.sets, in_terminal=True),
+    # which extractor, which metric?
     Entry(questions.extractors_of_run),
     Entry(questions.metrics_of_run),
-    Entry(dose.section),
-    Entry(comparison.section),
-    Entry(truth.section, in_terminal=True),
-    Entry(verdict.compounds_of_run),
-    Entry(metrics.distributions),
-    Entry(distances.section),
     Entry(latents.sizes),
     Entry(latents.space),
+    # what went wrong, and how was it done?
     Entry(quality.section, in_terminal=True),
     Entry(failures.section, in_terminal=True),
     Entry(reading.section),

@@ -15,6 +15,7 @@ Array = NDArray[np.float32]
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
 FULL_SCALE = 65535.0
 COUNTS_PER_PHOTON = 18.0  # camera counts; sets the shot noise (20,000 counts = 1,111 photons, 3 % noise)
+PIXEL_MICROMETRES = 0.6  # width of a pixel
 READ_NOISE = 45.0  # camera counts, sd
 BRIGHTNESS = np.array([70e3, 78e3, 84e3, 82e3, 78e3], dtype=np.float32)  # counts of a value of 1, per stain
 

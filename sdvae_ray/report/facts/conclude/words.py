@@ -13,6 +13,11 @@ _NAMED = 8  # compounds that a line names, at most
 
 def lines_on_compounds(study: Study, compounds: Sequence[Compound]) -> list[str]:
     """Return what is lost, what is weakened and what is uncertain, by name; sides with the same names share a line."""
+    return [*certain_lines(study, compounds), *uncertain_lines(study, compounds)]
+
+
+def certain_lines(study: Study, compounds: Sequence[Compound]) -> list[str]:
+    """Return what is lost and what is weakened, by name; or that nothing is lost for certain."""
     if not compounds:
         return ["The originals retrieve no compound: there is no phenotype to lose."] if study.wells.height else []
     said = [
@@ -20,16 +25,20 @@ def lines_on_compounds(study: Study, compounds: Sequence[Compound]) -> list[str]
         *_named(
             study, compounds, "weakened", lambda sides, names: f"Weakened by {sides}, and still retrieved: {names}."
         ),
-        *_named(
-            study,
-            compounds,
-            "undecided",
-            lambda sides, names: f"Uncertain: {sides} no longer {_verb(sides)} {names}, and the fall may be chance.",
-        ),
     ]
     if not any(compound.fate == "lost" for compound in compounds):
         said.insert(0, f"None of the {_RETRIEVED} is lost for certain.")
     return said
+
+
+def uncertain_lines(study: Study, compounds: Sequence[Compound]) -> list[str]:
+    """Return what a side no longer retrieves though the fall may be chance, by name."""
+    return _named(
+        study,
+        compounds,
+        "undecided",
+        lambda sides, names: f"Uncertain: {sides} no longer {_verb(sides)} {names}, and the fall may be chance.",
+    )
 
 
 def _verb(sides: str) -> str:

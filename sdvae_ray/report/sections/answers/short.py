@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.report.facts import outcome
+from sdvae_ray.report.facts.conclude.words import listed
 from sdvae_ray.report.facts.outcome import FRACTION
 from sdvae_ray.report.facts.scored import ScoredRun, Values
 from sdvae_ray.report.facts.table import BLOCK, NONE, Row, Section, Table, text_column
@@ -17,7 +18,7 @@ _EFFECTS: dict[str, Callable[[TruthRow], bool]] = {
 
 
 def section(scored: ScoredRun) -> Section:
-    """Return one sentence per reconstruction, and a table of counts."""
+    """Return one sentence per extractor and group, and a table of counts."""
     rows = [row for row in outcome.retrieval_rows(scored) if row.get(FRACTION) is not None]
     lines = _sentences(scored) if rows else ["No compound was scored."]
     if rows and not any(row["side"] == IMAGE_SIDE for row in rows):
@@ -26,17 +27,32 @@ def section(scored: ScoredRun) -> Section:
         lines.append(f"{failed:,} of the fields of view failed and {'is' if failed == 1 else 'are'} left out.")
     reasons = outcome.reasons(scored)
     return Section(
-        "short", "In short", "In short", lines=lines, tables=[_counts(scored, rows)] if rows else [], reasons=reasons
+        "short",
+        "How many compounds are kept?",
+        "How many",
+        lines=lines,
+        tables=[_counts(scored, rows)] if rows else [],
+        reasons=reasons,
     )
 
 
 def _sentences(scored: ScoredRun) -> list[str]:
-    lines = []
+    """Return one sentence per extractor and group: which sides keep how many of the originals' compounds, the most first."""
+    rows: dict[tuple[str, str], list[Values]] = {}
     for row in outcome.kept(scored):
         if row["original"]:
-            added = f" and finds {row['added']} that the originals do not" if row["added"] else ""
-            kept = f"{scored.label(row['side'])} keeps {row['both']} of the {row['original']} compounds"
-            lines.append(f"By {scored.by(row['extractor'], row['group'])}: {kept} that the originals retrieve{added}.")
+            rows.setdefault((row["extractor"], row["group"]), []).append(row)
+    lines = []
+    for place, here in rows.items():
+        parts = []
+        for both in sorted({row["both"] for row in here}, reverse=True):
+            sides = [scored.label(row["side"]) for row in here if row["both"] == both]
+            parts.append(f"{listed(sides)} {'keep' if len(sides) > 1 else 'keeps'} {both}")
+        total = here[0]["original"]
+        kept = f"of the {total} compounds that the originals retrieve, {'; '.join(parts)}."
+        added = [f"{scored.label(row['side'])} {row['added']}" for row in here if row["added"]]
+        more = f" Beside these, compounds that the originals do not retrieve: {', '.join(added)}." if added else ""
+        lines.append(f"By {scored.by(*place)}: {kept}{more}")
     return lines if len(lines) <= _SENTENCES else [*lines[:_SENTENCES], "The others are in the comparison below."]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sdvae_ray.config import IMAGE_SIDE
+from sdvae_ray.report.facts.conclude.findings import findings
 from sdvae_ray.report.facts.conclude.study import Rule, Study, rule_of
 from sdvae_ray.report.facts.conclude.verdicts import (
     Compound,
@@ -13,14 +13,15 @@ from sdvae_ray.report.facts.conclude.verdicts import (
 )
 from sdvae_ray.report.facts.conclude.words import interval_words, lines_on_compounds, listed, open_lines, percent
 from sdvae_ray.report.facts.scored import GROUP, ScoredRun
-from sdvae_ray.report.facts.table import BLOCK, NONE, Beside, Column, Row, Section, Table, Value, text_column
+from sdvae_ray.report.facts.table import BLOCK, NONE, Column, Row, Section, Table, Value, text_column
 
 _TITLE = "Is the phenotype kept?"
 _MOST_SIDES = 10  # of a table of fates in a terminal
 
 
 def section(scored: ScoredRun) -> Section | None:
-    """Return the section of the page; None for a run without sides that stand beside their originals."""
+    """Return the first screen of the page: a finding per extractor and group, and the numbers of all; None for a run without
+    sides that stand beside their originals."""
     study, rule = Study((scored,)), rule_of(scored)
     rows = verdicts(study, rule)
     if not rows:
@@ -29,26 +30,10 @@ def section(scored: ScoredRun) -> Section | None:
         "verdict",
         _TITLE,
         "Verdict",
-        lines=lines_on_compounds(study, fates(study, rule)),
         tables=[verdict_table(study, rule, rows)],
-        reasons=open_lines(study, rows),
         notes=notes(study, rule, rows),
-    )
-
-
-def compounds_of_run(scored: ScoredRun) -> Section | None:
-    """Return the section of the page on the compounds that the originals retrieve; None without one."""
-    study = Study((scored,))
-    compounds = fates(study, rule_of(scored))
-    if not compounds:
-        return None
-    lead = "Normalised mAP, of the originals and of every side, and what became of the compound."
-    return Section(
-        "fates",
-        "What became of the compounds that the originals retrieve",
-        "Compounds",
-        lead,
-        tables=[fate_table(study, compounds)],
+        template="verdict.html",
+        content=findings(study, rule, rows, fates(study, rule)),
     )
 
 
@@ -64,7 +49,7 @@ def in_terminal(study: Study, rule: Rule) -> list[Section]:
     table = verdict_table(study, rule, rows)
     sections = [Section("verdict", _TITLE, tables=[table], reasons=said, brief=" ".join(notes(study, rule, rows)))]
     if compounds:
-        sections.append(Section("fates", "", tables=[fate_table(study, compounds, in_words=True)]))
+        sections.append(Section("fates", "", tables=[fate_table(study, compounds)]))
     return sections
 
 
@@ -151,28 +136,26 @@ def cells(row: Verdict) -> dict[str, Value]:
     }
 
 
-def fate_table(study: Study, compounds: Sequence[Compound], in_words: bool = False) -> Table:
-    """Return one row per compound that the originals retrieve, one column per side: its normalised mAP and fate, or its fate."""
+def fate_table(study: Study, compounds: Sequence[Compound]) -> Table:
+    """Return one row per compound that the originals retrieve, one column per side: its fate."""
     scored = study.first
     sides = scored.sides(compound.side for compound in compounds)
-    title = "What became of the compounds that the originals retrieve" if in_words else ""
-    if in_words and len(sides) > _MOST_SIDES:
+    title = "What became of the compounds that the originals retrieve"
+    if len(sides) > _MOST_SIDES:
         changed = [compound for compound in compounds if compound.fate != "kept"]
         names, sides = {compound.name for compound in changed}, scored.sides(compound.side for compound in changed)
         compounds = [compound for compound in compounds if compound.name in names and compound.side in sides]
         title += "; compounds and sides that are not shown: all kept"
-    side_columns = [Column(side, scored.label(side)) if in_words else scored.side_column(side, 2) for side in sides]
     columns = [
         text_column("extractor", "by", says_once=True),
         text_column("compound", "compound", keeps=20),
-        *([] if in_words else [Column(IMAGE_SIDE, "originals", 2)]),
-        *side_columns,
+        *(Column(side, scored.label(side)) for side in sides),
     ]
     rows: dict[tuple[str, str, str], dict[str, Value]] = {}
     for compound in compounds:
         place = (compound.extractor, compound.group, compound.name)
         by = scored.by(compound.extractor, compound.group)
-        head: dict[str, Value] = {BLOCK: by, "extractor": by, "compound": compound.name, IMAGE_SIDE: compound.image}
+        head: dict[str, Value] = {BLOCK: by, "extractor": by, "compound": compound.name}
         row = rows.setdefault(place, {**head, **dict.fromkeys(sides, NONE)})
-        row[compound.side] = compound.fate if in_words else Beside(compound.reconstruction, compound.fate)
+        row[compound.side] = compound.fate
     return Table(title, columns, list(rows.values()))

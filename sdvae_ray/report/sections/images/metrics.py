@@ -7,14 +7,13 @@ import polars as pl
 
 from sdvae_ray.distributions.quantiles import nearest_quantiles
 from sdvae_ray.engine.columns import measures_posterior
-from sdvae_ray.randomness import generator
 from sdvae_ray.report.facts.chart import Curve, Curves, Strip, Strips
 from sdvae_ray.report.facts.metrics import against_stains, metric_columns, plain_metrics, shown_mean
+from sdvae_ray.report.facts.sample import sampled
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import SIDE, Column, Row, Section, Table
 from sdvae_ray.schema import METRICS, metrics_table
 
-SAMPLE = 20_000  # fields of view whose patches make the distributions
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _MARKS = "dot, the median; thick bar, the middle half; thin line, 5 to 95\u00a0%."
 _AXES = {"higher": "higher is better →", "lower": "← lower is better", "": "neither end is better"}
@@ -80,19 +79,6 @@ def distributions(scored: ScoredRun) -> Section | None:
     charts = [_strips(scored, column, sides, fovs) for column in columns]
     legend = [scored.side(side) for side in scored.config.sides]
     return Section("distributions", "Metrics per stain", "Per stain", lead=lead, legend=legend, charts=charts)
-
-
-def sampled(scored: ScoredRun) -> pl.DataFrame:
-    """Return usable fields of view of whole files, chosen by hash, enough for the distributions of a large run."""
-    file = pl.col("files").list.first()
-    counts = dict(scored.usable.group_by(file).len().rows())
-    names = sorted(counts)
-    total, kept = 0, []
-    for index in generator(scored.config.seed, "files").permutation(len(names)):
-        if total < SAMPLE:
-            kept.append(names[index])
-            total += counts[names[index]]
-    return scored.usable.filter(file.is_in(kept))
 
 
 def _strips(scored: ScoredRun, column: Column, sides: Sequence[str], fovs: pl.DataFrame) -> Strips:

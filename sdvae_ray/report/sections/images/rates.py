@@ -1,5 +1,7 @@
 """Rate, distortion and phenotype of every side: a row per side, and FR over the rate."""
 
+import polars as pl
+
 from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.report.facts import outcome
 from sdvae_ray.report.facts.chart import RatePoint, RatePoints
@@ -100,10 +102,25 @@ def _phenotype(scored: ScoredRun, extractor: str, side: str) -> dict[str, float 
 def _chart(scored: ScoredRun, rows: list[Values], extractor: str) -> RatePoints:
     """Return the chart of FR over the rate: of the bytes of files, if they are known."""
     key, title = f"{extractor} fraction_retrieved", f"Fraction retrieved by {scored.label(extractor)}"
-    points = [
-        RatePoint(scored.side(row["side"]), row[CODED] or row[BITS], row[key])
-        for row in rows[1:]
-        if row[key] is not None and row[BITS] is not None
-    ]
-    words = "bytes of files, as coded; dashed: the originals"
+    ends = _intervals(scored, extractor)
+    points = []
+    for row in rows[1:]:
+        if row[key] is not None and row[BITS] is not None:
+            low, high = ends.get(row["side"], (None, None))
+            bits, is_codec = row[CODED] or row[BITS], row["side"] in scored.config.codecs
+            points.append(RatePoint(scored.side(row["side"]), bits, row[key], low, high, is_codec))
+    words = (
+        "bytes of files, as coded; circles: autoencoders; squares: codecs; lines: 95 % intervals; dashed: the originals"
+    )
     return RatePoints(title, words, "FR (higher is better)", points, rows[0][key])
+
+
+def _intervals(scored: ScoredRun, extractor: str) -> dict[str, tuple[float | None, float | None]]:
+    """Return side -> the interval of its FR over compounds; empty with several groups, whose mean has no interval."""
+    table = scored.scores.differences
+    if "quantity" not in table.columns or scored.scores.summary["group"].n_unique() > 1:
+        return {}
+    here = table.filter(
+        (pl.col("extractor") == extractor) & (pl.col("quantity") == "fraction_retrieved") & pl.col("low").is_not_null()
+    )
+    return {side: (low, high) for side, low, high in here.select("side", "low", "high").iter_rows()}
