@@ -55,6 +55,10 @@ class SavedIndex:
     table: pl.LazyFrame
     patches: int
 
+    def vectors(self, ids: np.ndarray) -> np.ndarray:
+        """Return (N, D) float32: the vectors of length 1 under the ids (N,) of an index of wells."""
+        return np.stack([self.index.reconstruct(int(number)) for number in ids])
+
     def nearest(self, vector: np.ndarray, count: int, without: int | None = None) -> pl.DataFrame:
         """Return the rows of the `count` vectors nearest to a vector (D,), nearest first, with their cosine.
 

@@ -15,12 +15,13 @@ from sdvae_ray.report.facts.table import REASON, Beside, Column, Row, Side, Tabl
 from sdvae_ray.report.page.curves import curves, rate_points
 from sdvae_ray.report.page.figures import dumbbells, key, scatter, strips
 from sdvae_ray.report.page.forest import ForestPlot, forest
+from sdvae_ray.report.page.wells_data import wells_json
 from sdvae_ray.report.sections.header import header
 from sdvae_ray.report.sections.order import sections_of
 
 FILE = "report/index.html"
 # all of the page's scripts; its policy allows no other
-_SCRIPTS = ("sections.js", "tables.js", "viewer.js")
+_SCRIPTS = ("sections.js", "tables.js", "viewer.js", "wells_data.js", "wells_draw.js", "wells.js")
 _DRAWN_BY: dict[type, Callable[[Any], str]] = {
     Strips: strips,
     Dumbbells: dumbbells,
@@ -66,6 +67,7 @@ def _templates() -> Environment:
         "cells": cells,
         "forest": lambda chart: _with_markup(forest(chart)),
         "number": number,
+        "wells_json": wells_json,
     }
     environment.tests |= {
         "side": lambda value: isinstance(value, Side),

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import Section
 from sdvae_ray.report.sections.answers import dose, questions, short, verdict
-from sdvae_ray.report.sections.explore import compounds
+from sdvae_ray.report.sections.explore import compounds, wells
 from sdvae_ray.report.sections.images import distances, examples, latents, leakage, metrics, quality, rates
 from sdvae_ray.report.sections.phenotypes import audits, comparison, floors, retrieval, tasks, truth
 from sdvae_ray.report.sections.record import failures, provenance, reading
@@ -25,6 +25,7 @@ SECTIONS = [
     Entry(rates.section, in_terminal=True),
     Entry(compounds.section),
     Entry(examples.section),
+    Entry(wells.section),
     Entry(short.section),
     Entry(comparison.section),
     Entry(dose.section),

@@ -17,7 +17,7 @@
   const adjust = () => {
     image.style.filter = `brightness(${contrast.value})`;
     if (/^(mean )?difference/.test(image.alt)) image.style.filter = `contrast(${contrast.value})`;
-    sheet.style.width = `${100 * zoom.value}%`;
+    sheet.style.setProperty("--zoom", zoom.value);
   };
   const step = (by) => { show(place + by); adjust(); };
 

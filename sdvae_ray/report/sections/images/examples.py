@@ -48,8 +48,8 @@ def section(scored: ScoredRun) -> Section:
         lead = (
             f"One patch of each field, chosen by hash among those that are not nearly empty; {part} {patch} × {patch} pixels. "
             f"Every stain is stretched from the {LOW:g} to the {HIGH:g} percentile of the original's patch, and every "
-            f"reconstruction by those same constants. The difference is signed: blue where the reconstruction is darker, red where it is brighter, full "
-            f"colour at 1/{GAIN} of that range. SSIM and PSNR are of the whole patch, as stored in the run."
+            "reconstruction by those same constants. The difference is signed: blue where the reconstruction is darker, red where "
+            f"it is brighter, full colour at 1/{GAIN} of that range. SSIM and PSNR are of the whole patch, as stored in the run."
         )
     return Section(
         "examples",

@@ -1,0 +1,94 @@
+"""Where on the plates, and near which wells? Plate heat maps, a map of the wells and the wells themselves, to be brushed."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from sdvae_ray.report.facts.scored import ScoredRun
+from sdvae_ray.report.facts.table import Section
+from sdvae_ray.report.facts.wells import MOST, NEAREST, Wells, wells_of
+from sdvae_ray.schema import BATCH_COLUMN, PLATE_COLUMN, WELL_COLUMN
+
+SHAPES = ((8, 12), (16, 24), (32, 48))  # rows and columns of plates of 96, 384 and 1,536 wells
+_POSITION = re.compile(r"([A-Za-z]{1,2})0*(\d{1,2})")
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """The wells for the page's script.
+
+    shapes             rows and columns of every plate
+    rows, columns      the position of every well, from 0; None: its name is no position
+    """
+
+    wells: Wells
+    plates: list[str]
+    shapes: list[tuple[int, int]]
+    plate_of: list[int]
+    positions: list[tuple[int, int] | None]
+    batch_of: list[str]
+
+
+def section(scored: ScoredRun) -> Section | None:
+    """Return the section; None for a run whose fields name no wells. content: an Explorer."""
+    wells = wells_of(scored)
+    if wells is None:
+        return None
+    table = wells.table
+    plate = pl.col(PLATE_COLUMN) if PLATE_COLUMN in table.columns else pl.lit("")
+    batch = pl.col(BATCH_COLUMN) if BATCH_COLUMN in table.columns else pl.lit("")
+    known = [name for name in (BATCH_COLUMN, PLATE_COLUMN) if name in table.columns]
+    whole = pl.concat_str(known, separator="/") if known else pl.lit("")
+    is_unique = table.select(whole.n_unique() == plate.n_unique()).item()
+    names = table.select((plate if is_unique else whole).alias("name"))["name"].to_list()
+    plates = list(dict.fromkeys(names))
+    number = {name: place for place, name in enumerate(plates)}
+    plate_of = [number[name] for name in names]
+    positions = [position_of(name) for name in table[WELL_COLUMN].to_list()]
+    content = Explorer(
+        wells,
+        plates,
+        _shapes(len(plates), plate_of, positions),
+        plate_of,
+        positions,
+        table.select(batch.alias("b"))["b"].to_list(),
+    )
+    lead = (
+        "Draw a box over wells of a map or of a plate: all show them marked, and they are listed. By keyboard: the arrow keys "
+        "go from well to well, Enter marks one, Escape clears. Numbers are rounded to 1/254 of their range. A map shows the first "
+        "two principal components of the normalised profiles of one extractor and side, each on axes of its own."
+    )
+    if wells.total > table.height:
+        lead += (
+            f" {table.height:,} of {wells.total:,} wells are here, chosen by hash: a page holds no more than {MOST:,}."
+        )
+    if wells.neighbours is not None:
+        lead += (
+            f" The {NEAREST} nearest wells of a well are by cosine of its profile by {wells.nearest_by}, in its group."
+        )
+    title = "Where on the plates, and near which wells?"
+    return Section("wells", title, "Plates and map", lead=lead, template="wells.html", content=content)
+
+
+def position_of(well: str) -> tuple[int, int] | None:
+    """Return (row, column) from 0 of a well's name such as B07 or AF48; None for a name of another form."""
+    match = _POSITION.fullmatch(well)
+    if match is None:
+        return None
+    row = 0
+    for letter in match[1].upper():
+        row = 26 * row + ord(letter) - ord("A") + 1
+    row, column = row - 1, int(match[2]) - 1
+    rows, columns = SHAPES[-1]
+    return (row, column) if row < rows and 0 <= column < columns else None
+
+
+def _shapes(plates: int, plate_of: Sequence[int], positions: Sequence[tuple[int, int] | None]) -> list[tuple[int, int]]:
+    """Return the least shape of SHAPES that holds all wells of a plate, per plate."""
+    most = [(0, 0)] * plates
+    for plate, position in zip(plate_of, positions, strict=True):
+        if position is not None:
+            most[plate] = (max(most[plate][0], position[0]), max(most[plate][1], position[1]))
+    return [next(shape for shape in SHAPES if row < shape[0] and column < shape[1]) for row, column in most]
