@@ -6,14 +6,12 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 
-from markupsafe import Markup
-
 from sdvae_ray.report.sections.explore.wells import Explorer
 
 _NO_PLACE = 255  # a row or column of a well whose name is no position
 
 
-def wells_json(explorer: Explorer) -> Markup:
+def wells_json(explorer: Explorer) -> str:
     """Return the JSON. "<" is written as an escape, so that no text of it ends the element that holds it."""
     wells = explorer.wells
     table = wells.table
@@ -52,7 +50,7 @@ def wells_json(explorer: Explorer) -> Markup:
         "neighbours": None if wells.neighbours is None else _base64("i", wells.neighbours.ravel().tolist()),
         "nearest": 0 if wells.neighbours is None else wells.neighbours.shape[1],
     }
-    return Markup(json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def _numbered(texts: Sequence[str]) -> tuple[list[str], list[int]]:

@@ -67,7 +67,7 @@ def _templates() -> Environment:
         "cells": cells,
         "forest": lambda chart: _with_markup(forest(chart)),
         "number": number,
-        "wells_json": wells_json,
+        "wells_json": lambda explorer: Markup(wells_json(explorer)),
     }
     environment.tests |= {
         "side": lambda value: isinstance(value, Side),

@@ -5,7 +5,7 @@
     made.append(...children);
     return made;
   };
-  const pictures = new Map([...document.querySelectorAll(".example[data-compound]")].map((one) => [one.dataset.compound, one.id]));
+  const pictures = new Map([...document.querySelectorAll(".example[data-compound]")].reverse().map((one) => [one.dataset.compound, one.id])); // the first wins
   const textOf = (cell) => cell.innerText.trim();
   const numberOf = (cell) => parseFloat(textOf(cell).replace(/,/g, "").replace("−", "-"));
 

@@ -17,18 +17,17 @@
   part("compound-names").append(...data.names.filter((name) => name).slice(0, 5000).map((name) => element("option", "", { value: name })));
 
   const drawings = [];
-  let waiting = false;
-  const draw = () => {
-    if (waiting) return;
-    waiting = true;
-    requestAnimationFrame(() => { waiting = false; drawings.forEach((one) => one()); });
+  let waiting = null;
+  const draw = (what) => {
+    if (!waiting) requestAnimationFrame(() => { const how = waiting; waiting = null; drawings.forEach((one) => one[how]()); });
+    waiting = waiting === "paint" ? waiting : what;
   };
-  state.goTo = (well) => { state.here = well; tell(); draw(); };
+  state.goTo = (well) => { state.here = well; tell(); draw("show"); };
   state.mark = (wells, isMore = false) => {
     if (!isMore) state.marked = new Set(wells);
     else for (const well of wells) if (wells.length > 1 || !state.marked.delete(well)) state.marked.add(well);
     list();
-    draw();
+    draw("paint");
   };
 
   const tell = () => {
@@ -80,7 +79,7 @@
       part("map-says").textContent = `${out.length.toLocaleString("en")} wells; right: first principal component, up: second`;
       return out;
     };
-    drawings.push(wellCanvas(part("map-canvas"), state, places, null));
+    drawings.push(wellCanvas(part("map-canvas"), state, places, false));
   }
   const byPlate = data.plates.map(() => []);
   for (let well = 0; well < data.count; well++) if (data.isOnPlate(well)) byPlate[data.plate[well]].push(well);
@@ -98,25 +97,19 @@
       figure.append(element("figcaption", `${data.plates[plate]}`), canvas);
       figures.push(figure);
       const places = (width) => byPlate[plate].map((well) => [well, (data.column[well] + 0.5) * (width / columns), (data.row[well] + 0.5) * (width / columns), (width / columns) * 0.88]);
-      const frame = (pen, width, height, ink) => {
-        pen.strokeStyle = ink;
-        pen.globalAlpha = 0.35;
-        pen.strokeRect(0.5, 0.5, width - 1, height - 1);
-        pen.globalAlpha = 1;
-      };
-      drawings.push(wellCanvas(canvas, state, places, frame));
+      drawings.push(wellCanvas(canvas, state, places, true));
     }
     part("plates").replaceChildren(...figures);
     part("pager").hidden = data.plates.length <= PLATES;
     part("plates-shown").textContent = `plates ${state.from + 1} to ${last} of ${data.plates.length}`;
-    draw();
+    draw("paint");
   };
   const page = (by) => { state.from = Math.max(0, Math.min(state.from + by, data.plates.length - 1)); state.from -= state.from % PLATES; showPlates(); };
   part("plates-before").addEventListener("click", () => page(-PLATES));
   part("plates-after").addEventListener("click", () => page(PLATES));
   part("clear").addEventListener("click", () => { part("mark").value = ""; state.mark([]); });
-  for (const id of ["map", "map-group"]) part(id).addEventListener("input", draw);
-  part("colour").addEventListener("input", (event) => { state.colour = colours[event.target.value]; legend(); list(); if (state.here >= 0) tell(); draw(); });
+  for (const id of ["map", "map-group"]) part(id).addEventListener("input", () => draw("paint"));
+  part("colour").addEventListener("input", (event) => { state.colour = colours[event.target.value]; legend(); list(); if (state.here >= 0) tell(); draw("paint"); });
   const markCompounds = (matches) => {
     const isMatch = data.names.map(matches), wells = [];
     for (let well = 0; well < data.count; well++) if (isMatch[data.compound[well]]) wells.push(well);
@@ -138,7 +131,7 @@
     });
     row.cells[0].append(" ", button);
   }
-  addEventListener("resize", draw);
+  addEventListener("resize", () => draw("paint"));
   legend();
   list();
   showPlates();

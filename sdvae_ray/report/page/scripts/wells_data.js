@@ -3,7 +3,11 @@ const readWells = () => {
   const holder = document.getElementById("wells-data");
   if (!holder) return null;
   const data = JSON.parse(holder.textContent);
-  const bytes = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+  const bytes = (text) => {
+    const letters = atob(text), out = new Uint8Array(letters.length);
+    for (let at = 0; at < out.length; at++) out[at] = letters.charCodeAt(at);
+    return out;
+  };
   const integers = { u8: (text) => bytes(text), u16: (text) => new Uint16Array(bytes(text).buffer), u32: (text) => new Uint32Array(bytes(text).buffer), i32: (text) => new Int32Array(bytes(text).buffer) };
   for (const [name, kind] of [["plate", "u16"], ["row", "u8"], ["column", "u8"], ["compound", "u32"], ["role", "u8"], ["group", "u16"], ["batch", "u16"]]) data[name] = integers[kind](data[name]);
   for (const measure of data.measures) measure.codes = integers.u8(measure.codes);

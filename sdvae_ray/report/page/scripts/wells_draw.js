@@ -22,9 +22,27 @@ const wellColours = (data) => {
   ];
 };
 
-// A canvas of marks. places(): [[well, x, y, size]] in CSS pixels. The whole is drawn again when state changes.
-const wellCanvas = (canvas, state, places, background) => {
+// The number of a colour in a picture's memory: alpha, blue, green, red from the highest byte down.
+const pixelOf = (() => {
+  const known = new Map();
+  const pen = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
+  return (colour) => {
+    if (!known.has(colour)) {
+      pen.clearRect(0, 0, 1, 1);
+      pen.fillStyle = colour;
+      pen.fillRect(0, 0, 1, 1);
+      known.set(colour, new Uint32Array(pen.getImageData(0, 0, 1, 1).data.buffer)[0]);
+    }
+    return known.get(colour);
+  };
+})();
+const dimmed = (pixel) => ((pixel & 0xffffff) | (((pixel >>> 24) * 0.22) << 24)) >>> 0;
+
+// A canvas of marks. places(width, height): [[well, x, y, size]] in CSS pixels. Marks are painted on a layer of their own when they
+// change; the box and the well one looks at are drawn over it.
+const wellCanvas = (canvas, state, places, isFramed) => {
   const pen = canvas.getContext("2d");
+  const layer = document.createElement("canvas");
   let drawn = [];
   let box = null;
   const nearest = (x, y, most) => {
@@ -35,34 +53,42 @@ const wellCanvas = (canvas, state, places, background) => {
     }
     return best;
   };
-  const draw = () => {
+  const paint = () => {
     const ratio = devicePixelRatio || 1;
-    const [width, height] = [canvas.clientWidth, canvas.clientHeight];
-    canvas.width = width * ratio;
-    canvas.height = height * ratio;
-    pen.scale(ratio, ratio);
-    const ink = getComputedStyle(document.body).color;
-    if (background) background(pen, width, height, ink);
-    drawn = places(width, height);
+    const [width, height] = [Math.max(1, Math.round(canvas.clientWidth * ratio)), Math.max(1, Math.round(canvas.clientHeight * ratio))];
+    Object.assign(layer, { width, height });
+    drawn = places(canvas.clientWidth, canvas.clientHeight);
+    const layerPen = layer.getContext("2d");
+    const image = layerPen.createImageData(width, height);
+    const pixels = new Uint32Array(image.data.buffer);
+    const put = ([well, x, y, size], pixel) => {
+      const [left, top] = [Math.max(0, Math.round((x - size / 2) * ratio)), Math.max(0, Math.round((y - size / 2) * ratio))];
+      const [right, bottom] = [Math.min(width, Math.round((x + size / 2) * ratio)), Math.min(height, Math.round((y + size / 2) * ratio))];
+      for (let row = top; row < bottom; row++) pixels.fill(pixel, row * width + left, row * width + right);
+    };
     const isAny = state.marked.size > 0;
-    for (const [well, x, y, size] of drawn) {
-      pen.globalAlpha = isAny && !state.marked.has(well) ? 0.22 : 1;
-      pen.fillStyle = state.colour.of(well);
-      pen.fillRect(x - size / 2, y - size / 2, size, size);
+    for (const one of drawn) if (!isAny || !state.marked.has(one[0])) put(one, isAny ? dimmed(pixelOf(state.colour.of(one[0]))) : pixelOf(state.colour.of(one[0])));
+    if (isAny) for (const one of drawn) if (state.marked.has(one[0])) put(one, pixelOf(state.colour.of(one[0])));
+    layerPen.putImageData(image, 0, 0);
+    show();
+  };
+  const show = () => {
+    const ratio = devicePixelRatio || 1;
+    Object.assign(canvas, { width: layer.width, height: layer.height });
+    pen.drawImage(layer, 0, 0);
+    pen.scale(ratio, ratio);
+    pen.strokeStyle = getComputedStyle(document.body).color;
+    if (isFramed) {
+      pen.globalAlpha = 0.35;
+      pen.strokeRect(0.5, 0.5, canvas.clientWidth - 1, canvas.clientHeight - 1);
+      pen.globalAlpha = 1;
     }
-    pen.globalAlpha = 1;
     const here = drawn.find(([well]) => well === state.here);
-    if (here) {
-      pen.strokeStyle = ink;
-      pen.lineWidth = 2;
-      pen.strokeRect(here[1] - here[3] / 2 - 2, here[2] - here[3] / 2 - 2, here[3] + 4, here[3] + 4);
-    }
-    if (box) {
-      pen.strokeStyle = ink;
-      pen.setLineDash([4, 3]);
-      pen.strokeRect(Math.min(box[0], box[2]), Math.min(box[1], box[3]), Math.abs(box[2] - box[0]), Math.abs(box[3] - box[1]));
-      pen.setLineDash([]);
-    }
+    pen.lineWidth = 2;
+    if (here) pen.strokeRect(here[1] - here[3] / 2 - 2, here[2] - here[3] / 2 - 2, here[3] + 4, here[3] + 4);
+    if (!box) return;
+    pen.setLineDash([4, 3]);
+    pen.strokeRect(Math.min(box[0], box[2]), Math.min(box[1], box[3]), Math.abs(box[2] - box[0]), Math.abs(box[3] - box[1]));
   };
   const at = (event) => {
     const frame = canvas.getBoundingClientRect();
@@ -79,7 +105,7 @@ const wellCanvas = (canvas, state, places, background) => {
       return;
     }
     [box[2], box[3]] = at(event);
-    requestAnimationFrame(draw);
+    requestAnimationFrame(show);
   });
   canvas.addEventListener("pointerup", (event) => {
     const [left, right] = [Math.min(box[0], box[2]), Math.max(box[0], box[2])];
@@ -106,5 +132,5 @@ const wellCanvas = (canvas, state, places, background) => {
     } else return;
     event.preventDefault();
   });
-  return draw;
+  return { paint, show };
 };
