@@ -22,7 +22,7 @@ test: export OMP_NUM_THREADS = 1  # small images: more threads only wait for eac
 test: check
 	$(BIN)/python -m pytest -n $(PROCESSES) --timeout 600 --durations 15 -m "not slow and not gpu"
 
-test-slow: $(VENV)/.test
+test-slow: $(VENV)/.test .axe
 	$(BIN)/python -m pytest -m slow
 
 faults: export OMP_NUM_THREADS = 1
@@ -34,6 +34,9 @@ faults: $(VENV)/.test .s3rver
 
 .s3rver:  # a second S3 server for the tests; without npm they are skipped
 	-npm install --silent --no-audit --no-fund --no-package-lock --prefix .s3rver s3rver@3.7.1
+
+.axe:  # axe-core for the tests of the page; without npm its test is skipped
+	-npm install --silent --no-audit --no-fund --no-package-lock --prefix .axe axe-core@4
 
 bench: export OMP_NUM_THREADS = 1
 bench: $(VENV)/.test

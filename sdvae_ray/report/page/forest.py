@@ -38,14 +38,15 @@ def forest(chart: Forest) -> ForestPlot:
 
 
 def _head(chart: Forest, floor: float | None, place: Callable[[float], str]) -> str:
-    words = [(0.0, f"originals {number(chart.ceiling, 2)}", "start" if floor is not None and floor > 0 else "end")]
+    texts = _line_name(place(0.0), 11, f"originals {number(chart.ceiling, 2)}", floor is None or floor <= 0)
     if floor is not None:
-        words.append((floor, f"floor {number(chart.floor, 2)}", "end" if floor > 0 else "start"))
-    texts = "".join(
-        f'<text class="tick" x="{place(value)}" y="11" text-anchor="{anchor}" dx="{4 if anchor == "end" else -4}">{text}</text>'
-        for value, text, anchor in words
-    )
-    return f'<svg class="forest-row" height="16" width="100%" aria-hidden="true">{texts}</svg>'
+        texts += _line_name(place(floor), 24, f"floor {number(chart.floor, 2)}", floor > 0)
+    return f'<svg class="forest-row" height="28" width="100%" aria-hidden="true">{texts}</svg>'
+
+
+def _line_name(x: str, y: int, words: str, ends: bool) -> str:
+    anchor, shift = ("end", 4) if ends else ("start", -4)
+    return f'<text class="tick" x="{x}" y="{y}" text-anchor="{anchor}" dx="{shift}">{words}</text>'
 
 
 def _marks(chart: Forest, row: ForestRow, floor: float | None, place: Callable[[float], str]) -> str:
