@@ -91,7 +91,7 @@ def rate_points(chart: RatePoints) -> str:
         if point.low is not None and point.high is not None:
             words += f" ({tick_text(round(point.low, 3))} to {tick_text(round(point.high, 3))})"
             interval = line("thin faint", x, x, down(point.low), down(point.high))
-        leader = line("leader", x, label.x, y, label.y - 4) if label.is_far else ""
+        leader = line("leader", x, label.near, y, label.y - 4) if label.is_far else ""
         body += f'<g class="s{point.side.colour}">{titled(words)}{interval}{leader}{_mark(x, y, point.is_codec)}</g>'
         body += svg_text(label.x, label.y, text, "start", "lab small")
     words = "; ".join(f"{point.side.text} {point.value:.4g} at {point.bits:.3g} bits" for point in points)

@@ -10,10 +10,12 @@ _STEP = 7.0
 
 @dataclass(frozen=True)
 class Label:
-    """A label at (x, y), the left end of its base line. is_far: a line from the point to the label is wanted."""
+    """A label at (x, y), the left end of its base line. near: the x of the end of it that is nearer to the point. is_far: a line
+    from the point to the label is wanted."""
 
     x: float
     y: float
+    near: float
     is_far: bool
 
 
@@ -56,7 +58,8 @@ def place_labels(
         )
         _, rank, box = best
         taken.append(box)
-        labels[number] = Label(box.left, box.bottom - 3, rank >= 4)
+        near = box.left if box.left > x else box.right
+        labels[number] = Label(box.left, box.bottom - 3, near, rank >= 4)
     return [labels[number] for number in range(len(points))]
 
 
