@@ -33,7 +33,8 @@ class ScoredRun:
     """A scored run. record: None if run.json is gone.
 
     fovs  one row per field of view that was tried: fov_id, error, files, and as far as the run has them the keys, the
-          perturbation, the known truth, the columns of score.control, and the QC columns as arrays over the stains
+          perturbation, the known truth, the columns of score.control, score.exclude and score.group, and the QC columns as
+          arrays over the stains
     say   a function that prints the progress of a slow part of the report
     """
 
@@ -49,7 +50,8 @@ class ScoredRun:
         it was not scored.
         """
         score = run.config.score
-        words = re.findall(r"\w+", score.control)  # the columns of the expression are among its words
+        expressions = f"{score.control} {score.exclude or ''}"
+        words = re.findall(r"\w+", expressions)  # the columns of an expression are among its words
         asked = [
             *KEYS,
             score.perturbation or FOV_ID,
@@ -57,8 +59,8 @@ class ScoredRun:
             STRENGTH,
             TRUTH,
             TREATMENT,
-            *score.group,
             *words,
+            *score.group,
             *STORED,
         ]
         fovs = with_annotation(run, run.fovs(asked))
