@@ -155,7 +155,7 @@ def test_a_box_on_the_map_marks_wells_everywhere(browser, path):
         canvas.focus()
         page.keyboard.press("Escape")
         assert page.locator("#marked").inner_text() == "8 wells"
-        plate = page.locator("#plates canvas").first
+        plate = page.locator("#well-plates canvas").first
         plate.focus()
         page.keyboard.press("ArrowRight")
         here = page.locator("#well").inner_text()
@@ -238,7 +238,7 @@ def test_one_plate_or_thirty_and_failures_alone_have_a_page(browser, run, plates
     empty = pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})
     page_of(run, replace(scores_of(run, ()), summary=empty, compounds=empty, distributions=empty))
     with opened(browser, Path(run.output, "report", "index.html")) as page:
-        assert page.locator("#plates canvas").count() == min(plates, 12)
+        assert page.locator("#well-plates canvas").count() == min(plates, 12)
         assert page.locator("#pager").is_visible() == (plates > 12)
         if plates > 12:
             page.locator("#plates-after").click()

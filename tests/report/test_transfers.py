@@ -68,7 +68,11 @@ def html_of(monkeypatch):
 
 @pytest.fixture
 def text_of(html_of):
-    return lambda config, scores: " ".join(unescape(re.sub(r"<[^>]+>", " ", html_of(config, scores))).split())
+    def text(config, scores):
+        words = re.sub(r"<(script|style)[ >].*?</\1>", " ", html_of(config, scores), flags=re.S)
+        return " ".join(unescape(re.sub(r"<[^>]+>", " ", words)).split())
+
+    return text
 
 
 def printed(config, scores):

@@ -57,13 +57,13 @@ def choose(scored: ScoredRun, count: int = EXAMPLES) -> list[Choice]:
     phenotypes: set[str] = set()
     for choice in _candidates(scored):
         phenotype = _phenotype(scored, choice)
-        again = choice.kind in ("lost", "kept") and phenotype in phenotypes
+        is_of_compound = choice.kind in ("lost", "kept")
         if len(chosen) == count:
             break
-        if choice.fov_id not in shown and not again:
+        if choice.fov_id not in shown and not (is_of_compound and phenotype in phenotypes):
             chosen.append(choice)
             shown.add(choice.fov_id)
-            phenotypes.add(phenotype)
+            phenotypes |= {phenotype} if is_of_compound else set()
     return chosen
 
 

@@ -99,7 +99,7 @@
       const places = (width) => byPlate[plate].map((well) => [well, (data.column[well] + 0.5) * (width / columns), (data.row[well] + 0.5) * (width / columns), (width / columns) * 0.88]);
       drawings.push(wellCanvas(canvas, state, places, true));
     }
-    part("plates").replaceChildren(...figures);
+    part("well-plates").replaceChildren(...figures);
     part("pager").hidden = data.plates.length <= PLATES;
     part("plates-shown").textContent = `plates ${state.from + 1} to ${last} of ${data.plates.length}`;
     draw("paint");
