@@ -124,6 +124,7 @@ def test_consistent_targets_are_those_of_copairs(benchmark, theirs):
     assert benchmark.summary["consistent_map_all_others_0"] == pytest.approx(whole, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_what_departs_from_the_protocol_is_named(benchmark):
     assert benchmark.summary["features"] == DEPTH
     assert benchmark.summary["brightfield_features_left_out"] == 1
@@ -146,6 +147,7 @@ def test_without_a_plate_or_targets_of_the_benchmark_there_is_no_number():
         cpjump1(table, TARGETS.with_columns(broad_sample=pl.lit("X")), DRAWS)
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_numbers_and_no_figure_that_was_not_checked(tmp_path, capsys, benchmark):
     profiles().write_parquet(tmp_path / "profiles.parquet")
     TARGETS.write_csv(tmp_path / "targets.tsv", separator="\t")
