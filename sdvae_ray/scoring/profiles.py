@@ -25,7 +25,7 @@ from sdvae_ray.run.features import features
 from sdvae_ray.run.run import PROFILES, Run
 from sdvae_ray.run.table_files import write_wide_table
 from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PLATE_KEY, WELL_KEY, embeddings_table
-from sdvae_ray.scoring.distances import Patches, merge_patches, patch_statistics
+from sdvae_ray.scoring.distances.distances import Patches, merge_patches, patch_statistics
 from sdvae_ray.scoring.labels import slice_columns
 from sdvae_ray.settings.score import ScoreConfig
 from sdvae_ray.storage import join

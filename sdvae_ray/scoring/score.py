@@ -30,15 +30,15 @@ from sdvae_ray.run.scores import Scores
 from sdvae_ray.schema import ERROR, FOV_ID, PLATE_COLUMN, annotation_columns
 from sdvae_ray.scoring.annotation import Fields, with_current_metadata
 from sdvae_ray.scoring.audits import audits_of
-from sdvae_ray.scoring.distances import distances, near_the_mean
+from sdvae_ray.scoring.distances.distances import distances, near_the_mean
+from sdvae_ray.scoring.distances.latent_space import latent_space
+from sdvae_ray.scoring.distances.references import profiles_of_site_halves, references, retrieved_of
 from sdvae_ray.scoring.exclusion import Exclusion, excluded_fovs
 from sdvae_ray.scoring.floors import differences, floors_of, with_ceiling
 from sdvae_ray.scoring.fov_index import build_fov_index
 from sdvae_ray.scoring.labels import with_slices
-from sdvae_ray.scoring.latent_space import latent_space
 from sdvae_ray.scoring.metric_distributions import metric_distributions
 from sdvae_ray.scoring.profiles import Profiles, build_profiles
-from sdvae_ray.scoring.references import profiles_of_site_halves, references, retrieved_of
 from sdvae_ray.scoring.roles import known_columns
 from sdvae_ray.scoring.sides import Results, score_side
 from sdvae_ray.scoring.tasks import tasks_of

@@ -15,11 +15,11 @@ from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_KEY
 from sdvae_ray.scoring.audits import Searched, start_audits
 from sdvae_ray.scoring.cross_fitting import cross_fits
+from sdvae_ray.scoring.distances.references import site_halves_of
 from sdvae_ray.scoring.floors import start_floors
 from sdvae_ray.scoring.labels import Label
 from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
 from sdvae_ray.scoring.profiles import Profiles
-from sdvae_ray.scoring.references import site_halves_of
 from sdvae_ray.scoring.roles import chance_of, well_roles
 from sdvae_ray.scoring.tasks import start_tasks
 from sdvae_ray.scoring.transfer import start_transfers

@@ -19,7 +19,7 @@ from sdvae_ray.controls import CONTROL, GROUP, TREATED
 from sdvae_ray.randomness import block_generator
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import FOV_ID, PLATE_KEY, WELL_KEY, embeddings_table
-from sdvae_ray.scoring.distances import Patches, distances, merge_patches, patch_statistics
+from sdvae_ray.scoring.distances.distances import Patches, distances, merge_patches, patch_statistics
 from sdvae_ray.scoring.floors import SiteHalves
 from sdvae_ray.scoring.labels import slice_columns
 from sdvae_ray.scoring.normalised import normaliser_of
