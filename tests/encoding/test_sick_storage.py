@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from bucket_run import bucket_run
 from field_files import write_fields
 from rich.console import Console
 from run_files import PCA, small_run
@@ -35,29 +36,6 @@ LONG = pytest.mark.slow
 TRANSIENT = ["reset", "cut", "truncate", "delay", 500, 503]
 
 
-def bucket_run(folder: Path, s3: Any, endpoint: str, **changes: Any) -> RunConfig:
-    """A run of FOVs and an output in a bucket, reached through an endpoint; a file has two FOVs."""
-    fields = write_fields(folder / "images", count=COUNT)
-    for name, values in fields.items():
-        if name.startswith("uri_"):
-            for row, path in enumerate(values):
-                values[row] = f"{s3.prefix}/{Path(path).name}"
-                s3.storage.write_bytes(values[row], Path(path).read_bytes())
-    manifest = write_manifest(folder / "manifest.parquet", fields)
-    return small_run(
-        folder,
-        manifest=str(manifest),
-        output=f"{s3.prefix}/run",
-        storage={**s3.config.model_dump(), "endpoint_url": endpoint},
-        autoencoders=PCA,
-        metrics=["mae"],
-        write={"rows_per_file": 2},
-        load={"batch_fovs": 1},
-        encode={"batch_fovs": 1},
-        **changes,
-    )
-
-
 def healthy(config: RunConfig, s3: Any) -> RunConfig:
     """The same run, reached without the proxy."""
     return config.model_copy(update={"storage": s3.config})
@@ -70,7 +48,7 @@ def healthy(config: RunConfig, s3: Any) -> RunConfig:
 )
 def test_answers_that_are_ill_now_and_then_change_no_row(local_ray, tmp_path, s3, ills, share):
     with SickProxy(s3.endpoint, Sometimes(ills, share, seed=3)) as proxy:
-        config = bucket_run(tmp_path, s3, proxy.endpoint, max_error_fraction=0)
+        config = bucket_run(tmp_path, s3, proxy.endpoint, COUNT)
         result = encode(Run(config), Console(quiet=True))
         assert sum(count for ill, count in proxy.counts.items() if ill is not None) > 5
     assert (result.fovs, result.computed, result.errors) == (COUNT, COUNT, 0)
@@ -88,7 +66,7 @@ def test_an_object_that_is_absent_or_denied_costs_its_own_row(local_ray, tmp_pat
 
     statuses: dict[str, int] = {}
     with SickProxy(s3.endpoint, ill_of) as proxy:
-        config = bucket_run(tmp_path, s3, proxy.endpoint, max_error_fraction=0.5)
+        config = bucket_run(tmp_path, s3, proxy.endpoint, COUNT, max_error_fraction=0.5)
         uris = pl.read_parquet(config.manifest)["uri_ER"]
         statuses |= {Path(uris[2]).name: 404, Path(uris[7]).name: 403}
         result = encode(Run(config), Console(quiet=True))
@@ -100,7 +78,7 @@ def test_an_object_that_is_absent_or_denied_costs_its_own_row(local_ray, tmp_pat
 @LONG
 def test_a_request_that_is_never_answered_is_asked_again(local_ray, tmp_path, s3):
     with SickProxy(s3.endpoint, Sometimes(["hang"], 0.05, seed=5, methods=("GET",))) as proxy:
-        config = bucket_run(tmp_path, s3, proxy.endpoint, max_error_fraction=0)
+        config = bucket_run(tmp_path, s3, proxy.endpoint, COUNT)
         result = encode(Run(config), Console(quiet=True))
         assert proxy.counts["hang"] > 0
     assert (result.computed, result.errors) == (COUNT, 0)
@@ -109,7 +87,7 @@ def test_a_request_that_is_never_answered_is_asked_again(local_ray, tmp_path, s3
 
 @LONG
 def test_a_byte_that_flips_on_the_way_from_a_shard_is_seen(local_ray, tmp_path, s3):
-    plain = bucket_run(tmp_path, s3, s3.endpoint, max_error_fraction=0)
+    plain = bucket_run(tmp_path, s3, s3.endpoint, COUNT)
     shards = f"{s3.prefix}/shards"
     pack(plain.manifest, shards, s3.storage, Console(quiet=True), PackOptions(fovs_per_shard=4))
     with SickProxy(s3.endpoint, Sometimes(["flip"], 0.3, seed=11, methods=("GET",))) as proxy:
@@ -123,7 +101,7 @@ def test_a_byte_that_flips_on_the_way_from_a_shard_is_seen(local_ray, tmp_path, 
 @LONG
 def test_a_listing_that_lags_gives_every_fov_once(local_ray, tmp_path, s3):
     with SickProxy(s3.endpoint, lag=600) as proxy:
-        config = bucket_run(tmp_path, s3, proxy.endpoint, max_error_fraction=0)
+        config = bucket_run(tmp_path, s3, proxy.endpoint, COUNT)
         for _ in range(2):  # the second encode sees few of the files that the first one wrote
             with pytest.raises(RunError, match="have no row after the run"):
                 encode(Run(config), Console(quiet=True))
