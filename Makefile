@@ -35,7 +35,8 @@ faults: $(VENV)/.test .s3rver
 .s3rver:  # a second S3 server for the tests; without npm they are skipped
 	-npm install --silent --no-audit --no-fund --no-package-lock --prefix .s3rver s3rver@3.7.1
 
-.axe:  # axe-core for the tests of the page; without npm its test is skipped
+.axe: | $(VENV)/.test  # for the tests of the page in a browser, which are skipped without npm or Chromium
+	$(BIN)/python -m pip install -qq --no-compile --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	-npm install --silent --no-audit --no-fund --no-package-lock --prefix .axe axe-core@4
 
 bench: export OMP_NUM_THREADS = 1
