@@ -74,15 +74,22 @@ class Forward:
     def clock(self, part: str) -> Iterator[None]:
         """Add a lap for the block, and its seconds to `seconds[part]` if `profile`."""
         self.part = part
-        start, core_start, begun = time.perf_counter(), time.process_time(), self._event()
-        yield
-        ended = self._event()
-        events = None if begun is None or ended is None else (begun, ended)
-        self.laps.append(Lap(part, time.process_time() - core_start, events))
+        start = time.perf_counter()
+        with self.lap(part):
+            yield
         if self.profile:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             self.seconds[part] += time.perf_counter() - start
+
+    @contextmanager
+    def lap(self, part: str) -> Iterator[None]:
+        """Add a lap for the block alone; laps may lie within one another."""
+        start, begun = time.process_time(), self._event()
+        yield
+        ended = self._event()
+        events = None if begun is None or ended is None else (begun, ended)
+        self.laps.append(Lap(part, time.process_time() - start, events))
 
     def taken_laps(self) -> list[Lap]:
         """Return the laps since the last call."""

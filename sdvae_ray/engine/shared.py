@@ -23,7 +23,7 @@ class MeasuredShared(Shared):
         """Return the result of a function, computed at the first call."""
         part, is_new = self.forward.part, function not in self.results
         if is_new:
-            with self.forward.clock(part):
+            with self.forward.lap(part):
                 result = super().of(function, compute)
             self._laps[function] = self.forward.laps.pop()  # the lap of the part itself has it
         elif (function, part) not in self._told:

@@ -58,7 +58,9 @@ class Profiles:
                 raise DataError(
                     f"the profiles of {self.extractor} of {side} have no column {absent[0]}: run `sdvae-ray score` again"
                 )
-            wells = frame if plates is None else frame.join(plates, on=list(PLATE_KEY), how="semi")
+            wells = (
+                frame if plates is None else frame.join(plates, on=list(PLATE_KEY), how="semi", maintain_order="left")
+            )
             if wells.height:
                 yield wells
 

@@ -36,9 +36,9 @@ LONG = pytest.mark.slow
 TRANSIENT = ["reset", "cut", "truncate", "delay", 500, 503]
 
 
-def healthy(config: RunConfig, s3: Any) -> RunConfig:
-    """The same run, reached without the proxy."""
-    return config.model_copy(update={"storage": s3.config})
+def healthy(config: RunConfig, s3: Any, folder: Path) -> RunConfig:
+    """The same run, reached without the proxy, with the manifest of the folder."""
+    return config.model_copy(update={"storage": s3.config, "manifest": str(folder / "manifest.parquet")})
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_answers_that_are_ill_now_and_then_change_no_row(local_ray, tmp_path, s3
         result = encode(Run(config), Console(quiet=True))
         assert sum(count for ill, count in proxy.counts.items() if ill is not None) > 5
     assert (result.fovs, result.computed, result.errors) == (COUNT, COUNT, 0)
-    assert stored_values(healthy(config, s3)) == expected_values(healthy(config, s3))
+    assert stored_values(healthy(config, s3, tmp_path)) == expected_values(healthy(config, s3, tmp_path))
 
 
 @LONG
@@ -67,10 +67,10 @@ def test_an_object_that_is_absent_or_denied_costs_its_own_row(local_ray, tmp_pat
     statuses: dict[str, int] = {}
     with SickProxy(s3.endpoint, ill_of) as proxy:
         config = bucket_run(tmp_path, s3, proxy.endpoint, COUNT, max_error_fraction=0.5)
-        uris = pl.read_parquet(config.manifest)["uri_ER"]
+        uris = pl.read_parquet(tmp_path / "manifest.parquet")["uri_ER"]
         statuses |= {Path(uris[2]).name: 404, Path(uris[7]).name: 403}
         result = encode(Run(config), Console(quiet=True))
-    fovs = Run(healthy(config, s3)).fovs([ERROR_CLASS]).sort(FOV_ID)
+    fovs = Run(healthy(config, s3, tmp_path)).fovs([ERROR_CLASS]).sort(FOV_ID)
     assert (result.computed, result.errors) == (COUNT, 2)
     assert sorted(fovs[ERROR_CLASS].drop_nulls()) == ["absent", "denied"]
 
@@ -82,7 +82,7 @@ def test_a_request_that_is_never_answered_is_asked_again(local_ray, tmp_path, s3
         result = encode(Run(config), Console(quiet=True))
         assert proxy.counts["hang"] > 0
     assert (result.computed, result.errors) == (COUNT, 0)
-    assert stored_values(healthy(config, s3)) == expected_values(healthy(config, s3))
+    assert stored_values(healthy(config, s3, tmp_path)) == expected_values(healthy(config, s3, tmp_path))
 
 
 @LONG
@@ -95,7 +95,7 @@ def test_a_byte_that_flips_on_the_way_from_a_shard_is_seen(local_ray, tmp_path, 
         config = plain.model_copy(update={"manifest": f"{shards}/manifest.parquet", "storage": storage})
         encode(Run(config), Console(quiet=True))
         assert proxy.counts["flip"] > 0
-    assert stored_values(healthy(config, s3)) == expected_values(plain)
+    assert stored_values(healthy(config, s3, tmp_path)) == expected_values(healthy(plain, s3, tmp_path))
 
 
 @LONG
@@ -106,7 +106,7 @@ def test_a_listing_that_lags_gives_every_fov_once(local_ray, tmp_path, s3):
             with pytest.raises(RunError, match="have no row after the run"):
                 encode(Run(config), Console(quiet=True))
         assert proxy.counts["unlisted"] > 0
-    settled = healthy(config, s3)
+    settled = healthy(config, s3, tmp_path)
     assert Run(settled).fovs()[FOV_ID].n_unique() == Run(settled).fovs().height == COUNT
     assert stored_values(settled) == expected_values(settled)
 

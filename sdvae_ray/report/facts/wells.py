@@ -141,10 +141,10 @@ def _measures(scored: ScoredRun, table: pl.DataFrame, keys: list[str]) -> list[M
         means = pl.DataFrame(
             {FOV_ID: ids, "value": [float(np.nanmean(row)) if np.isfinite(row).any() else None for row in finite]}
         )
-        rows = fovs.select(FOV_ID, *keys).join(means, on=FOV_ID)
+        rows = fovs.select(FOV_ID, *keys).join(means, on=FOV_ID, maintain_order="left")
         measures.append(_measure(f"{metric}, {scored.label(side)}", _joined(table, rows, keys, "value")))
     quality = quality_table(scored.fovs, scored.config.image.stains).join(
-        scored.fovs.select(FOV_ID, WELL_KEY[-1]), on=FOV_ID
+        scored.fovs.select(FOV_ID, WELL_KEY[-1]), on=FOV_ID, maintain_order="left"
     )
     for stain in scored.config.image.stains:
         measures.append(_measure(f"mean intensity, {stain}", _joined(table, quality, keys, f"{MEAN}_{stain}")))

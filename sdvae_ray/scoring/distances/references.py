@@ -97,7 +97,11 @@ def _controls_and_active(
     """Return the statistics of the patches of negative controls, and of the compounds in `active`."""
     perturbation = pl.col(str(run.config.score.perturbation)).alias("compound")
     columns = [FOV_ID, "files", *PLATE_KEY, *slice_columns(run)]
-    treated = fovs.filter(TREATED).with_columns(perturbation).join(active, on=[GROUP, "compound"], how="semi")
+    treated = (
+        fovs.filter(TREATED)
+        .with_columns(perturbation)
+        .join(active, on=[GROUP, "compound"], how="semi", maintain_order="left")
+    )
     totals = []
     settings = ray.put((run, embeddings_table(extractor, IMAGE_SIDE), shift))
     for chosen in (fovs.filter(CONTROL), treated):
