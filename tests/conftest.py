@@ -27,7 +27,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # else the other process of tests starves the workers
 os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")  # a test waits for them
-os.environ.setdefault("RAY_num_workers_soft_limit", "8")  # idle workers wait for the next test; a new one imports again
 
 REGION = "us-east-1"
 BUCKET = "plates"

@@ -26,6 +26,7 @@ from sdvae_ray.storage import is_remote
 # CPUs that the pools must leave: with none, reads and writes never start and the job hangs without a message
 SPARE_CPUS = 0.1
 _WRITE_CPUS = 0.5  # CPUs of a write task at most: it compresses Parquet, and waits for storage
+_LEAST_WORKERS = 8  # idle processes that a small machine keeps for the next task
 _SMALL_CODEC = 0.1  # CPUs of the one codec actor of a small machine
 
 
@@ -102,6 +103,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     # a busy machine takes longer than Ray's defaults of 30 seconds
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
+    # tasks ask for a part of a CPU: Ray ends idle workers beyond its number of CPUs, and the next task imports everything again
+    os.environ.setdefault("RAY_num_workers_soft_limit", str(max(_LEAST_WORKERS, os.cpu_count() or 1)))
     try:
         with _own_sigterm(), _stderr_of_libraries_closed():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
