@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sdvae_ray.console import print_line
@@ -25,7 +26,7 @@ def lines_of(console: Console, as_json: bool) -> Console:
     return Console(stderr=True) if as_json else console
 
 
-def give(answer: Any, console: Console, as_json: bool) -> None:
-    """Print the answer of a command as one JSON object, if JSON is asked for."""
+def give(answer: Any | Callable[[], Any], console: Console, as_json: bool) -> None:
+    """Print the answer of a command as one JSON object, if JSON is asked for. answer: a function where it takes time to make."""
     if as_json:
-        console.print_json(json.dumps(answer, allow_nan=False))
+        console.print_json(json.dumps(answer() if callable(answer) else answer, allow_nan=False))

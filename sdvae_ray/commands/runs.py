@@ -155,7 +155,7 @@ def score(
     print_verdicts(scored, lines)
     more = "" if whole else "; all tables: --all, or `sdvae-ray report`"
     print_line(lines, f"score: the verdicts with their intervals: sdvae-ray conclude {run.output}{more}")
-    give(_answers(scored), console, as_json)
+    give(lambda: _answers(scored), console, as_json)
 
 
 def _score(
@@ -244,4 +244,4 @@ def run_all(
     page = report(run, lines, scored)
     _require_scores(scored)
     print_verdicts(scored, lines)
-    give({"encoded": encoded, **_answers(scored), "report": page}, console, as_json)
+    give(lambda: {"encoded": encoded, **_answers(scored), "report": page}, console, as_json)
