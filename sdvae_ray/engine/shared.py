@@ -21,12 +21,12 @@ class MeasuredShared(Shared):
 
     def of(self, function: Any, compute: Callable[[], Result]) -> Result:
         """Return the result of a function, computed at the first call."""
-        part, is_new = self.forward.part, function not in self.results
-        if is_new:
+        part = self.forward.part
+        if function not in self.results:
             with self.forward.lap(part):
-                result = super().of(function, compute)
+                super().of(function, compute)
             self._laps[function] = self.forward.laps.pop()  # the lap of the part itself has it
         elif (function, part) not in self._told:
             self.forward.laps.append(replace(self._laps[function], part=part, calls=0))
         self._told.add((function, part))
-        return result if is_new else super().of(function, compute)
+        return super().of(function, compute)

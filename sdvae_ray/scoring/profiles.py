@@ -71,7 +71,7 @@ def build_profiles(
     arguments = ((settings, uri, plates[plate], wells[plate]) for plate, uri in zip(plates, uris, strict=True))
     results = in_order(_profile_plate, arguments)
     files, tables, patches, width = list[str](), list[pl.DataFrame](), Patches(), 0
-    first = half_of_plates(fovs, run.config.seed)
+    first = half_of_plates(fovs, run.config.seed) if side == IMAGE_SIDE else set[tuple[str, ...]]()
     halves = Patches(), Patches()
     for plate, uri, result in zip(plates, uris, results, strict=True):
         if result is None:
