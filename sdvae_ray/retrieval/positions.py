@@ -13,19 +13,24 @@ _NAME = re.compile(r"([A-Za-z]{1,2})0*(\d{1,3})")  # of a well: "A01", "AF48"
 _FAR = 10_000  # rows between positions whose names say nothing: two of these are the same or far apart
 
 
+def place_of(name: str) -> tuple[int, int] | None:
+    """Return the row and the column that a well's name says, counted from 0; None for a name of another form."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    row = 0
+    for letter in match[1].upper():
+        row = 26 * row + ord(letter) - ord("A") + 1
+    return row - 1, int(match[2]) - 1
+
+
 def coordinates(position: Texts) -> Ints:
     """Return the row and column of every position (W,), counted from 0, as (W, 2). A name that says neither gets a row of its own,
     far from all others."""
     names, number = np.unique(position, return_inverse=True)
     places = np.empty((len(names), 2), dtype=np.int64)
     for at, name in enumerate(names.tolist()):
-        match = _NAME.fullmatch(name)
-        places[at] = (_FAR * (at + 1), 0)
-        if match:
-            row = 0
-            for letter in match[1].upper():
-                row = 26 * row + ord(letter) - ord("A") + 1
-            places[at] = (row - 1, int(match[2]) - 1)
+        places[at] = place_of(name) or (_FAR * (at + 1), 0)
     return places[number]
 
 

@@ -4,7 +4,9 @@ A page holds at most MOST wells; of more, a sample by hash. Numbers are rounded 
 """
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import polars as pl
@@ -16,6 +18,8 @@ from sdvae_ray.errors import SdvaeRayError
 from sdvae_ray.queries import saved_index
 from sdvae_ray.report.facts.sample import sampled
 from sdvae_ray.report.facts.scored import ScoredRun
+from sdvae_ray.retrieval.arrays import unit_rows
+from sdvae_ray.retrieval.ranking.nearest import nearest_others
 from sdvae_ray.run.quality import MEAN, quality_table
 from sdvae_ray.schema import ERROR, FOV_ID, WELL_KEY, metrics_table
 
@@ -27,7 +31,6 @@ _MEASURES, _MEASURES_OF_MANY = 48, 20
 _METRICS = ("foreground_ssim", "ssim", "psnr", "mae")  # the first of them that the run has
 _STEPS = 254  # of a number's range; 255 stands for a missing one
 _PLACES = 65_534  # of a map's axis; 65,535 stands for a well that is not on the map
-_BLOCK = 2_048  # rows of a product
 
 Codes = NDArray[np.uint8]
 
@@ -74,11 +77,16 @@ def wells_of(scored: ScoredRun) -> Wells | None:
     whole = _table(scored, keys)
     table = _sampled(whole, keys)
     is_large = table.height > MANY
-    measures = _measures(scored, table, keys)[: _MEASURES_OF_MANY if is_large else _MEASURES]
-    spaces = _spaces(scored)[: _MAPS_OF_MANY if is_large else _MAPS]
+    seeing = _seeing(scored)
+    known = (measure for measure in _measures(scored, table, keys, seeing) if (measure.codes != 255).any())
+    measures = list(islice(known, _MEASURES_OF_MANY if is_large else _MEASURES))
+    indices = _indices(scored)
     maps, neighbours = [], None
-    for number, (extractor, side) in enumerate(spaces):
-        places, nearest = _map(scored, table, keys, extractor, side, number == 0 and not is_large)
+    for number, (extractor, side) in enumerate(
+        _spaces(scored, indices, seeing)[: _MAPS_OF_MANY if is_large else _MAPS]
+    ):
+        names = [name for name in indices if name.startswith(f"{extractor}/{side}/")]
+        places, nearest = _map(scored, table, keys, names, number == 0 and not is_large)
         maps.append(WellMap(f"{scored.label(extractor)}, {_side_words(scored, side)}", places))
         neighbours = nearest if number == 0 else neighbours
     return Wells(table, whole.height, measures, maps, neighbours, maps[0].label if maps else "")
@@ -118,19 +126,18 @@ def _sampled(table: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
     return table[np.sort(np.argsort(hashes, kind="stable")[:MOST])]
 
 
-def _measures(scored: ScoredRun, table: pl.DataFrame, keys: list[str]) -> list[Measure]:
-    """Return the numbers of the wells: failures, normalised AP, a metric per side, QC per stain."""
-    failed = table["failed"].cast(pl.Float64).to_numpy()
-    measures = [_measure("fields of view that failed", failed)]
+def _measures(scored: ScoredRun, table: pl.DataFrame, keys: list[str], seeing: set[str]) -> Iterator[Measure]:
+    """Yield the numbers of the wells: failures, normalised AP, a metric per side, QC per stain. A metric is read when it is asked
+    for."""
+    yield _measure("fields of view that failed", table["failed"].cast(pl.Float64).to_numpy())
     wells = scored.scores.wells
     if wells.height:
-        seeing = _seeing(scored)
         for extractor in sorted(scored.extractors(wells["extractor"]), key=lambda name: name not in seeing):
             here = wells.filter(pl.col("extractor") == extractor)
             for side in scored.sides(here["side"]):
                 rows = here.filter(pl.col("side") == side)
                 label = f"normalised AP, {scored.label(extractor)}, {_side_words(scored, side)}"
-                measures.append(_measure(label, _joined(table, rows, keys, "normalised_ap")))
+                yield _measure(label, _joined(table, rows, keys, "normalised_ap"))
     stored = {name.removeprefix("metrics/") for name in scored.run.tables() if name.startswith("metrics/")}
     metric = next((name for name in _METRICS if name in scored.config.metrics), None)
     fovs = sampled(scored) if scored.usable.height else scored.usable
@@ -142,13 +149,12 @@ def _measures(scored: ScoredRun, table: pl.DataFrame, keys: list[str]) -> list[M
             {FOV_ID: ids, "value": [float(np.nanmean(row)) if np.isfinite(row).any() else None for row in finite]}
         )
         rows = fovs.select(FOV_ID, *keys).join(means, on=FOV_ID, maintain_order="left")
-        measures.append(_measure(f"{metric}, {scored.label(side)}", _joined(table, rows, keys, "value")))
+        yield _measure(f"{metric}, {scored.label(side)}", _joined(table, rows, keys, "value"))
     quality = quality_table(scored.fovs, scored.config.image.stains).join(
         scored.fovs.select(FOV_ID, WELL_KEY[-1]), on=FOV_ID, maintain_order="left"
     )
     for stain in scored.config.image.stains:
-        measures.append(_measure(f"mean intensity, {stain}", _joined(table, quality, keys, f"{MEAN}_{stain}")))
-    return [measure for measure in measures if (measure.codes != 255).any()]
+        yield _measure(f"mean intensity, {stain}", _joined(table, quality, keys, f"{MEAN}_{stain}"))
 
 
 def _joined(table: pl.DataFrame, rows: pl.DataFrame, keys: list[str], column: str) -> NDArray[np.float64]:
@@ -168,14 +174,17 @@ def _measure(label: str, values: NDArray[np.float64]) -> Measure:
     return Measure(label, low, high, codes.astype(np.uint8))
 
 
-def _spaces(scored: ScoredRun) -> list[tuple[str, str]]:
-    """Return (extractor, side) of the saved indices: the originals of every extractor, then the sides of the first."""
+def _indices(scored: ScoredRun) -> list[str]:
+    """Return the names of the saved indices; none if storage cannot list them."""
     try:
-        names = saved_index.saved(scored.run)
+        return list(saved_index.saved(scored.run))
     except (SdvaeRayError, OSError):
         return []
-    present = {(name.split("/")[0], name.split("/")[1]) for name in names}
-    seeing = _seeing(scored)
+
+
+def _spaces(scored: ScoredRun, indices: list[str], seeing: set[str]) -> list[tuple[str, str]]:
+    """Return (extractor, side) of the saved indices: the originals of every extractor, then the sides of the first."""
+    present = {(name.split("/")[0], name.split("/")[1]) for name in indices}
     extractors = sorted(scored.extractors(extractor for extractor, _ in present), key=lambda name: name not in seeing)
     ordered = [
         (extractor, side) for extractor in extractors for side in scored.sides(s for e, s in present if e == extractor)
@@ -194,16 +203,14 @@ def _seeing(scored: ScoredRun) -> set[str]:
 
 
 def _map(
-    scored: ScoredRun, table: pl.DataFrame, keys: list[str], extractor: str, side: str, wants_neighbours: bool
+    scored: ScoredRun, table: pl.DataFrame, keys: list[str], indices: list[str], wants_neighbours: bool
 ) -> tuple[NDArray[np.uint16], NDArray[np.int32] | None]:
     """Return the places of the wells on the first two principal components of their normalised profiles, group by group, and the
-    nearest wells of the same group."""
+    nearest wells of the same group. indices: of the groups of one extractor and side."""
     places = np.full((table.height, 2), _PLACES + 1, np.uint16)
     nearest = np.full((table.height, NEAREST), -1, np.int32) if wants_neighbours else None
     numbered = table.select(keys).with_row_index("number")
-    for name in saved_index.saved(scored.run):
-        if not name.startswith(f"{extractor}/{side}/"):
-            continue
+    for name in indices:
         opened = saved_index.open_index(scored.run, name)
         ids = (
             opened.table.select(saved_index.ID, *keys)
@@ -236,15 +243,7 @@ def principal_components(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def nearest_rows(vectors: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """Return (N, count): for every row the rows of highest cosine but itself, the nearest first; ties by the row's number."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    units = vectors / np.where(lengths > 0, lengths, 1)
-    blocks = []
-    for start in range(0, len(units), _BLOCK):
-        similarity = units[start : start + _BLOCK] @ units.T
-        own = np.arange(len(similarity))
-        similarity[own, start + own] = -np.inf
-        blocks.append(np.argsort(-similarity, axis=1, kind="stable")[:, :count])
-    return np.concatenate(blocks)
+    return nearest_others(unit_rows(vectors), np.arange(len(vectors)), count)
 
 
 def _scaled(places: NDArray[np.float64]) -> NDArray[np.uint16]:

@@ -14,11 +14,11 @@ from scipy.stats import hypergeom
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.randomness import block_generator
-from sdvae_ray.retrieval.arrays import Floats, Ints, blocks, unit_rows
+from sdvae_ray.retrieval.arrays import Floats, Ints, unit_rows
+from sdvae_ray.retrieval.ranking.nearest import nearest_others
 from sdvae_ray.retrieval.significance.p_values import benjamini_hochberg
 from sdvae_ray.retrieval.tasks.activity_tables import CANNOT_REJECT, OK
 
-BLOCK = 1024  # compounds whose similarities to all others are held at once
 MOST = 5_000  # compounds that query, drawn by the seed
 SCHEMA: dict[str, Any] = {
     "label": pl.String,
@@ -66,12 +66,12 @@ def enrichment(
     sets = _Sets(compound, label, tested, count, names)
     most = max(recall_at)
     unit = unit_rows(profiles)
-    nearest = _nearest(unit, queries, most)
+    nearest = nearest_others(unit, queries, most)
     moved = [
         block_generator(seed, "enrichment", "floor", len(labels), block=at).permutation(len(labels))
         for at in range(repeats)
     ]
-    floors = [_nearest(unit[rows], queries, most) for rows in moved]
+    floors = [nearest_others(unit[rows], queries, most) for rows in moved]
     rows: list[Row] = []
     for k in recall_at:
         if k >= len(labels) - 1:
@@ -85,17 +85,6 @@ def enrichment(
                 {"label": names[int(str(code))], "k": k, "compounds": int(count[int(str(code))]), **_summary(own)}
             )
     return pl.DataFrame(rows, schema=SCHEMA)
-
-
-def _nearest(unit: Floats, queries: Ints, most: int) -> Ints:
-    """Return the `most` nearest other compounds of every query, (Q, most) or fewer; level ones by their number."""
-    parts = []
-    for part in blocks(0, len(queries), BLOCK):
-        own = queries[part]
-        similarity = np.round(unit[own] @ unit.T, 12)  # level within rounding: no order by the rounding of a product
-        similarity[np.arange(len(own)), own] = -np.inf
-        parts.append(np.argsort(-similarity, axis=1, kind="stable")[:, : min(most, len(unit) - 1)])
-    return np.concatenate(parts)
 
 
 def _tests(nearest: Ints, queries: Ints, sets: _Sets, threshold: float) -> pl.DataFrame:

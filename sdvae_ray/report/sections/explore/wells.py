@@ -1,6 +1,5 @@
 """Where on the plates, and near which wells? Plate heat maps, a map of the wells and the wells themselves, to be brushed."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,10 +8,10 @@ import polars as pl
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import Section
 from sdvae_ray.report.facts.wells import MOST, NEAREST, Wells, wells_of
+from sdvae_ray.retrieval.positions import place_of
 from sdvae_ray.schema import BATCH_COLUMN, PLATE_COLUMN, WELL_COLUMN
 
 SHAPES = ((8, 12), (16, 24), (32, 48))  # rows and columns of plates of 96, 384 and 1,536 wells
-_POSITION = re.compile(r"([A-Za-z]{1,2})0*(\d{1,2})")
 
 
 @dataclass(frozen=True)
@@ -73,16 +72,9 @@ def section(scored: ScoredRun) -> Section | None:
 
 
 def position_of(well: str) -> tuple[int, int] | None:
-    """Return (row, column) from 0 of a well's name such as B07 or AF48; None for a name of another form."""
-    match = _POSITION.fullmatch(well)
-    if match is None:
-        return None
-    row = 0
-    for letter in match[1].upper():
-        row = 26 * row + ord(letter) - ord("A") + 1
-    row, column = row - 1, int(match[2]) - 1
-    rows, columns = SHAPES[-1]
-    return (row, column) if row < rows and 0 <= column < columns else None
+    """Return (row, column) from 0 of a well's name such as B07 or AF48; None for another form, or off every plate."""
+    place, (rows, columns) = place_of(well), SHAPES[-1]
+    return place if place is not None and place[0] < rows and 0 <= place[1] < columns else None
 
 
 def _shapes(plates: int, plate_of: Sequence[int], positions: Sequence[tuple[int, int] | None]) -> list[tuple[int, int]]:
