@@ -133,9 +133,15 @@ def score(
 
 
 @opens_run
-def report(run: "Run", as_json: AsJson = False) -> None:
+def report(
+    run: "Run",
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Write the charts (SVG) and pictures (PNG) as files too.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Scores -> one self-contained HTML page."""
-    runs.report(run, console, as_json=as_json)
+    runs.report(run, console, figures=figures, as_json=as_json)
 
 
 @opens_run

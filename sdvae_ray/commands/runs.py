@@ -198,19 +198,26 @@ def _require_scores(scored: ScoredRun) -> None:
         )
 
 
-def report(run: Run, console: Console, scored: ScoredRun | None = None, as_json: bool = False) -> str:
-    """Write the page and return its URI. scored: the result of `score`; None: the scores are read from storage."""
+def report(
+    run: Run, console: Console, scored: ScoredRun | None = None, figures: bool = False, as_json: bool = False
+) -> str:
+    """Write the page and return its URI. scored: the result of `score`; None: the scores are read from storage. figures: write
+    the page's charts and pictures as files too."""
     lines = lines_of(console, as_json)
     begin("report", run, lines)
-    from sdvae_ray.report.page.write import write_report
+    from sdvae_ray.report.page.write import FIGURES, write_report
 
     if scored is None:
         with waiting(lines, "report: reading the scores and the fields of view"):
             scored = _read_scored(run, lines)
     with waiting(lines, "report: drawing the page: tables, and originals beside reconstructions"):
-        uri = write_report(scored)
+        uri = write_report(scored, figures)
     print_line(lines, f"report: {uri}")
-    give({"output": run.output, "report": uri}, console, as_json)
+    answer = {"output": run.output, "report": uri}
+    if figures:
+        answer["figures"] = run.uri(FIGURES)
+        print_line(lines, f"report: its charts (SVG) and pictures (PNG): {answer['figures']}")
+    give(answer, console, as_json)
     return uri
 
 

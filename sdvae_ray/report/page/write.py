@@ -2,58 +2,55 @@
 
 import base64
 import hashlib
-from collections.abc import Callable
-from importlib.resources import files
-from typing import Any
+from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from sdvae_ray.report.facts.chart import KINDS, Curves, Dumbbells, RatePoints, Scatter, Strips
+from sdvae_ray.report.facts.chart import KINDS
 from sdvae_ray.report.facts.scored import ScoredRun
-from sdvae_ray.report.facts.table import REASON, Beside, Column, Row, Side, Table, Value, number
-from sdvae_ray.report.page.curves import curves, rate_points
-from sdvae_ray.report.page.figures import dumbbells, key, scatter, strips
+from sdvae_ray.report.facts.table import REASON, Beside, Column, Row, Section, Side, Table, Value, number
+from sdvae_ray.report.page.figure_files import drawn, figure_files, resource
+from sdvae_ray.report.page.figures import key
 from sdvae_ray.report.page.forest import ForestPlot, forest
 from sdvae_ray.report.page.wells_data import wells_json
 from sdvae_ray.report.sections.header import header
 from sdvae_ray.report.sections.order import sections_of
 
-FILE = "report/index.html"
+FILE, FIGURES = "report/index.html", "report/figures"
 # all of the page's scripts; its policy allows no other
 _SCRIPTS = ("sections.js", "tables.js", "viewer.js", "wells_data.js", "wells_draw.js", "wells.js")
-_DRAWN_BY: dict[type, Callable[[Any], str]] = {
-    Strips: strips,
-    Dumbbells: dumbbells,
-    Scatter: scatter,
-    Curves: curves,
-    RatePoints: rate_points,
-}
 
 
-def write_report(scored: ScoredRun) -> str:
-    """Write `<output>/report/index.html` and return its URI. The page itself says what could not be shown."""
+def write_report(scored: ScoredRun, figures: bool = False) -> str:
+    """Write `<output>/report/index.html` and return its URI. The page itself says what could not be shown.
+
+    figures: write the charts (SVG) and pictures (PNG) into `<output>/report/figures/` too.
+    """
+    storage, sections = scored.run.storage, sections_of(scored)
     uri = scored.run.uri(FILE)
-    scored.run.storage.write_bytes(uri, render(scored).encode())
+    storage.write_bytes(uri, _page(scored, sections).encode())
+    for name, data in figure_files(sections) if figures else ():
+        storage.write_bytes(scored.run.uri(FIGURES, name), data)
     return uri
 
 
 def render(scored: ScoredRun) -> str:
     """Return the whole page as text."""
-    script = "\n".join(_resource("scripts", name) for name in _SCRIPTS)
+    return _page(scored, sections_of(scored))
+
+
+def _page(scored: ScoredRun, sections: Sequence[Section]) -> str:
+    script = "\n".join(resource("scripts", name) for name in _SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     page = _templates().get_template("page.html")
     return page.render(
         header=header(scored),
-        sections=sections_of(scored),
-        style=Markup(_resource("page.css")),
+        sections=sections,
+        style=Markup(resource("chart.css") + resource("page.css")),
         script=Markup(script),
         script_hash=digest,
     )
-
-
-def _resource(*parts: str) -> str:
-    return files("sdvae_ray.report.page").joinpath(*parts).read_text()
 
 
 def _templates() -> Environment:
@@ -62,7 +59,7 @@ def _templates() -> Environment:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "draw": lambda chart: Markup(_DRAWN_BY[type(chart)](chart)),
+        "draw": lambda chart: Markup(drawn(chart)),
         "base64": _base64,
         "cells": cells,
         "forest": lambda chart: _with_markup(forest(chart)),
