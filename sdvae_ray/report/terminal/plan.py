@@ -46,6 +46,10 @@ def _print_sources(plan: Mapping[str, Any], console: Console) -> None:
     for source in plan["sources"]:
         size = _number(source["bytes_in"], 1e9)
         table.add_row(source["name"], *(_number(source[key]) for key in ("fovs", "plates", "wells")), size)
+    if len(plan["sources"]) > 1:
+        totals = [[source[key] for source in plan["sources"]] for key in ("fovs", "plates", "wells", "bytes_in")]
+        sums = [None if None in counts else sum(counts) for counts in totals]
+        table.add_row("all", *(_number(value) for value in sums[:3]), _number(sums[3], 1e9))
     console.print(table)
 
 
@@ -62,7 +66,7 @@ def _print_work(plan: Mapping[str, Any], console: Console) -> None:
 
 def _print_sizes(plan: Mapping[str, Any], console: Console) -> None:
     on_gpu = plan["worker"]["gpus"] > 0
-    sizes = plan["sizes"]
+    sizes, plates = plan["sizes"], sum(source["plates"] for source in plan["sources"])
     table = _table("Clusters", "workers", *(str(size["workers"]) for size in sizes))
     rows = {
         "nodes": [str(size["nodes"]) for size in sizes],
@@ -72,7 +76,9 @@ def _print_sizes(plan: Mapping[str, Any], console: Console) -> None:
         "GPU-hours" if on_gpu else "CPU-hours": [
             _number(size["gpu_hours" if on_gpu else "cpu_hours"]) for size in sizes
         ],
+        "images in, GB": [_number(size["read_bytes"], 1e9) for size in sizes],
         "dollars, on demand": [_dollars(size["on_demand"]["total"]) for size in sizes],
+        "of it a plate": [_dollars(size["on_demand"]["total"], plates) for size in sizes],
         "hours on spot": [_hours(size["spot_seconds"]) for size in sizes],
         "dollars, spot": [_dollars(size["spot"]["total"]) for size in sizes],
     }
@@ -140,5 +146,5 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 3600:,.1f}" if seconds >= 360 else f"{seconds / 3600:.2g}"
 
 
-def _dollars(value: float | None) -> str:
-    return _NOT_PRICED if value is None else f"{value:,.2f}"
+def _dollars(value: float | None, parts: int = 1) -> str:
+    return _NOT_PRICED if value is None else f"{value / parts:,.2f}"
