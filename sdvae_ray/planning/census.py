@@ -119,17 +119,17 @@ def census(uri: str, stains: Sequence[str], storage: Storage, sample: int) -> Ce
         for batch in file.iter_batches(_BATCH, columns=wanted):
             rows = pl.DataFrame(batch)
             files = pl.lit(0) if packed or carried else pl.concat_list(uris).list.n_unique()
-            fovs.append(
-                rows.group_by(SOURCE).agg(fovs=pl.len(), files=files.sum() if not (packed or carried) else files)
+            _keep(
+                fovs, rows.group_by(SOURCE).agg(fovs=pl.len(), files=files.sum() if not (packed or carried) else files)
             )
-            plates.append(rows.group_by(PLATE_KEY).agg(rows=pl.len()))
-            wells.append(rows.select(SOURCE, well=pl.struct(WELL_KEY).hash()).unique())
+            _keep(plates, rows.group_by(PLATE_KEY).agg(rows=pl.len()))
+            _keep(wells, rows.select(SOURCE, well=pl.struct(WELL_KEY).hash()).unique())
             if illums:
                 tall = rows.select(*PLATE_KEY, function=pl.concat_list(illums)).explode("function").drop_nulls()
-                functions.append(tall.filter(pl.col("function") != "").unique())
+                _keep(functions, tall.filter(pl.col("function") != "").unique())
             if packed:
-                shards.append(rows.select(SOURCE, *packed).unique())
-            kept = _smallest(rows if kept is None else pl.concat([kept, rows]), sample)
+                _keep(shards, rows.select(SOURCE, *packed).unique())
+            kept = _compact(_smallest(rows if kept is None else pl.concat([kept, rows]), sample))
     counts = pl.concat(fovs).group_by(SOURCE).agg(pl.col("fovs", "files").sum())
     plate = pl.concat(plates).group_by(PLATE_KEY).agg(pl.col("rows").sum())
     counts = _with(counts, plate.group_by(SOURCE).agg(plates=pl.len()))
@@ -144,6 +144,15 @@ def census(uri: str, stains: Sequence[str], storage: Storage, sample: int) -> Ce
     sources = tuple(Source(row.pop(SOURCE), **row) for row in counts.sort(SOURCE).iter_rows(named=True))
     pieces = float((plate["rows"] / FOVS_PER_PIECE).ceil().mean() or 1)  # type: ignore[arg-type]
     return Census(sources, pieces, kept if kept is not None else pl.DataFrame())
+
+
+def _keep(frames: list[pl.DataFrame], frame: pl.DataFrame) -> None:
+    frames.append(_compact(frame))
+
+
+def _compact(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return a copy of a few rows: texts that polars takes from a batch hold the memory of the whole batch."""
+    return pl.DataFrame(frame.to_arrow(compat_level=pl.CompatLevel.oldest()))
 
 
 def _with(counts: pl.DataFrame, more: pl.DataFrame) -> pl.DataFrame:

@@ -198,6 +198,7 @@ def test_the_command_prints_tables_or_one_json_object(tmp_path, capsys):
         "limited by",
         "assumed in the run file",
         "not priced, spot: compute",
+        "at least ",
         "dollars, on demand",
     ):
         assert words in printed[0]

@@ -77,10 +77,10 @@ def _print_sizes(plan: Mapping[str, Any], console: Console) -> None:
             _number(size["gpu_hours" if on_gpu else "cpu_hours"]) for size in sizes
         ],
         "images in, GB": [_number(size["read_bytes"], 1e9) for size in sizes],
-        "dollars, on demand": [_dollars(size["on_demand"]["total"]) for size in sizes],
-        "of it a plate": [_dollars(size["on_demand"]["total"], plates) for size in sizes],
+        "dollars, on demand": [_dollars(size["on_demand"]) for size in sizes],
+        "of it a plate": [_dollars(size["on_demand"], plates) for size in sizes],
         "hours on spot": [_hours(size["spot_seconds"]) for size in sizes],
-        "dollars, spot": [_dollars(size["spot"]["total"]) for size in sizes],
+        "dollars, spot": [_dollars(size["spot"]) for size in sizes],
     }
     if any("simulated" in size for size in sizes):
         simulated = [size["simulated"] for size in sizes]
@@ -146,5 +146,8 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 3600:,.1f}" if seconds >= 360 else f"{seconds / 3600:.2g}"
 
 
-def _dollars(value: float | None, parts: int = 1) -> str:
-    return _NOT_PRICED if value is None else f"{value / parts:,.2f}"
+def _dollars(bill: Mapping[str, Any], parts: int = 1) -> str:
+    """Return the total of a bill, or of one of its equal parts; it is a least where something on the bill has no price."""
+    if bill["total"] is None:
+        return _NOT_PRICED
+    return f"{'at least ' if bill['not_priced'] else ''}{bill['total'] / parts:,.2f}"
