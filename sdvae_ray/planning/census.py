@@ -101,7 +101,7 @@ def assumed_census(sources: Mapping[str, SourceCounts], stains: int) -> Census:
 
 def census(uri: str, stains: Sequence[str], storage: Storage, sample: int) -> Census:
     """Return the counts of a manifest. sample: rows per source that come back whole. Raises DataError without a manifest."""
-    fovs, plates, wells, functions, shards = ([] for _ in range(5))
+    fovs, plates, wells, functions, shards = (list[pl.DataFrame]() for _ in range(5))
     kept: pl.DataFrame | None = None
     with manifest_file(uri, storage) as file:
         present = file.schema_arrow.names
@@ -142,7 +142,7 @@ def census(uri: str, stains: Sequence[str], storage: Storage, sample: int) -> Ce
         numbers = groups.group_by(SOURCE).agg(row_groups=pl.len(), shards=pl.col(SHARD).n_unique())
         counts = _with(counts, numbers)
     sources = tuple(Source(row.pop(SOURCE), **row) for row in counts.sort(SOURCE).iter_rows(named=True))
-    pieces = float((plate["rows"] / FOVS_PER_PIECE).ceil().mean() or 1)  # type: ignore[arg-type]
+    pieces = float((plate["rows"] / FOVS_PER_PIECE).ceil().sum()) / max(1, plate.height)
     return Census(sources, pieces, kept if kept is not None else pl.DataFrame())
 
 
