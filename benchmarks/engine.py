@@ -26,6 +26,7 @@ from rich.table import Table
 from sdvae_ray.autoencoders.diffusers_kl import ARCHITECTURES, ENGINES
 from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.flop import flop_of_a_call, models_without_data
 from sdvae_ray.engine.forward import DTYPES, Forward
 from sdvae_ray.engine.load import IMAGE, Batch
 from sdvae_ray.engine.models import load_models, pick_precision, resolve_weights
@@ -84,17 +85,12 @@ def random_fields(image: ImageConfig, count: int, seed: int = 0) -> Batch:
 
 
 def flop_per_fov(config: RunConfig) -> dict[str, int]:
-    """Part -> nominal operations per FOV, without padding: those of one pass of diffusers' forward, times passes and sides."""
-    models = load_models(config, resolve_weights(config, Storage()), torch.device("meta"))
-    autoencoder, extractor = models.autoencoders[SIDE], models.extractors[EXTRACTOR]
-    rgb = torch.empty(1, 3, config.image.patch, config.image.patch, device="meta")
-    with torch.inference_mode():
-        latent = autoencoder.encode(rgb).mean
-    passes = config.image.patches * len(config.image.triples)
+    """Part -> nominal operations per FOV, of both sides."""
+    flop = flop_of_a_call(config, models_without_data(config, Storage()))
     return {
-        "encode": passes * harness.count_flop(lambda: autoencoder.encode(rgb)),
-        "decode": passes * harness.count_flop(lambda: autoencoder.decode(latent)),
-        "extract": 2 * passes * harness.count_flop(lambda: extractor(rgb[None])),
+        "encode": flop[f"encode {SIDE}"],
+        "decode": flop[f"decode {SIDE}"],
+        "extract": 2 * flop[f"extract {EXTRACTOR}"],
     }
 
 

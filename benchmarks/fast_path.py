@@ -25,6 +25,7 @@ from sdvae_ray.autoencoders import _diffusers
 from sdvae_ray.autoencoders._kl.inference import KLInference
 from sdvae_ray.autoencoders._kl.plan import Plan
 from sdvae_ray.autoencoders.diffusers_kl import ARCHITECTURES
+from sdvae_ray.engine.flop import count_flop
 from sdvae_ray.engine.forward import DTYPES
 from sdvae_ray.engine.models import pick_precision
 
@@ -188,7 +189,7 @@ def nominal_flop(architecture: str, size: int, form: bool) -> dict[str, int]:
         encode, decode = step.encode, step.decode
     else:
         encode, decode = lambda x: model.encode(x).latent_dist.mean, lambda z: model.decode(z).sample
-    return {"encode": harness.count_flop(lambda: encode(images)), "decode": harness.count_flop(lambda: decode(latent))}
+    return {"encode": count_flop(lambda: encode(images)), "decode": count_flop(lambda: decode(latent))}
 
 
 def measure(options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> list[harness.Record]:

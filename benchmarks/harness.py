@@ -1,4 +1,4 @@
-"""The parts that all benchmarks share: the machine and its rates, timing, memory, FLOP counts and the last JSON line.
+"""The parts that all benchmarks share: the machine and its rates, timing, memory and the last JSON line.
 
 This file knows no benchmark. A machine is named by its processor, never by a host name, an address or a path.
 """
@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from sdvae_ray.engine.models import pick_device
 from sdvae_ray.errors import ConfigError, UserError
@@ -176,17 +174,6 @@ def shares(flop: float, spent: Sample, rates: dict[str, Rate]) -> dict[str, floa
         seconds = spent.cpu * torch.get_num_threads() if by_core else spent.wall
         result[f"share_of_{kind}"] = flop / seconds / 1e12 / max(by_core or [rate.tflops for rate in references])
     return result
-
-
-def count_flop(call: Callable[[], object]) -> int:
-    """The floating-point operations of matrix products and convolutions in one call. A multiply-add counts as two.
-
-    Attention runs as plain products here, because the counter sees no operations in the fused kernel of a CPU.
-    """
-    counter = FlopCounterMode(display=False)
-    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
-        call()
-    return int(counter.get_total_flops())
 
 
 def reset_peak_memory(device: torch.device) -> None:

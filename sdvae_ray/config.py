@@ -1,7 +1,7 @@
 """The run file: one YAML that describes a run, as frozen pydantic models. An unknown key is refused with its nearest match.
 
-The sections `image` and `score` stand in sdvae_ray.settings. Nothing here looks at a disk: sdvae_ray.runfile reads the YAML, and
-`check` tries the weights, the storage and the cluster.
+The sections `image`, `plan` and `score` stand in sdvae_ray.settings. Nothing here looks at a disk: sdvae_ray.runfile reads the
+YAML, and `check` tries the weights, the storage and the cluster.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.settings.packing import Packing, Triples, Unpacking, check_triples, pass_names, triples_of
+from sdvae_ray.settings.plan import PlanConfig
 from sdvae_ray.settings.score import ScoreConfig
 from sdvae_ray.settings.values import Actors, Count, Name, Section, Share
 
@@ -35,6 +36,12 @@ class StorageConfig(Section):
     region: str | None = None
     profile: str | None = None  # a named profile of the AWS credentials file
     patience_minutes: float = Field(60, ge=0)  # how long a stream waits while storage is away or denies access
+    dollars_per_1000_reads: float | None = Field(
+        None, ge=0
+    )  # GET and HEAD requests; this price and the next are for `plan`
+    dollars_per_1000_writes: float | None = Field(None, ge=0)  # PUT and POST requests
+    dollars_per_gb_read: float | None = Field(None, ge=0)  # transfer of the images to the cluster, 10^9 bytes
+    dollars_per_gb_month: float | None = Field(None, ge=0)  # of what the tables hold
 
 
 class SyntheticConfig(Section):
@@ -149,6 +156,8 @@ class ClusterConfig(Section):
         None, ge=0
     )  # of a GPU with the CPUs and memory beside it; for `check` and `bench`
     dollars_per_cpu_hour: float | None = Field(None, ge=0)  # of a CPU of a node without a GPU
+    spot_dollars_per_gpu_hour: float | None = Field(None, ge=0)  # both again where nodes may be taken away; for `plan`
+    spot_dollars_per_cpu_hour: float | None = Field(None, ge=0)
 
 
 class RunConfig(Section):
@@ -172,6 +181,7 @@ class RunConfig(Section):
     encode: EncodeConfig = EncodeConfig()
     write: WriteConfig = WriteConfig()
     cluster: ClusterConfig = ClusterConfig()
+    plan: PlanConfig = PlanConfig()
     score: ScoreConfig = ScoreConfig()
     max_error_fraction: float = Field(0.01, ge=0, le=1)
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from sdvae_ray.contracts import Checkpoint, Posterior
 from sdvae_ray.errors import WeightsError
+from sdvae_ray.precision import own_precision
 
 SOURCE = "asset:patch_pca"
 SIZE = 8  # pixels
@@ -42,7 +43,7 @@ class PatchPCA:
 
     def encode(self, rgb: Tensor) -> Posterior:
         count, _, height, width = rgb.shape
-        with torch.autocast(rgb.device.type, enabled=False):
+        with own_precision(rgb.device):
             patches = functional.unfold(rgb.float(), SIZE, stride=SIZE).transpose(1, 2)  # (M, h * w, 192)
             scores = (patches - self.mean) @ self.components.T
         mean = scores.transpose(1, 2).reshape(count, -1, height // SIZE, width // SIZE)
@@ -50,7 +51,7 @@ class PatchPCA:
 
     def decode(self, latent: Tensor) -> Tensor:
         count, channels, height, width = latent.shape
-        with torch.autocast(latent.device.type, enabled=False):
+        with own_precision(latent.device):
             scores = latent.float().reshape(count, channels, height * width).transpose(1, 2)
             patches = scores @ self.components + self.mean
         size = (height * SIZE, width * SIZE)

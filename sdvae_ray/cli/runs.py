@@ -45,6 +45,28 @@ def check(run: "Run", limit: Limit = None, address: Address = None, as_json: AsJ
 
 
 @opens_run
+def plan(
+    run: "Run",
+    workers: Annotated[
+        str, typer.Option(metavar="1,8,64", help="Sizes of clusters: numbers of encode actors, each with its GPU.")
+    ] = "1,8,64,512",
+    rates: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Measured rates: a check.json, a run.json or the JSON of bench.")
+    ] = None,
+    sample: Annotated[
+        int, typer.Option(min=0, help="Fields per source whose files are asked for their sizes; 0: none.")
+    ] = 2,
+    simulate: Annotated[
+        bool, typer.Option("--simulate", help="Simulate every size: lost spot nodes, slow requests, the driver.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hours, requests, bytes, memory and dollars at several sizes of cluster, planned and spent. Starts nothing."""
+    asked = {"workers": _numbers(workers, "--workers"), "sample": sample, "rates": rates, "simulate": simulate}
+    state.plan(run, asked, console, as_json)
+
+
+@opens_run
 def bench(
     run: "Run",
     fovs: Annotated[int, typer.Option(min=2, help="Fields of view of a step, for every encode actor.")] = 128,
@@ -55,13 +77,13 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure the stream: FOV/s per GPU after warm-up, scaling, cold start, busy shares, dollars per 1,000 FOVs."""
-    runs.bench(run, console, fovs, None if actors is None else _numbers(actors), address, as_json)
+    runs.bench(run, console, fovs, None if actors is None else _numbers(actors, "--actors"), address, as_json)
 
 
-def _numbers(text: str) -> list[int]:
+def _numbers(text: str, option: str) -> list[int]:
     numbers = text.split(",")
     if not all(number.strip().isdecimal() and int(number) > 0 for number in numbers):
-        raise ConfigError(f"--actors {text}: whole numbers above 0, such as 1,2,4, are wanted")
+        raise ConfigError(f"{option} {text}: whole numbers above 0, such as 1,2,4, are wanted")
     return [int(number) for number in numbers]
 
 

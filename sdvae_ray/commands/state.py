@@ -1,4 +1,4 @@
-"""Commands that tell and mend the state of a run: status, verify and compact.
+"""Commands that tell and mend the state of a run: plan, status, verify and compact.
 
 Nothing heavy is imported until a command runs.
 """
@@ -6,15 +6,36 @@ Nothing heavy is imported until a command runs.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdvae_ray.commands.first_line import begin, give, lines_of
-from sdvae_ray.console import print_line
+from sdvae_ray.console import print_line, waiting
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
     from sdvae_ray.run.run import Run
+
+
+def plan(run: Run, asked: Mapping[str, Any], console: Console, as_json: bool = False) -> None:
+    """Print what a run will take on clusters of several sizes, and what it has taken.
+
+    asked: the fields of `planning.plan.Asked`.
+    """
+    lines = lines_of(console, as_json)
+    begin("plan", run, lines)
+    from functools import partial
+
+    from sdvae_ray.planning.plan import Asked
+    from sdvae_ray.planning.plan import plan as plan_of
+    from sdvae_ray.report.terminal.plan import print_plan
+
+    told = plan_of(run, Asked(**asked), partial(print_line, lines), partial(waiting, lines))
+    if not as_json:
+        print_plan(told, console)
+    give(told, console, as_json)
 
 
 def status(run: Run, console: Console, as_json: bool = False) -> None:

@@ -129,6 +129,7 @@ class LoadActor:
                     names = json.loads(work[FILES][0])[start : start + self.batch_fovs]
                     batch[FILES] = np.array([json.dumps(files) for files in names], object)
                 self.ledger.add_rows.remote("load", len(batch[FOV_ID]), float(batch["seconds_load"].sum()))
+                self.ledger.add_traffic.remote(self.loader.taken_traffic())
                 yield batch
 
 

@@ -17,7 +17,7 @@ from sdvae_ray.encoding.encode import encode
 from sdvae_ray.encoding.forecast import dollars
 from sdvae_ray.encoding.start import checked_manifest
 from sdvae_ray.errors import ConfigError, RunError
-from sdvae_ray.run.cost import COSTS
+from sdvae_ray.planning.measured import STAGES
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.table_files import write_table
 from sdvae_ray.sources.manifest.reader import read_rows
@@ -119,7 +119,7 @@ def _step(part: Run, pools: Pools, actors: int, first_per_actor: float | None) -
         per_actor=rate / actors,
         scaling=1.0 if first_per_actor is None else rate / actors / first_per_actor,
         cold_start=stages["first_fov"],
-        busy={name: stage["busy"] for name, stage in stages.items() if isinstance(stage, dict) and name != COSTS},
+        busy={name: stage["busy"] for name, stage in stages.items() if name in STAGES},
         dollars_per_1000_fovs=cost,
         devices=sorted(set(fovs["device"].drop_nulls())),
     )

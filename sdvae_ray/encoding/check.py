@@ -16,7 +16,7 @@ from sdvae_ray.cluster.session import Pool, Pools, check_output_is_shared, plan_
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.actors import EncodeActor, as_batch
 from sdvae_ray.encoding.check_score import check_score
-from sdvae_ray.encoding.forecast import MEASURED, STAGES, Forecast, forecast
+from sdvae_ray.encoding.forecast import Forecast, forecast
 from sdvae_ray.encoding.pending import trial
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
 from sdvae_ray.encoding.supervision.progress import duration
@@ -24,6 +24,7 @@ from sdvae_ray.engine.compress import Compressor, has_wide
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import check_names, resolve_weights
 from sdvae_ray.errors import RunError
+from sdvae_ray.planning.measured import MEASURED, STAGES
 from sdvae_ray.run.quality import batch_quality, findings, in_lines, scaling_notes
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_rows

@@ -13,7 +13,6 @@ from rich.console import Console
 from sdvae_ray.cluster.failures import RAY_LOGS
 from sdvae_ray.cluster.session import Pools, check_output_is_shared, plan_pools, ray_session
 from sdvae_ray.console import print_line
-from sdvae_ray.encoding.forecast import measured_seconds
 from sdvae_ray.encoding.pending import Work, lacking, pending, trial
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
 from sdvae_ray.encoding.stream import stream
@@ -21,6 +20,7 @@ from sdvae_ray.encoding.supervision.outage import PrintedReport
 from sdvae_ray.engine.models import check_names, resolve_weights
 from sdvae_ray.engine.patience import Patience
 from sdvae_ray.errors import RunError
+from sdvae_ray.planning.measured import measured_seconds
 from sdvae_ray.run.lease import Lease
 from sdvae_ray.run.log import RunLog
 from sdvae_ray.run.record import Record, now

@@ -1,20 +1,12 @@
-"""What a run will take: the stages' seconds per FOV and the sizes of the pools give a rate, a bottleneck, hours and dollars.
-
-The module knows neither Ray nor a disk, but for the reading of what `check` or an earlier session has measured.
+"""What a run will take on the cluster at hand: the stages' seconds per FOV and the sizes of the pools give a rate, a bottleneck,
+hours and dollars. Clusters that are not at hand are planned in sdvae_ray.planning.
 """
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from sdvae_ray.cluster.session import Pools
 from sdvae_ray.config import ClusterConfig
-from sdvae_ray.run.run import Run
-
-MEASURED = "check.json"  # in the output of a run: what `check` has measured
-STAGES = ("load", "compress", "encode")
 
 
 @dataclass(frozen=True)
@@ -60,40 +52,3 @@ def dollars(gpu_hours: float, cpu_hours: float, prices: ClusterConfig) -> float 
     if prices.dollars_per_gpu_hour is None and prices.dollars_per_cpu_hour is None:
         return None
     return gpu_hours * (prices.dollars_per_gpu_hour or 0) + cpu_hours * (prices.dollars_per_cpu_hour or 0)
-
-
-def measured_seconds(run: Run) -> dict[str, float] | None:
-    """Return stage -> seconds of work of one actor per FOV: of the newest session of the run, else of `check`; None without
-    either.
-
-    Numbers of another configuration are not taken.
-    """
-    for session in reversed((run.find_record() or {}).get("sessions", [])):
-        if seconds := session_seconds(session.get("stages", [])):
-            return seconds
-    return _checked(run).get("seconds")
-
-
-def measured_bytes(run: Run) -> int:
-    """Return the bytes of all tables per FOV that `check` has measured; 0 without a check of this configuration."""
-    return sum(_checked(run).get("stored", {}).values())
-
-
-def _checked(run: Run) -> dict[str, Any]:
-    """Return the content of check.json; empty if it is missing, damaged, or of another configuration."""
-    try:
-        kept = json.loads(run.storage.read_bytes(run.uri(MEASURED)))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return kept if isinstance(kept, dict) and kept.get("digest") == run.config.digest() else {}
-
-
-def session_seconds(streams: list[dict[str, Any]]) -> dict[str, float] | None:
-    """Return stage -> seconds of work per FOV over the streams of one session of run.json; None if no FOV was encoded."""
-    seconds = {}
-    for name in STAGES:
-        counts = [stages[name] for stages in streams if name in stages]
-        rows = sum(count["rows"] for count in counts)
-        if rows:
-            seconds[name] = math.fsum(count["seconds"] for count in counts) / rows
-    return seconds if seconds.get("encode") and seconds.get("load") else None

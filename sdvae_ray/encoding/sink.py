@@ -37,6 +37,7 @@ class RunSink(Datasink[Written]):
         name = f"{self.session}-{ctx.task_idx:06d}"
         storage = PatientStorage(self.run.config.storage, patience_of(self.run, self.ledger, "write"))
         written = write_rows(self.run.output, name, columns, storage, self.run.config.random_weights)
+        self.ledger.add_traffic.remote(storage.meter.taken())
         example = next((str(error) for error in columns[ERROR] if error), None)
         if refusal := answer(self.ledger.add_written.remote(name, written.rows, written.errors, example)):
             raise RunError(refusal)

@@ -23,18 +23,19 @@ from sdvae_ray.cluster.session import (
     quiet_ray_data,
 )
 from sdvae_ray.encoding.actors import FILES, CompressActor, EncodeActor, LoadActor
-from sdvae_ray.encoding.forecast import measured_bytes
 from sdvae_ray.encoding.pending import READ, Work
 from sdvae_ray.encoding.sink import RunSink
 from sdvae_ray.encoding.supervision.ledger import Stage
 from sdvae_ray.encoding.supervision.supervisor import Supervisor
 from sdvae_ray.engine.columns import wanted_codecs
+from sdvae_ray.planning.measured import measured_bytes
+from sdvae_ray.planning.pieces import piece_size, rows_per_file
 from sdvae_ray.run.cost import COSTS, told
 from sdvae_ray.run.lease import Lease
 from sdvae_ray.run.record import Record
 from sdvae_ray.run.run import Run
+from sdvae_ray.run.traffic import TRAFFIC, told_traffic
 
-_FOVS_PER_PIECE = 64  # 8.1 M FOVs are then 127 k blocks, and a block takes the driver 10 to 15 ms
 _WRITE_COPIES = 4  # of the bytes of its file that a write task holds: the blocks, numpy, Arrow and the file
 _RESTARTS = 16  # per actor and per task: enough for spot nodes that come and go, and a crash loop still ends
 
@@ -45,7 +46,7 @@ def stream(
     """Stream one piece of work. Return its record, and the seconds in which it waited for storage.
 
     The record: a stage -> `_told`; first_fov -> seconds to the first encoded FOVs; costs -> of every part
-    of the work.
+    of the work; traffic -> the requests and bytes of images and tables.
     """
     quiet_ray_data(is_watched=True)
     total = work.keys.height
@@ -67,7 +68,7 @@ def stream(
         models = (run, record, pools.encode, ledger, work.wanted)
         size = run.config.encode.batch_fovs
         rows = rows.map_batches(EncodeActor, fn_constructor_args=models, batch_size=size, **_actors_of(pools.encode))
-    sink = RunSink(run, session, _rows_per_file(run, total), ledger)
+    sink = RunSink(run, session, rows_per_file(run.config, total), ledger)
     memory = weighing(_WRITE_COPIES * sink.rows_per_file * measured_bytes(run))
     batches = {"load": run.config.load.batch_fovs, "compress": run.config.load.batch_fovs, "encode": size}
     start = time.monotonic()
@@ -78,7 +79,8 @@ def stream(
     finally:
         supervisor.end()
     stages_told = {name: _told(stage, seconds) for name, stage in counts.stages.items()}
-    return stages_told | {"first_fov": counts.first_at, COSTS: told(counts.costs)}, counts.waited
+    measured = {"first_fov": counts.first_at, COSTS: told(counts.costs), TRAFFIC: told_traffic(counts.traffic)}
+    return stages_told | measured, counts.waited
 
 
 def _told(stage: Stage, seconds: float) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def _pieces(pending: pl.DataFrame, loaders: int) -> list[dict[str, Any]]:
     The pieces are few enough for the driver, and enough for every actor to get some. Rows that one read of a shard brings stay in
     one piece.
     """
-    size = min(_FOVS_PER_PIECE, max(1, pending.height // (loaders * 8)))
+    size = piece_size(pending.height, loaders)
     numbered = pending.with_columns(piece=pl.int_range(pl.len()).over("row_group"))
     if READ in pending.columns:
         numbered = numbered.with_columns(pl.col("piece").first().over("row_group", READ))
@@ -120,8 +122,3 @@ def _pieces(pending: pl.DataFrame, loaders: int) -> list[dict[str, Any]]:
             piece[FILES] = json.dumps([files or [] for files in part["files"].to_list()])
         pieces.append(piece)
     return pieces
-
-
-def _rows_per_file(run: Run, fovs: int) -> int:
-    rows = run.config.write.rows_per_file
-    return min(256, max(1, fovs // 16)) if rows == "auto" else rows

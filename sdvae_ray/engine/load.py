@@ -24,6 +24,7 @@ from sdvae_ray.images.decode import decode_colours, decode_planes
 from sdvae_ray.images.prepare import centre_crop, check_same_kind, check_same_size, resize, tile
 from sdvae_ray.images.scaling import scale_plane
 from sdvae_ray.images.stored_crop import whole_planes
+from sdvae_ray.run.traffic import Meter, Traffic
 from sdvae_ray.schema import (
     ABSENT,
     AWAY,
@@ -99,6 +100,7 @@ class Loader:
         self.image = image
         self.columns = {IMAGE: image.scaling.bits, **({WIDE: 16} if wide else {})}  # of pixels -> their bits
         self.storage = PatientStorage(storage, patience) if patience else Storage(storage)
+        self._meter = self.storage.meter if isinstance(self.storage, PatientStorage) else Meter()
         self._ends_the_run = (StorageAwayError, StorageDeniedError, RunError) if patience else ()
         self.shards = ShardReader(self.storage, image.stains)
         self.illumination = IlluminationReader(self.storage, functions)
@@ -123,6 +125,10 @@ class Loader:
             for _, fetches in waiting:
                 for fetched in fetches:
                     fetched.cancel()
+
+    def taken_traffic(self) -> Traffic:
+        """Return the requests and bytes since the last call; of a loader without a patience, none."""
+        return self._meter.taken()
 
     def probe(self, batch: Mapping[str, np.ndarray]) -> None:
         """Load the first row and raise its error, if any: CropError, StorageError, OSError or ValueError."""

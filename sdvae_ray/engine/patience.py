@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.errors import StorageAwayError, StorageDeniedError, StorageError, one_line
+from sdvae_ray.run.traffic import Meter, Traffic
 from sdvae_ray.storage import Storage, is_remote
 
 T = TypeVar("T")
@@ -114,13 +115,37 @@ class Patience:
 class PatientStorage(Storage):
     """A Storage whose calls wait until storage answers; for one process, since it holds what it has seen.
 
-    A local file that may not be read is PermissionError at once: no credentials will change that.
+    A local file that may not be read is PermissionError at once: no credentials will change that. meter: counts the requests and
+    bytes of the calls that succeed.
     """
 
     def __init__(self, config: StorageConfig, patience: Patience) -> None:
         super().__init__(config)
-        self.patience = patience
+        self.patience, self.meter = patience, Meter()
         self._read: dict[str, str] = {}  # bucket, or "" for a disk -> the URI that was read last
+
+    def read_bytes(self, uri: str) -> bytes:
+        """Return a whole object."""
+        return self._counted(super().read_bytes(uri))
+
+    def read_range(self, uri: str, start: int, stop: int) -> bytes:
+        """Return the bytes from `start` up to `stop` of an object, by one request."""
+        return self._counted(super().read_range(uri, start, stop))
+
+    def _counted(self, data: bytes) -> bytes:
+        self.meter.add(Traffic(reads=1, read_bytes=len(data)))
+        return data
+
+    def version(self, uri: str) -> str:
+        """Return a mark of an object that changes with its content."""
+        mark = super().version(uri)
+        self.meter.add(Traffic(looks=1))
+        return mark
+
+    def write_bytes(self, uri: str, data: bytes) -> None:
+        """Write a whole object."""
+        super().write_bytes(uri, data)
+        self.meter.add(Traffic.of_object(len(data)))
 
     def call(self, uri: str, verb: str, action: Callable[[Any, str], T]) -> T:
         """Return action(fsspec filesystem, path), as Storage.call does, but later."""

@@ -133,6 +133,23 @@ class ShardReader:
                 self._reads.pop(group, None)
             return self._cells(row, group, stains)
 
+    def requests(self, row: Row) -> list[int]:
+        """Return the bytes of every request that brings the row group of a FOV. Reads the footer of its shard alone.
+
+        Raises ShardError if the shard is damaged, FileNotFoundError if it does not exist, and StorageError.
+        """
+        group, _ = self._place(row)
+        footer = self._footer(group.shard, group.size, group.footer)
+        with _parsing(group.shard):
+            return [stop - start for start, stop in _ranges(footer, group)]
+
+    def footer_requests(self, row: Row) -> list[int]:
+        """Return the bytes of every request that brings the footer of the shard of a FOV. Raises as `requests` does."""
+        size = int(row[SHARD_BYTES])
+        first = min(size, _FOOTER)
+        length = footer_size(self.storage.read_range(str(row[SHARD]), max(0, size - 8), size))
+        return [first, length] if first < length <= size else [first]
+
     def _cells(self, row: Row, group: _RowGroup, stains: Mapping[str, str]) -> dict[str, bytes]:
         table = self._started(group).result()
         with _parsing(group.shard):

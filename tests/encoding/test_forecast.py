@@ -6,7 +6,8 @@ import pytest
 
 from sdvae_ray.cluster.session import Pool, Pools
 from sdvae_ray.config import ClusterConfig
-from sdvae_ray.encoding.forecast import MEASURED, dollars, forecast, measured_bytes, measured_seconds, session_seconds
+from sdvae_ray.encoding.forecast import dollars, forecast
+from sdvae_ray.planning.measured import MEASURED, measured_bytes, measured_seconds, session_seconds
 from sdvae_ray.run.run import Run
 
 POOLS = Pools(Pool(2, 2, 1.0), Pool(12, 12, 1.0), Pool(1, 1, 1.0, 1.0))

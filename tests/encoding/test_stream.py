@@ -26,10 +26,10 @@ from waiting_run import waiting_run
 
 from sdvae_ray.encoding.check import check
 from sdvae_ray.encoding.encode import encode
-from sdvae_ray.encoding.forecast import MEASURED, measured_bytes, measured_seconds
 from sdvae_ray.encoding.supervision import supervisor
 from sdvae_ray.encoding.supervision.ledger import Counts
 from sdvae_ray.errors import ConfigError, DataError, ResourceError, RunError
+from sdvae_ray.planning.measured import MEASURED, measured_bytes, measured_seconds
 from sdvae_ray.run import lease
 from sdvae_ray.run.commits import read_fovs
 from sdvae_ray.run.cost import of_metric, of_side, recorded

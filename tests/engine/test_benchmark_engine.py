@@ -14,9 +14,9 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import engine
-import harness
 
 from sdvae_ray.autoencoders import diffusers_kl
+from sdvae_ray.engine.flop import count_flop
 from sdvae_ray.engine.models import pick_precision
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -98,13 +98,13 @@ def test_an_impossible_crop_is_one_line_and_exit_code_2(capsys):
 def test_a_convolution_costs_what_a_hand_count_says(device):
     layer = nn.Conv2d(3, 8, 5, padding=2).to(device)
     images = torch.zeros(2, 3, 16, 20, device=device)
-    assert harness.count_flop(lambda: layer(images)) == 2 * (2 * 8 * 16 * 20) * (3 * 5 * 5)
+    assert count_flop(lambda: layer(images)) == 2 * (2 * 8 * 16 * 20) * (3 * 5 * 5)
 
 
 @pytest.mark.parametrize("device", [CPU, META])
 def test_attention_is_counted(device):
     tokens = torch.zeros(1, 1, 64, 16, device=device)
-    flop = harness.count_flop(lambda: functional.scaled_dot_product_attention(tokens, tokens, tokens))
+    flop = count_flop(lambda: functional.scaled_dot_product_attention(tokens, tokens, tokens))
     assert flop == 2 * (2 * 64 * 64 * 16)
 
 
@@ -115,5 +115,5 @@ def test_counting_without_data_equals_counting_with_it():
     model = diffusers_kl.load(None, architecture="tiny", engine="diffusers")
     passes = torch.rand(4 * 2, 3, 64, 64)
     counted = engine.flop_per_fov(config)
-    assert counted["encode"] == harness.count_flop(lambda: model.encode(passes))
-    assert counted["decode"] == harness.count_flop(lambda: model.decode(torch.rand(4 * 2, 4, 8, 8)))
+    assert counted["encode"] == count_flop(lambda: model.encode(passes))
+    assert counted["decode"] == count_flop(lambda: model.decode(torch.rand(4 * 2, 4, 8, 8)))

@@ -21,8 +21,11 @@ from PIL import Image
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.engine.load import IMAGE, Loader
 from sdvae_ray.engine.pack import Compression, PackedFov, Packer
+from sdvae_ray.engine.patience import Patience
 from sdvae_ray.engine.shard_files import parquet_shard, tar_shard
 from sdvae_ray.images.prepare import CropError
+from sdvae_ray.planning.census import census
+from sdvae_ray.planning.sizes import with_sizes
 from sdvae_ray.schema import (
     COLOUR,
     ERROR,
@@ -554,3 +557,19 @@ def test_a_tar_holds_the_files_under_their_numbers_with_the_row_as_json(tmp_path
     }
     assert sound[FOV_ID] == stacked[FOV_ID][1]
     assert ROW not in sound
+
+
+def test_planned_requests_of_shards_are_those_that_the_loader_makes(tmp_path, write_fields):
+    """Seven fields, three to a row group, by one load actor."""
+    rows = packed(write_fields(7), tmp_path / "0.parquet", per_group=3)
+    manifest = str(tmp_path / "manifest.parquet")
+    pl.DataFrame({name: values.tolist() for name, values in rows.items()}).write_parquet(manifest)
+    image = ImageConfig(**SMALL)
+    counted = with_sizes(census(manifest, STAINS, Storage(), sample=7), manifest, image, Storage())
+    (source,) = counted.sources
+    loader = Loader(image, StorageConfig(), patience=Patience(0))
+    assert set(loader(rows)[ERROR]) == {""}
+    traffic = loader.taken_traffic()
+    assert (source.fovs, source.files, source.shards, source.row_groups) == (7, 0, 1, 3)
+    assert traffic.reads == source.group_reads + source.footer_reads == 4
+    assert traffic.read_bytes == source.bytes_in + source.footer_bytes

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from sdvae_ray.run.cost import Costs, added
+from sdvae_ray.run.traffic import Traffic
 
 if TYPE_CHECKING:
     from sdvae_ray.cluster.counters import Counters
@@ -74,6 +75,7 @@ class Counts:
     away      the outage of storage that lasts; None: storage answers
     waited    seconds in which some process waited for storage
     costs     of the parts of the work
+    traffic   requests and bytes of the images and the tables
     """
 
     encoded: int = 0
@@ -85,6 +87,7 @@ class Counts:
     waited: float = 0.0
     stages: dict[str, Stage] = field(default_factory=dict)
     costs: Costs = field(default_factory=dict)
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 class Ledger:
@@ -143,6 +146,10 @@ class Ledger:
                 self.state.first_at = now
         if self.counters:
             self.counters.rows(stage, rows, seconds)
+
+    def add_traffic(self, traffic: Traffic) -> None:
+        """Count the requests and bytes of an actor or a write."""
+        self.state.traffic += traffic
 
     def away(self, who: str, reason: str) -> str | None:
         """Hear from a process that it waits for storage, and why. Return `refusal`: a stopped run waits no longer."""
