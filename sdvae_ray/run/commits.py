@@ -41,6 +41,8 @@ def read_commits(
 def one_per_fov(rows: pl.DataFrame) -> pl.DataFrame:
     """Return one row per FOV, as `read_fovs` does. rows: from `read_rows`."""
     rows = rows.sort(pl.col(ERROR).is_not_null(), maintain_order=True)
+    if rows[FOV_ID].n_unique() == rows.height:  # as a rule: no copies of a table of millions of rows
+        return rows.with_columns(files=pl.concat_list(FILE)).drop(FILE)
     first = rows.unique(FOV_ID, keep="first", maintain_order=True).drop(FILE)
     failed = first.filter(pl.col(ERROR).is_not_null())[FOV_ID]
     counting = rows.filter(pl.col(ERROR).is_null() | pl.col(FOV_ID).is_in(failed.implode()))
