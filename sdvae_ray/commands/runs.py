@@ -154,13 +154,14 @@ def _encode(
 
 def _say_quality(run: Run, console: Console) -> None:
     """Print what is wrong with the images of a run, per plate and stain; one line if nothing is."""
-    from sdvae_ray.run.quality import STORED, findings, in_lines, quality_table, scaling_notes
+    from sdvae_ray.run.quality import STORED, in_lines, quality_of, scaling_notes
     from sdvae_ray.schema import PLATE_KEY
 
     image = run.config.image
-    table = quality_table(run.fovs([*PLATE_KEY, *STORED]), image.stains)
-    lines = [*scaling_notes(table, image.stains, image.scaling), *in_lines(findings(table, image.stains))]
-    for line in lines or [f"nothing is wrong with the images of {table.height} FOVs"]:
+    with waiting(console, "quality: reading the QC numbers of all fields"):
+        quality = quality_of(run.fovs([*PLATE_KEY, *STORED]), image.stains)
+    lines = [*scaling_notes(quality.largest, image.stains, image.scaling), *in_lines(quality.wrong)]
+    for line in lines or [f"nothing is wrong with the images of {quality.fovs} FOVs"]:
         print_line(console, f"quality: {line}")
 
 

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from sdvae_ray.engine.quality import QC, RAW_QC
 from sdvae_ray.errors import ConfigError, DataError
-from sdvae_ray.run.quality import findings, in_lines, qc_rule, quality_table, scaling_notes
+from sdvae_ray.run.quality import findings, in_lines, qc_rule, quality_of, quality_table, scaling_notes
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.table_files import committed_files
 from sdvae_ray.run.tables import write_rows
-from sdvae_ray.schema import ERROR, FOV_ID, KEYS, PLATE_KEY, ROW, fov_id
+from sdvae_ray.schema import ERROR, FOV_ID, KEYS, PLATE_KEY, ROW, WELL_KEY, fov_id
 from sdvae_ray.scoring.fields import Fields, fields_to_score
 from sdvae_ray.settings.image import ScalingConfig
 from sdvae_ray.storage import Storage
@@ -72,7 +72,11 @@ def quality(run: Run) -> pl.DataFrame:
 
 def found(run: Run) -> list[tuple[Any, ...]]:
     columns = ("Metadata_Plate", "stain", "finding", "fovs", "of", "example")
-    return list(findings(quality(run), STAINS).select(columns).iter_rows())
+    wrong = findings(quality(run), STAINS)
+    by_plate = quality_of(run.fovs([*WELL_KEY, *NAMES]), STAINS)
+    assert by_plate.wrong.equals(wrong)
+    assert by_plate.fovs == quality(run).height
+    return list(wrong.select(columns).iter_rows())
 
 
 def test_sound_images_have_no_finding_and_their_numbers_come_back(run):
@@ -141,6 +145,17 @@ def test_a_run_without_the_newer_columns_has_the_findings_of_the_others(run):
 
 def test_a_run_that_has_no_row_yet_has_no_finding(run):
     assert findings(quality(run), STAINS).height == 0
+    assert quality_of(run.fovs([*WELL_KEY, *NAMES]), STAINS).wrong.height == 0
+
+
+def test_the_mean_of_a_well_and_the_largest_pixel_are_those_of_all_plates(run):
+    qc = numbers()
+    qc["qc_raw_max"][20, 4] = 65_000
+    store(run, qc)
+    quality_by_plate = quality_of(run.fovs([*WELL_KEY, *NAMES]), STAINS)
+    assert quality_by_plate.largest.row(0) == (60_000.0,) * 4 + (65_000.0,)
+    means = quality_by_plate.means.select("qc_mean_Mito").to_series().to_numpy()
+    np.testing.assert_allclose(means, qc["qc_mean"][:-1, 0], rtol=1e-6)
 
 
 # Rules
