@@ -19,7 +19,6 @@ _HEAVY = 1 << 30  # bytes; a smaller task declares no memory
 _SHARE_OF_NODE = 0.8  # of the largest node, at most: a task that asks for more than any node has would wait for ever
 _AHEAD = 4  # tasks that run, or whose results wait, per CPU of the cluster
 
-
 _FIRST_LINE, _NEXT_LINE = 1.0, 15.0  # seconds of a stage before a line, and between lines
 
 
@@ -32,8 +31,7 @@ class _Stage:
     total: int = 0
 
     def line(self) -> str:
-        of_total = f" of {self.total:,}" if self.total else ""
-        return f"{self.what}: {self.done:,}{of_total} tasks" if self.done or self.total else self.what
+        return f"{self.what}: {self.done:,} of {self.total:,} tasks" if self.total else self.what
 
 
 _STAGE: ContextVar[_Stage | None] = ContextVar("stage", default=None)
@@ -89,6 +87,7 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
 def in_order(task: Any, arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
     """Yield the results of task.remote(*item) for every item of `arguments`, in their order.
 
+    The stage under way counts them, of all where `arguments` is a sequence.
     task: a Ray remote function. An exception that a task returns as its result is raised here.
     """
     window = max(2, int(_AHEAD * ray.cluster_resources().get("CPU", 1)))

@@ -10,6 +10,7 @@ from polars.testing import assert_frame_equal
 from rich.console import Console
 from run_files import small_run
 
+from sdvae_ray.commands import runs as commands
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.run.joined import join_runs, refuse_joined
 from sdvae_ray.run.record import describe_manifest, new_record
@@ -104,3 +105,14 @@ def test_a_joined_run_stands_in_a_folder_of_its_own_and_is_not_encoded(tmp_path)
         join_runs([joined, members[0]], str(tmp_path / "more"))
     with pytest.raises(ConfigError, match="joins 2 runs; encode one of them, such as"):
         refuse_joined(joined, "encode")
+
+
+def test_several_runs_need_an_output_and_one_run_takes_none(tmp_path):
+    places = [run_of(tmp_path / name, (f"P{at}",)).output for at, name in enumerate("ab", 1)]
+    with pytest.raises(ConfigError, match="2 runs are joined in a folder of their own: --output names it"):
+        commands.opened(places, [], {}, None)
+    with pytest.raises(ConfigError, match="one run is scored in its own folder"):
+        commands.opened(places[:1], [], {}, str(tmp_path / "joined"))
+    joined = commands.opened(places, ["score.null_size=300"], {}, str(tmp_path / "joined"))
+    assert joined.config.score.null_size == 300
+    assert joined.record["config"]["output"] == str(tmp_path / "joined")
