@@ -31,6 +31,7 @@ from sdvae_ray.run.tables import write_rows
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS, WELL_COLUMN, fov_id
 from sdvae_ray.schema import ROW as ROW_JSON
+from sdvae_ray.scoring.fovs import Fovs
 from sdvae_ray.scoring.normalised import HELD_BYTES, normaliser_of
 from sdvae_ray.scoring.profiles import FILE, ROW, Profiles, build_profiles
 from sdvae_ray.storage import Storage
@@ -104,7 +105,7 @@ def main() -> None:
         config = parse_run(raw)
         embedded(config, record["written"], options.features // PASSES)
         with ray_session("local"):
-            fovs = read_fovs(folder, Storage()).with_columns(group=pl.lit("all"))
+            fovs = Fovs.of(read_fovs(folder, Storage()).with_columns(group=pl.lit("all")))
             start = time.perf_counter()
             profiles = build_profiles(Run(config), fovs, "made", "image", None)
             record["profile_seconds_per_plate"] = (time.perf_counter() - start) / record["written"]

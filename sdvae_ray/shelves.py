@@ -8,7 +8,8 @@ autoencoders  HAS_POSTERIOR = False; STORES_LATENTS = False if the latent is not
 codecs        WRITES_FILES = False of a degradation, whose sizes are 0 and whose side has no rate
 extractors    TAKES_LATENT = True
 metrics       UNIT, HIGHER_IS_BETTER; BANDS, the names of a last axis; AGAINST_STAINS = True if the last axis is the stains;
-              NEEDS_POSTERIOR = True if a stored latent is not enough; `pooled(values)` if a mean over patches is not arithmetic
+              NEEDS_POSTERIOR = True if a stored latent is not enough; `pooled(values, weights=None)` if a mean over patches is
+              not arithmetic: the mean of means of parts, weighted by their patches, is the mean of all
 """
 
 import importlib

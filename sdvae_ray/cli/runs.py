@@ -137,9 +137,18 @@ def compact(run: "Run", address: Address = None, as_json: AsJson = False) -> Non
     state.compact(run, console, address, as_json)
 
 
-@opens_run
+@opens_storage
 def score(
-    run: "Run",
+    places: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="A run file (YAML), or the output folder of a run; several are joined."),
+    ],
+    storage: dict[str, Any],
+    set: Set = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="Of several runs: the folder of the joined run, a path or s3://..."),
+    ] = None,
     plates: Annotated[str | None, typer.Option(help="Score these alone: values of Metadata_Plate, by commas.")] = None,
     manifest: Annotated[
         str | None, typer.Option(help="Whose metadata counts (corrected platemaps, compounds); default: the run's own.")
@@ -148,7 +157,8 @@ def score(
     whole: All = False,
     as_json: AsJson = False,
 ) -> None:
-    """Embeddings -> well profiles, FAISS indices and retrieval scores."""
+    """Embeddings -> well profiles, FAISS indices and retrieval scores; of several runs with one set of settings together."""
+    run = runs.opened(places, set or [], storage, output)
     if plates is not None:
         run = run.changed(f"score.plates={json.dumps([name.strip() for name in plates.split(',')])}")
     runs.score(run, console, address, manifest, whole, as_json)

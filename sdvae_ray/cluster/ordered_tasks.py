@@ -1,30 +1,113 @@
 """Ray tasks whose results come in order, and of which only some run or wait at one time."""
 
+import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import ray
+from rich.console import Console
+
+from sdvae_ray.console import print_line
 
 TASK_CPUS = 0.5  # CPUs that a task of `score` asks for: it waits for storage half of its time
 _HEAVY = 1 << 30  # bytes; a smaller task declares no memory
 _SHARE_OF_NODE = 0.8  # of the largest node, at most: a task that asks for more than any node has would wait for ever
 _AHEAD = 4  # tasks that run, or whose results wait, per CPU of the cluster
 
+_FIRST_LINE, _NEXT_LINE = 1.0, 15.0  # seconds of a stage before a line, and between lines
+
+
+@dataclass
+class _Stage:
+    """What a stage does, and how many of its tasks have ended. total: 0 if it is not known."""
+
+    what: str
+    done: int = 0
+    total: int = 0
+
+    def line(self) -> str:
+        return f"{self.what}: {self.done:,} of {self.total:,} tasks" if self.total else self.what
+
+
+_STAGE: ContextVar[_Stage | None] = ContextVar("stage", default=None)
+
+
+@contextmanager
+def stage(console: Console, what: str) -> Iterator[None]:
+    """Say what the block does if it takes more than a second, and again while it goes on, with the tasks that have ended."""
+    under_way, ended, start = _Stage(what), threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        pause = _FIRST_LINE
+        while not ended.wait(pause):
+            print_line(console, f"{under_way.line()}; {time.monotonic() - start:.0f} s so far")
+            pause = _NEXT_LINE
+
+    token = _STAGE.set(under_way)
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
+        _STAGE.reset(token)
+
+
+def count_tasks(done: int, total: int) -> None:
+    """Tell the stage under way how many of its tasks have ended."""
+    if under_way := _STAGE.get():
+        under_way.done, under_way.total = done, total
+
+
+def collected(references: Sequence[Any]) -> list[Any]:
+    """Return the results of tasks that were started, and count them in the stage under way."""
+    results = []
+    for number, reference in enumerate(references, 1):
+        results.append(ray.get(reference))
+        count_tasks(number, len(references))
+    return results
+
+
+def mapped(function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    """Yield the results of function(*item) for every item of `arguments`, in their order, as `in_order` does."""
+    return in_order(_call, [(function, *item) for item in arguments])
+
+
+@ray.remote(num_cpus=TASK_CPUS)
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
+
 
 def in_order(task: Any, arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
     """Yield the results of task.remote(*item) for every item of `arguments`, in their order.
 
+    The stage under way counts them, of all where `arguments` is a sequence.
     task: a Ray remote function. An exception that a task returns as its result is raised here.
     """
     window = max(2, int(_AHEAD * ray.cluster_resources().get("CPU", 1)))
+    total = len(arguments) if isinstance(arguments, Sequence) else 0
     under_way: deque[Any] = deque()
+    done = 0
+
+    def taken() -> Any:
+        nonlocal done
+        result = _taken(under_way.popleft())
+        done += 1
+        count_tasks(done, total)
+        return result
+
     for item in arguments:
         under_way.append(task.remote(*item))
         if len(under_way) >= window:
-            yield _taken(under_way.popleft())
+            yield taken()
     while under_way:
-        yield _taken(under_way.popleft())
+        yield taken()
 
 
 def _taken(reference: Any) -> Any:

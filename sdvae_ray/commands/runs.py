@@ -5,12 +5,12 @@ Nothing heavy is imported until a command runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdvae_ray.commands.first_line import begin, give, lines_of
 from sdvae_ray.console import print_line, waiting
-from sdvae_ray.errors import RunError
+from sdvae_ray.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +18,28 @@ if TYPE_CHECKING:
     from sdvae_ray.report.facts.scored import ScoredRun
     from sdvae_ray.run.run import Run
     from sdvae_ray.run.scores import Scores
+
+
+def opened(places: Sequence[str], overrides: Sequence[str], storage: Mapping[str, Any], output: str | None) -> Run:
+    """Return the run at one place, or the run that joins several.
+
+    places, overrides, storage: as `Run.open` takes them. output: the folder of a joined run. Raises ConfigError as `join_runs`, and
+    for several places without `output`, or one with it.
+    """
+    from sdvae_ray.run.joined import join_runs
+    from sdvae_ray.run.run import Run
+    from sdvae_ray.storage import absolute
+
+    runs = [Run.open(place, overrides, storage) for place in places]
+    if len(runs) == 1:
+        if output is not None:
+            raise ConfigError(
+                "--output is the folder of a joined run, of several runs; one run is scored in its own folder"
+            )
+        return runs[0]
+    if output is None:
+        raise ConfigError(f"{len(runs)} runs are joined in a folder of their own: --output names it")
+    return join_runs(runs, absolute(output))
 
 
 def prepare(run: Run, console: Console) -> None:
@@ -88,6 +110,7 @@ def encode(
     """
     lines = lines_of(console, as_json)
     begin("encode", run, lines)
+    _refuse_joined(run, "encode")
     prepare(run, lines)
     give(_encode(run, lines, address, extend, limit=limit), console, as_json)
 
@@ -98,7 +121,14 @@ def retry(
     """Compute again the FOVs that failed; reason: only those whose error contains this text."""
     lines = lines_of(console, as_json)
     begin("retry", run, lines)
+    _refuse_joined(run, "retry")
     give(_encode(run, lines, address, failed=reason or ""), console, as_json)
+
+
+def _refuse_joined(run: Run, command: str) -> None:
+    from sdvae_ray.run.joined import refuse_joined
+
+    refuse_joined(run, command)
 
 
 def _encode(
@@ -124,13 +154,14 @@ def _encode(
 
 def _say_quality(run: Run, console: Console) -> None:
     """Print what is wrong with the images of a run, per plate and stain; one line if nothing is."""
-    from sdvae_ray.run.quality import STORED, findings, in_lines, quality_table, scaling_notes
+    from sdvae_ray.run.quality import STORED, in_lines, quality_of, scaling_notes
     from sdvae_ray.schema import PLATE_KEY
 
     image = run.config.image
-    table = quality_table(run.fovs([*PLATE_KEY, *STORED]), image.stains)
-    lines = [*scaling_notes(table, image.stains, image.scaling), *in_lines(findings(table, image.stains))]
-    for line in lines or [f"nothing is wrong with the images of {table.height} FOVs"]:
+    with waiting(console, "quality: reading the QC numbers of all fields"):
+        quality = quality_of(run.fovs([*PLATE_KEY, *STORED]), image.stains)
+    lines = [*scaling_notes(quality.largest, image.stains, image.scaling), *in_lines(quality.wrong)]
+    for line in lines or [f"nothing is wrong with the images of {quality.fovs} FOVs"]:
         print_line(console, f"quality: {line}")
 
 

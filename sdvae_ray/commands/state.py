@@ -58,7 +58,10 @@ def verify(run: Run, console: Console, repair: bool = False, as_json: bool = Fal
     from dataclasses import asdict
 
     from sdvae_ray.report.terminal.status import print_verified
+    from sdvae_ray.run.joined import refuse_joined
     from sdvae_ray.run.verify import verify as verify_run
+
+    refuse_joined(run, "verify")
 
     def say(line: str) -> None:
         if not as_json:
@@ -79,7 +82,9 @@ def compact(run: Run, console: Console, address: str | None = None, as_json: boo
     lines = lines_of(console, as_json)
     begin("compact", run, lines)
     from sdvae_ray.encoding.compact import compact as compact_run
+    from sdvae_ray.run.joined import refuse_joined
 
+    refuse_joined(run, "compact")
     done = compact_run(run, lines, address)
     if done.deleted:
         print_line(

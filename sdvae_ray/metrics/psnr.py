@@ -18,7 +18,10 @@ def compute(reconstruction: Reconstruction) -> Tensor:
     return -10 * error.log10()
 
 
-def pooled(values: np.ndarray) -> float:
-    """Return the PSNR in dB of all patches together, from the PSNRs of patches, (n,) float64."""
+def pooled(values: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Return the PSNR in dB of all patches together, from the PSNRs of patches, (n,) float64.
+
+    weights: (n,) numbers of patches, where a value is the PSNR of several patches together.
+    """
     with np.errstate(divide="ignore"):
-        return float(-10 * np.log10(np.mean(10 ** (-values / 10))))
+        return float(-10 * np.log10(np.average(10 ** (-values / 10), weights=weights)))

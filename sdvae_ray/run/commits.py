@@ -1,7 +1,8 @@
 """The commits of a run: the rows of fovs/, which file commits which columns of a field of view, and which files are gone."""
 
+import functools
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import polars as pl
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.parquet import opened
-from sdvae_ray.run.table_files import REPAIR, committed_files, data_files, read_table
+from sdvae_ray.run.table_files import REPAIR, committed_files, data_files, file_uri, read_table
 from sdvae_ray.schema import ERROR, FOV_ID, FOVS, SEPARATOR
 from sdvae_ray.storage import Storage, join
 
@@ -40,6 +41,8 @@ def read_commits(
 def one_per_fov(rows: pl.DataFrame) -> pl.DataFrame:
     """Return one row per FOV, as `read_fovs` does. rows: from `read_rows`."""
     rows = rows.sort(pl.col(ERROR).is_not_null(), maintain_order=True)
+    if rows[FOV_ID].n_unique() == rows.height:  # as a rule: no copies of a table of millions of rows
+        return rows.with_columns(files=pl.concat_list(FILE)).drop(FILE)
     first = rows.unique(FOV_ID, keep="first", maintain_order=True).drop(FILE)
     failed = first.filter(pl.col(ERROR).is_not_null())[FOV_ID]
     counting = rows.filter(pl.col(ERROR).is_null() | pl.col(FOV_ID).is_in(failed.implode()))
@@ -54,23 +57,33 @@ def read_rows(
 
     columns: as in `read_fovs`. The column `_file` is added: the name of the file of the row.
     """
-
-    def read(name: str) -> tuple[pl.DataFrame, frozenset[str]]:
-        with opened(join(output, FOVS, name), storage, REPAIR) as reader:
-            plain = [f.name for f in reader.schema_arrow if not isinstance(f.type, pa.BaseExtensionType)]
-            asked = [c for c in reader.schema_arrow.names if c in {FOV_ID, ERROR, *(columns or ())}]
-            table = reader.read(columns=plain if columns is None else asked)
-            frame = pl.DataFrame(_without_tensors(table)).with_columns(pl.lit(name).alias(FILE))
-            return frame, committed_columns(reader)
-
     names = committed_files(output, storage)
     if not names:
         return pl.DataFrame(schema={FOV_ID: pl.String, ERROR: pl.String, FILE: pl.String}), {}
+    frames, commits = read_files(output, storage, names, None if columns is None else {*columns}.__contains__)
+    whole = pl.concat(frames, how="diagonal_relaxed")
+    return whole.with_columns(pl.col(ERROR).cast(pl.String)), dict(zip(names, commits, strict=True))
+
+
+def read_files(
+    output: str, storage: Storage, names: Sequence[str], wanted: Callable[[str], bool] | None
+) -> tuple[list[pl.DataFrame], list[frozenset[str]]]:
+    """Return the rows of some files of fovs/, with the column `_file`, and the columns that each file commits.
+
+    wanted: whether a column is read; None: all columns except the tensors. fov_id and error are always read.
+    """
+
+    def read(name: str) -> tuple[pl.DataFrame, frozenset[str]]:
+        with opened(file_uri(output, FOVS, name), storage, REPAIR) as reader:
+            plain = [f.name for f in reader.schema_arrow if not isinstance(f.type, pa.BaseExtensionType)]
+            asked = [c for c in reader.schema_arrow.names if c in (FOV_ID, ERROR) or (wanted and wanted(c))]
+            table = reader.read(columns=plain if wanted is None else asked)
+            frame = pl.DataFrame(_without_tensors(table)).with_columns(pl.lit(name).alias(FILE))
+            return frame, committed_columns(reader)
+
     with ThreadPoolExecutor(_READERS) as readers:
         files_read = list(readers.map(read, names))
-    whole = pl.concat([frame for frame, _ in files_read], how="diagonal_relaxed")
-    commits = {name: columns for name, (_, columns) in zip(names, files_read, strict=True)}
-    return whole.with_columns(pl.col(ERROR).cast(pl.String)), commits
+    return [frame for frame, _ in files_read], [columns for _, columns in files_read]
 
 
 def _without_tensors(table: pa.Table) -> pa.Table:
@@ -94,7 +107,12 @@ def session_writes(output: str, storage: Storage, session: str) -> dict[str, tup
 
 def committed_columns(file: pq.ParquetFile) -> frozenset[str]:
     """Return the columns `<table>:<column>` that an open file of fovs/ commits."""
-    return frozenset(json.loads((file.schema_arrow.metadata or {}).get(COMMITS.encode(), b"[]")))
+    return _columns_of((file.schema_arrow.metadata or {}).get(COMMITS.encode(), b"[]"))
+
+
+@functools.lru_cache(256)  # all files of a session commit the same columns: one set for them
+def _columns_of(text: bytes) -> frozenset[str]:
+    return frozenset(json.loads(text))
 
 
 def present_commits(output: str, storage: Storage, commits: Mapping[str, frozenset[str]]) -> dict[str, frozenset[str]]:
@@ -104,10 +122,14 @@ def present_commits(output: str, storage: Storage, commits: Mapping[str, frozens
 
 def with_files(commits: Mapping[str, frozenset[str]], there: Collection[tuple[str, str]]) -> dict[str, frozenset[str]]:
     """Return file name -> the columns that it commits, of tables that have their file. there: (table, file name) of all files."""
-    return {
-        name: frozenset(column for column in columns if (column.rpartition(SEPARATOR)[0], name) in there)
-        for name, columns in commits.items()
-    }
+    present, tables = dict[str, frozenset[str]](), dict[frozenset[str], set[str]]()
+    for name, columns in commits.items():
+        if columns not in tables:
+            tables[columns] = {column.rpartition(SEPARATOR)[0] for column in columns}
+        gone = {table for table in tables[columns] if (table, name) not in there}
+        left = (column for column in columns if column.rpartition(SEPARATOR)[0] not in gone)
+        present[name] = frozenset(left) if gone else columns
+    return present
 
 
 def gone_files(
@@ -117,8 +139,17 @@ def gone_files(
 
     fovs: usable FOVs, with the column `files`. commits: file name -> columns that it commits; present: those that are there.
     """
+    return gone_of(fovs["files"].unique().to_list(), commits, present)
+
+
+def gone_of(
+    kinds: Iterable[Sequence[str]], commits: Mapping[str, frozenset[str]], present: Mapping[str, frozenset[str]]
+) -> list[tuple[str, str]]:
+    """Return the result of `gone_files`. kinds: lists of files that some usable FOV has."""
     gone: set[tuple[str, str]] = set()
-    for (files,), _ in fovs.select("files").group_by("files"):
+    for files in kinds:
+        if all(present[name] is commits[name] for name in files):
+            continue  # nothing is gone
         there = frozenset[str]().union(*(present[name] for name in files))
         gone |= {(column.rpartition(SEPARATOR)[0], name) for name in files for column in commits[name] - there}
     return sorted(gone)
@@ -132,13 +163,19 @@ def check_whole(
     fovs, commits: the results of `read_commits`.
     """
     present = present_commits(output, storage, commits)
-    if gone := gone_files(fovs.filter(pl.col(ERROR).is_null()), commits, present):
-        raise DataError(
-            gone_line(output, *gone[0]) + (f" ({len(gone)} files are gone in all)" if len(gone) > 1 else "")
-        )
+    refuse_gone(output, gone_files(fovs.filter(pl.col(ERROR).is_null()), commits, present))
     return present
 
 
+def refuse_gone(output: str, gone: Sequence[tuple[str, str]]) -> None:
+    """Raise DataError if a file is gone. gone: from `gone_files`."""
+    if gone:
+        raise DataError(
+            gone_line(output, *gone[0]) + (f" ({len(gone)} files are gone in all)" if len(gone) > 1 else "")
+        )
+
+
 def gone_line(output: str, table: str, file: str) -> str:
-    place = join(output, table, file)
-    return f"{place} is gone, though {FOVS}/{file} commits its rows; `sdvae-ray encode` computes them again"
+    gone = file_uri(output, table, file)
+    commit = f"{FOVS}/{file}" if gone == join(output, table, file) else file_uri(output, FOVS, file)
+    return f"{gone} is gone, though {commit} commits its rows; `sdvae-ray encode` computes them again"

@@ -8,12 +8,13 @@ qc_deviation  distance of qc_mean from the median of its plate, in robust standa
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from sdvae_ray.errors import ConfigError, nearest
-from sdvae_ray.schema import ERROR, FOV_ID, PLATE_COLUMN, PLATE_KEY, ROW
+from sdvae_ray.schema import ERROR, FOV_ID, PLATE_COLUMN, PLATE_KEY, ROW, WELL_KEY
 from sdvae_ray.selection import select_numbers
 from sdvae_ray.settings.image import ScalingConfig
 
@@ -74,6 +75,43 @@ def quality_table(fovs: pl.DataFrame, stains: Sequence[str]) -> pl.DataFrame:
     plate = [name for name in keys if name in PLATE_KEY]
     deviation = [_deviation(f"{MEAN}_{stain}", plate).alias(f"{DEVIATION}_{stain}") for stain in stains]
     return table.with_columns(*equal, *deviation)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The quality of the images of a run, taken plate by plate.
+
+    fovs     number of usable FOVs
+    wrong    the result of `findings`
+    largest  one row: qc_raw_max of every stain, the largest of all FOVs, as `scaling_notes` takes it
+    means    rows of WELL_KEY (as far as the rows have it) and qc_mean of every stain, the mean over the FOVs of a well
+    """
+
+    fovs: int
+    wrong: pl.DataFrame
+    largest: pl.DataFrame
+    means: pl.DataFrame
+
+
+def quality_of(fovs: pl.DataFrame, stains: Sequence[str]) -> Quality:
+    """Return the quality of usable FOVs, as `quality_table` takes them; the numbers of one plate are held at a time."""
+    keys = [name for name in WELL_KEY if name in fovs.columns]
+    plate = [name for name in keys if name in PLATE_KEY]
+    needed = fovs.filter(pl.col(ERROR).is_null()).select(FOV_ID, *keys, f"^{PREFIX}.*$")
+    largest, means = ([f"{name}_{stain}" for stain in stains] for name in (RAW_MAX, MEAN))
+    parts = []
+    for rows in needed.partition_by(plate, maintain_order=True) if plate and needed.height else [needed]:
+        table = quality_table(rows, stains)
+        wells = pl.concat([rows.select(keys), table.select(means)], how="horizontal")
+        of_wells = wells.group_by(keys, maintain_order=True).agg(pl.all().mean()) if keys else wells.clear()
+        parts.append((findings(table, stains), table.select(pl.col(largest).max()), of_wells))
+    wrong, maxima, of_wells = (pl.concat(tables, how="vertical_relaxed") for tables in zip(*parts, strict=True))
+    return Quality(
+        needed.height,
+        wrong.sort(*plate, maintain_order=True) if plate else wrong,
+        maxima.select(pl.all().max()),
+        of_wells,
+    )
 
 
 def _is_equal(stain: str, others: Sequence[str]) -> pl.Expr:

@@ -101,7 +101,7 @@ def check_same_run(record: Record, config: RunConfig, manifest: dict[str, Any], 
     added = [f"{shelf}.{name}" for shelf in SHELVES for name in now[shelf] if name not in before[shelf]]
     gone = [f"{shelf}.{name}" for shelf in SHELVES for name in before[shelf] if name not in now[shelf]]
     new = tuple(f"{name}." for name in added)
-    flat_before, flat_now, old = _flat(before), _flat(now), tuple(f"{name}." for name in gone)
+    flat_before, flat_now, old = flat(before), flat(now), tuple(f"{name}." for name in gone)
     for key in dict.fromkeys([*flat_now, *flat_before]):
         was, value = flat_before.get(key), flat_now.get(key)
         if was != value and not key.startswith((*new, *old)):
@@ -164,11 +164,12 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as `key.key` -> value."""
     if not isinstance(value, dict):
         return {prefix: value}
     return {
-        key: leaf for name, child in value.items() for key, leaf in _flat(child, f"{prefix}.{name}".lstrip(".")).items()
+        key: leaf for name, child in value.items() for key, leaf in flat(child, f"{prefix}.{name}".lstrip(".")).items()
     }
 
 

@@ -152,6 +152,11 @@ class Run:
             fovs = self.fovs([]).filter(pl.col(ERROR).is_null())
         return Column(*tables.read_column(self.output, table, column, fovs, self.storage))
 
+    def read_columns(self, table: str, columns: Sequence[str], fovs: pl.DataFrame) -> dict[str, Column]:
+        """Return column -> the result of `read`, of the columns that the table has; every file is opened once."""
+        read = tables.read_columns(self.output, table, columns, fovs, self.storage)
+        return {name: Column(*values) for name, values in read.items()}
+
     def latents(self, autoencoder: str) -> Column:
         """Return (n, P, T, Z, s, s) float16: unscaled latents, as they were decoded; the model's factors are in `record`."""
         return self._of_table(latents_table(autoencoder), LATENT)

@@ -45,7 +45,8 @@ class Scores:
     references       the columns of distributions, for parts of the originals against each other (n_image: the first part), and
                      `reference`: sites, plates, controls (negative controls against compounds that the originals retrieve)
     metrics          per side, metric, part (stain or RGB pass), band (null if the metric has none): patches, mean, sd, median,
-                     q05, q95 over patches; the rates (schema.RATES), bits per patch, are among the metrics
+                     q05, q95 over patches; quantile_error (of the quantiles, relative, at most; 0: they are values of patches); the
+                     rates (schema.RATES), bits per patch, are among the metrics
     latents          per side, group: passes, channels, units, active_units, effective_rank of the stored latents
     latent_channels  per side, group, channel: passes, mean, sd, skewness, kurtosis, min, max
     """

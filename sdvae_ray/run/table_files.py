@@ -1,6 +1,7 @@
 """The Parquet files of a run on storage, as files: their reading, writing, listing, and the sweep of what killed writes left."""
 
 import io
+import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 
@@ -12,6 +13,8 @@ from sdvae_ray.schema import EMBEDDINGS, FOVS, LATENTS, METRICS
 from sdvae_ray.storage import TEMPORARY, Storage, join
 
 _TENSORS_PER_GROUP, _ROWS_PER_GROUP = 64, 4096  # rows: small row groups, so that a reader of a few rows reads little
+MEMBERS = "joined.json"  # in fovs/ of a joined run
+_MARK = "::"  # between the output of a member and the name of a file
 _DATA_TABLES = (LATENTS, METRICS, EMBEDDINGS)
 REPAIR = "`sdvae-ray verify RUN --repair` makes its fields of view pending"
 
@@ -38,9 +41,32 @@ def read_table(uri: str, storage: Storage, columns: Sequence[str] | None = None)
         return file.read(columns=None if columns is None else list(columns))
 
 
+def members(output: str, storage: Storage) -> list[str]:
+    """Return the outputs of the runs that a joined run takes its rows from (sdvae_ray.run.joined); empty for a run of its own."""
+    try:
+        return list(json.loads(storage.read_bytes(join(output, FOVS, MEMBERS))))
+    except FileNotFoundError:
+        return []
+
+
+def file_uri(output: str, table: str, name: str) -> str:
+    """Return the URI of a file of a table. A name that `committed_files` gives for a joined run begins with the member's output."""
+    member, mark, own = name.rpartition(_MARK)
+    return join(member, table, own) if mark else join(output, table, name)
+
+
+def member_of(name: str) -> str:
+    """Return the output of the member that a file is of; "" in a run of its own."""
+    return name.rpartition(_MARK)[0]
+
+
 def committed_files(output: str, storage: Storage) -> list[str]:
-    """Return the names of the files in fovs/, which are the commits."""
-    return [name for name in storage.list(join(output, FOVS)) if not is_temporary(name)]
+    """Return the names of the files in fovs/, which are the commits; of a joined run, those of its members."""
+    names = storage.list(join(output, FOVS))
+    if MEMBERS in names:
+        outputs = members(output, storage)
+        return [f"{member}{_MARK}{name}" for member in outputs for name in committed_files(member, storage)]
+    return [name for name in names if not is_temporary(name)]
 
 
 def data_tables(output: str, storage: Storage) -> list[str]:
@@ -50,6 +76,8 @@ def data_tables(output: str, storage: Storage) -> list[str]:
 
 def data_files(output: str, storage: Storage) -> Iterable[tuple[str, str]]:
     """Yield (table, file name) of every file of the data tables, without temporary files."""
+    for member in members(output, storage):
+        yield from ((table, f"{member}{_MARK}{name}") for table, name in data_files(member, storage))
     for root in _DATA_TABLES:
         for path in storage.list(join(output, root)):
             table, _, name = f"{root}/{path}".rpartition("/")

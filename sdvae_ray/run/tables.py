@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.parquet import opened
 from sdvae_ray.run.commits import COMMITS, committed_columns, gone_line
-from sdvae_ray.run.table_files import REPAIR, read_table, write_table
+from sdvae_ray.run.table_files import REPAIR, file_uri, read_table, write_table
 from sdvae_ray.schema import ERROR, ERROR_CLASS, FOV_ID, FOVS, ROW, SEPARATOR, column_to_numpy, table_from_columns
 from sdvae_ray.storage import Storage, join
+
+_MANY = 4  # a file with so many times the rows that are asked for is read by row groups: compaction sorts the rows by fov_id
 
 
 @dataclass(frozen=True)
@@ -97,40 +100,72 @@ def read_column(
     Only the files that fovs names for a FOV are read. Of a row that was written twice, the first file with the column counts.
     Raises KeyError if the table exists and no file has the column, DataError if a file is gone that fovs/ commits.
     """
-    ids: list[str] = []
-    parts: list[np.ndarray] = []
-    seen: set[str] = set()
+    columns = read_columns(output, table, [column], wanted, storage)
+    if column not in columns:
+        raise KeyError(f"{table} has no column {column}")
+    return columns[column]
+
+
+def read_columns(
+    output: str, table: str, columns: Sequence[str], wanted: pl.DataFrame, storage: Storage
+) -> dict[str, tuple[list[str], np.ndarray]]:
+    """Return column -> the result of `read_column`, of the columns that some file has; every file is opened once."""
+    parts: dict[str, list[np.ndarray]] = {column: [] for column in columns}
+    ids: dict[str, list[str]] = {column: [] for column in columns}
+    seen: dict[str, set[str]] = {column: set() for column in columns}
     absent: list[tuple[str, list[str]]] = []
-    lacking = False
+    lacking: set[str] = set()
     for (file,), group in wanted.select(FOV_ID, "files").explode("files").group_by("files", maintain_order=True):
-        asked = [fov for fov in group[FOV_ID].to_list() if fov not in seen]
+        of_file = group[FOV_ID].to_list()
+        asked = {column: [fov for fov in of_file if fov not in seen[column]] for column in columns}
+        asked = {column: fovs for column, fovs in asked.items() if fovs}
         if not asked:
             continue
         try:
-            present, values = read_file_column(output, table, column, str(file), storage)
+            data = _rows_of(file_uri(output, table, str(file)), list(asked), of_file, storage)
         except FileNotFoundError:
-            absent.append((str(file), asked))
+            absent.append((str(file), of_file))
             continue
-        except KeyError:
-            lacking = True
-            continue
-        rows = np.flatnonzero(np.isin(present, asked))
-        new = [present[row] for row in rows]
-        ids += new
-        seen.update(new)
-        parts.append(values[rows])
-    for file, asked in absent:
-        lost = [fov for fov in asked if fov not in seen]  # the others were computed again
-        if lost and _is_committed(output, table, column, file, lost, storage):
-            raise DataError(gone_line(output, table, file))
-    if lacking and not parts:
-        raise KeyError(f"{table} has no column {column}")
-    return ids, np.concatenate(parts) if parts else np.empty((0,))
+        present = data[FOV_ID].to_pylist()
+        for column, fovs in asked.items():
+            if column not in data.column_names:
+                lacking.add(column)
+                continue
+            rows = np.flatnonzero(np.isin(present, fovs))
+            new = [present[row] for row in rows]
+            ids[column] += new
+            seen[column].update(new)
+            parts[column].append(column_to_numpy(data[column])[rows])
+    for file, of_file in absent:
+        for column in columns:
+            lost = [fov for fov in of_file if fov not in seen[column]]  # the others were computed again
+            if lost and _is_committed(output, table, column, file, lost, storage):
+                raise DataError(gone_line(output, table, file))
+    return {
+        column: (ids[column], np.concatenate(parts[column]) if parts[column] else np.empty((0,)))
+        for column in columns
+        if parts[column] or column not in lacking
+    }
+
+
+def _rows_of(uri: str, columns: Sequence[str], fovs: Sequence[str], storage: Storage) -> pa.Table:
+    """Return the row groups of a file that hold some of `fovs`: fov_id and those of `columns` that the file has."""
+    with opened(uri, storage, REPAIR) as file:
+        groups = file.metadata.num_row_groups
+        if file.metadata.num_rows < _MANY * len(fovs):
+            return file.read(columns=[FOV_ID, *columns])
+        asked = pa.array(fovs, pa.string())
+        held = [
+            number
+            for number in range(groups)
+            if pc.any(pc.is_in(file.read_row_group(number, columns=[FOV_ID])[FOV_ID], value_set=asked)).as_py()
+        ]
+        return file.read_row_groups(held, columns=[FOV_ID, *columns])
 
 
 def _is_committed(output: str, table: str, column: str, file: str, asked: Sequence[str], storage: Storage) -> bool:
     """Return whether a file of fovs/ commits a usable row of one of the FOVs `asked` with this column."""
-    with opened(join(output, FOVS, file), storage, REPAIR) as reader:
+    with opened(file_uri(output, FOVS, file), storage, REPAIR) as reader:
         if f"{table}{SEPARATOR}{column}" not in committed_columns(reader):
             return False
         rows = pl.DataFrame(reader.read(columns=[FOV_ID, ERROR]))

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.run.annotation import replaced
+from sdvae_ray.run.joined import JOINED
 from sdvae_ray.run.record import CHANGES, describe_manifest
 from sdvae_ray.run.run import Run
 from sdvae_ray.sources.annotation import read_annotation
@@ -16,24 +16,21 @@ from sdvae_ray.storage import absolute
 
 
 @dataclass(frozen=True)
-class Fields:
-    """The fields of a run as the scores take them.
+class Current:
+    """The metadata that counts. uri: the manifest to take it from; None: the metadata is that of the encoded fields.
 
-    fovs        rows of the table fovs, with the Metadata_* of the manifest at hand
-    annotation  fov_id and these Metadata_*, where they are not those of the encoded fields; else None
-    facts       what the record of the scores says of them, JSON-ready
+    facts: what the record of the scores says of it, JSON-ready.
     """
 
-    fovs: pl.DataFrame
-    annotation: pl.DataFrame | None
+    uri: str | None
     facts: dict[str, Any]
 
 
-def with_current_metadata(run: Run, fovs: pl.DataFrame, manifest: str | None, say: Callable[[str], None]) -> Fields:
-    """Return the fields with the Metadata_* of the manifest, joined by fov_id.
+def current_manifest(run: Run, manifest: str | None, say: Callable[[str], None]) -> Current:
+    """Return where the metadata that counts is.
 
     manifest: a manifest that takes the place of the run's own. If the run's own is what it was at encode, or is gone, the metadata
-    is that of the encoded fields. Raises DataError as `read_annotation`, and if `manifest` does not exist.
+    is that of the encoded fields; so it is in a joined run. Raises DataError if `manifest` does not exist.
     """
     uri = absolute(manifest) if manifest else run.config.manifest
     record = run.find_record() or {}
@@ -41,25 +38,35 @@ def with_current_metadata(run: Run, fovs: pl.DataFrame, manifest: str | None, sa
     facts: dict[str, Any] = {
         "encoded_with": {key: encoded.get(key) for key in ("uri", "sha256", "identity", "annotation")}
     }
+    if not manifest and JOINED in record:  # every member has a manifest of its own
+        return Current(None, facts)
     if not manifest and not run.storage.exists(uri):
         say(f"note: the manifest {uri} is not there; the metadata is that of the encoded fields")
-        return Fields(fovs, None, facts)
+        return Current(None, facts)
     try:
-        described = describe_manifest(uri, fovs.height, run.storage)
+        described = describe_manifest(uri, encoded.get("fovs", 0), run.storage)
     except FileNotFoundError as error:
         raise DataError(f"there is no manifest at {uri}") from error
     facts["manifest"] = {key: described[key] for key in ("uri", "sha256")}
-    if described["sha256"] == encoded.get("sha256") and not record.get(CHANGES):
-        return Fields(fovs, None, facts)
+    is_same = described["sha256"] == encoded.get("sha256") and not record.get(CHANGES)
+    return Current(None if is_same else uri, facts)
+
+
+def current_metadata(
+    run: Run, uri: str, fovs: pl.DataFrame, say: Callable[[str], None]
+) -> tuple[pl.DataFrame | None, dict[str, Any]]:
+    """Return fov_id and the Metadata_* of the manifest at `uri`, or None if they are those of the fields; and more facts.
+
+    fovs: rows of the table fovs, as `read_annotation` takes them. Raises DataError as `read_annotation`.
+    """
     annotation = read_annotation(uri, fovs, run.config.image, run.storage)
-    facts["manifest"] |= {"identity": annotation.identity, "annotation": annotation_hash(uri, run.storage)}
-    facts |= {
+    facts = {
+        "identity": annotation.identity,
+        "annotation": annotation_hash(uri, run.storage),
         "changed": annotation.changed,
         "added": annotation.added,
         "gone": annotation.gone,
         "fovs": annotation.fovs,
     }
     say(f"{uri}: {annotation.line()}")
-    if not annotation.is_new:
-        return Fields(fovs, None, facts)
-    return Fields(replaced(fovs, annotation.table), annotation.table, facts)
+    return annotation.table if annotation.is_new else None, facts

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import ray
 
-from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, weighing
+from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, collected, weighing
 from sdvae_ray.controls import CONTROL, TREATED
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.audits import stringency
@@ -70,7 +70,7 @@ def start_audits(run: Run, label: Label, searched: Searched, wells: pl.DataFrame
 
 def audits_of(started: list[Any]) -> dict[str, pl.DataFrame]:
     """Return TABLES, each of all groups."""
-    parts: list[dict[str, pl.DataFrame]] = ray.get(started)
+    parts: list[dict[str, pl.DataFrame]] = collected(started)
     return {name: pl.concat([_EMPTY, *(part[name] for part in parts)], how="diagonal_relaxed") for name in TABLES}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import ray
 
-from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, weighing
+from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, collected, weighing
 from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.retrieval.floors.ceilings import ceilings, leave_one_plate_out, sites_ceiling
 from sdvae_ray.retrieval.floors.control_floors import ESTIMATES, floors_in
@@ -66,7 +66,7 @@ def start_floors(
 
 def floors_of(tasks: list[Any]) -> FloorTables:
     """Return the tables of all groups, stacked; empty tables without tasks."""
-    parts: list[FloorTables] = ray.get(tasks)
+    parts: list[FloorTables] = collected(tasks)
     if not parts:
         empty = pl.DataFrame(schema={"extractor": pl.String, "side": pl.String})
         return FloorTables(empty, empty, empty, empty)

@@ -7,6 +7,7 @@ The same tasks take the statistics of the patch embeddings, so that the distance
 the wells' metadata and the statistics, never the profiles.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -22,11 +23,12 @@ from sdvae_ray.controls import GROUP
 from sdvae_ray.errors import DataError
 from sdvae_ray.randomness import generator
 from sdvae_ray.run.features import features
+from sdvae_ray.run.plates import PlateRows
 from sdvae_ray.run.run import PROFILES, Run
 from sdvae_ray.run.table_files import write_wide_table
-from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PLATE_KEY, WELL_KEY, embeddings_table
+from sdvae_ray.schema import EMBEDDING, FOV_ID, PLATE_KEY, WELL_COLUMN, WELL_KEY, embeddings_table
 from sdvae_ray.scoring.distances.distances import Patches, merge_patches, patch_statistics
-from sdvae_ray.scoring.labels import slice_columns
+from sdvae_ray.scoring.fovs import Fovs
 from sdvae_ray.settings.score import ScoreConfig
 from sdvae_ray.storage import join
 
@@ -55,33 +57,34 @@ class Profiles:
 
 
 def build_profiles(
-    run: Run, fovs: pl.DataFrame, extractor: str, side: str, shift: np.ndarray | None, place: str = PROFILES
+    run: Run, fovs: Fovs, extractor: str, side: str, shift: np.ndarray | None, place: str = PROFILES
 ) -> Profiles:
     """Write the profiles of an extractor and side, and return where they are. Ray must be connected.
 
-    fovs: usable rows of fovs with `files`, GROUP and the slices. shift: (G, D), a vector near the mean, one for all sides of an
-    extractor; None: zeros. place: the folder that the profiles stand in. Raises DataError if no FOV has an embedding.
+    shift: (G, D), a vector near the mean, one for all sides of an extractor; None: zeros. place: the folder that the profiles stand
+    in. Raises DataError if no FOV has an embedding.
     """
     root = run.uri(place, extractor, side)
-    columns = [FOV_ID, "files", *WELL_KEY, *slice_columns(run)]
-    plates = fovs.select(columns).sort(PLATE_KEY).partition_by(PLATE_KEY, as_dict=True)
-    wells = well_table(fovs).partition_by(PLATE_KEY, as_dict=True)
-    uris = [f"{join(root, *map(_path_part, plate))}.parquet" for plate in plates]
-    settings = ray.put((run, extractor, side, shift))
-    arguments = ((settings, uri, plates[plate], wells[plate]) for plate, uri in zip(plates, uris, strict=True))
-    results = in_order(_profile_plate, arguments)
+    wells = fovs.plates_of_wells()
+    uris = [f"{join(root, *map(_path_part, plate.key))}.parquet" for plate in fovs.plates]
+    settings = ray.put((run, extractor, side, shift, fovs.constant))
+    results = in_order(_profile_plate, [(settings, uri, plate) for plate, uri in zip(fovs.plates, uris, strict=True)])
     files, tables, patches, width = list[str](), list[pl.DataFrame](), Patches(), 0
     first = half_of_plates(fovs, run.config.seed) if side == IMAGE_SIDE else set[tuple[str, ...]]()
     halves = Patches(), Patches()
-    for plate, uri, result in zip(plates, uris, results, strict=True):
+    for plate, uri, result in zip(fovs.plates, uris, results, strict=True):
         if result is None:
             continue
-        table, width, statistics = result
-        tables.append(table.with_columns(pl.lit(len(files)).alias(FILE), pl.int_range(pl.len()).alias(ROW)))
+        names, width, statistics = result
+        profiled = wells[plate.key]
+        if not names.equals(profiled[WELL_COLUMN]):
+            profiled = names.to_frame().join(profiled, on=WELL_COLUMN, how="left", maintain_order="left")
+            profiled = profiled.select(fovs.wells.columns)
+        tables.append(profiled.with_columns(pl.lit(len(files)).alias(FILE), pl.int_range(pl.len()).alias(ROW)))
         files.append(uri)
         patches = merge_patches(patches, statistics)
         if side == IMAGE_SIDE:
-            here = halves[plate not in first]
+            here = halves[plate.key not in first]
             here |= merge_patches(here, statistics)
     if not files:
         raise DataError(f"no FOV has an embedding of {extractor} of {side}")
@@ -90,12 +93,11 @@ def build_profiles(
     return Profiles(extractor, side, pl.concat(tables), files, width, patches, halves)
 
 
-def half_of_plates(fovs: pl.DataFrame, seed: int) -> set[tuple[str, ...]]:
-    """Return the keys of half of every group's plates, drawn by the seed. fovs: with PLATE_KEY and GROUP."""
+def half_of_plates(fovs: Fovs, seed: int) -> set[tuple[str, ...]]:
+    """Return the keys of half of every group's plates, drawn by the seed."""
     groups: dict[str, list[tuple[str, ...]]] = {}
-    for group, *key in (
-        fovs.group_by(PLATE_KEY).agg(pl.col(GROUP).min()).select(GROUP, *PLATE_KEY).sort(pl.all()).rows()
-    ):
+    plates = fovs.wells.group_by(PLATE_KEY).agg(pl.col(GROUP).min()).select(GROUP, *PLATE_KEY).sort(pl.all())
+    for group, *key in plates.rows():
         groups.setdefault(group, []).append(tuple(key))
     first = set()
     for group, keys in groups.items():
@@ -112,23 +114,15 @@ def well_profile(embeddings: NDArray[np.float16], settings: ScoreConfig) -> NDAr
     return np.asarray(np.median(values, axis=0) if settings.aggregate == "median" else np.mean(values, axis=0))
 
 
-def well_table(fovs: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per well: WELL_KEY, GROUP, and every Metadata_* column that does not vary within any well. A Metadata_*
-    column that differs between the FOVs of some well is left out for all wells."""
-    candidates = [name for name in fovs.columns if name.startswith(METADATA) and name not in WELL_KEY]
-    varying = fovs.group_by(WELL_KEY).agg(pl.col(candidates).n_unique()).select(pl.col(candidates).max())
-    constant = [name for name in candidates if varying[name][0] == 1]
-    return fovs.select(*WELL_KEY, GROUP, *constant).unique(WELL_KEY, keep="first", maintain_order=True).sort(WELL_KEY)
-
-
 @ray.remote(num_cpus=TASK_CPUS)
 def _profile_plate(
-    settings: tuple[Run, str, str, np.ndarray | None], uri: str, plate: pl.DataFrame, wells: pl.DataFrame
-) -> tuple[pl.DataFrame, int, Patches] | None:
-    """Write the profiles of one plate; return its rows of `wells` in the order of the file, the number of features, and the
+    settings: tuple[Run, str, str, np.ndarray | None, Sequence[str]], uri: str, packed: PlateRows
+) -> tuple[pl.Series, int, Patches] | None:
+    """Write the profiles of one plate; return the names of its wells in the order of the file, the number of features, and the
     statistics of its patches. None if no FOV has an embedding.
     """
-    run, extractor, side, shift = settings
+    run, extractor, side, shift, constant = settings
+    plate = packed.table()
     table = embeddings_table(extractor, side)
     fov_ids, values = run.read(table, EMBEDDING, plate)
     if not fov_ids:
@@ -139,14 +133,15 @@ def _profile_plate(
     for key, members in rows.group_by(WELL_KEY, maintain_order=True):
         keys.append(key)
         profiles.append(well_profile(values[members["row"].to_numpy()], run.config.score))
+    wells = plate.select(*WELL_KEY, *constant).unique(WELL_KEY, keep="first", maintain_order=True)
     profiled = pl.DataFrame(keys, schema=dict.fromkeys(WELL_KEY, pl.String), orient="row")
     profiled = profiled.join(wells, on=list(WELL_KEY), how="left", maintain_order="left")
     _, groups, depth = values.shape
     names = [feature.name for feature in features(run.config, extractor, side, groups, depth)]
     values_of_wells = pl.DataFrame(np.asarray(profiles, np.float32).reshape(len(keys), -1), schema=names)
-    stored = pl.concat([profiled.drop(GROUP), values_of_wells], how="horizontal")
+    stored = pl.concat([profiled, values_of_wells], how="horizontal")
     write_wide_table(uri, stored.to_arrow(), run.storage)
-    return profiled, len(names), patch_statistics(run, table, plate, shift)
+    return profiled[WELL_COLUMN], len(names), patch_statistics(run, extractor, table, plate, shift)
 
 
 def _path_part(name: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 import ray
 
-from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, weighing
+from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, collected, weighing
 from sdvae_ray.errors import DataError
 from sdvae_ray.retrieval.floors.permuted import NUMBERS, permuted_floor
 from sdvae_ray.retrieval.ranking.pair_rules import PairRules
@@ -53,12 +53,12 @@ def tasks_of(started: list[Any], transfers: list[Any]) -> pl.DataFrame:
 
     transfers: the tasks of scoring.transfer, whose rows have more columns; their group is the group that is queried.
     """
-    rows = [row for rows_of_group in ray.get(started) for row in rows_of_group]
+    rows = [row for rows_of_group in collected(started) for row in rows_of_group]
     text = ("extractor", "side", "group", "task", "status", FLOOR["status"])
     numbers = (*NUMBERS, *(FLOOR[name] for name in NUMBERS))
     schema: dict[str, Any] = dict.fromkeys(text, pl.String)
     schema |= {**dict.fromkeys(("queries", "groups"), pl.Int64), **dict.fromkeys(numbers, pl.Float64)}
-    return pl.concat([pl.DataFrame(rows, schema=schema), *ray.get(transfers)], how="diagonal")
+    return pl.concat([pl.DataFrame(rows, schema=schema), *collected(transfers)], how="diagonal")
 
 
 @ray.remote(num_cpus=TASK_CPUS)

@@ -3,7 +3,9 @@
 A row is known by where it is (source, batch, plate, well, site, plate map), or by what is in the well.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -60,31 +62,71 @@ def with_canonical_keys(table: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
     return table.with_columns(**changed), notes
 
 
+@dataclass(frozen=True)
+class WordCounts:
+    """How many cells of a table mean "nothing", and how many have spaces around their text, by column.
+
+    held: the words that such cells hold.
+    """
+
+    missing: dict[str, int] = field(default_factory=dict)
+    held: frozenset[str] = frozenset()
+    spaced: dict[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: "WordCounts") -> "WordCounts":
+        """Return the counts of both tables together."""
+        missing, spaced = Counter(self.missing), Counter(self.spaced)
+        missing.update(other.missing)
+        spaced.update(other.spaced)
+        return WordCounts(dict(missing), self.held | other.held, dict(spaced))
+
+    def notes(self) -> list[str]:
+        """Return a note on the words and a note on the spaces, if there are any."""
+        notes = []
+        if self.missing:
+            total = sum(self.missing.values())
+            notes.append(
+                f"{total} cells hold {', '.join(sorted(self.held))} and count as missing: {_listed(self.missing)}"
+            )
+        if self.spaced:
+            total = sum(self.spaced.values())
+            notes.append(f"{total} cells have spaces around their text, which are dropped: {_listed(self.spaced)}")
+        return notes
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+
+
 def without_words(
     table: pl.DataFrame, columns: Iterable[str], words: Sequence[str] = MISSING_WORDS
 ) -> tuple[pl.DataFrame, list[str]]:
-    """Return the table with "" for every cell of `words` or of spaces alone, and no spaces around any other text; and notes.
+    """Return the result of `counted_words`, with notes in place of the counts."""
+    cleaned, counts = counted_words(table, columns, words)
+    return cleaned, counts.notes()
 
-    columns: of text; null stays null. A note tells how many cells of which columns hold which words, or have spaces around them.
+
+def counted_words(
+    table: pl.DataFrame, columns: Iterable[str], words: Sequence[str] = MISSING_WORDS
+) -> tuple[pl.DataFrame, WordCounts]:
+    """Return the table with "" for every cell of `words` or of spaces alone, and no spaces around any other text; and the counts.
+
+    columns: of text; null stays null.
     """
     stripped = {name: pl.col(name).str.strip_chars() for name in columns}
     if not stripped:
-        return table, []
+        return table, WordCounts()
     is_word = {name: text.is_in(list(words)) for name, text in stripped.items()}
     spaced = {name: text != pl.col(name) for name, text in stripped.items()}
     counts = table.select(
         *(condition.sum().alias(f"word {name}") for name, condition in is_word.items()),
         *(condition.sum().alias(f"space {name}") for name, condition in spaced.items()),
     ).row(0, named=True)
-    notes = []
-    if there := {name: count for name in stripped if (count := counts[f"word {name}"])}:
-        held = sorted({word for name in there for word in table[name].str.strip_chars().unique() if word in set(words)})
-        each = ", ".join(f"{name} {count}" for name, count in sorted(there.items()))
-        notes.append(f"{sum(there.values())} cells hold {', '.join(held)} and count as missing: {each}")
-    if around := {name: count for name in stripped if (count := counts[f"space {name}"])}:
-        each = ", ".join(f"{name} {count}" for name, count in sorted(around.items()))
-        notes.append(f"{sum(around.values())} cells have spaces around their text, which are dropped: {each}")
+    there = {name: count for name in stripped if (count := counts[f"word {name}"])}
+    held = {word for name in there for word in table[name].str.strip_chars().unique() if word in set(words)}
+    around = {name: count for name in stripped if (count := counts[f"space {name}"])}
     changed = [name for name in stripped if name in there or name in around]
-    return table.with_columns(
+    cleaned = table.with_columns(
         pl.when(is_word[name]).then(pl.lit("")).otherwise(stripped[name]).alias(name) for name in changed
-    ), notes
+    )
+    return cleaned, WordCounts(there, frozenset(held), around)

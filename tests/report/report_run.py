@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from sdvae_ray.config import RunConfig
+from sdvae_ray.controls import with_groups
 from sdvae_ray.engine.compress import Compressor
 from sdvae_ray.engine.encode import Encoder
 from sdvae_ray.engine.forward import Forward
@@ -21,11 +22,13 @@ from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.page.write import write_report
 from sdvae_ray.report.terminal.summary import print_summary
 from sdvae_ray.run import record as provenance
+from sdvae_ray.run.plates import in_threads
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores
 from sdvae_ray.run.tables import write_rows
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import FOV_ID, KEYS, fov_id, illum_column, uri_column
+from sdvae_ray.scoring.fovs import Fovs
 from sdvae_ray.scoring.metric_distributions import metric_distributions
 from sdvae_ray.storage import Storage
 
@@ -122,7 +125,8 @@ def scores_of(config: RunConfig, sides: tuple[str, ...] = ("image", "pca", "tiny
                 fid += [{**where, "part": name, **counts, "sampled": 28, "fid": 4.0 + at} for at, name in parts]
     bands = {"radial_power": radial_power.BANDS}
     run = Run(config)
-    metrics = metric_distributions(run, run.fovs(), bands).filter(pl.col("side").is_in(sides))
+    fovs = Fovs.of(with_groups(config.score, run.fovs()))
+    metrics = metric_distributions(run, fovs, bands, in_threads).filter(pl.col("side").is_in(sides))
     latents, channels = latents_of("pca" in sides)
     distributions = pl.DataFrame(fid, schema=None if fid else {"extractor": pl.String, "by": pl.String})
     return Scores(

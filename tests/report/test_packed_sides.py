@@ -7,11 +7,14 @@ import polars as pl
 import pytest
 from report_run import run_config, scores_of, write_run
 
+from sdvae_ray.controls import with_groups
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import Beside
 from sdvae_ray.report.sections.images import latents, leakage, metrics
 from sdvae_ray.report.sections.record import provenance
+from sdvae_ray.run.plates import in_threads
 from sdvae_ray.run.run import Run
+from sdvae_ray.scoring.fovs import Fovs
 from sdvae_ray.scoring.metric_distributions import metric_distributions
 from sdvae_ray.scoring.score import bands
 
@@ -32,7 +35,8 @@ def scored(tmp_path_factory) -> ScoredRun:
     )
     write_run(folder, config)
     run = Run(config)
-    values = metric_distributions(run, run.fovs(), bands(run))
+    fovs = Fovs.of(with_groups(config.score, run.fovs()))
+    values = metric_distributions(run, fovs, bands(run), in_threads)
     return ScoredRun.read(run, replace(scores_of(config, ("image", "tiny", "alone")), metrics=values))
 
 

@@ -7,21 +7,27 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 
 from sdvae_ray.engine.quality import QC, RAW_QC
 from sdvae_ray.errors import ConfigError, DataError
-from sdvae_ray.run.quality import findings, in_lines, qc_rule, quality_table, scaling_notes
+from sdvae_ray.run.quality import findings, in_lines, qc_rule, quality_of, quality_table, scaling_notes
 from sdvae_ray.run.run import Run
+from sdvae_ray.run.table_files import committed_files
 from sdvae_ray.run.tables import write_rows
-from sdvae_ray.schema import ERROR, FOV_ID, KEYS, PLATE_KEY, ROW, fov_id
-from sdvae_ray.scoring.exclusion import excluded_fovs
-from sdvae_ray.scoring.score import _fovs_to_score
+from sdvae_ray.schema import ERROR, FOV_ID, KEYS, PLATE_KEY, ROW, WELL_KEY, fov_id
+from sdvae_ray.scoring.fields import Fields, fields_to_score
 from sdvae_ray.settings.image import ScalingConfig
 from sdvae_ray.storage import Storage
 
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
 NAMES = [*QC, *RAW_QC]
 FOVS = 12  # of a plate; the last of the second plate has failed
+
+
+def fields_of(run: Run, console: Console | None = None) -> Fields:
+    """The fields of a run that are scored."""
+    return fields_to_score(run, committed_files(run.output, run.storage), None, console or Console(quiet=True))
 
 
 def numbers() -> dict[str, np.ndarray]:
@@ -66,7 +72,11 @@ def quality(run: Run) -> pl.DataFrame:
 
 def found(run: Run) -> list[tuple[Any, ...]]:
     columns = ("Metadata_Plate", "stain", "finding", "fovs", "of", "example")
-    return list(findings(quality(run), STAINS).select(columns).iter_rows())
+    wrong = findings(quality(run), STAINS)
+    by_plate = quality_of(run.fovs([*WELL_KEY, *NAMES]), STAINS)
+    assert by_plate.wrong.equals(wrong)
+    assert by_plate.fovs == quality(run).height
+    return list(wrong.select(columns).iter_rows())
 
 
 def test_sound_images_have_no_finding_and_their_numbers_come_back(run):
@@ -130,11 +140,22 @@ def test_a_run_without_the_newer_columns_has_the_findings_of_the_others(run):
     assert found(run) == [("P1", "Mito", "all zero after scaling", 1, FOVS, ids[0])]
     assert scaling_notes(quality(run), STAINS, ScalingConfig()) == []
     with pytest.raises(ConfigError, match="this run has no qc_raw_max_.*: it was encoded by an earlier version"):
-        excluded_fovs(run.changed("score.exclude_qc=qc_raw_max == 0"))
+        fields_of(run.changed("score.exclude_qc=qc_raw_max == 0"))
 
 
 def test_a_run_that_has_no_row_yet_has_no_finding(run):
     assert findings(quality(run), STAINS).height == 0
+    assert quality_of(run.fovs([*WELL_KEY, *NAMES]), STAINS).wrong.height == 0
+
+
+def test_the_mean_of_a_well_and_the_largest_pixel_are_those_of_all_plates(run):
+    qc = numbers()
+    qc["qc_raw_max"][20, 4] = 65_000
+    store(run, qc)
+    quality_by_plate = quality_of(run.fovs([*WELL_KEY, *NAMES]), STAINS)
+    assert quality_by_plate.largest.row(0) == (60_000.0,) * 4 + (65_000.0,)
+    means = quality_by_plate.means.select("qc_mean_Mito").to_series().to_numpy()
+    np.testing.assert_allclose(means, qc["qc_mean"][:-1, 0], rtol=1e-6)
 
 
 # Rules
@@ -158,12 +179,12 @@ def test_qc_kind_a_rule_leaves_fovs_out_of_the_scores_with_counts(run, rule, exp
     qc["qc_raw_crc32"][4, 1] = qc["qc_raw_crc32"][4, 0]
     ids = store(run, qc)
     changed = run.changed(f"score.exclude_qc={rule}")
-    exclusion = excluded_fovs(changed)
-    assert exclusion.fovs == {ids[number] for number in expected}
+    console = Console(record=True, width=200)
+    fields = fields_of(changed, console)
     plates = {"P1": len(expected)} if expected else {}
-    assert exclusion.record == {"rule": rule, "fovs": len(expected), "of": 2 * FOVS - 1, "plates": plates}
-    assert f"{len(expected)} of 23 FOVs are left out by score.exclude_qc ({rule})" in exclusion.line
-    scored = _fovs_to_score(changed, None, lambda line: None, exclusion).fovs[FOV_ID].to_list()
+    assert fields.excluded == {"rule": rule, "fovs": len(expected), "of": 2 * FOVS - 1, "plates": plates}
+    assert f"{len(expected)} of 23 FOVs are left out by score.exclude_qc ({rule})" in console.export_text()
+    scored = fields.fovs.table()[FOV_ID].to_list()
     assert scored == [fov for number, fov in enumerate(ids[:-1]) if number not in expected]
 
 
@@ -189,8 +210,10 @@ def test_qc_kind_a_rule_that_cannot_be_followed_is_refused(rule, words):
 def test_qc_kind_a_rule_that_leaves_nothing_is_refused(run):
     store(run, numbers())
     with pytest.raises(DataError, match="leaves out all 23 usable FOVs"):
-        excluded_fovs(run.changed("score.exclude_qc=qc_zero < 0.5"))
+        fields_of(run.changed("score.exclude_qc=qc_zero < 0.5"))
 
 
 def test_no_rule_leaves_nothing_out(run, tmp_path: Path):
-    assert excluded_fovs(run) == (frozenset(), None, "")
+    store(run, numbers())
+    fields = fields_of(run)
+    assert (fields.excluded, fields.fovs.height) == (None, 2 * FOVS - 1)

@@ -17,11 +17,12 @@ from sdvae_ray.encoding.check_score import check_score
 from sdvae_ray.errors import DataError, RunError
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.sections.record import provenance
+from sdvae_ray.run.annotation import replaced
 from sdvae_ray.run.record import describe_manifest, new_record
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_rows
 from sdvae_ray.schema import EMBEDDINGS, ERROR, FOV_ID, KEYS, METADATA, ROW, SOURCE_DIGEST, uri_column
-from sdvae_ray.scoring.annotation import with_current_metadata
+from sdvae_ray.scoring.annotation import current_manifest, current_metadata
 from sdvae_ray.scoring.score import score
 from sdvae_ray.settings.score import ScoreConfig
 from sdvae_ray.sources.manifest.scan import annotation_hash, identity_hash, scan_manifest
@@ -130,7 +131,9 @@ def test_a_corrected_manifest_is_joined_by_fov_id_and_both_hashes_are_recorded(l
 
 def lines_of(run: Run, manifest: str | None = None) -> tuple[pl.DataFrame, list[str]]:
     said: list[str] = []
-    return with_current_metadata(run, run.fovs(), manifest, said.append).fovs, said
+    uri = current_manifest(run, manifest, said.append).uri
+    annotation = current_metadata(run, uri, run.fovs(), said.append)[0] if uri else None
+    return run.fovs() if annotation is None else replaced(run.fovs(), annotation), said
 
 
 def test_a_manifest_that_changed_at_its_place_is_joined_too(run):

@@ -12,7 +12,7 @@ from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.report.facts.table import BLOCK, SIDE, Column, Side, Table, text_column
 from sdvae_ray.run.annotation import with_annotation
 from sdvae_ray.run.cost import Costs, recorded
-from sdvae_ray.run.quality import STORED
+from sdvae_ray.run.quality import STORED, Quality, quality_of
 from sdvae_ray.run.record import Record
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores
@@ -80,6 +80,11 @@ class ScoredRun:
     def usable(self) -> pl.DataFrame:
         """Return the fields of view without an error."""
         return self.fovs.filter(pl.col(ERROR).is_null())
+
+    @cached_property
+    def quality(self) -> Quality:
+        """Return the quality of the images."""
+        return quality_of(self.fovs, self.config.image.stains)
 
     @property
     def failures(self) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from sdvae_ray.report.facts.sample import sampled
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.retrieval.arrays import unit_rows
 from sdvae_ray.retrieval.ranking.nearest import nearest_others
-from sdvae_ray.run.quality import MEAN, quality_table
+from sdvae_ray.run.quality import MEAN
 from sdvae_ray.schema import ERROR, FOV_ID, WELL_KEY, metrics_table
 
 MOST = 100_000  # wells of a page
@@ -150,9 +150,7 @@ def _measures(scored: ScoredRun, table: pl.DataFrame, keys: list[str], seeing: s
         )
         rows = fovs.select(FOV_ID, *keys).join(means, on=FOV_ID, maintain_order="left")
         yield _measure(f"{metric}, {scored.label(side)}", _joined(table, rows, keys, "value"))
-    quality = quality_table(scored.fovs, scored.config.image.stains).join(
-        scored.fovs.select(FOV_ID, WELL_KEY[-1]), on=FOV_ID, maintain_order="left"
-    )
+    quality = scored.quality.means
     for stain in scored.config.image.stains:
         yield _measure(f"mean intensity, {stain}", _joined(table, quality, keys, f"{MEAN}_{stain}"))
 

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import ray
 
-from sdvae_ray.cluster.ordered_tasks import TASK_CPUS
+from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order
 from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.distributions import fid, sample
 from sdvae_ray.distributions.between import DISTANCES, compare
@@ -18,6 +18,7 @@ from sdvae_ray.distributions.kernel import kid
 from sdvae_ray.randomness import generator
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import EMBEDDING, FOV_ID, PATCHES, embeddings_table
+from sdvae_ray.scoring.fovs import Fovs
 from sdvae_ray.scoring.labels import Label, slice_columns
 
 
@@ -55,27 +56,33 @@ class PatchStatistics:
 Patches = dict[tuple[str, str, int], PatchStatistics]  # (GROUP or SLICE, its value, number of the part) -> statistics
 
 
-def near_the_mean(run: Run, fovs: pl.DataFrame, extractor: str) -> np.ndarray | None:
+def near_the_mean(run: Run, fovs: Fovs, extractor: str) -> np.ndarray | None:
     """Return the originals' embedding of one FOV, chosen by hash, (G, D) float64; None if that FOV has no embedding.
 
     It is a vector near the mean: moments about it do not drown in the square of the mean.
     """
-    fov_ids = sorted(fovs[FOV_ID].to_list())
-    chosen = fov_ids[int(generator(run.config.seed, "shift").integers(len(fov_ids)))]
-    row = fovs.filter(pl.col(FOV_ID) == chosen)
+    number = int(generator(run.config.seed, "shift").integers(fovs.height))
+    for plate in sorted(fovs.plates, key=lambda plate: "/".join(plate.key) + "/"):  # as their fov_ids are sorted
+        if number < plate.height:
+            row = plate.table().sort(FOV_ID)[number]
+            break
+        number -= plate.height
     names, values = run.read(embeddings_table(extractor, IMAGE_SIDE), EMBEDDING, row)
     return values[0].astype(np.float64) if names else None
 
 
-def patch_statistics(run: Run, table: str, plate: pl.DataFrame, shift: np.ndarray | None) -> Patches:
+def patch_statistics(run: Run, extractor: str, table: str, plate: pl.DataFrame, shift: np.ndarray | None) -> Patches:
     """Return the statistics of the patches of the FOVs of `plate` (fov_id, files and the slices); empty if no patches were kept."""
+    settings = run.config.extractors.get(extractor)
+    if settings is not None and not settings.keep_patches:
+        return {}
     try:
         fov_ids, values = run.read(table, PATCHES, plate)
-    except KeyError:  # keep_patches: 0
+    except KeyError:  # of a run of an earlier version
         return {}
     if not fov_ids:
         return {}
-    settings, wanted = run.config.score.distributions, {*run.config.score.distributions.metrics}
+    asked, wanted = run.config.score.distributions, {*run.config.score.distributions.metrics}
     statistics: Patches = {}
     by_fov = pl.DataFrame({FOV_ID: fov_ids}).join(plate, on=FOV_ID, how="left", maintain_order="left")
     for column in slice_columns(run):
@@ -89,7 +96,7 @@ def patch_statistics(run: Run, table: str, plate: pl.DataFrame, shift: np.ndarra
                 origin = None if shift is None else shift[part]
                 statistics[column, name, part] = PatchStatistics(
                     fid.moments(vectors, origin) if "fid" in wanted else None,
-                    sample.sample(keys, vectors, settings.samples, run.config.seed) if wanted - {"fid"} else None,
+                    sample.sample(keys, vectors, asked.samples, run.config.seed) if wanted - {"fid"} else None,
                 )
     return statistics
 
@@ -108,7 +115,7 @@ def distances(run: Run, extractor: str, side: str, image: Patches, patches: Patc
     keys = [key for key in sorted(patches) if key in image]
     settings = run.config.score.distributions
     which = settings.metrics, settings.neighbours
-    rows = ray.get([_compare_slice.remote(image[key], patches[key], *which) for key in keys])
+    rows = list(in_order(_compare_slice, [(image[key], patches[key], *which) for key in keys]))
     parts = run.config.parts(1 + max((part for _, _, part in patches), default=0))
     where = [{"by": column, "slice": name, "part": parts[part]} for column, name, part in keys]
     numbers = [name for distance in settings.metrics for name in DISTANCES[distance]]

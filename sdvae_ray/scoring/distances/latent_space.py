@@ -10,24 +10,24 @@ from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order
 from sdvae_ray.controls import GROUP
 from sdvae_ray.distributions.latent import LatentMoments, active_units, describe, effective_rank, latent_moments, merge
 from sdvae_ray.engine.columns import stores_latents
+from sdvae_ray.run.plates import PlateRows
 from sdvae_ray.run.run import Run
-from sdvae_ray.schema import FOV_ID, LATENT, PLATE_KEY, latents_table
+from sdvae_ray.schema import FOV_ID, LATENT, latents_table
+from sdvae_ray.scoring.fovs import Fovs
 
 _KEY = {"side": pl.String, "group": pl.String, "passes": pl.Int64}
 _UNITS = {"channels": pl.Int64, "units": pl.Int64, "active_units": pl.Int64, "effective_rank": pl.Float64}
 _CHANNEL = {"channel": pl.Int64, **dict.fromkeys(("mean", "sd", "skewness", "kurtosis", "min", "max"), pl.Float64)}
 
 
-def latent_space(run: Run, fovs: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return the tables `latents` and `latent_channels` of `Scores`: one row per side and group (and channel).
-
-    fovs: usable rows of fovs, with `files` and GROUP.
-    """
+def latent_space(run: Run, fovs: Fovs) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the tables `latents` and `latent_channels` of `Scores`: one row per side and group (and channel)."""
     units, channels = list[dict[str, Any]](), list[dict[str, Any]]()
-    plates = fovs.select(FOV_ID, "files", GROUP, *PLATE_KEY).partition_by(*PLATE_KEY, maintain_order=True)
-    for side in filter(lambda name: stores_latents(run.config, name), run.config.autoencoders):
+    sides = [name for name in run.config.autoencoders if stores_latents(run.config, name)]
+    plates = fovs.by_first_row() if sides else []
+    for side in sides:
         merged: dict[str, LatentMoments] = {}
-        tasks = in_order(_plate_moments, ((run, side, plate) for plate in plates))
+        tasks = in_order(_plate_moments, [(run, side, plate) for plate in plates])
         for plate in tasks:
             for group, moments in plate.items():
                 merged[group] = merge(merged[group], moments) if group in merged else moments
@@ -51,8 +51,9 @@ def _units(moments: LatentMoments) -> dict[str, float | int | None]:
 
 
 @ray.remote(num_cpus=TASK_CPUS)
-def _plate_moments(run: Run, side: str, plate: pl.DataFrame) -> dict[str, LatentMoments]:
+def _plate_moments(run: Run, side: str, packed: PlateRows) -> dict[str, LatentMoments]:
     """Return group -> moments of the plate's latents, over the RGB passes of its patches."""
+    plate = packed.table()
     fov_ids, latents = run.read(latents_table(side), LATENT, plate)
     if not fov_ids:
         return {}

@@ -55,7 +55,8 @@ def _table(scored: ScoredRun, extractor: str, distances: pl.DataFrame, columns: 
         head = {BLOCK: (side, group), "side": scored.side(side), "group": group}
         rows += [{**row, **head} for row in here.rows(named=True)]
     most = max(distances["sampled"].drop_nulls().to_list(), default=None)
-    note = f"All but FID: of {most:,} patches at most, chosen by hash, the same on every side."
     lead = [text_column("side", "side", says_once=True), text_column("group", "group"), text_column("part", "part")]
-    notes = [] if most is None else [note]
+    notes = []
+    if most is not None:  # FID alone takes no sample
+        notes.append(f"All but FID: of {most:,} patches at most, chosen by hash, the same on every side.")
     return Table(f"Distances by {scored.label(extractor)}", [*lead, *columns], rows, notes)
