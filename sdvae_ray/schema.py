@@ -24,6 +24,9 @@ ERROR_CLASS = (
 ABSENT, DAMAGED, DENIED = "absent", "damaged", "denied"
 AWAY = "away"  # of an error outside a run: a run waits for storage
 ROW = "row_json"  # between stages: the Metadata_* of a row as one JSON text, so that nulls stay nulls in every block
+CROP = (
+    "crop"  # of the rows of a manifest in the driver: pixels of the crop by the row's policy, where a run has policies
+)
 NODE_COLUMNS = ("load_node", "encode_node", "device")
 
 PIXELS = "pixels"  # manifest: the bytes of one encoded file with the planes of all stains, where the manifest has them; else null

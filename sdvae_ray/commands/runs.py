@@ -49,7 +49,8 @@ def check(
     checked = check_run(run, lines, address, limit)
     print_line(lines, "check: this run can start")
     told = {
-        name: getattr(checked, name) for name in ("fovs", "measured", "warm", "seconds", "stored", "failed", "device")
+        name: getattr(checked, name)
+        for name in ("fovs", "measured", "warm", "seconds", "stored", "failed", "device", "fields")
     }
     give(told, console, as_json)
 
@@ -129,7 +130,7 @@ def _say_quality(run: Run, console: Console) -> None:
 
     image = run.config.image
     table = quality_table(run.fovs([*PLATE_KEY, *STORED]), image.stains)
-    lines = [*scaling_notes(table, image.stains, image.scaling), *in_lines(findings(table, image.stains))]
+    lines = [*scaling_notes(table, image), *in_lines(findings(table, image.stains))]
     for line in lines or [f"nothing is wrong with the images of {table.height} FOVs"]:
         print_line(console, f"quality: {line}")
 

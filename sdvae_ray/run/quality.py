@@ -15,7 +15,7 @@ import polars as pl
 from sdvae_ray.errors import ConfigError, nearest
 from sdvae_ray.schema import ERROR, FOV_ID, PLATE_COLUMN, PLATE_KEY, ROW
 from sdvae_ray.selection import select_numbers
-from sdvae_ray.settings.image import ScalingConfig
+from sdvae_ray.settings.image import ImageConfig
 
 PREFIX = "qc_"
 MEAN, SATURATED, ZERO, RAW_MAX, CHECKSUM = "qc_mean", "qc_saturated", "qc_zero", "qc_raw_max", "qc_raw_crc32"
@@ -142,19 +142,33 @@ def in_lines(wrong: pl.DataFrame, most: int = 6) -> list[str]:
     return [*lines, f"{more} more findings: the section Image quality of the report"] if more > 0 else lines
 
 
-def scaling_notes(table: pl.DataFrame, stains: Sequence[str], scaling: ScalingConfig) -> list[str]:
-    """Return notes about stains that the division of `scaling` leaves with no pixel above 0, or with few grey levels.
+def scaling_notes(table: pl.DataFrame, image: ImageConfig) -> list[str]:
+    """Return notes about stains that the division of image.scaling leaves with no pixel above 0, or with few grey levels.
 
-    table: the result of `quality_table`. The largest pixel of all FOVs decides. Illumination functions are near 1 and do not count.
+    table: the result of `quality_table`. The largest pixel of all FOVs decides; where policies have divisors of their own, of all
+    FOVs of a policy, if the table has its column. Illumination functions are near 1 and do not count.
     """
-    if scaling.method != "divide":
+    if image.scaling.method != "divide":
         return []
+    policies = image.every_policy
+    if len({policy.divisor for policy in policies.values()}) == 1:
+        return _division_notes(table, image, next(iter(policies.values())).divisor)
+    (column,) = image.policy_columns
+    notes = []
+    for value, policy in policies.items() if column in table.columns else ():
+        rows = table.filter(pl.col(column) == value)
+        notes += [f"{value}: {note}" for note in _division_notes(rows, image, policy.divisor)]
+    return notes
+
+
+def _division_notes(table: pl.DataFrame, image: ImageConfig, divisor: float) -> list[str]:
+    """Return the notes about the stains of FOVs whose pixels are divided by `divisor`."""
     outcomes: dict[str, list[tuple[str, float]]] = {}
-    for stain in stains:
+    for stain in image.stains:
         largest = table[f"{RAW_MAX}_{stain}"].max()
         if not isinstance(largest, float) or largest <= 0:
             continue
-        levels = int(largest / scaling.divisor) + 1
+        levels = int(largest / divisor) + 1
         if levels == 1:
             outcomes.setdefault("every pixel becomes 0", []).append((stain, largest))
         elif levels <= FEW_LEVELS:
@@ -164,10 +178,12 @@ def scaling_notes(table: pl.DataFrame, stains: Sequence[str], scaling: ScalingCo
         names, largest = ", ".join(stain for stain, _ in entries), max(value for _, value in entries)
         bits = f", {int(largest).bit_length()} bits" if largest >= 2 else ""
         keeps = (
-            max(1.0, 2.0 ** (int(largest).bit_length() - scaling.bits)) if largest >= 2 else largest / 2**scaling.bits
+            max(1.0, 2.0 ** (int(largest).bit_length() - image.scaling.bits))
+            if largest >= 2
+            else largest / 2**image.scaling.bits
         )
         notes.append(
-            f"{names}: the largest pixel is {largest:g}{bits}; divided by {scaling.divisor:g} {outcome} "
+            f"{names}: the largest pixel is {largest:g}{bits}; divided by {divisor:g} {outcome} "
             f"(image.scaling.divisor {keeps:.4g} keeps them all)"
         )
     return notes

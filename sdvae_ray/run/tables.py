@@ -18,6 +18,7 @@ import pyarrow as pa
 from sdvae_ray.errors import DataError
 from sdvae_ray.parquet import opened
 from sdvae_ray.run.commits import COMMITS, committed_columns, gone_line
+from sdvae_ray.run.field_values import joined
 from sdvae_ray.run.table_files import REPAIR, read_table, write_table
 from sdvae_ray.schema import ERROR, ERROR_CLASS, FOV_ID, FOVS, ROW, SEPARATOR, column_to_numpy, table_from_columns
 from sdvae_ray.storage import Storage, join
@@ -94,8 +95,9 @@ def read_column(
 ) -> tuple[list[str], np.ndarray]:
     """Return (fov_ids, values (n, ...)) of one column of a data table, for the FOVs in `wanted` (fov_id, files) that have it.
 
-    Only the files that fovs names for a FOV are read. Of a row that was written twice, the first file with the column counts.
-    Raises KeyError if the table exists and no file has the column, DataError if a file is gone that fovs/ commits.
+    Fields with different numbers of patches come as n objects, see `field_values`. Only the files that fovs names for a FOV are
+    read. Of a row that was written twice, the first file with the column counts. Raises KeyError if the
+    table exists and no file has the column, DataError if a file is gone that fovs/ commits.
     """
     ids: list[str] = []
     parts: list[np.ndarray] = []
@@ -125,7 +127,7 @@ def read_column(
             raise DataError(gone_line(output, table, file))
     if lacking and not parts:
         raise KeyError(f"{table} has no column {column}")
-    return ids, np.concatenate(parts) if parts else np.empty((0,))
+    return ids, joined(parts) if parts else np.empty((0,))
 
 
 def _is_committed(output: str, table: str, column: str, file: str, asked: Sequence[str], storage: Storage) -> bool:

@@ -9,6 +9,7 @@ import polars as pl
 from sdvae_ray import shelves
 from sdvae_ray.distributions.quantiles import nearest_quantiles
 from sdvae_ray.engine.columns import measures_posterior
+from sdvae_ray.run.field_values import of_patches
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import METRICS, RATES, metrics_table
 
@@ -33,14 +34,15 @@ def metric_distributions(run: Run, usable: pl.DataFrame, bands: Mapping[str, Seq
             _, values = run.read(metrics_table(side), metric, usable)
         except KeyError:  # of a run that is being extended
             continue
-        if values.ndim < 2:  # no field of view
+        if not len(values):  # no field of view
             continue
         names = bands.get(metric, (None,))
-        flat = values.reshape(*values.shape[:2], -1)  # bands of a part beside each other
+        patches = of_patches(values)
+        flat = patches.reshape(len(patches), -1)  # bands of a part beside each other
         latent_of = side if measures_posterior(run.config, metric) else None
-        parts = run.config.parts(flat.shape[2] // len(names), latent_of)
+        parts = run.config.parts(flat.shape[1] // len(names), latent_of)
         for index, (part, band) in enumerate(itertools.product(parts, names)):
-            rows.append((side, metric, part, band, *_distribution(flat[:, :, index], _mean_of(run, metric))))
+            rows.append((side, metric, part, band, *_distribution(flat[:, index], _mean_of(run, metric))))
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row")
 
 
