@@ -42,6 +42,8 @@ SHARD_CROP = (
 )
 PACK_ERROR = "pack_error"  # why the FOV's files could not be packed; null where the shard holds them
 
+SCALE_BITS = "scale_bits"  # manifest: the bits of image.scaling for which `calibrate` made the scaling constants
+
 SEPARATOR = ":"  # between table and column
 
 BITS, CODED, ENTROPY = "bits", "bits_coded", "bits_entropy"
@@ -98,6 +100,16 @@ def offset_column(stain: str) -> str:
 def divisor_column(stain: str) -> str:
     """Return the manifest's column of the divisor of the stain's scaling."""
     return f"scale_divisor_{stain}"
+
+
+def sampled_column(stain: str) -> str:
+    """Return the manifest's column of the number of fields of view by which `calibrate` found the stain's scaling."""
+    return f"scale_fovs_{stain}"
+
+
+def spread_column(stain: str) -> str:
+    """Return the manifest's column of the spread over these fields of the stain's range: a robust standard deviation in counts."""
+    return f"scale_spread_{stain}"
 
 
 def latents_table(autoencoder: str) -> str:

@@ -120,7 +120,7 @@ def mixed_run(folder: Path, sources: int, **changes: Any) -> RunConfig:
         "codecs": {"jpeg": {"name": "jpeg"}},
         "extractors": {"latent": {"name": "latent"}, "intensity": {"name": "intensity", "keep_patches": 4}},
         "metrics": ["ssim", "mae", "radial_power"],
-        "encode": {"micro_batch": 2},
+        "encode": {"micro_batch": 8},
         "write": {"rows_per_file": 8},
         "max_error_fraction": 0.2,
         "score": {"group": ["Metadata_Source"], "floor_repeats": 0, "null_size": 100, "splits": 1, "tasks": []},

@@ -20,6 +20,7 @@ from sdvae_ray.run.record import FILE, Record, check_same_run, describe_manifest
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import (
     FOVS,
+    SCALE_BITS,
     SHARD,
     SHARD_CROP,
     SHARD_ROW_GROUP,
@@ -124,6 +125,8 @@ def checked_manifest(run: Run, say: Callable[[str], None] = lambda _: None) -> p
         raise DataError(
             f"{run.config.manifest} has no column {missing[0]}: it was made for other stains, or without scaling constants"
         )
+    if run.config.image.scaling.method == "manifest" and SCALE_BITS in present:
+        _check_bits(run)
     ids, notes = scan_manifest(run.config.manifest, run.config.image, run.storage, check_uris=True)
     for note in notes:
         say(f"note: {note}")
@@ -139,6 +142,16 @@ def checked_manifest(run: Run, say: Callable[[str], None] = lambda _: None) -> p
         row_group=pl.Series(np.repeat(np.arange(len(sizes)), sizes)),
         row=pl.Series(np.concatenate([np.arange(size) for size in sizes])),
     )
+
+
+def _check_bits(run: Run) -> None:
+    """Raise ConfigError unless the scaling constants of the manifest were made for the bits of the run."""
+    made_for, bits = _column(run, SCALE_BITS).drop_nulls().unique().to_list(), run.config.image.scaling.bits
+    if any(number != bits for number in made_for):
+        raise ConfigError(
+            f"image.scaling.bits is {bits}, and {run.config.manifest} has constants for {made_for[0]}: "
+            f"`sdvae-ray calibrate --bits {bits}` makes others"
+        )
 
 
 def _check_stored_crops(run: Run, ids: pl.DataFrame) -> None:

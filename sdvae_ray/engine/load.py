@@ -115,7 +115,7 @@ class Loader:
         waiting: deque[tuple[list[Row], list[Fetched]]] = deque()
         try:
             for rows in map(rows_of, batches):
-                waiting.append((rows, [self._fetch(row) for row in rows]))
+                waiting.append((rows, [self.fetch(row) for row in rows]))
                 if len(waiting) == 2:
                     yield self._load(*waiting.popleft())
             while waiting:
@@ -128,7 +128,7 @@ class Loader:
     def probe(self, batch: Mapping[str, np.ndarray]) -> None:
         """Load the first row and raise its error, if any: CropError, StorageError, OSError or ValueError."""
         row = rows_of(batch)[0]
-        for _ in self._planes(row, self._fetch(row), self._empty_planes(self.image.policy_of(row).crop)):
+        for _ in self._planes(row, self.fetch(row), self._empty_planes(self.image.policy_of(row).crop)):
             pass
 
     def packed_file(self, row: Row, uri: str) -> bytes | None:
@@ -182,7 +182,7 @@ class Loader:
         timing = {"seconds_load": seconds, "load_node": node}
         return {**out, **pixels, ERROR: errors, ERROR_CLASS: classes, **qc, **timing}
 
-    def _fetch(self, row: Row) -> Fetched:
+    def fetch(self, row: Row) -> Fetched:
         """Request the files of a row, once for all its stains, and its functions. A row may carry the bytes of its one file."""
         carried = row.get(PIXELS)
         uris = stains_by_file(row, self.image.stains)
@@ -220,14 +220,14 @@ class Loader:
         """
         first: tuple[str, np.ndarray] | None = None
         for uri, sharing in stains_by_file(row, self.image.stains).items():
-            planes = self._decoded(row, uri, sharing, fetched.files[uri].result())
+            planes = self.decoded(row, uri, sharing, fetched.files[uri].result())
             for stain in sharing:
                 plane = planes[channel_of(row, stain)]
                 first = first or (stain, plane)
                 check_same_kind(*first, stain, plane, uri)
                 yield self.image.stains.index(stain), self._scale(row, stain, uri, plane, fetched.functions, out)
 
-    def _decoded(self, row: Row, uri: str, sharing: Sequence[str], data: bytes) -> dict[int, np.ndarray]:
+    def decoded(self, row: Row, uri: str, sharing: Sequence[str], data: bytes) -> dict[int, np.ndarray]:
         """Return channel -> plane, for the channels of one file that the stains of the row use."""
         channels = list(dict.fromkeys(channel_of(row, stain) for stain in sharing))
         colour = row.get(COLOUR) in (True,)  # null and NaN are not
