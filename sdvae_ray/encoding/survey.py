@@ -22,6 +22,7 @@ from sdvae_ray.sources.tables import listed
 _HEADERS = 256  # read at most
 _PLATES = 3  # of a batch, at most: the first, the middle and the last
 _READERS = 8  # threads
+_SIZES = 4  # of a source that have a line of their own: photographs have as many sizes as pictures
 _VALUE = "_value"
 
 
@@ -62,10 +63,11 @@ def survey(run: Run, keys: pl.DataFrame) -> tuple[list[Seen], list[str]]:
         groups.setdefault((str(row[_column(image)]), header), []).append(row)
     seen = [_seen(image, value, header, of) for (value, header), of in sorted(groups.items(), key=_order)]
     lines = [f"fields    {len(rows)} headers read, of {plates} plates one field at most"]
-    for group in seen:
-        lines.append(_line(image, group))
     for value in dict.fromkeys(group.value for group in seen):
-        of_value = [group for group in seen if group.value == value and group.header is not None]
+        sizes = [group for group in seen if group.value == value]
+        lines += [_line(image, group) for group in sizes[:_SIZES]]
+        lines += [f"fields    {value}: {len(sizes) - _SIZES} more sizes"] if len(sizes) > _SIZES else []
+        of_value = [group for group in sizes if group.header is not None]
         if of_value and not any(group.fits for group in of_value):
             raise ConfigError(_misfit(image, of_value[0]))
         lines += [

@@ -153,26 +153,22 @@ def _measured(
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of `field_percentiles` of the fields; print a line of progress now and then."""
     keys = chosen.select("row_group", "row").sort("row_group", "row")
-    pieces = [(manifest, piece, stains, options.percentiles, storage) for piece in keys.iter_slices(_PER_TASK)]
+    rows = read_rows(manifest, keys, storage)  # by the driver, once: a large manifest has a large footer
+    starts = range(0, keys.height, _PER_TASK)
+    batches = (as_batch(rows.slice(start, _PER_TASK)) for start in starts)
+    pieces = ((batch, stains, options.percentiles, storage.config) for batch in batches)
     if keys.height <= _FEW:
         for piece in pieces:
-            yield from _of_piece(*piece)
+            yield from field_percentiles(*piece)
         return
     last = time.monotonic()
     with ray_session(address), unwrapped_failures():
-        task = ray.remote(_of_piece).options(num_cpus=TASK_CPUS)
-        for number, rows in enumerate(in_order(task, pieces), 1):
-            yield from rows
+        task = ray.remote(field_percentiles).options(num_cpus=TASK_CPUS)
+        for number, percentiles in enumerate(in_order(task, pieces), 1):
+            yield from percentiles
             if time.monotonic() - last > _LINE_EVERY:
                 last = time.monotonic()
                 print_line(console, f"calibrate: {min(number * _PER_TASK, keys.height)} of {keys.height} fields")
-
-
-def _of_piece(
-    manifest: str, keys: pl.DataFrame, stains: list[str], percentiles: tuple[float, float], storage: Storage
-) -> list[dict[str, Any]]:
-    batch = as_batch(read_rows(manifest, keys, storage))
-    return field_percentiles(batch, stains, percentiles, storage.config)
 
 
 def _write(manifest: str, output: str, table: pl.DataFrame, stains: list[str], bits: int, storage: Storage) -> None:

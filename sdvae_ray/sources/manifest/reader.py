@@ -35,10 +35,12 @@ def read_rows(uri: str, keys: pl.DataFrame, storage: Storage) -> pa.Table:
 
     Raises DataError as `read_row_group`.
     """
-    return pa.concat_tables(
-        read_row_group(uri, group, storage).take(pa.array(rows["row"].to_numpy()))
-        for (group,), rows in keys.group_by("row_group", maintain_order=True)
-    )
+    with manifest_file(uri, storage) as reader:  # once: the footer of a large manifest is large
+        parts = [
+            reader.read_row_group(group).take(pa.array(rows["row"].to_numpy()))
+            for (group,), rows in keys.group_by("row_group", maintain_order=True)
+        ]
+    return with_located_shards(pa.concat_tables(parts), uri)
 
 
 def iterate_row_groups(uri: str, storage: Storage, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
