@@ -240,8 +240,9 @@ class RunConfig(Section):
         """Return the settings on which the rows of the tables depend. Two runs may share an output only if these are equal."""
         whole = self.model_dump(mode="json")
         whole["image"]["packing"] = self.image.triples
+        if self.image.policies is None:  # left out where they change nothing: runs that are older than these keys go on
+            del whole["image"]["policies"], whole["image"]["pixel_um"]
         for name, settings in whole["autoencoders"].items():
-            # left out where they change nothing: runs that are older than these keys go on
             packing, unpack = settings.pop("packing"), settings.pop("unpack")
             if packing is not None and self.triples(name) != self.image.triples:
                 settings["packing"] = self.triples(name)

@@ -24,6 +24,9 @@ ERROR_CLASS = (
 ABSENT, DAMAGED, DENIED = "absent", "damaged", "denied"
 AWAY = "away"  # of an error outside a run: a run waits for storage
 ROW = "row_json"  # between stages: the Metadata_* of a row as one JSON text, so that nulls stay nulls in every block
+CROP = (
+    "crop"  # of the rows of a manifest in the driver: pixels of the crop by the row's policy, where a run has policies
+)
 NODE_COLUMNS = ("load_node", "encode_node", "device")
 
 PIXELS = "pixels"  # manifest: the bytes of one encoded file with the planes of all stains, where the manifest has them; else null
@@ -38,6 +41,8 @@ SHARD_CROP = (
     "shard_crop"  # pixels: the shard holds the central square of every plane; absent where it holds whole files
 )
 PACK_ERROR = "pack_error"  # why the FOV's files could not be packed; null where the shard holds them
+
+SCALE_BITS = "scale_bits"  # manifest: the bits of image.scaling for which `calibrate` made the scaling constants
 
 SEPARATOR = ":"  # between table and column
 
@@ -95,6 +100,16 @@ def offset_column(stain: str) -> str:
 def divisor_column(stain: str) -> str:
     """Return the manifest's column of the divisor of the stain's scaling."""
     return f"scale_divisor_{stain}"
+
+
+def sampled_column(stain: str) -> str:
+    """Return the manifest's column of the number of fields of view by which `calibrate` found the stain's scaling."""
+    return f"scale_fovs_{stain}"
+
+
+def spread_column(stain: str) -> str:
+    """Return the manifest's column of the spread over these fields of the stain's range: a robust standard deviation in counts."""
+    return f"scale_spread_{stain}"
 
 
 def latents_table(autoencoder: str) -> str:

@@ -29,6 +29,13 @@ class Compression(enum.StrEnum):
     none = "none"
 
 
+class Level(enum.StrEnum):
+    """The level of the constants that `calibrate` writes."""
+
+    source = "source"
+    plate = "plate"
+
+
 Many = list[str] | None
 Text = str | None
 Missing = Annotated[
@@ -131,6 +138,32 @@ def pack(
     options: dict[str, Any] = {"crop": crop, "compression": compression and compression.value}
     options |= {"fovs_per_shard": fovs, "format": format.value}
     inputs.pack(manifest, output, address, storage=storage, console=console, as_json=as_json, **options)
+
+
+@opens_storage
+def calibrate(
+    manifest: Annotated[str, typer.Argument(metavar="MANIFEST", help="From `sdvae-ray manifest`, or of shards.")],
+    output: Output,
+    storage: dict[str, Any],
+    by: Annotated[str, typer.Option(metavar="COLUMN", help="Whose values are the groups.")] = "Metadata_Source",
+    level: Annotated[Level, typer.Option(help="Constants of every group, or of every plate.")] = Level.source,
+    fovs: Annotated[int, typer.Option(min=1, help="Fields of every plate that are read, chosen by hash.")] = 8,
+    low: Annotated[float, typer.Option(min=0, max=100, help="Percentile that becomes 0.")] = 0.1,
+    high: Annotated[float, typer.Option(min=0, max=100, help="Percentile that becomes the largest integer.")] = 99.9,
+    bits: Annotated[int, typer.Option(help="Of that integer, as image.scaling.bits: 8 or 16.")] = 8,
+    threshold: Annotated[float, typer.Option(min=0, help="Robust z from which a plate stands out.")] = 5.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """A manifest -> the same with scaling constants per stain, from the percentiles of a sample; names plates that stand out."""
+    if low >= high:
+        raise ConfigError(f"--low {low:g} must be below --high {high:g}")
+    if bits not in (8, 16):
+        raise ConfigError(f"--bits {bits}: 8 or 16 is wanted")
+    options: dict[str, Any] = {"by": by, "level": level.value, "fovs": fovs, "percentiles": (low, high), "bits": bits}
+    options |= {"threshold": threshold, "seed": seed}
+    inputs.calibrate(manifest, output, address, storage=storage, console=console, as_json=as_json, **options)
 
 
 @opens_storage

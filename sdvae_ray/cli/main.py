@@ -63,6 +63,7 @@ for _command in (
     data.manifest,
     data.photographs,
     data.pack,
+    data.calibrate,
     runs.plan,
     runs.check,
     runs.bench,

@@ -1,4 +1,4 @@
-"""Commands that make manifests and shards, and list the shelves.
+"""Commands that make manifests, their scaling constants and shards, and list the shelves.
 
 Nothing heavy is imported until a command runs.
 """
@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from sdvae_ray.commands.first_line import give, lines_of
 from sdvae_ray.console import print_line, waiting
+from sdvae_ray.schema import PLATE_KEY
 from sdvae_ray.storage import Storage, absolute
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_MOST_OUTLIERS = 20  # lines
 
 
 def make_manifest(
@@ -30,7 +33,7 @@ def make_manifest(
 
     storage: keys of `storage:`. settings: options of sources.manifest.build_manifest.
     """
-    from sdvae_ray.schema import PLATE_KEY, WELL_KEY
+    from sdvae_ray.schema import WELL_KEY
     from sdvae_ray.sources.manifest.manifest import build_manifest, write_manifest
 
     place = Storage.of(storage)
@@ -104,6 +107,54 @@ def pack(
         size += f" in place of {packed.source_bytes / 1e9:.3f} GB ({share:.1f} % less)"
     print_line(lines, f"pack: {packed.fovs} FOVs, {packed.shards} shards, {size} -> {packed.place}")
     give(asdict(packed), console, as_json)
+
+
+def calibrate(
+    manifest: str,
+    output: str,
+    address: str | None,
+    *,
+    storage: Mapping[str, Any],
+    console: Console,
+    as_json: bool = False,
+    **options: Any,
+) -> None:
+    """Write a manifest with scaling constants, and print them with the plates that stand out.
+
+    storage: keys of `storage:`. options: fields of encoding.calibration.calibrate.CalibrateOptions.
+    """
+    lines = lines_of(console, as_json)
+    print_line(lines, f"calibrate: {manifest}; starting")
+    from dataclasses import asdict
+
+    from sdvae_ray.encoding.calibration.calibrate import CalibrateOptions
+    from sdvae_ray.encoding.calibration.calibrate import calibrate as calibrate_manifest
+
+    place, chosen = Storage.of(storage), CalibrateOptions(**options)
+    done = calibrate_manifest(absolute(manifest), absolute(output), place, lines, chosen, address)
+    for row in done.groups:
+        constants = f"offset {row['offset']:.6g}, divisor {row['divisor']:.6g}"
+        print_line(
+            lines, f"{row[chosen.by]}  {row['stain']}: {constants}; {row['fovs']} fields, spread {row['spread']:.3g}"
+        )
+    for row in done.outliers[:_MOST_OUTLIERS]:
+        plate = "/".join(row[key] for key in PLATE_KEY)
+        print_line(
+            lines,
+            f"note: {plate} stands out: {row['stain']} from {row['low']:.6g} to {row['high']:.6g}, z {row['z']:.1f}",
+        )
+    if (more := len(done.outliers) - _MOST_OUTLIERS) > 0:
+        print_line(lines, f"note: {more} more stains of plates stand out: --json lists them")
+    if done.failed:
+        fov_id, why = next(iter(done.failed.items()))
+        print_line(lines, f"note: {len(done.failed)} fields of the sample cannot be read, such as {fov_id}: {why}")
+    for plate in done.unread:
+        print_line(lines, f"note: {plate}: not one of its fields can be read; it takes the constants of its group")
+    of = "every plate" if chosen.level == "plate" else f"every {chosen.by}"
+    print_line(
+        lines, f"calibrate: constants of {of}, by {done.fovs} fields of {done.plates} plates -> {absolute(output)}"
+    )
+    give({"output": absolute(output), **asdict(chosen), **asdict(done)}, console, as_json)
 
 
 def _say_made(notes: Sequence[str], what: str, console: Console) -> None:

@@ -71,7 +71,8 @@ def check(
     checked = check_run(run, lines, address, limit)
     print_line(lines, "check: this run can start")
     told = {
-        name: getattr(checked, name) for name in ("fovs", "measured", "warm", "seconds", "stored", "failed", "device")
+        name: getattr(checked, name)
+        for name in ("fovs", "measured", "warm", "seconds", "stored", "failed", "device", "fields")
     }
     give(told, console, as_json)
 
@@ -160,7 +161,7 @@ def _say_quality(run: Run, console: Console) -> None:
     image = run.config.image
     with waiting(console, "quality: reading the QC numbers of all fields"):
         quality = quality_of(run.fovs([*PLATE_KEY, *STORED]), image.stains)
-    lines = [*scaling_notes(quality.largest, image.stains, image.scaling), *in_lines(quality.wrong)]
+    lines = [*scaling_notes(quality.largest, image), *in_lines(quality.wrong)]
     for line in lines or [f"nothing is wrong with the images of {quality.fovs} FOVs"]:
         print_line(console, f"quality: {line}")
 

@@ -20,6 +20,7 @@ from sdvae_ray.errors import ConfigError, RunError
 from sdvae_ray.planning.measured import STAGES
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.table_files import write_table
+from sdvae_ray.schema import CROP
 from sdvae_ray.sources.manifest.reader import read_rows
 
 _FOLDER = "_bench"  # under the output; removed at the end
@@ -60,6 +61,10 @@ def bench(
     many as fit. Raises ConfigError for too few FOVs, ResourceError for actors that do not fit, RunError if FOVs fail.
     """
     keys = checked_manifest(run)
+    if CROP in keys.columns:  # a step is one stream, and a stream has one crop
+        crop = keys[CROP].value_counts().sort("count", CROP, descending=True)[CROP][0]
+        keys = keys.filter(pl.col(CROP) == crop)
+        print_line(console, f"bench: of the {keys.height} FOVs with a crop of {crop} pixels")
     steps: list[Step] = []
     with ray_session(address):
         for number in actors or _doubling(plan_pools(run.config).encode.most):

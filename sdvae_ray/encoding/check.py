@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from sdvae_ray.encoding.forecast import Forecast, forecast
 from sdvae_ray.encoding.pending import trial
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
 from sdvae_ray.encoding.supervision.progress import duration
+from sdvae_ray.encoding.survey import as_records, survey
 from sdvae_ray.engine.compress import Compressor, has_wide
 from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import check_names, resolve_weights
@@ -28,7 +29,7 @@ from sdvae_ray.planning.measured import MEASURED, STAGES
 from sdvae_ray.run.quality import batch_quality, findings, in_lines, scaling_notes
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import write_rows
-from sdvae_ray.schema import ERROR, FOV_ID, SEPARATOR
+from sdvae_ray.schema import CROP, ERROR, FOV_ID, SEPARATOR
 from sdvae_ray.sources.manifest.reader import read_rows
 from sdvae_ray.sources.planes import check_locations
 from sdvae_ray.storage import join
@@ -49,6 +50,7 @@ class Checked:
     stored    table -> bytes of one FOV
     columns   column of a data table -> its dtype and shape per FOV
     failed    fov_id -> reason, of the measured FOVs
+    fields    what the headers of a sample of the files say, see encoding.survey
     quality   one row per measured FOV, see run.quality
     device    name of the processor or GPU of the models
     """
@@ -62,6 +64,7 @@ class Checked:
     failed: dict[str, str]
     device: str
     quality: pl.DataFrame
+    fields: list[dict[str, Any]] = field(default_factory=list)
 
 
 def check(run: Run, console: Console, address: str | None = None, limit: int | None = None) -> Checked:
@@ -82,6 +85,9 @@ def check(run: Run, console: Console, address: str | None = None, limit: int | N
     say(f"manifest  {len(asked)}{of} FOVs")
     check_score(run, say)
     resolved = resolve_weights(run.config, run.storage)
+    seen, lines = survey(run, asked)
+    for line in lines:
+        say(line)
     probe(run, asked)
     with ray_session(address):
         check_output_is_shared(run.config)
@@ -90,7 +96,7 @@ def check(run: Run, console: Console, address: str | None = None, limit: int | N
         for name, weights in record["weights"].items():
             print_line(console, f"weights   {name}: {_origin(weights)}")
         forward = f"{record['precision']}; {record['micro_batch']} passes per forward"
-        checked = _measured(run, record, pools.encode, asked, console)
+        checked = replace(_measured(run, record, pools.encode, asked, console), fields=as_records(seen))
         pools = plan_pools(run.config, checked.seconds)
     print_line(console, f"device    {checked.device}; {forward}")
     for fov, error in checked.failed.items():
@@ -118,7 +124,7 @@ def _image_notes(run: Run, quality: pl.DataFrame) -> list[str]:
     image = run.config.image
     return [
         *check_locations(run.config.manifest, image.stains, run.storage),
-        *scaling_notes(quality, image.stains, image.scaling),
+        *scaling_notes(quality, image),
         *in_lines(findings(quality, image.stains)),
     ]
 
@@ -140,7 +146,7 @@ def _print_forecast(told: Forecast, pools: Pools, console: Console) -> None:
 def _measured(run: Run, record: Mapping[str, Any], pool: Pool, keys: pl.DataFrame, console: Console) -> Checked:
     """Return the measurement, which runs on a node of the encode pool, and print its progress. Leaves check.json in the output."""
     spread = np.unique(np.linspace(0, len(keys) - 1, _FOVS + 1).astype(int)).tolist()
-    chosen = keys.select(FOV_ID, "row_group", "row")[spread]
+    chosen = keys.select(FOV_ID, "row_group", "row", "^crop$")[spread]
     task = _some_fovs.options(num_cpus=pool.cpus, num_gpus=pool.gpus, num_returns="streaming")
     with unwrapped_failures():
         for answer in task.remote(run, record, pool, chosen, len(keys)):
@@ -168,37 +174,46 @@ def _some_fovs(
     )
     compressor = Compressor.of(run.config) if run.config.codecs else None
 
-    def through(part: pl.DataFrame) -> Batch:
-        batch = loader(as_batch(read_rows(run.config.manifest, part, run.storage)))
-        return actor.encoder(compressor(batch) if compressor else batch)
+    def through(part: pl.DataFrame) -> list[Batch]:
+        """Return the columns of some FOVs, in a batch for every crop."""
+        encoded = []
+        for rows in part.partition_by(CROP, maintain_order=True) if CROP in part.columns else [part]:
+            batch = loader(as_batch(read_rows(run.config.manifest, rows, run.storage)))
+            encoded.append(actor.encoder(compressor(batch) if compressor else batch))
+        return encoded
 
     yield "the first FOV"
     start = time.perf_counter()
-    first = through(keys.head(1))
+    (first,) = through(keys.head(1))
     took = time.perf_counter() - start
     if first[ERROR][0]:
         raise RunError(f"the first FOV of the manifest fails: {first[ERROR][0]}")
     warm = took < _PATIENCE and len(keys) > 1
     if warm:
         yield f"{len(keys) - 1} more FOVs"
-    encoded = through(keys.slice(1)) if warm else first
-    measured = [first, encoded] if warm else [first]
-    usable = encoded[ERROR] == ""
-    failed = dict(zip(encoded[FOV_ID][~usable], encoded[ERROR][~usable], strict=True))
-    if not usable.any():
-        encoded, usable, warm = first, np.array([True]), False
+    encoded = through(keys.slice(1)) if warm else [first]
+    measured = [first, *encoded] if warm else [first]
+    errors = {name: error for batch in encoded for name, error in zip(batch[FOV_ID], batch[ERROR], strict=True)}
+    failed = {str(name): str(error) for name, error in errors.items() if error}
+    if len(failed) == len(errors):
+        encoded, warm = [first], False
+    usable = [batch[ERROR] == "" for batch in encoded]
     stored, write = _write_and_remove(run, first)
+    if len(encoded) > 1:
+        stored = _mean_stored(run, [batch for batch in encoded if not all(batch[ERROR])])
+
+    def mean_seconds(column: str) -> float:
+        return float(np.concatenate([batch[column][rows] for batch, rows in zip(encoded, usable, strict=True)]).mean())
+
+    seconds = {name: mean_seconds(f"seconds_{name}") for name in STAGES if f"seconds_{name}" in first}
     yield Checked(
         fovs=fovs,
-        measured=int(usable.sum()),
+        measured=int(sum(rows.sum() for rows in usable)),
         warm=warm,
-        seconds={
-            name: float(encoded[f"seconds_{name}"][usable].mean()) for name in STAGES if f"seconds_{name}" in encoded
-        }
-        | {"write": write},
+        seconds=seconds | {"write": write},
         stored=stored,
         columns={name: f"{values.dtype}{values.shape[1:]}" for name, values in first.items() if SEPARATOR in name},
-        failed={str(fov): str(error) for fov, error in failed.items()},
+        failed=failed,
         device=str(first["device"][0]),
         quality=pl.concat([batch_quality(batch, run.config.image.stains) for batch in measured]),
     )
@@ -214,6 +229,15 @@ def _write_and_remove(run: Run, columns: Batch) -> tuple[dict[str, int], float]:
     sizes = {name.removesuffix("/check.parquet"): len(storage.read_bytes(join(folder, name))) for name in names}
     storage.delete_folder(folder)
     return sizes, seconds
+
+
+def _mean_stored(run: Run, batches: Sequence[Batch]) -> dict[str, int]:
+    """Return the bytes per table of a FOV, the mean over FOVs of several crops, by one usable row of every batch."""
+    sizes, counts = [], [len(batch[ERROR]) for batch in batches]
+    for batch in batches:
+        row = int(np.flatnonzero(batch[ERROR] == "")[0])
+        sizes.append(_write_and_remove(run, {name: values[row : row + 1] for name, values in batch.items()})[0])
+    return {table: round(np.average([size[table] for size in sizes], weights=counts)) for table in sizes[0]}
 
 
 def _origin(weights: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from sdvae_ray.run.log import RunLog
 from sdvae_ray.run.record import Record, now
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.table_files import sweep
-from sdvae_ray.schema import ERROR, ERROR_CLASS, FOV_ID
+from sdvae_ray.schema import CROP, ERROR, ERROR_CLASS, FOV_ID
 
 _SECONDS = "seconds_load"
 _SLOWEST = 5  # FOVs that a session names
@@ -85,7 +85,7 @@ def encode(
         sweep(run.output, run.storage, run.sessions())
         works = pending(run, asked, failed)
         if works:
-            probe(run, works[0].keys)
+            probe(run, pl.concat([work.keys for work in works]))
         with ray_session(address):
             check_output_is_shared(run.config)
             pools = plan_pools(run.config, measured_seconds(run))
@@ -112,6 +112,9 @@ def _computed(
     to_do = f"{total} of {len(keys)} FOVs to do" + (f" ({before} done before)" if before and whole else "")
     forward = f"{record['precision']}, {record['micro_batch']} passes per forward"
     print_line(console, f"encode: {to_do}; {pools}, {forward}")
+    if len(works) > 1 and run.config.image.policies is not None:
+        crops = [f"{work.keys.height} FOVs with a crop of {work.keys[CROP][0]} pixels" for work in works]
+        print_line(console, f"encode: {len(works)} streams, one after another: {', '.join(crops)}")
     start, session = time.monotonic(), log.session
     if total:
         entry: dict[str, Any] = {"session": session, "started": now(), "fovs": total, "log": log.file, "stages": []}

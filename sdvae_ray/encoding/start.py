@@ -20,6 +20,7 @@ from sdvae_ray.run.record import FILE, Record, check_same_run, describe_manifest
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import (
     FOVS,
+    SCALE_BITS,
     SHARD,
     SHARD_CROP,
     SHARD_ROW_GROUP,
@@ -79,24 +80,39 @@ def _precision_on_node(run: Run, pool: Pool) -> str:
 
 
 def probe(run: Run, keys: pl.DataFrame) -> None:
-    """Load the first FOV of `keys`, so that an error that all FOVs share is raised before the start.
+    """Load a FOV of `keys` for every policy, so that an error that all FOVs share is raised before the start.
 
-    keys: row_group and row in the manifest. Raises ConfigError for a crop that does not fit, StorageError for a bucket or
-    credentials that do not work.
+    keys: row_group and row in the manifest, and the column of the policies. Raises ConfigError for a policy whose crop fits none of
+    the FOVs that are tried, StorageError for a bucket or credentials that do not work.
     """
-    table = read_rows(run.config.manifest, keys.head(1), run.storage)
-    try:
-        Loader(run.config.image, run.config.storage).probe(as_batch(table))
-    except CropError as error:
-        raise ConfigError(f"image.crop: {error}") from error
-    except StorageError:
-        raise
-    except (OSError, ValueError):
-        return  # this error is of one FOV alone: its row will hold the error
+    image = run.config.image
+    loader = Loader(image, run.config.storage)
+    for (value,), rows in keys.group_by(image.policy_columns or pl.lit(None), maintain_order=True):
+        errors: list[CropError] = []
+        for place in _tried(rows):
+            try:
+                loader.probe(as_batch(read_rows(run.config.manifest, place, run.storage)))
+            except CropError as error:
+                errors.append(error)
+                continue
+            except StorageError:
+                raise
+            except (OSError, ValueError):
+                pass  # this error is of one FOV alone: its row will hold the error
+            break
+        else:
+            key = "image" if value is None else f"image.policies.values.{value}"
+            raise ConfigError(f"{key}.crop: {errors[0]}")
+
+
+def _tried(rows: pl.DataFrame) -> list[pl.DataFrame]:
+    """Return the first row, the middle row and the last row: a FOV smaller than its crop may be of one bad plate."""
+    return [rows[place] for place in sorted({0, rows.height // 2, rows.height - 1})]
 
 
 def checked_manifest(run: Run, say: Callable[[str], None] = lambda _: None) -> pl.DataFrame:
-    """Return fov_id, source_digest, row_group, row of every FOV; for shards also `read`, equal for the FOVs that one read brings.
+    """Return fov_id, source_digest, row_group, row of every FOV; for shards also `read`, equal for the FOVs that one read brings;
+    with policies also `crop` and the column by which the policy is found.
 
     say: takes the notes. Raises DataError, with the row, if the manifest breaks a rule of manifests or a needed column is missing,
     ConfigError if shards hold less than the crop.
@@ -109,14 +125,16 @@ def checked_manifest(run: Run, say: Callable[[str], None] = lambda _: None) -> p
         raise DataError(
             f"{run.config.manifest} has no column {missing[0]}: it was made for other stains, or without scaling constants"
         )
+    if run.config.image.scaling.method == "manifest" and SCALE_BITS in present:
+        _check_bits(run)
     ids, notes = scan_manifest(run.config.manifest, run.config.image, run.storage, check_uris=True)
     for note in notes:
         say(f"note: {note}")
-    if SHARD_CROP in present and (stored := _column(run, SHARD_CROP).drop_nulls().min()) is not None:
-        try:
-            check_stored_crop(int(str(stored)), run.config.image)
-        except CropError as error:
-            raise ConfigError(f"image.crop: {error}") from error
+    for name in run.config.image.policy_columns:
+        for value in sorted(set(run.config.image.every_policy) - set(ids[name].unique()), key=str):
+            say(f"note: image.policies.values.{value}: no FOV of the manifest has this {name}")
+    if SHARD_CROP in present:
+        _check_stored_crops(run, ids)
     if SHARD in present:
         places = pl.DataFrame({name: _column(run, name) for name in (SHARD, SHARD_ROW_GROUP)})
         ids = ids.with_columns(places.to_struct().rle_id().alias(READ))
@@ -124,6 +142,27 @@ def checked_manifest(run: Run, say: Callable[[str], None] = lambda _: None) -> p
         row_group=pl.Series(np.repeat(np.arange(len(sizes)), sizes)),
         row=pl.Series(np.concatenate([np.arange(size) for size in sizes])),
     )
+
+
+def _check_bits(run: Run) -> None:
+    """Raise ConfigError unless the scaling constants of the manifest were made for the bits of the run."""
+    made_for, bits = _column(run, SCALE_BITS).drop_nulls().unique().to_list(), run.config.image.scaling.bits
+    if any(number != bits for number in made_for):
+        raise ConfigError(
+            f"image.scaling.bits is {bits}, and {run.config.manifest} has constants for {made_for[0]}: "
+            f"`sdvae-ray calibrate --bits {bits}` makes others"
+        )
+
+
+def _check_stored_crops(run: Run, ids: pl.DataFrame) -> None:
+    """Raise ConfigError if shards hold less than the crop of a policy."""
+    image = run.config.image
+    stored = ids.with_columns(_column(run, SHARD_CROP).alias(SHARD_CROP)).drop_nulls(SHARD_CROP)
+    for (value,), rows in stored.group_by(image.policy_columns or pl.lit(None), maintain_order=True):
+        try:
+            check_stored_crop(int(str(rows[SHARD_CROP].min())), image, image.every_policy[value])
+        except CropError as error:
+            raise ConfigError(f"image.crop: {error}") from error
 
 
 def _column(run: Run, name: str) -> pl.Series:

@@ -88,10 +88,10 @@ def _autoencoder(config: RunConfig, side: str) -> ModuleType:
     return shelves.find("autoencoders", config.autoencoders[side].name)
 
 
-def kept_patches(config: RunConfig, extractor: str, fov_id: str) -> np.ndarray:
+def kept_patches(config: RunConfig, extractor: str, fov_id: str, patches: int) -> np.ndarray:
     """Return the numbers of the patches whose embeddings are stored, (k,) int64, ascending, chosen by (seed, FOV).
 
-    Patches are numbered row by row. k is the extractor's keep_patches, or the number of patches if that is smaller.
+    patches: of the field; they are numbered row by row. k is the extractor's keep_patches, or `patches` if that is smaller.
     """
-    order = generator(config.seed, "patches", fov_id).permutation(config.image.patches)
+    order = generator(config.seed, "patches", fov_id).permutation(patches)
     return np.sort(order[: config.extractors[extractor].keep_patches])

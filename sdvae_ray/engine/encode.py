@@ -48,9 +48,9 @@ Latents = Mapping[str, np.ndarray]  # side -> (P, T, Z, s, s) float16
 
 def auto_micro_batch(config: RunConfig, on_gpu: bool) -> int:
     """Return the number of RGB passes in one forward pass: a whole FOV on a GPU; on a CPU, the pixels of
-    two passes of 256 x 256.
+    two passes of 256 x 256. Of the policy with the fewest patches, so that its FOVs are not padded to the size of others.
     """
-    passes = config.image.patches * len(config.image.triples)
+    passes = config.image.fewest_patches * len(config.image.triples)
     return passes if on_gpu else max(1, min(passes, 2 * 256**2 // config.image.patch**2))
 
 
@@ -87,7 +87,7 @@ class Encoder:
             side for side in config.autoencoders if self._of[side] and not needs_posterior(config, side, self.wanted)
         ]
         self.codecs = wanted_codecs(config, self.wanted)
-        self._template: Row | None = None
+        self._templates: dict[int, Row] = {}  # patches of a FOV -> a row of zeros
         self.costs: Costs = {}
         self._coders = ThreadPoolExecutor(_CODERS)
         for name, autoencoder in models.autoencoders.items():
@@ -122,7 +122,7 @@ class Encoder:
         for row, columns in coded.items():
             rows[row], cost = columns.result()
             self.costs = added([self.costs, cost])
-        blank = self._blank(next((row for row in rows if row is not None), None))
+        blank = self._blank(next((row for row in rows if row is not None), None), batch[IMAGE].shape[1])
         for name in blank:
             out[name] = np.stack([blank[name] if row is None else row[name] for row in rows])
         device = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
@@ -224,7 +224,7 @@ class Encoder:
         with self.forward.clock(f"extract {name}"), self.forward.autocast():
             features, _ = self.forward.batched(lambda x: (extractor(x).float(), None), inputs, patches)
         mean = features.half().mean(0) if settings.half_mean else features.mean(0).half()
-        chosen = upload(kept_patches(self.config, name, fov_id), self.device)
+        chosen = upload(kept_patches(self.config, name, fov_id, len(inputs)), self.device)
         chosen_features = features.index_select(0, chosen).half()
         self._add(tensors, column(table, EMBEDDING), mean)
         self._add(tensors, column(table, PATCHES), chosen_features)
@@ -241,18 +241,18 @@ class Encoder:
                 coding.append({f"code {side}": Cost(1, time.thread_time() - start)})
         return row, added(coding)
 
-    def _blank(self, row: Row | None) -> Row:
-        """Return a row of zeros with the shapes of every column, taken from a computed row, or from a black image if `row` is
-        None.
+    def _blank(self, row: Row | None, patches: int) -> Row:
+        """Return a row of zeros with the shapes of every column, taken from a computed row, or from a black image of `patches`
+        patches if `row` is None.
         """
-        if self._template is None:
+        if patches not in self._templates:
             if row is None:
                 image = self.config.image
                 dtype = np.uint8 if image.scaling.bits == 8 else np.uint16
-                black = np.zeros((image.patches, len(image.stains), image.patch, image.patch), dtype)
+                black = np.zeros((patches, len(image.stains), image.patch, image.patch), dtype)
                 nothing = Compressed(black, np.zeros(len(image.stains), np.int64))
                 fov = Fov("", upload(black, self.device), {}, dict.fromkeys(self.codecs, nothing))
                 row, _ = self._with_coded_bits(Download(*self._compute(fov, self.micro_batch)).wait(strict=False))
                 self.forward.taken_laps()
-            self._template = {name: np.zeros_like(values) for name, values in row.items()}
-        return self._template
+            self._templates[patches] = {name: np.zeros_like(values) for name, values in row.items()}
+        return self._templates[patches]

@@ -21,7 +21,7 @@ from sdvae_ray.engine.patience import Patience, PatientStorage
 from sdvae_ray.engine.quality import QC, RAW_QC, empty_qc
 from sdvae_ray.errors import RunError, StorageAwayError, StorageDeniedError, StorageError, one_line
 from sdvae_ray.images.decode import decode_colours, decode_planes
-from sdvae_ray.images.prepare import centre_crop, check_same_kind, check_same_size, resize, tile
+from sdvae_ray.images.prepare import centre_crop, check_same_kind, check_same_size, correct, resample, resize, tile
 from sdvae_ray.images.scaling import scale_plane
 from sdvae_ray.images.stored_crop import whole_planes
 from sdvae_ray.run.traffic import Meter, Traffic
@@ -42,6 +42,7 @@ from sdvae_ray.schema import (
     offset_column,
 )
 from sdvae_ray.settings.image import ImageConfig
+from sdvae_ray.settings.policies import Policy
 from sdvae_ray.sources.manifest.row import Row, channel_of, function_of, rows_of, stains_by_file
 from sdvae_ray.sources.shards import ShardReader
 from sdvae_ray.storage import Storage
@@ -70,7 +71,7 @@ class Fetched:
 
 
 class Loader:
-    """Loads images, called on a batch of manifest rows. It returns fov_id of the rows and these columns:
+    """Loads images, called on a batch of manifest rows of one crop. It returns fov_id of the rows and these columns:
 
     row_json      text, every Metadata_* of the row as JSON
     image         (n, P, C, S, S) uint8 or uint16, zeros for a row with an `error`
@@ -116,7 +117,7 @@ class Loader:
         waiting: deque[tuple[list[Row], list[Fetched]]] = deque()
         try:
             for rows in map(rows_of, batches):
-                waiting.append((rows, [self._fetch(row) for row in rows]))
+                waiting.append((rows, [self.fetch(row) for row in rows]))
                 if len(waiting) == 2:
                     yield self._load(*waiting.popleft())
             while waiting:
@@ -133,20 +134,29 @@ class Loader:
     def probe(self, batch: Mapping[str, np.ndarray]) -> None:
         """Load the first row and raise its error, if any: CropError, StorageError, OSError or ValueError."""
         row = rows_of(batch)[0]
-        for _ in self._planes(row, self._fetch(row), self._empty_planes()):
+        for _ in self._planes(row, self.fetch(row), self._empty_planes(self.image.policy_of(row).crop)):
             pass
+
+    def packed_file(self, row: Row, uri: str) -> bytes | None:
+        """Return the bytes of a file that a shard holds, or the row itself; None for a file on storage."""
+        carried = row.get(PIXELS)
+        if SHARD in row:
+            return self.shards.files(row)[uri]
+        return carried if isinstance(carried, bytes) else None
 
     def _load(self, rows: Sequence[Row], fetches: list[Fetched]) -> Batch:
         """Return the columns of one batch. The files of a row are released with the row."""
         count = len(rows)
         stains, patch = self.image.stains, self.image.patch
+        crops = {policy.crop: policy.patches for policy in map(self.image.policy_of, rows)}
+        ((crop, patches_per_fov),) = crops.items()  # a batch is one block of one shape
         metadata = [{name: row[name] for name in row if name.startswith(METADATA)} for row in rows]
         out: Batch = {
             FOV_ID: np.array([row[FOV_ID] for row in rows], object),
             ROW: np.array(list(map(json.dumps, metadata)), object),
         }
-        planes = self._empty_planes()
-        shape = (count, self.image.patches, len(stains), patch, patch)
+        planes = self._empty_planes(crop)
+        shape = (count, patches_per_fov, len(stains), patch, patch)
         pixels = {name: np.empty(shape, plane.dtype) for name, plane in planes.items()}
         qc = empty_qc(count, len(stains))
         errors, classes = np.full(count, "", object), np.full(count, "", object)
@@ -178,7 +188,7 @@ class Loader:
         timing = {"seconds_load": seconds, "load_node": node}
         return {**out, **pixels, ERROR: errors, ERROR_CLASS: classes, **qc, **timing}
 
-    def _fetch(self, row: Row) -> Fetched:
+    def fetch(self, row: Row) -> Fetched:
         """Request the files of a row, once for all its stains, and its functions. A row may carry the bytes of its one file."""
         carried = row.get(PIXELS)
         uris = stains_by_file(row, self.image.stains)
@@ -204,8 +214,8 @@ class Loader:
             del self.functions[next(iter(self.functions))]
         return function
 
-    def _empty_planes(self) -> Planes:
-        shape = (1, self.image.crop, self.image.crop)
+    def _empty_planes(self, crop: int) -> Planes:
+        shape = (1, crop, crop)
         return {name: np.empty(shape, np.uint8 if bits == 8 else np.uint16) for name, bits in self.columns.items()}
 
     def _planes(self, row: Row, fetched: Fetched, out: Planes) -> Iterator[tuple[int, np.ndarray]]:
@@ -216,14 +226,14 @@ class Loader:
         """
         first: tuple[str, np.ndarray] | None = None
         for uri, sharing in stains_by_file(row, self.image.stains).items():
-            planes = self._decoded(row, uri, sharing, fetched.files[uri].result())
+            planes = self.decoded(row, uri, sharing, fetched.files[uri].result())
             for stain in sharing:
                 plane = planes[channel_of(row, stain)]
                 first = first or (stain, plane)
                 check_same_kind(*first, stain, plane, uri)
                 yield self.image.stains.index(stain), self._scale(row, stain, uri, plane, fetched.functions, out)
 
-    def _decoded(self, row: Row, uri: str, sharing: Sequence[str], data: bytes) -> dict[int, np.ndarray]:
+    def decoded(self, row: Row, uri: str, sharing: Sequence[str], data: bytes) -> dict[int, np.ndarray]:
         """Return channel -> plane, for the channels of one file that the stains of the row use."""
         channels = list(dict.fromkeys(channel_of(row, stain) for stain in sharing))
         colour = row.get(COLOUR) in (True,)  # null and NaN are not
@@ -240,27 +250,34 @@ class Loader:
         out: Planes,
     ) -> np.ndarray:
         """Write the pixels of one stain of one FOV, resized, cropped, corrected and scaled, into the planes of `out`. Return the
-        crop before the correction.
+        crop before the correction, in the pixels of the file.
         """
+        policy = self.image.policy_of(row)
         if self.image.resize is not None:
             plane = resize(plane, self.image.resize)
         uri = function_of(row, stain)
-        illumination = None
+        function = None
         if uri is not None:
             function = functions[uri].result()
             check_same_size(plane, function, where, uri)
-            illumination = centre_crop(function, self.image.crop, where)
-        cropped = centre_crop(plane, self.image.crop, where)
-        offset, divisor = self._scaling(row, stain)
+        if policy.zoom is None:
+            raw = cropped = centre_crop(plane, policy.crop, where)
+            illumination = None if function is None else centre_crop(function, policy.crop, where)
+        else:  # the function has the pixels of the file, so the correction comes first
+            resampled = resample(correct(plane, function), policy.zoom)
+            cropped = centre_crop(resampled, policy.crop, f"{where}, resampled to image.pixel_um,")
+            raw = centre_crop(plane, min(policy.file_crop, *plane.shape), where)
+            illumination = None
+        offset, divisor = self._scaling(row, stain, policy)
         top = 2**self.image.scaling.bits - 1
         for name, bits in self.columns.items():
             share = top / (2**bits - 1)  # of the divisor: full scale stays full scale
             scale_plane(cropped, illumination, offset, divisor * share, bits, out[name][0])
-        return cropped
+        return raw
 
-    def _scaling(self, row: Row, stain: str) -> tuple[float, float]:
+    def _scaling(self, row: Row, stain: str, policy: Policy) -> tuple[float, float]:
         if self.image.scaling.method == "divide":
-            return 0.0, self.image.scaling.divisor
+            return 0.0, policy.divisor
         offset, divisor = row[offset_column(stain)], row[divisor_column(stain)]
         if offset is None or divisor is None or not float(divisor) > 0:
             raise ValueError(

@@ -64,10 +64,9 @@ class Latents:
                     name: np.concatenate(_in_order(values.fov_ids, values.values, fov_ids))
                     for name, values in columns.items()
                 }
-                yield Batch(self._rows(part, fov_ids), tensors)
+                yield Batch(self._rows(part, fov_ids, columns[self.name].values.shape[1]), tensors)
 
-    def _rows(self, part: pl.DataFrame, fov_ids: list[str]) -> pl.DataFrame:
-        patches = self.run.config.image.patches
+    def _rows(self, part: pl.DataFrame, fov_ids: list[str], patches: int) -> pl.DataFrame:
         fovs = pl.DataFrame({FOV_ID: fov_ids}).join(part.drop("files"), on=FOV_ID, how="left", maintain_order="left")
         fovs = fovs.with_columns(pl.Series(TEXT, texts(self.run, fovs, self.text), pl.String))
         fovs = fovs.with_columns(pl.lit(self.scaling).alias(SCALING), pl.lit(self.shift).alias(SHIFT))

@@ -18,6 +18,18 @@ def resize(plane: np.ndarray, size: int) -> np.ndarray:
     return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
 
 
+def resample(plane: np.ndarray, zoom: float) -> np.ndarray:
+    """Return a plane (height, width), with a pixel of 1 / zoom pixels of the old, float32: Pillow's resize, bilinear, antialias.
+
+    The new plane lies in the middle of the old one and has as many whole pixels as fit, so a pixel has exactly the size asked for.
+    """
+    height, width = (max(1, int(n * zoom + 1e-6)) for n in plane.shape)
+    top, left = ((n - min(n, new / zoom)) / 2 for n, new in zip(plane.shape, (height, width), strict=True))
+    box = (left, top, plane.shape[1] - left, plane.shape[0] - top)
+    pixels = Image.fromarray(np.ascontiguousarray(plane, np.float32))
+    return np.array(pixels.resize((width, height), Image.Resampling.BILINEAR, box))
+
+
 def check_same_size(plane: np.ndarray, illumination: np.ndarray, where: str, function: str) -> None:
     """Raise ValueError, naming `where` and `function`, unless a plane and its illumination function have the same shape."""
     if illumination.shape != plane.shape:

@@ -12,6 +12,7 @@ import numpy as np
 from sdvae_ray.images.prepare import CropError, centre_crop
 from sdvae_ray.schema import SHARD_CROP, height_column, width_column
 from sdvae_ray.settings.image import ImageConfig
+from sdvae_ray.settings.policies import Policy
 
 
 def whole_planes(planes: list[np.ndarray], row: Mapping[str, Any], stain: str, image: ImageConfig) -> list[np.ndarray]:
@@ -22,20 +23,23 @@ def whole_planes(planes: list[np.ndarray], row: Mapping[str, Any], stain: str, i
     stored = row.get(SHARD_CROP)
     if stored is None:
         return planes
-    check_stored_crop(int(stored), image)
+    check_stored_crop(int(stored), image, image.policy_of(row))
     whole = [np.zeros((row[height_column(stain)], row[width_column(stain)]), plane.dtype) for plane in planes]
     for full, plane in zip(whole, planes, strict=True):
         centre_crop(full, int(stored), stain)[:] = plane
     return whole
 
 
-def check_stored_crop(stored: int, image: ImageConfig) -> None:
-    """Raise CropError unless shards with the central `stored` x `stored` pixels hold all that a run of `image` sees."""
-    if image.resize is not None:
+def check_stored_crop(stored: int, image: ImageConfig, policy: Policy) -> None:
+    """Raise CropError unless shards with the central `stored` x `stored` pixels hold all that a run of `image` sees of the fields
+    of a policy.
+    """
+    if image.resize is not None or policy.zoom is not None:
+        key = "image.resize" if policy.zoom is None else "image.pixel_um"
         raise CropError(
-            f"the shards hold the central {stored} x {stored} pixels, and image.resize needs whole images: pack without --crop"
+            f"the shards hold the central {stored} x {stored} pixels, and {key} needs whole images: pack without --crop"
         )
-    if image.crop > stored:
+    if policy.crop > stored:
         raise CropError(
-            f"{image.crop} is more than the shards hold, the central {stored} x {stored} pixels: pack with --crop {image.crop}"
+            f"{policy.crop} is more than the shards hold, the central {stored} x {stored} pixels: pack with --crop {policy.crop}"
         )

@@ -19,6 +19,7 @@ from sdvae_ray.images.guard import DecodeError, check_claim
 
 _GREY = (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.LINEAR_RAW)
 _PHOTOMETRIC = 262  # the tag
+THUMBNAIL = 0b101  # of the tag NewSubfileType: reduced, or a mask
 # kinds of series in which one page stands for several planes of this same file
 _STACKS = ("imagej", "shaped", "stk")
 
@@ -29,7 +30,7 @@ def read_pages(data: bytes, channels: Sequence[int], where: str) -> list[np.ndar
     """
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         everything = list(tiff.pages)
-        pages = [page for page in everything if not page.subfiletype & 0b101]  # reduced, or a mask
+        pages = [page for page in everything if not page.subfiletype & THUMBNAIL]
         if not everything:
             raise ValueError("it has no page")
         if not pages:

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -63,8 +63,8 @@ class Decoder:
     def stains(self, row: pl.DataFrame) -> tuple[np.ndarray, Facts]:
         """Return the decoded stains (C, crop, crop) uint8 or uint16, in the original's orientation, and the facts about them.
 
-        row: one row of `run.fovs`, with `files`, micro_batch and device. A pixel x in [0, 1] becomes the nearest integer to
-        x * (2^bits - 1).
+        row: one row of `run.fovs`, with `files`, micro_batch, device and the column of the policies. A pixel x in [0, 1]
+        becomes the nearest integer to x * (2^bits - 1).
         """
         patches, facts = self.patches(row)
         image = self.run.config.image
@@ -89,7 +89,7 @@ class Decoder:
         autoencoder, precision = self._autoencoder, self.record["precision"]
         micro_batch, name = _micro_batch(self.run, self.record, row, self._device)
         image = self.run.config.image
-        shape = (image.patches, len(image.stains), image.patch, image.patch)
+        shape = (len(stored[0]), len(image.stains), image.patch, image.patch)
         blank = torch.zeros(
             shape, device=self._device
         )  # by_autoencoder asks a field for its shape; its pixels play no part
@@ -102,7 +102,7 @@ class Decoder:
         except UnusableOutputError as error:
             raise RunError(f"{fov_id}: {error} on {name} at {precision}") from error
         arithmetic = {"precision": precision, "micro_batch": micro_batch, "device": name}
-        return decoded.result.recon.cpu(), _facts(self.run, self.record, fov_id, self.side) | arithmetic
+        return decoded.result.recon.cpu(), _facts(self.run, self.record, row.row(0, named=True), self.side) | arithmetic
 
 
 def decode_fov(run: Run, fov_id: str, side: str | None) -> tuple[np.ndarray, Facts]:
@@ -167,7 +167,7 @@ def ome_tiff(stains: np.ndarray, names: Sequence[str], facts: Facts) -> bytes:
 
 def _committed(run: Run, record: Record, fov_id: str) -> pl.DataFrame:
     """Return the row of fovs, with `files`, of a usable FOV. Raises DataError for an unknown or failed FOV."""
-    fovs = run.fovs(["micro_batch", "device"])
+    fovs = run.fovs(["micro_batch", "device", *run.config.image.policy_columns])
     if fovs.height == 0:
         raise DataError(f"{run.output} has no fields of view yet: `sdvae-ray encode` computes them")
     row = fovs.filter(pl.col(FOV_ID) == fov_id)
@@ -199,16 +199,19 @@ def _micro_batch(run: Run, record: Record, row: pl.DataFrame, device: torch.devi
     return (used if same else min(used, auto_micro_batch(run.config, on_gpu=False))), name
 
 
-def _facts(run: Run, record: Record, fov_id: str, side: str) -> Facts:
+def _facts(run: Run, record: Record, row: Mapping[str, Any], side: str) -> Facts:
     """Return the facts about a decoded picture: its model, weights, crop and scaling."""
     model, weights = run.config.autoencoders[side], record["weights"].get(f"autoencoders.{side}", {})
     scaling, image = run.config.image.scaling, run.config.image
-    top = 2**scaling.bits - 1
-    constants = ("0", f"{scaling.divisor:g}")
+    top, policy = 2**scaling.bits - 1, image.policy_of(row)
+    constants = ("0", f"{policy.divisor:g}")
+    before = f", after a resize to {image.resize}" if image.resize else ""
+    if policy.zoom is not None:
+        before = f", resampled to {image.pixel_um:g} micrometres"
     offset, divisor = constants if scaling.method == "divide" else ("offset", "divisor")
     of = "" if scaling.method == "divide" else ", offset and divisor per stain from the manifest"
     return {
-        "fov_id": fov_id,
+        "fov_id": row[FOV_ID],
         "side": side,
         "autoencoder": model.name,
         "source": "random weights" if model.random else weights.get("source"),
@@ -220,7 +223,7 @@ def _facts(run: Run, record: Record, fov_id: str, side: str) -> Facts:
         "packing": [list(triple) for triple in run.config.triples(side)],
         "unpack": model.unpack,
         "stains": list(image.stains),
-        "crop": f"{image.crop} pixels, centre" + (f", after a resize to {image.resize}" if image.resize else ""),
+        "crop": f"{policy.crop} pixels, centre{before}",
         "scaling": f"scaled integers 0 to {top}, not raw camera counts: "
         f"clip((pixel / illumination - {offset}) / {divisor}, 0, {top}){of}; encoded and decoded as fractions of {top}",
         "sdvae_ray": VERSION,

@@ -52,11 +52,13 @@ def image_query(run: Run, files: Sequence[str]) -> Query:
     """Return the query of one new image, from STAIN=FILE for every stain of the run, or from one file whose planes are the stains.
 
     The planes must be in the run's order. No illumination function is applied. Raises ConfigError if a stain is missing, repeated
-    or unknown, and if the run scales by constants of its manifest.
+    or unknown, and if the run scales by constants of its manifest or has policies.
     """
     stains = run.config.image.stains
     if run.config.image.scaling.method == "manifest":
         raise ConfigError("--image: this run scales by constants of its manifest; give --manifest FILE --fov ID")
+    if (policies := run.config.image.policies) is not None:
+        raise ConfigError(f"--image: this run reads a field by its {policies.column}; give --manifest FILE --fov ID")
     row: dict[str, object] = {FOV_ID: "new"}
     if len(files) == 1 and _stain(files[0]) is None:
         row |= {uri_column(stain): files[0] for stain in stains}
@@ -124,8 +126,9 @@ def search_image(
         space = image_space(run, level, extractor, side)
         if space.name is None:
             place = own_plate(run, query.row, space.extractor, space.side)
-    if patch is not None and not 0 <= patch < run.config.image.patches:
-        raise ConfigError(f"--patch {patch}: a field of this run has the patches 0 to {run.config.image.patches - 1}")
+    patches = run.config.image.policy_of({key: values[0] for key, values in query.row.items()}).patches
+    if patch is not None and not 0 <= patch < patches:
+        raise ConfigError(f"--patch {patch}: the field has the patches 0 to {patches - 1}")
     embedded = embed_field(run, query.row, space.extractor, space.side, patches=patch is not None)
     vector = (embedded if patch is None else embedded[patch]).reshape(-1)
     notes = list(query.notes)

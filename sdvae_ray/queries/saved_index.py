@@ -47,8 +47,8 @@ _VECTOR = "_vector"  # a column: the id of a vector
 class SavedIndex:
     """An index and its table; a query reads only the row groups of the table that can hold its rows.
 
-    patches: number of patches per FOV in an index of patches; a row's vectors have the ids `id` to `id` + patches - 1. 0 in any
-    other index, in which a row's vector has the row's id.
+    patches: the largest number of patches of a FOV in an index of patches; a row's vectors have ids from `id` to at most `id` +
+    patches - 1. 0 in any other index, in which a row's vector has the row's id.
     """
 
     index: faiss_index.Index

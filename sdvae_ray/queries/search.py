@@ -4,7 +4,8 @@ image.
 No Ray and no model: the embedding of a new image is made in queries.new_image.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -78,7 +79,7 @@ def search_row(run: Run, fov_id: str, patch: int | None, extractor: str | None, 
     if patch is None:
         vector, number = run.read(table, EMBEDDING, row).values[0], 0
     else:
-        number = _stored_number(run, indices.extractor, fov_id, patch)
+        number = _stored_number(run, indices.extractor, row.row(0, named=True), patch)
         vector = run.read(table, PATCHES, row).values[0][number]
     own = int(row[ID][0]) + number
     return Answer(opened.nearest(vector.astype(np.float32).reshape(-1), count, without=own), facts)
@@ -134,9 +135,10 @@ def nearest_profiles(folder: str, vector: np.ndarray, count: int, storage: Stora
     return nearest
 
 
-def _stored_number(run: Run, extractor: str, fov_id: str, patch: int) -> int:
+def _stored_number(run: Run, extractor: str, row: Mapping[str, Any], patch: int) -> int:
     """Return the index of a patch among the patches of its FOV that were kept. Raises ConfigError for a patch that was not kept."""
-    kept = kept_patches(run.config, extractor, fov_id).tolist()
+    fov_id = row[FOV_ID]
+    kept = kept_patches(run.config, extractor, fov_id, run.config.image.policy_of(row).patches).tolist()
     if patch not in kept:
         numbers = ", ".join(map(str, kept))
         raise ConfigError(f"patch {patch} of {fov_id} was not kept by {extractor} (allowed: {numbers})")

@@ -18,7 +18,7 @@ from sdvae_ray.parquet import opened
 from sdvae_ray.run import table_files, tables
 from sdvae_ray.run.commits import FILE, check_whole, one_per_fov, read_rows
 from sdvae_ray.run.run import Run
-from sdvae_ray.schema import ERROR, FOV_ID, FOVS, SEPARATOR
+from sdvae_ray.schema import CROP, ERROR, FOV_ID, FOVS, SEPARATOR
 from sdvae_ray.storage import join
 
 FILE_BYTES = 192 << 20  # of the largest table: files of 128 to 256 MB
@@ -59,8 +59,8 @@ def plan(run: Run, file_bytes: int = FILE_BYTES) -> Plan:
     A file stays if it is large enough, or alone, and all of its rows are the only ones that are needed. Raises DataError if a
     committed file is gone.
     """
-    rows, commits = read_rows(run.output, run.storage, [])
-    fovs = one_per_fov(rows)
+    rows, commits = read_rows(run.output, run.storage, run.config.image.policy_columns)
+    fovs = _with_crops(run, one_per_fov(rows))
     present = check_whole(run.output, run.storage, fovs, commits)
     sizes = _row_sizes(run, present)
     rows_per_file = max(1, min(_MOST_ROWS, file_bytes // max(sizes.values(), default=1)))
@@ -70,7 +70,7 @@ def plan(run: Run, file_bytes: int = FILE_BYTES) -> Plan:
     moving = fovs.filter(pl.col(_HOME).is_null() | ~pl.col(_HOME).is_in(list(kept)))
     chunks = [
         Chunk(frozenset(str(names).split("\n")) if names else frozenset(), part.select(FOV_ID, ERROR, "files"))
-        for (names,), group in moving.sort(FOV_ID).group_by(_COLUMNS, maintain_order=True)
+        for (names, _), group in moving.sort(FOV_ID).group_by(_COLUMNS, CROP, maintain_order=True)
         for part in group.iter_slices(_even(group.height, rows_per_file))
     ]
     return Plan(chunks, sorted(commits.keys() - kept), len(kept), fovs.height, sum(sizes.values()))
@@ -80,6 +80,18 @@ def _even(rows: int, most: int) -> int:
     """Return the rows of a file so that `rows` rows go into the fewest files of equal size."""
     files = -(-rows // most)
     return -(-rows // files)
+
+
+def _with_crops(run: Run, fovs: pl.DataFrame) -> pl.DataFrame:
+    """Return the FOVs with their crops: the tensors of a file have one shape. A failed FOV, without tensors, joins most others."""
+    image = run.config.image
+    crops = {value: policy.crop for value, policy in image.every_policy.items()}
+    if image.policies is None or fovs.is_empty():
+        return fovs.with_columns(pl.lit(0).alias(CROP))
+    crop = pl.col(image.policies.column).replace_strict(crops, default=None, return_dtype=pl.Int64)
+    fovs = fovs.with_columns(pl.when(pl.col(ERROR).is_null()).then(crop).alias(CROP)).drop(image.policies.column)
+    usual = fovs[CROP].drop_nulls().mode().max()
+    return fovs.with_columns(pl.col(CROP).fill_null(usual if usual is not None else 0))
 
 
 def _with_homes(fovs: pl.DataFrame, commits: Mapping[str, frozenset[str]], heights: Mapping[str, int]) -> pl.DataFrame:
@@ -125,12 +137,12 @@ def _kept(
     """Return the names of the files that stay: all of their rows are at home there, and a merge would make no larger file."""
     at_home = dict(fovs.drop_nulls(_HOME).group_by(_HOME).len().iter_rows())
     whole = {name for name, height in heights.items() if at_home.get(name) == height}
-    small: dict[str, list[str]] = {}
-    for (columns, home), _ in fovs.filter(pl.col(_HOME).is_in(list(whole))).group_by(_COLUMNS, _HOME):
+    small: dict[tuple[object, object], set[str]] = {}
+    for (columns, crop, home), _ in fovs.filter(pl.col(_HOME).is_in(list(whole))).group_by(_COLUMNS, CROP, _HOME):
         if heights[str(home)] < rows_per_file / 2:
-            small.setdefault(str(columns), []).append(str(home))
-    moving = fovs.filter(pl.col(_HOME).is_null() | ~pl.col(_HOME).is_in(list(whole)))[_COLUMNS].unique().to_list()
-    merged = {name for columns, names in small.items() if len(names) > 1 or columns in moving for name in names}
+            small.setdefault((columns, crop), set()).add(str(home))
+    moving = set(fovs.filter(pl.col(_HOME).is_null() | ~pl.col(_HOME).is_in(list(whole))).select(_COLUMNS, CROP).rows())
+    merged = {name for kind, names in small.items() if len(names) > 1 or kind in moving for name in names}
     return whole - merged
 
 

@@ -16,7 +16,7 @@ import polars as pl
 from sdvae_ray.errors import ConfigError, nearest
 from sdvae_ray.schema import ERROR, FOV_ID, PLATE_COLUMN, PLATE_KEY, ROW, WELL_KEY
 from sdvae_ray.selection import select_numbers
-from sdvae_ray.settings.image import ScalingConfig
+from sdvae_ray.settings.image import ImageConfig
 
 PREFIX = "qc_"
 MEAN, SATURATED, ZERO, RAW_MAX, CHECKSUM = "qc_mean", "qc_saturated", "qc_zero", "qc_raw_max", "qc_raw_crc32"
@@ -83,7 +83,8 @@ class Quality:
 
     fovs     number of usable FOVs
     wrong    the result of `findings`
-    largest  one row: qc_raw_max of every stain, the largest of all FOVs, as `scaling_notes` takes it
+    largest  a row per plate: PLATE_KEY (as far as the rows have it) and qc_raw_max of every stain, the largest of its FOVs, as
+             `scaling_notes` takes it
     means    rows of WELL_KEY (as far as the rows have it) and qc_mean of every stain, the mean over the FOVs of a well
     """
 
@@ -104,12 +105,12 @@ def quality_of(fovs: pl.DataFrame, stains: Sequence[str]) -> Quality:
         table = quality_table(rows, stains)
         wells = pl.concat([rows.select(keys), table.select(means)], how="horizontal")
         of_wells = wells.group_by(keys, maintain_order=True).agg(pl.all().mean()) if keys else wells.clear()
-        parts.append((findings(table, stains), table.select(pl.col(largest).max()), of_wells))
+        parts.append((findings(table, stains), table.select(pl.col(plate).first(), pl.col(largest).max()), of_wells))
     wrong, maxima, of_wells = (pl.concat(tables, how="vertical_relaxed") for tables in zip(*parts, strict=True))
     return Quality(
         needed.height,
         wrong.sort(*plate, maintain_order=True) if plate else wrong,
-        maxima.select(pl.all().max()),
+        maxima,
         of_wells,
     )
 
@@ -180,19 +181,33 @@ def in_lines(wrong: pl.DataFrame, most: int = 6) -> list[str]:
     return [*lines, f"{more} more findings: the section Image quality of the report"] if more > 0 else lines
 
 
-def scaling_notes(table: pl.DataFrame, stains: Sequence[str], scaling: ScalingConfig) -> list[str]:
-    """Return notes about stains that the division of `scaling` leaves with no pixel above 0, or with few grey levels.
+def scaling_notes(table: pl.DataFrame, image: ImageConfig) -> list[str]:
+    """Return notes about stains that the division of image.scaling leaves with no pixel above 0, or with few grey levels.
 
-    table: the result of `quality_table`. The largest pixel of all FOVs decides. Illumination functions are near 1 and do not count.
+    table: the result of `quality_table`. The largest pixel of all FOVs decides; where policies have divisors of their own, of all
+    FOVs of a policy, if the table has its column. Illumination functions are near 1 and do not count.
     """
-    if scaling.method != "divide":
+    if image.scaling.method != "divide":
         return []
+    policies = image.every_policy
+    if len({policy.divisor for policy in policies.values()}) == 1:
+        return _division_notes(table, image, next(iter(policies.values())).divisor)
+    (column,) = image.policy_columns
+    notes = []
+    for value, policy in policies.items() if column in table.columns else ():
+        rows = table.filter(pl.col(column) == value)
+        notes += [f"{value}: {note}" for note in _division_notes(rows, image, policy.divisor)]
+    return notes
+
+
+def _division_notes(table: pl.DataFrame, image: ImageConfig, divisor: float) -> list[str]:
+    """Return the notes about the stains of FOVs whose pixels are divided by `divisor`."""
     outcomes: dict[str, list[tuple[str, float]]] = {}
-    for stain in stains:
+    for stain in image.stains:
         largest = table[f"{RAW_MAX}_{stain}"].max()
         if not isinstance(largest, float) or largest <= 0:
             continue
-        levels = int(largest / scaling.divisor) + 1
+        levels = int(largest / divisor) + 1
         if levels == 1:
             outcomes.setdefault("every pixel becomes 0", []).append((stain, largest))
         elif levels <= FEW_LEVELS:
@@ -202,10 +217,12 @@ def scaling_notes(table: pl.DataFrame, stains: Sequence[str], scaling: ScalingCo
         names, largest = ", ".join(stain for stain, _ in entries), max(value for _, value in entries)
         bits = f", {int(largest).bit_length()} bits" if largest >= 2 else ""
         keeps = (
-            max(1.0, 2.0 ** (int(largest).bit_length() - scaling.bits)) if largest >= 2 else largest / 2**scaling.bits
+            max(1.0, 2.0 ** (int(largest).bit_length() - image.scaling.bits))
+            if largest >= 2
+            else largest / 2**image.scaling.bits
         )
         notes.append(
-            f"{names}: the largest pixel is {largest:g}{bits}; divided by {scaling.divisor:g} {outcome} "
+            f"{names}: the largest pixel is {largest:g}{bits}; divided by {divisor:g} {outcome} "
             f"(image.scaling.divisor {keeps:.4g} keeps them all)"
         )
     return notes

@@ -42,7 +42,10 @@ _RUN_FILES = (".yaml", ".yml")
 
 
 class Column(NamedTuple):
-    """One column of a data table: row n of `values` (n, ...) belongs to the field of view `fov_ids[n]`."""
+    """One column of a data table: row n of `values` (n, ...) belongs to the field of view `fov_ids[n]`.
+
+    Where the fields have different numbers of patches (image.policies), `values` is an array of n objects, an array (P, ...) each.
+    """
 
     fov_ids: list[str]
     values: np.ndarray

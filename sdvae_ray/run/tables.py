@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from sdvae_ray.errors import DataError
 from sdvae_ray.parquet import opened
 from sdvae_ray.run.commits import COMMITS, committed_columns, gone_line
+from sdvae_ray.run.field_values import joined
 from sdvae_ray.run.table_files import REPAIR, file_uri, read_table, write_table
 from sdvae_ray.schema import ERROR, ERROR_CLASS, FOV_ID, FOVS, ROW, SEPARATOR, column_to_numpy, table_from_columns
 from sdvae_ray.storage import Storage, join
@@ -97,8 +98,9 @@ def read_column(
 ) -> tuple[list[str], np.ndarray]:
     """Return (fov_ids, values (n, ...)) of one column of a data table, for the FOVs in `wanted` (fov_id, files) that have it.
 
-    Only the files that fovs names for a FOV are read. Of a row that was written twice, the first file with the column counts.
-    Raises KeyError if the table exists and no file has the column, DataError if a file is gone that fovs/ commits.
+    Fields with different numbers of patches come as n objects, see `field_values`. Only the files that fovs names for a FOV are
+    read. Of a row that was written twice, the first file with the column counts. Raises KeyError if the
+    table exists and no file has the column, DataError if a file is gone that fovs/ commits.
     """
     columns = read_columns(output, table, [column], wanted, storage)
     if column not in columns:
@@ -142,7 +144,7 @@ def read_columns(
             if lost and _is_committed(output, table, column, file, lost, storage):
                 raise DataError(gone_line(output, table, file))
     return {
-        column: (ids[column], np.concatenate(parts[column]) if parts[column] else np.empty((0,)))
+        column: (ids[column], joined(parts[column]) if parts[column] else np.empty((0,)))
         for column in columns
         if parts[column] or column not in lacking
     }

@@ -10,7 +10,7 @@ index/<extractor>/<side>/fovs.parquet   a row per FOV, ascending by id: id, fov_
 index/<extractor>/<side>/fovs.json      kind, parameters, bytes per vector, settings, recall@k against exact
 
 In an index of patches a FOV's row has `patches`, the numbers of the patches that were kept (row by row in the field): the patch
-number patches[j] has the id `id` + j.
+number patches[j] has the id `id` + j. Ids of FOVs lie as far apart as the largest number of patches that a FOV keeps.
 """
 
 import functools
@@ -28,6 +28,7 @@ from sdvae_ray.engine.columns import kept_patches
 from sdvae_ray.errors import DataError
 from sdvae_ray.queries.saved_index import ID, LEVELS, PATCHES_PER_FOV, ROOT
 from sdvae_ray.retrieval.index import approximate, faiss_index, tuning
+from sdvae_ray.run.field_values import of_patches
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PATCHES, PLATE_KEY, embeddings_table
 
@@ -36,7 +37,7 @@ _NEIGHBOURS = 10
 
 
 class _Source(NamedTuple):
-    """The embeddings that the tasks read. patches: number of patches per FOV, or 0 for an index of FOVs."""
+    """The embeddings that the tasks read. patches: the largest number of patches that a FOV keeps, or 0 for an index of FOVs."""
 
     run: Run
     extractor: str
@@ -50,7 +51,8 @@ class _Source(NamedTuple):
 class _PlateVectors(NamedTuple):
     """The n vectors of one plate: one of each FOV, or one of each patch.
 
-    fovs: the FOVs that have an embedding, ID and FOV_ID. keys: (n,) text to hash. ids: (n,) int64. vectors: (n, G * D) float32.
+    fovs: the FOVs that have an embedding: ID, FOV_ID and the column of the policies.
+    keys: (n,) text to hash. ids: (n,) int64. vectors: (n, G * D) float32.
     """
 
     fovs: pl.DataFrame
@@ -112,7 +114,8 @@ def build_fov_index(run: Run, fovs: pl.DataFrame, extractor: str, side: str, lev
     source = _Source(run, extractor, side, patches)
     rows = fovs.select(FOV_ID, "files", f"^{METADATA}.*$").sort(FOV_ID)
     rows = rows.select((pl.int_range(pl.len(), dtype=pl.Int64) * max(1, patches)).alias(ID), pl.all())
-    plates = [plate.select(ID, FOV_ID, "files") for plate in rows.partition_by(*PLATE_KEY, maintain_order=True)]
+    columns = [ID, FOV_ID, "files", *run.config.image.policy_columns]
+    plates = [plate.select(columns) for plate in rows.partition_by(*PLATE_KEY, maintain_order=True)]
     sampled = _sample(source, plates)
     best: _Built | None = None
     count, dimensions = sampled.total - len(sampled.queries), sampled.queries.shape[1]
@@ -198,12 +201,12 @@ def _read(source: _Source, plate: pl.DataFrame) -> _PlateVectors | None:
     fov_ids, values = source.run.read(table, PATCHES if source.patches else EMBEDDING, plate)
     if not fov_ids:
         return None
-    first_id = dict(plate.select(FOV_ID, ID).iter_rows())
-    fovs = pl.DataFrame({ID: [first_id[name] for name in fov_ids], FOV_ID: fov_ids}, schema_overrides={ID: pl.Int64})
-    per_fov = max(1, source.patches)
-    ids = (fovs[ID].to_numpy()[:, None] + np.arange(per_fov)).reshape(-1)
-    keys = sample.patch_keys(fov_ids, per_fov) if source.patches else fov_ids
-    return _PlateVectors(fovs, keys, ids, values.reshape(len(keys), -1).astype(np.float32))
+    fovs = pl.DataFrame({FOV_ID: fov_ids}).join(plate.drop("files"), on=FOV_ID, how="left", maintain_order="left")
+    if not source.patches:
+        return _PlateVectors(fovs, fov_ids, fovs[ID].to_numpy(), values.reshape(len(fov_ids), -1).astype(np.float32))
+    ids = np.concatenate([first + np.arange(len(kept)) for first, kept in zip(fovs[ID], values, strict=True)])
+    keys = [key for name, kept in zip(fov_ids, values, strict=True) for key in sample.patch_keys([name], len(kept))]
+    return _PlateVectors(fovs, keys, ids, of_patches(values).reshape(len(keys), -1).astype(np.float32))
 
 
 @ray.remote(num_cpus=TASK_CPUS)
@@ -224,7 +227,11 @@ def _fill_plate(shared: tuple[_Source, bytes, int, np.ndarray], plate: pl.DataFr
     indexed = hashes >= limit
     fovs = read.fovs.select(ID)
     if source.patches:
-        numbers = [kept_patches(source.run.config, source.extractor, name).tolist() for name in read.fovs[FOV_ID]]
+        image = source.run.config.image
+        numbers = [
+            kept_patches(source.run.config, source.extractor, row[FOV_ID], image.policy_of(row).patches).tolist()
+            for row in read.fovs.iter_rows(named=True)
+        ]
         fovs = fovs.with_columns(pl.Series(PATCHES, numbers))
     rest = (hashes[~indexed], read.ids[~indexed], fovs)
     if not indexed.any():

@@ -17,6 +17,7 @@ from sdvae_ray.cluster.ordered_tasks import mapped
 from sdvae_ray.distributions.quantiles import nearest_quantiles
 from sdvae_ray.distributions.summary import ERROR, Summary
 from sdvae_ray.engine.columns import measures_posterior
+from sdvae_ray.run.field_values import joined, of_patches
 from sdvae_ray.run.plates import PLACE, Mapper, PlateRows
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import FOV_ID, METRICS, RATES, metrics_table
@@ -37,7 +38,7 @@ Numbers = tuple[int | float | None, ...]
 
 @dataclass(frozen=True)
 class _Values:
-    """A metric of the FOVs of a plate. places: (n,) where the FOVs stand in fovs/. values: (n, P, ...)."""
+    """A metric of the FOVs of a plate. places: (n,) where the FOVs stand in fovs/. values: as `field_values`."""
 
     places: np.ndarray
     values: np.ndarray
@@ -98,7 +99,7 @@ def _plate_metrics(
     """Return metric -> its values or summaries of the FOVs of a plate, of the metrics that the plate has."""
     fovs = plate.table()
     columns = run.read_columns(metrics_table(side), metrics, fovs)
-    held = {metric: column for metric, column in columns.items() if column.values.ndim > 1}
+    held = {metric: column for metric, column in columns.items() if len(column.values)}
     if whole:
         return {metric: _Values(_places(fovs, fov_ids), values) for metric, (fov_ids, values) in held.items()}
     return {metric: _summaries(values, _mean_of(run, metric)) for metric, (_, values) in held.items()}
@@ -112,9 +113,14 @@ def _places(fovs: pl.DataFrame, fov_ids: Sequence[str]) -> np.ndarray:
 
 
 def _summaries(values: np.ndarray, mean: Mean) -> _Summaries:
-    flat = values.reshape(*values.shape[:2], -1)
-    columns = [flat[:, :, index] for index in range(flat.shape[2])]
+    columns = list(_flat(values).T)
     return _Summaries([Summary.of(column) for column in columns], [_mean(_known(column), mean) for column in columns])
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    """Return the values of patches, (patches, values of a patch): bands of a part beside each other."""
+    patches = of_patches(values)
+    return patches.reshape(len(patches), -1)
 
 
 def _exact(run: Run, plates: Iterator[dict[str, _Values]]) -> dict[str, list[Numbers]]:
@@ -129,10 +135,9 @@ def _exact(run: Run, plates: Iterator[dict[str, _Values]]) -> dict[str, list[Num
     numbers = {}
     for metric, held in parts.items():
         order = np.argsort(np.concatenate([part.places for part in held]), kind="stable")
-        whole = np.concatenate([part.values for part in held])[order]
-        flat = whole.reshape(*whole.shape[:2], -1)
+        flat = _flat(joined([part.values for part in held])[order])
         mean = _mean_of(run, metric)
-        numbers[metric] = [_distribution(flat[:, :, index], mean) for index in range(flat.shape[2])]
+        numbers[metric] = [_distribution(column, mean) for column in flat.T]
     return numbers
 
 

@@ -82,7 +82,7 @@ def test_file_kind_planes_of_two_sizes_are_an_error_row_that_says_both(case):
 
 def test_file_kind_eight_bits_under_the_division_by_256_are_said(case):
     quality = batch_quality(load(case("09")), STAINS)
-    (note,) = scaling_notes(quality, STAINS, IMAGES.scaling)
+    (note,) = scaling_notes(quality, IMAGES)
     assert "Mito, AGP, RNA, ER, DNA: the largest pixel is 255, 8 bits; divided by 256 every pixel becomes 0" in note
     assert "divisor 1 keeps" in note
     (line,) = in_lines(findings(quality, STAINS))
@@ -271,7 +271,7 @@ def test_file_kind_the_bits_that_a_division_leaves_are_said(tmp_path, write_fiel
         pixels = noise(136, 136, top=1000) / 999 * largest
         tifffile.imwrite(path, pixels.astype(dtype), photometric="minisblack", metadata=None)
     quality = batch_quality(Loader(IMAGES, StorageConfig())(batch), STAINS)
-    notes = scaling_notes(quality, STAINS, IMAGES.scaling)
+    notes = scaling_notes(quality, IMAGES)
     assert (words is None and not notes) or words in notes[0]
     saturated = [line for line in in_lines(findings(quality, STAINS)) if "saturated" in line]
     assert bool(saturated) == (dtype == np.uint32)

@@ -331,14 +331,14 @@ def test_a_row_tells_whether_a_file_is_absent_or_damaged(write_fields):
 )
 def test_whatever_a_library_raises_costs_one_row(write_fields, monkeypatch, error):
     batch = write_fields(2)
-    decode = Loader._decoded
+    decode = Loader.decoded
 
     def broken(self: Loader, row: Any, *arguments: Any) -> Any:
         if "A01" in row[uri_column("DNA")]:
             raise error
         return decode(self, row, *arguments)
 
-    monkeypatch.setattr(Loader, "_decoded", broken)
+    monkeypatch.setattr(Loader, "decoded", broken)
     assert loader(None)(batch)[ERROR_CLASS].tolist() == [DAMAGED, ""]
 
 
@@ -346,7 +346,7 @@ def test_an_interrupt_is_no_error_of_a_row(write_fields, monkeypatch):
     def interrupted(*arguments: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Loader, "_decoded", interrupted)
+    monkeypatch.setattr(Loader, "decoded", interrupted)
     with pytest.raises(KeyboardInterrupt):
         loader(None)(write_fields(1))
 

@@ -118,7 +118,7 @@ def test_a_field_of_the_run_gets_the_embedding_that_the_run_stored(run, extracto
         made = embed_field(Run(config), query.row, extractor, side, patches=patches)
         if patches:
             assert len(made) == config.image.patches
-            made = made[kept_patches(config, extractor, name)]
+            made = made[kept_patches(config, extractor, name, config.image.patches)]
         np.testing.assert_array_equal(made.astype(np.float16), stored[0])
 
 
@@ -209,14 +209,16 @@ def test_the_numbers_of_the_kept_patches_are_those_of_the_engine(run):
         int(np.abs(whole.astype(np.float16) - patch).reshape(len(whole), -1).sum(axis=1).argmin())
         for patch in stored[0]
     ]
-    assert numbers == kept_patches(config, "intensity", fields[FOV_ID][0]).tolist()
+    assert numbers == kept_patches(config, "intensity", fields[FOV_ID][0], config.image.patches).tolist()
 
 
 def test_a_patch_finds_what_brute_force_over_all_patches_finds_by_key(indexed):
     config, _ = indexed
     fovs = read_fovs(config.output, STORAGE)
     names, values = read_column(config.output, embeddings_table("intensity", "image"), PATCHES, fovs, STORAGE)
-    keys = [(name, int(patch)) for name in names for patch in kept_patches(config, "intensity", name)]
+    keys = [
+        (name, int(patch)) for name in names for patch in kept_patches(config, "intensity", name, config.image.patches)
+    ]
     flat = values.reshape(len(keys), -1).astype(np.float64)
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
     asked = 9
@@ -244,7 +246,7 @@ def test_what_cannot_be_searched_is_said_in_one_line(indexed, tmp_path, write_ti
     empty = config.model_copy(update={"output": str(tmp_path / "nothing")})
     manual = config.image.model_copy(update={"scaling": config.image.scaling.model_copy(update={"method": "manifest"})})
     transposed = config.model_copy(update={"image": config.image.model_copy(update={"transpose": True})})
-    patch = kept_patches(config, "intensity", fields[FOV_ID][0])
+    patch = kept_patches(config, "intensity", fields[FOV_ID][0], config.image.patches)
     lost = next(number for number in range(config.image.patches) if number not in patch)
 
     def image(given: list[str], of: RunConfig = config, **more: Any) -> None:

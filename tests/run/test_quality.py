@@ -17,7 +17,7 @@ from sdvae_ray.run.table_files import committed_files
 from sdvae_ray.run.tables import write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS, PLATE_KEY, ROW, WELL_KEY, fov_id
 from sdvae_ray.scoring.fields import Fields, fields_to_score
-from sdvae_ray.settings.image import ScalingConfig
+from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.storage import Storage
 
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
@@ -87,7 +87,7 @@ def test_sound_images_have_no_finding_and_their_numbers_come_back(run):
     for name in NAMES:
         np.testing.assert_array_equal(table.select(f"{name}_{stain}" for stain in STAINS).to_numpy(), qc[name][:-1])
     assert found(run) == []
-    assert scaling_notes(table, STAINS, ScalingConfig()) == []
+    assert scaling_notes(table, ImageConfig()) == []
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_run_without_the_newer_columns_has_the_findings_of_the_others(run):
     qc["qc_zero"][0, 0] = 1
     ids = store(run, qc)
     assert found(run) == [("P1", "Mito", "all zero after scaling", 1, FOVS, ids[0])]
-    assert scaling_notes(quality(run), STAINS, ScalingConfig()) == []
+    assert scaling_notes(quality(run), ImageConfig()) == []
     with pytest.raises(ConfigError, match="this run has no qc_raw_max_.*: it was encoded by an earlier version"):
         fields_of(run.changed("score.exclude_qc=qc_raw_max == 0"))
 

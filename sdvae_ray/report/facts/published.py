@@ -148,6 +148,8 @@ def departures(config: RunConfig, extractors: Iterable[str], sides: Iterable[str
             lines.append(f"{'.'.join(keys)} {_said(ours)} (published: {_said(theirs)})")
     if config.image.triples != PUBLISHED_TRIPLES:
         lines.append(f"image.packing {_said(config.image.packing)} (published: published)")
+    if config.image.policies is not None:
+        lines.append(f"image.policies by {config.image.policies.column} (published: none)")
     return lines
 
 

@@ -99,7 +99,18 @@ class ScoredRun:
     @property
     def pixel_micrometres(self) -> float | None:
         """Return the width of a pixel in micrometres; None where the run does not know it."""
+        if self.config.image.pixel_um is not None:
+            return self.config.image.pixel_um
         return PIXEL_MICROMETRES if self.is_synthetic and self.config.image.resize is None else None
+
+    @property
+    def patches(self) -> int:
+        """Return the number of patches of all usable fields of view."""
+        image = self.config.image
+        if image.policies is None:
+            return self.usable.height * image.patches
+        counts = self.usable[image.policies.column].value_counts()
+        return sum(count * image.every_policy[value].patches for value, count in counts.iter_rows())
 
     # --- names ---------------------------------------------------------------------------------------------------------------
 

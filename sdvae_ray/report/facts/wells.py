@@ -144,7 +144,7 @@ def _measures(scored: ScoredRun, table: pl.DataFrame, keys: list[str], seeing: s
     for side in scored.sides(stored) if metric is not None and fovs.height else ():
         assert metric is not None
         ids, values = scored.run.read(metrics_table(side), metric, fovs)
-        finite = np.where(np.isfinite(values), values, np.nan).reshape(len(ids), -1)
+        finite = (np.where(np.isfinite(field), field, np.nan).reshape(-1) for field in values)
         means = pl.DataFrame(
             {FOV_ID: ids, "value": [float(np.nanmean(row)) if np.isfinite(row).any() else None for row in finite]}
         )

@@ -39,9 +39,8 @@ def drawn(chart: Chart) -> str:
 def figure_files(sections: Sequence[Section]) -> Iterator[tuple[str, bytes]]:
     """Yield (file name, content): every chart as SVG with its title and legend, every picture of the page as PNG."""
     for section in sections:
-        charts = list(section.charts)
-        if isinstance(section.content, list):
-            charts += [chart for chart in section.content if isinstance(chart, Chart)]
+        more = section.content if isinstance(section.content, list) else []
+        charts = [chart for chart in (*section.charts, *more) if isinstance(chart, Chart)]
         for number, chart in enumerate(charts, 1):
             if body := drawn(chart):
                 yield (

@@ -39,10 +39,11 @@ CAPTIONS = ("ssim", "psnr")  # metrics of the patch under each reconstruction
 
 @dataclass(frozen=True)
 class Example:
-    """A patch of a chosen FOV. sides: side -> its pictures, or the reason why it has none."""
+    """A patch of a chosen FOV. patches: of the FOV. sides: side -> its pictures, or the reason why it has none."""
 
     choice: Choice
     patch: int
+    patches: int
     original: Pictures
     sides: dict[str, Pictures | str]
 
@@ -90,7 +91,7 @@ def load_examples(scored: ScoredRun, choices: Sequence[Choice]) -> Examples:
             else:
                 pictures[side] = _side(sides, side, models[side], patch, crop)
         scored.say(f"{choice.fov_id} decoded, {time.monotonic() - start:.0f} s")
-        shown.append(Example(choice, number, draw(config, patch.image, patch.image, crop), pictures))
+        shown.append(Example(choice, number, len(patch.pixels), draw(config, patch.image, patch.image, crop), pictures))
     return Examples(shown, crop, notes)
 
 

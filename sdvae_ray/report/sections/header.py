@@ -36,7 +36,7 @@ def header(scored: ScoredRun) -> Header:
     )
     tiles = {
         f"usable {kind}fields of view": f"{used:,} / {expected_fovs(scored):,}",
-        f"patches of {config.image.patch} pixels": f"{used * config.image.patches:,}",
+        f"patches of {config.image.patch} pixels": f"{scored.patches:,}",
     }
     for column, name in ((PLATE_COLUMN, "plates"), (config.score.perturbation, "perturbations")):
         if column in scored.fovs.columns:

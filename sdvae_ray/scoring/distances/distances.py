@@ -16,6 +16,7 @@ from sdvae_ray.distributions import fid, sample
 from sdvae_ray.distributions.between import DISTANCES, compare
 from sdvae_ray.distributions.kernel import kid
 from sdvae_ray.randomness import generator
+from sdvae_ray.run.field_values import of_patches
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import EMBEDDING, FOV_ID, PATCHES, embeddings_table
 from sdvae_ray.scoring.fovs import Fovs
@@ -89,10 +90,10 @@ def patch_statistics(run: Run, extractor: str, table: str, plate: pl.DataFrame, 
         slices = by_fov[column].to_numpy()
         for name in sorted(set(slices.tolist())):
             rows = np.flatnonzero(slices == name)
-            patches = values[rows].astype(np.float64)  # (n, k, G, D)
-            keys = sample.patch_keys([fov_ids[row] for row in rows], patches.shape[1])
-            for part in range(patches.shape[2]):
-                vectors = patches[:, :, part].reshape(-1, patches.shape[3])
+            patches = of_patches(values[rows]).astype(np.float64)  # (N, G, D)
+            keys = [key for row in rows for key in sample.patch_keys([fov_ids[row]], len(values[row]))]
+            for part in range(patches.shape[1]):
+                vectors = np.ascontiguousarray(patches[:, part])
                 origin = None if shift is None else shift[part]
                 statistics[column, name, part] = PatchStatistics(
                     fid.moments(vectors, origin) if "fid" in wanted else None,

@@ -10,6 +10,7 @@ from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order
 from sdvae_ray.controls import GROUP
 from sdvae_ray.distributions.latent import LatentMoments, active_units, describe, effective_rank, latent_moments, merge
 from sdvae_ray.engine.columns import stores_latents
+from sdvae_ray.run.field_values import of_patches
 from sdvae_ray.run.plates import PlateRows
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import FOV_ID, LATENT, latents_table
@@ -58,7 +59,7 @@ def _plate_moments(run: Run, side: str, packed: PlateRows) -> dict[str, LatentMo
     if not fov_ids:
         return {}
     groups = pl.DataFrame({FOV_ID: fov_ids}).join(plate, on=FOV_ID, how="left", maintain_order="left")[GROUP].to_numpy()
+    patches = {group: of_patches(latents[groups == group]) for group in np.unique(groups.astype(str))}
     return {
-        str(group): latent_moments(latents[groups == group].reshape(-1, *latents.shape[3:]))
-        for group in np.unique(groups.astype(str))
+        str(group): latent_moments(of_group.reshape(-1, *of_group.shape[2:])) for group, of_group in patches.items()
     }

@@ -27,7 +27,7 @@ def row_groups(uri: str, storage: Storage) -> tuple[list[int], list[str]]:
 def read_row_group(uri: str, group: int, storage: Storage) -> pa.Table:
     """Read one row group of a manifest, with the places of its shards as URIs. Raises DataError if there is no manifest."""
     with manifest_file(uri, storage) as reader:
-        return _with_located_shards(reader.read_row_group(group), uri)
+        return with_located_shards(reader.read_row_group(group), uri)
 
 
 def read_rows(uri: str, keys: pl.DataFrame, storage: Storage) -> pa.Table:
@@ -35,10 +35,12 @@ def read_rows(uri: str, keys: pl.DataFrame, storage: Storage) -> pa.Table:
 
     Raises DataError as `read_row_group`.
     """
-    return pa.concat_tables(
-        read_row_group(uri, group, storage).take(pa.array(rows["row"].to_numpy()))
-        for (group,), rows in keys.group_by("row_group", maintain_order=True)
-    )
+    with manifest_file(uri, storage) as reader:  # once: the footer of a large manifest is large
+        parts = [
+            reader.read_row_group(group).take(pa.array(rows["row"].to_numpy()))
+            for (group,), rows in keys.group_by("row_group", maintain_order=True)
+        ]
+    return with_located_shards(pa.concat_tables(parts), uri)
 
 
 def iterate_row_groups(uri: str, storage: Storage, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
@@ -48,7 +50,8 @@ def iterate_row_groups(uri: str, storage: Storage, columns: Sequence[str] | None
             yield reader.read_row_group(group, columns=None if columns is None else list(columns))
 
 
-def _with_located_shards(table: pa.Table, uri: str) -> pa.Table:
+def with_located_shards(table: pa.Table, uri: str) -> pa.Table:
+    """Return rows of the manifest at `uri` with the places of its shards, if it has any, as URIs."""
     if SHARD not in table.column_names:
         return table
     located = pa.array([shard_uri(name, uri) for name in table[SHARD].to_pylist()], pa.string())

@@ -12,6 +12,7 @@ from sdvae_ray.schema import (
     METADATA,
     PACK_ERROR,
     PIXELS,
+    SCALE_BITS,
     SHARD,
     channel_column,
     checksum_column,
@@ -19,6 +20,8 @@ from sdvae_ray.schema import (
     height_column,
     illum_column,
     offset_column,
+    sampled_column,
+    spread_column,
     uri_column,
     width_column,
 )
@@ -26,7 +29,7 @@ from sdvae_ray.sources.keys import canonical
 from sdvae_ray.sources.manifest.row import located_stains
 from sdvae_ray.sources.tables import FILE, ROW, first_row, is_empty, place
 
-_OF_A_ROW = (FOV_ID, PIXELS, COLOUR, SHARD, PACK_ERROR)
+_OF_A_ROW = (FOV_ID, PIXELS, COLOUR, SHARD, PACK_ERROR, SCALE_BITS)
 CANONICAL = "_canonical"  # column: the fov_id with plate, well and site in their one form
 
 
@@ -126,10 +129,14 @@ def is_known(name: str, stains: Sequence[str]) -> bool:
         channel_column,
         illum_column,
         offset_column,
+        sampled_column,
+        spread_column,
         divisor_column,
         checksum_column,
         height_column,
         width_column,
+        sampled_column,
+        spread_column,
     )
     located = {column(stain) for stain in stains for column in per_stain}
     return name in located or name in _OF_A_ROW or name.startswith((METADATA, "shard_", "uri_"))

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.schema import (
+    CROP,
     FOV_ID,
     KEYS,
     METADATA,
@@ -27,6 +28,7 @@ from sdvae_ray.schema import (
     uri_column,
 )
 from sdvae_ray.settings.image import ImageConfig
+from sdvae_ray.settings.policies import unknown_value
 from sdvae_ray.sources.manifest.reader import manifest_file
 from sdvae_ray.sources.manifest.rules import (
     CANONICAL,
@@ -37,7 +39,7 @@ from sdvae_ray.sources.manifest.rules import (
     shared_image,
 )
 from sdvae_ray.sources.planes import check_schemes, holds_images
-from sdvae_ray.sources.tables import FILE, ROW
+from sdvae_ray.sources.tables import FILE, ROW, first_row, place
 from sdvae_ray.storage import Storage
 
 _BATCH = 1 << 15  # rows
@@ -48,9 +50,10 @@ _UNIT = "\x1f"  # between values: it stands in no text
 def source_digests(table: pl.DataFrame, image: ImageConfig) -> pl.Series:
     """Return one digest per row of a manifest, 12 hex digits: two rows have the same digest if their identity is the same.
 
-    Of the stains of `image`; the scaling counts where the columns of the manifest give it.
+    Of the stains of `image`; the scaling counts where the columns of the manifest give it, and so does the value by which the
+    policy is found.
     """
-    parts = [pl.col(FOV_ID)]
+    parts = [pl.col(FOV_ID), *(pl.col(name).cast(pl.String).fill_null("") for name in image.policy_columns)]
     for stain in image.stains:
         parts.append(pl.col(uri_column(stain)))
         channel, illum = channel_column(stain), illum_column(stain)
@@ -93,6 +96,8 @@ def scan_manifest(
 ) -> tuple[pl.DataFrame, list[str]]:
     """Return (fov_id and source_digest of every row of a manifest, in its order; notes), after a check by the rules of a manifest.
 
+    Of an image with policies also `crop`, the pixels of the row's policy, and the column by which it is found.
+
     check_uris: True: also an image at a URI that storage has no reader for is refused, see `check_schemes`. A note tells of fields
     that share the image of a stain. Batches of rows are read: the driver holds some tens of bytes per field. Raises DataError for a
     manifest that breaks a rule, with the row.
@@ -101,13 +106,18 @@ def scan_manifest(
     with manifest_file(uri, storage) as file:
         check_columns(_schema(file), image.stains, uri)
         seen = 0
-        names = [name for name in file.schema_arrow.names if name in KEYS or not name.startswith(METADATA)]
+        present = file.schema_arrow.names
+        if absent := [name for name in image.policy_columns if name not in present]:
+            raise DataError(f"{uri} has no column {absent[0]}, by which image.policies chooses")
+        kept = {*KEYS, *image.policy_columns}
+        names = [name for name in present if name in kept or not name.startswith(METADATA)]
         for batch in file.iter_batches(_BATCH, columns=[name for name in names if name != PIXELS]):
             if check_uris:
                 check_schemes(pl.DataFrame(batch), image.stains, uri, illumination_alone=holds_images(names))
             rows = pl.DataFrame(batch).with_row_index(ROW, offset=seen + 1).with_columns(pl.lit(uri).alias(FILE))
             check_rows(rows, image.stains)
-            parts.append(rows.select(FOV_ID, _hash=canonical_fov_id().hash()).with_columns(source_digests(rows, image)))
+            fields = rows.select(FOV_ID, *image.policy_columns, _hash=canonical_fov_id().hash())
+            parts.append(fields.with_columns(source_digests(rows, image), *_crops(rows, image)))
             for stain, hashes in images.items():
                 hashes.append(rows.select(_image_of(rows, stain)).to_series())
             seen += rows.height
@@ -123,6 +133,17 @@ def scan_manifest(
     ids = fovs[FOV_ID]
     notes = [note for stain, hashes in images.items() if (note := _shared(stain, pl.concat(hashes), ids))]
     return fovs.drop("_hash"), notes
+
+
+def _crops(rows: pl.DataFrame, image: ImageConfig) -> list[pl.Series]:
+    """Return the column `crop` of rows of a manifest; none without policies. Raises DataError for a value without a policy."""
+    if image.policies is None:
+        return []
+    column = image.policies.column
+    crops = {value: policy.crop for value, policy in image.every_policy.items()}
+    if row := first_row(rows, ~pl.col(column).is_in(list(crops)).fill_null(False)):
+        raise DataError(f"{place(row)}: {unknown_value(image.policies, row[column])}")
+    return [rows[column].replace_strict(crops, return_dtype=pl.Int64).alias(CROP)]
 
 
 def _schema(file: pq.ParquetFile) -> pl.Schema:

@@ -15,6 +15,7 @@ from sdvae_ray.report.facts.conclude.study import Study, studies
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.retrieval.significance.prediction import Prediction, prediction
 from sdvae_ray.run.cost import Cost, added, of_metric
+from sdvae_ray.run.field_values import per_field
 from sdvae_ray.schema import ERROR, FOV_ID, WELL_KEY, metrics_table
 
 LEAST_SIDES, LEAST_FAMILIES, LEAST_COMPOUNDS = 15, 3, 3
@@ -105,10 +106,11 @@ class Ladder:
                 ids, values = run.run.read(metrics_table(side), name, fields.filter(pl.col("group") == group))
             except (KeyError, DataError):
                 continue
-            if len(ids) == 0 or values.ndim < 2:
+            if len(ids) == 0:
                 continue
-            flat = values.reshape(*values.shape[:2], -1).astype(np.float64)
-            means = _mean_of_known(flat, axis=1)  # an exact patch has an infinite PSNR, and says nothing of the others
+            means = per_field(
+                values, _mean_over_patches
+            )  # an exact patch has an infinite PSNR, and says nothing of the others
             by_fov = pl.DataFrame({FOV_ID: ids, "mean": means})
             sums.append(by_fov.join(fields.select(FOV_ID, "compound"), on=FOV_ID, maintain_order="left"))
         by_compound: dict[str, np.ndarray] = {}
@@ -116,6 +118,11 @@ class Ladder:
             for (compound,), rows in pl.concat(sums).group_by("compound", maintain_order=True):
                 by_compound[str(compound)] = _mean_of_known(np.stack(list(rows["mean"])), axis=0)
         return by_compound
+
+
+def _mean_over_patches(values: np.ndarray) -> np.ndarray:
+    """Return the mean of the known values (n, P, ...) of every field over its patches, (n, K)."""
+    return _mean_of_known(values.reshape(*values.shape[:2], -1).astype(np.float64), axis=1)
 
 
 def _fields_of(study: Study) -> list[pl.DataFrame]:

@@ -77,7 +77,7 @@ def _load(scored: ScoredRun) -> Examples:
 
 
 def _gallery(scored: ScoredRun, example: Example) -> Gallery:
-    where = f"{example.choice.fov_id}, patch {example.patch + 1} of {scored.config.image.patches}"
+    where = f"{example.choice.fov_id}, patch {example.patch + 1} of {example.patches}"
     sides = [(scored.side(side), pictures) for side, pictures in example.sides.items()]
     damage = {
         name: pictures.damage

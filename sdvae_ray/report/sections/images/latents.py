@@ -28,17 +28,19 @@ def sizes(scored: ScoredRun) -> Section | None:
     if scored.usable.height == 0:
         return None
     image = scored.config.image
+    policy = image.policy_of(scored.usable.row(0, named=True))
     stains = f"{len(image.stains)} stains, {image.scaling.bits} bit"
     columns = [
         SIDE,
-        Column("raw", "pixels, bits", unit=f"{image.crop} × {image.crop}, {stains}"),
+        Column("raw", "pixels, bits", unit=f"{policy.crop} × {policy.crop}, {stains}"),
         Column("passes", "RGB passes", unit="per patch"),
         Column("shape", "latent per pass", unit="channels × height × width"),
         Column("fewer", "fewer numbers", unit="per RGB pass"),
         Column("bits", "latents, bits", unit="float16, uncompressed"),
         Column("ratio", "fewer bits", unit="per field of view"),
     ]
-    lead = f"Per field of view: {image.patches} patches. The time of an autoencoder grows with its RGB passes."
+    of = f" of {scored.usable[image.policies.column][0]}" if image.policies else ""
+    lead = f"Per field of view{of}: {policy.patches} patches. The time of an autoencoder grows with its RGB passes."
     rows = [_size(scored, side) for side in scored.config.autoencoders]
     return Section("sizes", "Size of the latents", lead=lead, tables=[Table("", columns, rows)])
 
@@ -46,7 +48,8 @@ def sizes(scored: ScoredRun) -> Section | None:
 def _size(scored: ScoredRun, side: str) -> Values:
     """Return the row of one autoencoder, from the latent (P, T, Z, s, s) of one field of view."""
     image = scored.config.image
-    raw = image.patches * len(image.stains) * image.patch**2 * image.scaling.bits
+    patches = image.policy_of(scored.usable.row(0, named=True)).patches
+    raw = patches * len(image.stains) * image.patch**2 * image.scaling.bits
     row: Values = {"side": scored.side(side), "raw": raw, "passes": len(scored.config.triples(side))}
     latent = scored.run.read(latents_table(side), LATENT, scored.usable.head(1)).values
     if len(latent) == 0:

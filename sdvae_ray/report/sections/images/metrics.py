@@ -12,6 +12,7 @@ from sdvae_ray.report.facts.metrics import against_stains, metric_columns, plain
 from sdvae_ray.report.facts.sample import sampled
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import SIDE, Column, Row, Section, Table
+from sdvae_ray.run.field_values import of_patches
 from sdvae_ray.schema import METRICS, metrics_table
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -83,14 +84,15 @@ def distributions(scored: ScoredRun) -> Section | None:
 
 def _strips(scored: ScoredRun, column: Column, sides: Sequence[str], fovs: pl.DataFrame) -> Strips:
     values = {side: scored.run.read(metrics_table(side), column.key, fovs).values for side in sides}
-    values = {side: patches.reshape(*patches.shape[:2], -1) for side, patches in values.items()}
-    known = {side: patches for side, patches in values.items() if not np.isnan(patches).all()}
+    patches_of = {side: of_patches(of_side) for side, of_side in values.items()}
+    flat = {side: patches.reshape(len(patches), -1) for side, patches in patches_of.items()}
+    known = {side: patches for side, patches in flat.items() if not np.isnan(patches).all()}
     strips: dict[str, list[Strip]] = {}  # sides may have different RGB passes
     for side, patches in known.items():
         latent_of = side if measures_posterior(scored.config, column.key) else None
-        for index, part in enumerate(scored.config.parts(patches.shape[2], latent_of)):
+        for index, part in enumerate(scored.config.parts(patches.shape[1], latent_of)):
             of_part = strips.setdefault(part, [])
-            if five := nearest_quantiles(patches[:, :, index], QUANTILES):
+            if five := nearest_quantiles(patches[:, index], QUANTILES):
                 of_part.append(Strip(scored.side(side), tuple(five)))
     absent = ", ".join(scored.label(side) for side in sides if side not in known)
     title = f"{column.heading}{f', {column.unit}' if column.unit else ''}"

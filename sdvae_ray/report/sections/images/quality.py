@@ -22,7 +22,7 @@ def section(scored: ScoredRun) -> Section:
     image, head = scored.config.image, ("quality", "Image quality", "Images")
     quality = scored.quality
     wrong = quality.wrong
-    notes = [f"{note}." for note in scaling_notes(quality.largest, image.stains, image.scaling)]
+    notes = [f"{note}." for note in scaling_notes(quality.largest, image)]
     if excluded := (scored.record or {}).get("excluded_by_qc"):
         notes.append(
             f"score.exclude_qc ({excluded['rule']}) leaves {excluded['fovs']:,} of {excluded['of']:,} fields of view "

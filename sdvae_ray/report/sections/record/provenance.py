@@ -6,6 +6,7 @@ from sdvae_ray.config import RunConfig
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import NONE, Section, Table, text_column
 from sdvae_ray.run.record import Record
+from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.settings.packing import pass_names
 
 _WEIGHTS = [
@@ -48,6 +49,7 @@ def _settings(scored: ScoredRun) -> dict[str, str]:
         **_corrected_metadata(record or {}),
         "images": f"{', '.join(image.stains)}; crop {image.crop}, patches of {image.patch} pixels; RGB passes "
         f"{', '.join(image.passes)}",
+        **_policies(image),
         **_packings(config),
         "scaling": f"{image.scaling.method} to {image.scaling.bits} bit",
         "wells": f"{score.aggregate} over fields; controls: {score.control}; perturbation: {score.perturbation}",
@@ -56,6 +58,20 @@ def _settings(scored: ScoredRun) -> dict[str, str]:
         "retrieved": f"corrected p at most {score.threshold:g}",
         "seed": f"{config.seed}",
     }
+
+
+def _policies(image: ImageConfig) -> dict[str, str]:
+    """Return the crops, resamplings and divisors of a run with policies, in words."""
+    if image.policies is None:
+        return {}
+    words = []
+    for value, own in image.policies.values.items():
+        policy = image.every_policy[value]
+        parts = [f"crop {policy.crop}", f"{policy.patches} patches"]
+        parts += [f"resampled from {own.pixel_um:g} to {image.pixel_um:g} µm"] if policy.zoom is not None else []
+        parts += [f"divisor {policy.divisor:g}"] if own.divisor is not None else []
+        words.append(f"{value}: {', '.join(parts)}")
+    return {f"policies by {image.policies.column}": "; ".join(words)}
 
 
 def _packings(config: RunConfig) -> dict[str, str]:
