@@ -20,8 +20,10 @@ demo: $(VENV)/.demo
 	$(BIN)/sdvae-ray demo --output demo-run
 
 test: export OMP_NUM_THREADS = 1  # small images: more threads only wait for each other
-test: check
-	$(BIN)/python -m pytest -n $(PROCESSES) --timeout 600 --durations 15 -m "not slow and not gpu"
+test: $(VENV)/.test  # types are checked by one process, beside the tests; both must pass
+	@$(MAKE) --no-print-directory check & checks=$$!; \
+	$(BIN)/python -m pytest -n $(PROCESSES) --timeout 600 --durations 15 -m "not slow and not gpu"; tests=$$?; \
+	wait $$checks && exit $$tests
 
 test-slow: $(VENV)/.test .axe
 	$(BIN)/python -m pytest -m slow
