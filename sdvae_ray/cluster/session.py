@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import ray
 
@@ -27,6 +27,7 @@ from sdvae_ray.storage import is_remote
 SPARE_CPUS = 0.1
 _WRITE_CPUS = 0.5  # CPUs of a write task at most: it compresses Parquet, and waits for storage
 _LEAST_WORKERS = 8  # idle processes that a small machine keeps for the next task
+_STARTS = 3  # of Ray at most
 _SMALL_CODEC = 0.1  # CPUs of the one codec actor of a small machine
 
 
@@ -100,14 +101,14 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     options = {"include_dashboard": False} if address == "local" else {}
     # messages of Ray's C++ core go to log files, not to the terminal
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # a busy machine takes longer than Ray's defaults of 30 seconds
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
-    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
+    os.environ.setdefault(
+        "RAY_agent_register_timeout_ms", "120000"
+    )  # a busy machine takes longer than Ray's 30 seconds
     # tasks ask for a part of a CPU: Ray ends idle workers beyond its number of CPUs, and the next task imports everything again
     os.environ.setdefault("RAY_num_workers_soft_limit", str(max(_LEAST_WORKERS, os.cpu_count() or 1)))
     try:
         with _own_sigterm(), _stderr_of_libraries_closed():
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+            _start(address, options)
     except ConnectionError as error:
         raise ConfigError(f"cannot connect to Ray at {address}: {one_line(error, None)}") from error
     except Exception as error:
@@ -117,6 +118,17 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()  # which prints lines that Ray held back
+
+
+def _start(address: str, options: Mapping[str, Any]) -> None:
+    """Start Ray. A busy machine takes longer than the 30 seconds that Ray gives a node, and no setting changes them: once more."""
+    for attempt in range(1, _STARTS + 1):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+            return
+        except Exception as error:
+            if attempt == _STARTS or "timed out during startup" not in str(error):
+                raise
 
 
 @contextmanager

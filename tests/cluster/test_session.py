@@ -61,6 +61,27 @@ def test_an_autoscaling_cluster_wants_a_number_of_every_pool(small_run_config, m
         pools(small_run_config(**fixed, codecs=JPEG), monkeypatch, 0)
 
 
+def test_a_node_that_takes_too_long_is_started_again(monkeypatch):
+    starts = []
+
+    def init(**options: object) -> None:
+        starts.append(options)
+        if len(starts) < 3:
+            raise Exception("The current node timed out during startup. This could happen")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    with ray_session():
+        pass
+    assert len(starts) == 3
+    starts.clear()
+    monkeypatch.setattr("sdvae_ray.cluster.session._STARTS", 2)
+    with pytest.raises(RunError, match="Ray did not start: The current node timed out"), ray_session():
+        pass
+    assert len(starts) == 2
+
+
 @pytest.mark.parametrize(
     ("raised", "error", "line"),
     [
