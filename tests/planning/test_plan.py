@@ -57,6 +57,16 @@ def test_a_gpu_with_the_cpus_that_it_wants_is_the_limit_until_the_driver_is():
     assert (large.limit, large.rates["driver"]) == ("driver", pytest.approx(1000 / 0.65))
 
 
+def test_a_source_with_fewer_patches_is_counted_as_one_with_the_most_and_the_plan_says_so():
+    policies = {"values": {"source_4": {}, "source_2": {"crop": 64}}}
+    image = {"crop": 128, "patch": 64}
+    for settings, notes in ((image, []), ({**image, "policies": policies}, ["as if every field had 4 patches"])):
+        run = Run(config_of(image=settings))
+        told = [note for note in plan(run, Asked(workers=(1,)))["notes"] if "patches" in note]
+        assert len(told) == len(notes)
+        assert all(words in note for words, note in zip(notes, told, strict=True))
+
+
 @pytest.mark.parametrize(
     ("plan", "limit", "rate"),
     [
