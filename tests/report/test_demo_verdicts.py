@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import polars as pl
 import pytest
 from rich.console import Console
 
@@ -15,6 +16,9 @@ from sdvae_ray.run.run import Run
 
 LOSES = {"demo_kl", "patch_pca", "demo_kl_3bit"}  # the autoencoders that compress
 FINE_TEXTURE = "mito_fragmentation 1 "
+HARD = (
+    "nuclear_shrinkage"  # a phenotype of one stain of five: 16 controls a plate, in a position effect, do not show it
+)
 
 
 @pytest.mark.slow
@@ -33,9 +37,9 @@ def test_the_demos_verdicts_agree_with_the_drawn_truth(local_ray, tmp_path):
 def check(run: Run) -> None:
     """Assert what was drawn, as the extractor sees it that the run file names first.
 
-    Every phenotype at full strength is retrieved from the originals, and no inactive compound is. The fine texture is lost by every
-    autoencoder that compresses and by nothing else. A control that changes nothing is equivalent. Brightness that rises over the
-    plates makes controls in one position look alike.
+    Every phenotype at full strength but the hard one is retrieved from the originals, and no inactive compound is; nothing is said
+    to lose what the originals do not show. The fine texture is lost by every autoencoder that compresses and by nothing else. A
+    control that changes nothing is equivalent. Brightness that rises over the plates makes controls in one position look alike.
     """
     scored = ScoredRun.read(run)
     (study,), rule = studies([scored]), rule_of(scored)
@@ -48,10 +52,13 @@ def check(run: Run) -> None:
     assert {side for side, name in lost if name.startswith(FINE_TEXTURE)} == LOSES
     assert {side for side, _ in lost} == LOSES
     truth = scored.fovs.select("Metadata_broad_sample", "Metadata_phenotype", "Metadata_strength").unique()
-    strong = truth.filter(Metadata_strength="1")["Metadata_broad_sample"].to_list()
+    strong = truth.filter(pl.col("Metadata_phenotype") != HARD, Metadata_strength="1")[
+        "Metadata_broad_sample"
+    ].to_list()
     inactive = truth.filter(Metadata_strength="0", Metadata_phenotype="none")["Metadata_broad_sample"].to_list()
     retrieved = set(study.of_originals(first, "U2OS / 48"))
-    assert len(strong) == 7
+    assert len(strong) == 6
+    assert not any(name.startswith(HARD) for _, name in lost)
     assert retrieved >= set(strong)
     assert not retrieved & set(inactive)
     floors = scored.scores.floors.filter(extractor=first, side="image")
