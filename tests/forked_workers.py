@@ -20,10 +20,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 WORKER = "default_worker.py"
-# what workers import and Ray is no part of
+# what workers and Ray itself import, and Ray is no part of
 HEAVY = (
     *("torch", "pandas", "polars", "fsspec", "scipy.stats", "pyarrow.parquet", "pyarrow.dataset", "pyarrow.fs"),
+    *("requests", "jsonschema", "msgpack", "filelock", "tqdm", "google.protobuf.json_format", "rich.console"),
+    *("faiss", "sklearn.covariance", "sklearn.decomposition", "sdvae_ray.retrieval.normalisation.normalise"),
     *("sdvae_ray.engine.encode", "sdvae_ray.engine.load", "sdvae_ray.engine.models", "sdvae_ray.run.tables"),
+    *(
+        "sdvae_ray.retrieval.tasks.activity",
+        "sdvae_ray.retrieval.floors.control_floors",
+        "sdvae_ray.queries.saved_index",
+    ),
 )
 # in isolated mode and without site-packages Python starts in 20 ms
 CLIENT = """#!{python} -ISE
