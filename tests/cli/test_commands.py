@@ -51,6 +51,7 @@ def run_file(tmp_path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_photographs_go_through_every_command(local_ray, capsys, tmp_path, run_file):
     random = np.random.default_rng(0)
     for kind in ("classroom", "church"):

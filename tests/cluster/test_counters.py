@@ -5,6 +5,7 @@ import re
 import time
 import urllib.request
 
+import pytest
 import ray
 
 from sdvae_ray.cluster.counters import Counters
@@ -23,6 +24,7 @@ def exported(run: str) -> dict[tuple[str, str | None], float]:
     return counters
 
 
+@pytest.mark.slow
 def test_the_counts_of_a_stream_are_exported_to_prometheus(local_ray):
     ledger = ray.remote(Ledger).options(num_cpus=0)
     counting = ledger.remote(1, ["load", "encode"], counters=functools.partial(Counters, "s3://bucket/run"))

@@ -32,6 +32,7 @@ def prepared(run: Run) -> tuple[dict, list[str]]:
     return prepare_record(run, keys, resolved, Pool(1, 1, 1.0), say=said.append), said
 
 
+@pytest.mark.slow
 def test_a_failed_field_is_computed_from_its_new_place_and_no_other_field_is(local_ray, encoded, tmp_path):
     table = pl.read_parquet(encoded.manifest)
     mended = str(tmp_path / "mended.tiff")

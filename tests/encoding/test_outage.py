@@ -19,7 +19,7 @@ LONG = pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "seconds", "words"),
     [
-        ("refused", 8, "Could not connect"),
+        pytest.param("refused", 8, "Could not connect", marks=LONG),
         pytest.param("expired", 6, "token has expired", marks=LONG),
         pytest.param("refused", 600, "Could not connect", marks=LONG),
         pytest.param("expired", 120, "token has expired", marks=LONG),

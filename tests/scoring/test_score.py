@@ -567,6 +567,7 @@ def test_a_column_that_differs_within_a_well_is_a_reason(local_ray, config):
     assert status == "not scored: score.batch: Metadata_Site differs within a well"
 
 
+@pytest.mark.slow
 def test_a_score_in_a_bucket_is_the_local_one(local_ray, config, s3, monkeypatch):
     rows, patches = embeddings(0)
     few = config.model_copy(update={"score": config.score.model_copy(update={"null_size": 200, "tasks": ()})})

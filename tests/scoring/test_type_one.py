@@ -33,7 +33,7 @@ def rejected(folder: Path, name: str, fit: str, compounds: int) -> tuple[int, in
     [
         "one plate, 24 controls, 300 features",
         pytest.param("one plate, 24 controls, rank 60", marks=pytest.mark.slow),
-        "four plates, 16 controls, rank 60",
+        pytest.param("four plates, 16 controls, rank 60", marks=pytest.mark.slow),
         pytest.param("four plates, 4 controls", marks=pytest.mark.slow),
     ],
 )
