@@ -98,7 +98,7 @@ def _npy(data: bytes) -> np.ndarray:
     version = np.lib.format.read_magic(file)
     if version not in _NPY_HEADERS:
         raise ValueError(f"version {version} of .npy; 1.0 or 2.0 is wanted")
-    shape, is_fortran, dtype = _NPY_HEADERS[version](file)
+    shape, is_fortran, dtype = _header(file, version)
     if dtype.kind not in "biuf":
         raise ValueError(f"it holds {dtype}; real numbers are wanted")
     start, count = file.tell(), math.prod(shape)
@@ -107,4 +107,20 @@ def _npy(data: bytes) -> np.ndarray:
     return np.frombuffer(data, dtype, count, start).reshape(shape, order="F" if is_fortran else "C")
 
 
+def _header(file: io.BytesIO, version: tuple[int, int]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Return (shape, whether the order is Fortran's, dtype) of a .npy file from behind its version.
+
+    NumPy parses the header as a literal, for which Python 3.11 counts one depth for all threads: a good one may
+    be a SystemError.
+    """
+    start = file.tell()
+    for _ in range(_TRIES - 1):
+        try:
+            return _NPY_HEADERS[version](file)
+        except SystemError:
+            file.seek(start)
+    return _NPY_HEADERS[version](file)
+
+
+_TRIES = 5
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

@@ -53,8 +53,8 @@ def plan(
         say(f"note: {text}")
 
     if config.image.fewest_patches < config.image.patches:
-        most = config.image.patches
-        note(f"operations are counted as if every field had {most} patches, the most that a policy gives")
+        patches = config.image.patches
+        note(f"operations are counted as if every field had {patches} patches, the most that a policy gives")
     first = [measured_file(asked.rates, run.storage)] if asked.rates else []
     rates = rates_of(config, [*first, *measured(run)])
     counted = _counted(run, asked, note, waiting)

@@ -35,7 +35,7 @@ from sdvae_ray.report.sections.phenotypes import truth
 from sdvae_ray.report.terminal.summary import print_summary
 from sdvae_ray.run.commits import read_fovs
 from sdvae_ray.run.tables import read_column, write_rows
-from sdvae_ray.schema import ERROR, FOV_ID, uri_column
+from sdvae_ray.schema import ERROR, FOV_ID, KEYS, uri_column
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_a_run_of_failures_alone_is_reported(run: RunConfig) -> None:
     count = 230
     columns = {
         FOV_ID: np.array([f"s/b/P/A{n:03d}/1" for n in range(count)], object),
-        "row_json": np.array([json.dumps({"Metadata_Plate": "P"})] * count, object),
+        "row_json": np.array([json.dumps(dict.fromkeys(KEYS, "P"))] * count, object),
         ERROR: np.array([f"truncated: {n}.tiff <b>" for n in range(count)], object),
     }
     write_rows(run.output, "all", columns, STORAGE)

@@ -112,7 +112,9 @@ def calibrate(
     )
     failed = dict(measured.filter(pl.col(PROBLEM).is_not_null()).sort(FOV_ID).select(FOV_ID, PROBLEM).iter_rows())
     keys = list(dict.fromkeys([options.by, *PLATE_KEY]))
-    fields = chosen.select(FOV_ID, *keys).join(measured.filter(pl.col(PROBLEM).is_null()), on=FOV_ID, how="inner")
+    fields = chosen.select(FOV_ID, *keys).join(
+        measured.filter(pl.col(PROBLEM).is_null()), on=FOV_ID, maintain_order="left"
+    )
     for value in chosen[options.by].unique().sort().to_list():
         if fields.filter(pl.col(options.by) == value).is_empty():
             of_value = chosen.filter(pl.col(options.by) == value)[FOV_ID].to_list()
@@ -123,7 +125,7 @@ def calibrate(
     table = every_plate.join(groups, on=options.by, how="left", maintain_order="left")
     if options.level == "plate":
         own = constants(fields, keys, options.bits)
-        table = pl.concat([own, table.join(unread, on=keys, how="semi").select(own.columns)])
+        table = pl.concat([own, table.join(unread, on=keys, how="semi", maintain_order="left").select(own.columns)])
     _write(
         manifest,
         output,
