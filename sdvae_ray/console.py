@@ -6,7 +6,7 @@ A line is printed unchanged and in one piece, whatever the width of the terminal
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -22,16 +22,20 @@ def print_line(console: Console, text: str, style: str = "") -> None:
 
 
 @contextmanager
-def waiting(console: Console, what: str) -> Iterator[None]:
-    """Say what the block does if it takes more than a second, and again, with its seconds, while it goes on."""
+def waiting(console: Console, what: str | Callable[[], str], first: float | None = None) -> Iterator[None]:
+    """Say what the block does if it takes more than a second, and again, with its seconds, while it goes on.
+
+    what: the line, or a function that returns it. first: seconds before the first line, if not one.
+    """
     ended, start = threading.Event(), time.monotonic()
 
     def tell() -> None:
-        pause = _FIRST_LINE
-        while not ended.wait(pause):
-            seconds = time.monotonic() - start
-            print_line(console, what if pause == _FIRST_LINE else f"{what}; {seconds:.0f} s so far")
-            pause = _NEXT_LINE
+        seconds = _FIRST_LINE if first is None else first
+        told = False
+        while not ended.wait(seconds):
+            line = what if isinstance(what, str) else what()
+            print_line(console, f"{line}; {time.monotonic() - start:.0f} s so far" if told else line)
+            told, seconds = True, _NEXT_LINE
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()

@@ -1,36 +1,43 @@
 """Ray tasks whose results come in order, and of which only some run or wait at one time."""
 
-import threading
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 from rich.console import Console
 
-from sdvae_ray.console import print_line
+from sdvae_ray.console import waiting
 
 TASK_CPUS = 0.5  # CPUs that a task of `score` asks for: it waits for storage half of its time
 _HEAVY = 1 << 30  # bytes; a smaller task declares no memory
 _SHARE_OF_NODE = 0.8  # of the largest node, at most: a task that asks for more than any node has would wait for ever
 _AHEAD = 4  # tasks that run, or whose results wait, per CPU of the cluster
 
-_FIRST_LINE, _NEXT_LINE = 1.0, 15.0  # seconds of a stage before a line, and between lines
+_FIRST, _BETWEEN = (
+    1.0,
+    15.0,
+)  # seconds of a stage before a line, and after that of another: `score` has hundreds of short ones
 
 
 @dataclass
 class _Stage:
-    """What a stage does, and how many of its tasks have ended. total: 0 if it is not known."""
+    """What a stage does, and how many of its tasks have ended. total: 0 if it is not known. last_told: when any stage told."""
+
+    last_told: ClassVar[float] = -math.inf
 
     what: str
     done: int = 0
     total: int = 0
 
-    def line(self) -> str:
+    def told(self) -> str:
+        """Return the line of the stage, which is printed now."""
+        _Stage.last_told = time.monotonic()
         return f"{self.what}: {self.done:,} of {self.total:,} tasks" if self.total else self.what
 
 
@@ -39,23 +46,16 @@ _STAGE: ContextVar[_Stage | None] = ContextVar("stage", default=None)
 
 @contextmanager
 def stage(console: Console, what: str) -> Iterator[None]:
-    """Say what the block does if it takes more than a second, and again while it goes on, with the tasks that have ended."""
-    under_way, ended, start = _Stage(what), threading.Event(), time.monotonic()
+    """Say what the block does if it takes more than a second, and again while it goes on, with the tasks that have ended.
 
-    def tell() -> None:
-        pause = _FIRST_LINE
-        while not ended.wait(pause):
-            print_line(console, f"{under_way.line()}; {time.monotonic() - start:.0f} s so far")
-            pause = _NEXT_LINE
-
+    Soon after a line of another stage it waits longer.
+    """
+    under_way = _Stage(what)
     token = _STAGE.set(under_way)
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
     try:
-        yield
+        with waiting(console, under_way.told, max(_FIRST, _Stage.last_told + _BETWEEN - time.monotonic())):
+            yield
     finally:
-        ended.set()
-        teller.join()
         _STAGE.reset(token)
 
 
