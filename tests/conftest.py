@@ -26,7 +26,6 @@ os.environ.setdefault("POLARS_MAX_THREADS", "1")  # small tables: the same
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_worker_niceness", "0")  # else the other process of tests starves the workers
-os.environ.setdefault("RAY_metrics_report_interval_ms", "2000")  # a test waits for them
 
 REGION = "us-east-1"
 BUCKET = "plates"
