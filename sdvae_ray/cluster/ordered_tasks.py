@@ -19,10 +19,8 @@ _HEAVY = 1 << 30  # bytes; a smaller task declares no memory
 _SHARE_OF_NODE = 0.8  # of the largest node, at most: a task that asks for more than any node has would wait for ever
 _AHEAD = 4  # tasks that run, or whose results wait, per CPU of the cluster
 
-_FIRST, _BETWEEN = (
-    1.0,
-    15.0,
-)  # seconds of a stage before a line, and after that of another: `score` has hundreds of short ones
+# seconds of a stage before a line, and after that of another: `score` has hundreds of short ones
+_FIRST, _BETWEEN = 1.0, 15.0
 
 
 @dataclass
@@ -90,24 +88,22 @@ def in_order(task: Any, arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
     The stage under way counts them, of all where `arguments` is a sequence.
     task: a Ray remote function. An exception that a task returns as its result is raised here.
     """
-    window = max(2, int(_AHEAD * ray.cluster_resources().get("CPU", 1)))
     total = len(arguments) if isinstance(arguments, Sequence) else 0
-    under_way: deque[Any] = deque()
-    done = 0
-
-    def taken() -> Any:
-        nonlocal done
-        result = _taken(under_way.popleft())
-        done += 1
+    for done, result in enumerate(_windowed(task, arguments), 1):
         count_tasks(done, total)
-        return result
+        yield result
 
+
+def _windowed(task: Any, arguments: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    """Yield the results in order, while no more tasks than a window run or wait."""
+    window = max(2, int(_AHEAD * ray.cluster_resources().get("CPU", 1)))
+    under_way: deque[Any] = deque()
     for item in arguments:
         under_way.append(task.remote(*item))
         if len(under_way) >= window:
-            yield taken()
+            yield _taken(under_way.popleft())
     while under_way:
-        yield taken()
+        yield _taken(under_way.popleft())
 
 
 def _taken(reference: Any) -> Any:

@@ -101,9 +101,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     options = {"include_dashboard": False} if address == "local" else {}
     # messages of Ray's C++ core go to log files, not to the terminal
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault(
-        "RAY_agent_register_timeout_ms", "120000"
-    )  # a busy machine takes longer than Ray's 30 seconds
+    # a busy machine takes longer than Ray's 30 seconds
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
     # tasks ask for a part of a CPU: Ray ends idle workers beyond its number of CPUs, and the next task imports everything again
     os.environ.setdefault("RAY_num_workers_soft_limit", str(max(_LEAST_WORKERS, os.cpu_count() or 1)))
     try:

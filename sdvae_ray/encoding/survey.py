@@ -11,6 +11,7 @@ from sdvae_ray.encoding.actors import as_batch
 from sdvae_ray.engine.load import Loader
 from sdvae_ray.errors import ConfigError, one_line
 from sdvae_ray.images.header import Header, read_header
+from sdvae_ray.images.prepare import resampled_size
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import BATCH_COLUMN, FOV_ID, KEYS, PLATE_COLUMN, SOURCE_COLUMN, uri_column
 from sdvae_ray.settings.image import ImageConfig
@@ -138,7 +139,7 @@ def _size(image: ImageConfig, policy: Policy, header: Header) -> tuple[int, int]
     if image.resize is not None:
         return image.resize, image.resize
     zoom = policy.zoom or 1.0
-    return int(header.height * zoom + 1e-6), int(header.width * zoom + 1e-6)
+    return resampled_size(header.height, zoom), resampled_size(header.width, zoom)
 
 
 def _policy(image: ImageConfig, value: str) -> Policy:

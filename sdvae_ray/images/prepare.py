@@ -18,12 +18,17 @@ def resize(plane: np.ndarray, size: int) -> np.ndarray:
     return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR))
 
 
+def resampled_size(pixels: int, zoom: float) -> int:
+    """Return how many whole pixels, each of 1 / zoom of the old, fit into `pixels` old ones along an axis; 0 if none does."""
+    return int(pixels * zoom + 1e-6)  # of a product that rounding left just below a whole number
+
+
 def resample(plane: np.ndarray, zoom: float) -> np.ndarray:
     """Return a plane (height, width), with a pixel of 1 / zoom pixels of the old, float32: Pillow's resize, bilinear, antialias.
 
     The new plane lies in the middle of the old one and has as many whole pixels as fit, so a pixel has exactly the size asked for.
     """
-    height, width = (max(1, int(n * zoom + 1e-6)) for n in plane.shape)
+    height, width = (max(1, resampled_size(n, zoom)) for n in plane.shape)
     top, left = ((n - min(n, new / zoom)) / 2 for n, new in zip(plane.shape, (height, width), strict=True))
     box = (left, top, plane.shape[1] - left, plane.shape[0] - top)
     pixels = Image.fromarray(np.ascontiguousarray(plane, np.float32))

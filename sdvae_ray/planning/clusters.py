@@ -12,10 +12,8 @@ from sdvae_ray.config import RunConfig
 from sdvae_ray.planning.rates import Rates
 from sdvae_ray.planning.work import Figures
 
-_PYTHON, _TORCH = (
-    0.5e9,
-    0.9e9,
-)  # bytes of a process with Ray and pyarrow, and with torch too (benchmarks/RESULTS.md, scale)
+# bytes of a process with Ray and pyarrow, and with torch too (benchmarks/RESULTS.md, scale)
+_PYTHON, _TORCH = 0.5e9, 0.9e9
 _WRITE_COPIES = 4  # of the rows of its file that a write task holds
 _FUNCTIONS_KEPT = 64  # illumination functions in the folder of a node, float64
 

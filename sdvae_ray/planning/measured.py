@@ -107,10 +107,7 @@ def measured_seconds(run: Run) -> dict[str, float] | None:
 
     Numbers of another configuration are not taken.
     """
-    for session in reversed((run.find_record() or {}).get("sessions", [])):
-        if seconds := session_seconds(session.get("stages", [])):
-            return seconds
-    return checked_run(run).get("seconds")
+    return next((measurement.seconds for measurement in measured(run)), None)
 
 
 def measured_bytes(run: Run) -> int:

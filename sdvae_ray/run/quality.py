@@ -28,8 +28,8 @@ MOST_SATURATED = 0.01  # share of a crop's pixels
 MOST_DEVIATION = 8.0
 FEW_LEVELS = 16  # of 256: 12 bits under the published division by 256
 _FEWEST = 8  # FOVs of a plate from which one may deviate
-_LEAST_SPREAD = 0.05  # of the median: on a plate of equal images a small difference is no deviation
-_TO_SD = 1.4826  # a median absolute deviation times this is the standard deviation of a normal distribution
+_LEAST_SPREAD = 0.05  # of the median: in a group that hardly differs a small difference is no deviation
+MAD_TO_SD = 1.4826  # a median absolute deviation times this is the standard deviation of a normal distribution
 
 
 def _is_lit(stain: str) -> pl.Expr:
@@ -124,11 +124,16 @@ def _is_equal(stain: str, others: Sequence[str]) -> pl.Expr:
 def _deviation(column: str, plate: Sequence[str]) -> pl.Expr:
     if not plate:  # no FOV was ever tried
         return pl.lit(None, pl.Float64)
-    value = pl.col(column)
-    median = value.median().over(plate)
-    spread = _TO_SD * (value - median).abs().median().over(plate)
-    spread = pl.max_horizontal(spread, _LEAST_SPREAD * median)
-    return pl.when((pl.len().over(plate) >= _FEWEST) & (spread > 0)).then((value - median) / spread)
+    return robust_z(pl.col(column), plate, _FEWEST)
+
+
+def robust_z(value: pl.Expr, over: Sequence[str], fewest: int) -> pl.Expr:
+    """Return the distance of a value from the median of its group, in robust standard deviations; null in a group of less than
+    `fewest` rows, and where the group has no spread. over: the columns of the group.
+    """
+    median = value.median().over(over)
+    spread = pl.max_horizontal(MAD_TO_SD * (value - median).abs().median().over(over), _LEAST_SPREAD * median)
+    return pl.when((pl.len().over(over) >= fewest) & (spread > 0)).then((value - median) / spread)
 
 
 def batch_quality(batch: Mapping[str, np.ndarray], stains: Sequence[str]) -> pl.DataFrame:

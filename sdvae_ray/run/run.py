@@ -133,10 +133,6 @@ class Run:
         fovs, committed = self.commits(columns)
         return fovs, commits.present_commits(self.output, self.storage, committed)
 
-    def check_whole(self) -> None:
-        """Raise DataError if a file is gone that fovs/ commits: scores of what is left would be scores of other wells."""
-        commits.check_whole(self.output, self.storage, *self.commits([]))
-
     def tables(self) -> list[str]:
         """Return the names of the data tables that have files, such as `embeddings/latent/sd14`."""
         return table_files.data_tables(self.output, self.storage)

@@ -31,7 +31,7 @@ from sdvae_ray.encoding.supervision.ledger import Counts
 from sdvae_ray.errors import ConfigError, DataError, ResourceError, RunError
 from sdvae_ray.planning.measured import MEASURED, measured_bytes, measured_seconds
 from sdvae_ray.run import lease
-from sdvae_ray.run.commits import read_fovs
+from sdvae_ray.run.commits import check_whole, read_fovs
 from sdvae_ray.run.cost import of_metric, of_side, recorded
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import FOV_ID, column_to_numpy
@@ -194,7 +194,7 @@ def test_a_finished_run_with_failures_runs_again_and_computes_what_was_lost(loca
     assert after.keys() == before.keys()
     for key, values in before.items():
         np.testing.assert_array_equal(after[key], values, err_msg=str(key))
-    run.check_whole()
+    check_whole(run.output, run.storage, *run.commits([]))
 
 
 def test_a_driver_that_loses_its_lease_stops_before_it_commits_more(local_ray, tmp_path, monkeypatch):

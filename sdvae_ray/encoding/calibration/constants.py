@@ -6,12 +6,11 @@ import polars as pl
 
 from sdvae_ray.engine.percentiles import HIGH, LOW, STAIN
 from sdvae_ray.errors import DataError
+from sdvae_ray.run.quality import MAD_TO_SD, robust_z
 from sdvae_ray.schema import FOV_ID, PLATE_KEY
 
 OFFSET, DIVISOR, FOVS, SPREAD, Z = "offset", "divisor", "fovs", "spread", "z"
 _FEWEST = 3  # plates of a group from which one may stand out
-_LEAST_SPREAD = 0.05  # of the median over plates: plates that hardly differ have no outlier
-_TO_SD = 1.4826  # a median absolute deviation times this is the standard deviation of a normal distribution
 
 
 def constants(fields: pl.DataFrame, keys: list[str], bits: int) -> pl.DataFrame:
@@ -26,7 +25,7 @@ def constants(fields: pl.DataFrame, keys: list[str], bits: int) -> pl.DataFrame:
         pl.col(LOW).median().alias(OFFSET),
         ((pl.col(HIGH).median() - pl.col(LOW).median()) / (2**bits - 1)).alias(DIVISOR),
         pl.len().cast(pl.Int64).alias(FOVS),
-        ((width - width.median()).abs().median() * _TO_SD).alias(SPREAD),
+        ((width - width.median()).abs().median() * MAD_TO_SD).alias(SPREAD),
         pl.col(FOV_ID).min(),
     )
     table = table.sort(*keys, STAIN)
@@ -52,9 +51,6 @@ def outliers(fields: pl.DataFrame, by: str, threshold: float) -> list[dict[str, 
     plates = fields.group_by(*keys, STAIN).agg(pl.col(LOW).median(), pl.col(HIGH).median())
     width = pl.col(HIGH) - pl.col(LOW)
     group = [by, STAIN]
-    centre = width.median().over(group)
-    spread = (_TO_SD * (width - centre).abs().median().over(group)).clip(_LEAST_SPREAD * centre)
-    z = pl.when((pl.len().over(group) >= _FEWEST) & (spread > 0)).then((width - centre) / spread)
-    far = plates.with_columns(z.alias(Z)).filter(pl.col(Z).abs() >= threshold)
+    far = plates.with_columns(robust_z(width, group, _FEWEST).alias(Z)).filter(pl.col(Z).abs() >= threshold)
     ordered = far.sort(pl.col(Z).abs(), *keys, STAIN, descending=[True, *[False] * (len(keys) + 1)])
     return ordered.select(*keys, STAIN, Z, LOW, HIGH).rows(named=True)

@@ -135,8 +135,6 @@ def is_known(name: str, stains: Sequence[str]) -> bool:
         checksum_column,
         height_column,
         width_column,
-        sampled_column,
-        spread_column,
     )
     located = {column(stain) for stain in stains for column in per_stain}
     return name in located or name in _OF_A_ROW or name.startswith((METADATA, "shard_", "uri_"))
