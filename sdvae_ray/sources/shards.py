@@ -123,15 +123,19 @@ class ShardReader:
         if reason := row[PACK_ERROR]:
             raise (FileNotFoundError if str(reason).startswith(NO_OBJECT) else ShardError)(str(reason))
         group, stains = self._place(row)
+        read = self._started(group)
         try:
-            return self._cells(row, group, stains)
+            return self._cells(row, group, stains, read)
         except ShardError:
             with self._lock:
-                if group in self._read_again:
+                # another row of the group may have begun the second read since: that one is waited for
+                is_latest = self._reads.get(group) is read
+                if is_latest and group in self._read_again:
                     raise
                 self._read_again.add(group)
-                self._reads.pop(group, None)
-            return self._cells(row, group, stains)
+                if is_latest:
+                    del self._reads[group]
+            return self._cells(row, group, stains, self._started(group))
 
     def requests(self, row: Row) -> list[int]:
         """Return the bytes of every request that brings the row group of a FOV. Reads the footer of its shard alone.
@@ -150,8 +154,10 @@ class ShardReader:
         length = footer_size(self.storage.read_range(str(row[SHARD]), max(0, size - 8), size))
         return [first, length] if first < length <= size else [first]
 
-    def _cells(self, row: Row, group: _RowGroup, stains: Mapping[str, str]) -> dict[str, bytes]:
-        table = self._started(group).result()
+    def _cells(
+        self, row: Row, group: _RowGroup, stains: Mapping[str, str], read: "Future[pa.Table]"
+    ) -> dict[str, bytes]:
+        table = read.result()
         with _parsing(group.shard):
             place = int(row[SHARD_ROW])
             cells = {uri: table[pixels_column(stain)][place].as_py() for uri, stain in stains.items()}

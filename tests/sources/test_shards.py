@@ -1,11 +1,13 @@
 """Shards: a run reads from them what it reads from the files, byte for byte, by few ranged reads per row group."""
 
+import functools
 import io
 import json
 import tarfile
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -414,6 +416,29 @@ def test_a_bit_that_flips_on_the_way_is_read_again_and_a_damaged_shard_only_once
 
     monkeypatch.setattr(Storage, "read_range", ill_once)
     same_rows(load(rows), expected)
+    assert len(flipped) == 1
+
+
+@pytest.mark.parametrize("ill", ["page header", "footer"])
+def test_rows_that_wait_for_one_damaged_read_all_get_the_second_one(tmp_path, write_fields, monkeypatch, ill):
+    rows = rows_of(packed(write_fields(4), tmp_path / "0.parquet", per_group=4))
+    sound = [ShardReader(Storage(), STAINS).files(row) for row in rows]
+    size = (tmp_path / "0.parquet").stat().st_size
+    read_range, flipped = Storage.read_range, []
+
+    def ill_once(self: Storage, uri: str, start: int, stop: int) -> bytes:
+        data = bytearray(read_range(self, uri, start, stop))
+        if not flipped and (stop == size) == (ill == "footer"):
+            flipped.append(start)
+            time.sleep(0.3)  # the other rows ask in the meantime
+            start_of_damage = len(data) - 100 if ill == "footer" else 0
+            data[start_of_damage : start_of_damage + 8] = bytes(8)
+        return bytes(data)
+
+    monkeypatch.setattr(Storage, "read_range", ill_once)
+    reader = ShardReader(Storage(), STAINS)
+    with ThreadPoolExecutor(len(rows)) as threads:
+        assert list(threads.map(functools.partial(files_or_error, reader), rows)) == sound
     assert len(flipped) == 1
 
 
