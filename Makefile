@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 comma := ,
 PROCESSES ?= 2  # of make test; each of two holds a Ray
 export RAY_USAGE_STATS_ENABLED ?= 0
+# where a shell forbids compiled modules, each process of Ray compiles torch and Ray itself anew: two thirds of the tests' CPU time
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX ?= $(CURDIR)/$(VENV)/pycache
 
 .PHONY: demo test test-slow bench faults check format clean help
 

@@ -30,7 +30,7 @@ from sdvae_ray.encoding.supervision import supervisor
 from sdvae_ray.encoding.supervision.ledger import Counts
 from sdvae_ray.errors import ConfigError, DataError, ResourceError, RunError
 from sdvae_ray.planning.measured import MEASURED, measured_bytes, measured_seconds
-from sdvae_ray.run import lease
+from sdvae_ray.run import conditional_writes, lease
 from sdvae_ray.run.commits import check_whole, read_fovs
 from sdvae_ray.run.cost import of_metric, of_side, recorded
 from sdvae_ray.run.run import Run
@@ -206,7 +206,11 @@ def test_a_driver_that_loses_its_lease_stops_before_it_commits_more(local_ray, t
     def take_over() -> None:
         while not waiting.commits:
             time.sleep(0.1)
-        run.storage.write_bytes(run.uri(lease.FILE), b'{"token": "of another", "host": "another", "pid": 1}')
+        uri, taken, content = run.uri(lease.FILE), None, b'{"token": "of another", "host": "another", "pid": 1}'
+        while taken is None:  # a heartbeat of the holder comes between the read and the write now and then
+            taken = conditional_writes.replace(
+                uri, content, conditional_writes.read(uri, run.storage).version, run.storage
+            )
 
     other = threading.Thread(target=take_over)
     other.start()
