@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from sdvae_ray.report.facts.scored import ScoredRun
-from sdvae_ray.schema import PLATE_COLUMN
+from sdvae_ray.schema import PLATE_KEY
 
 _NAMED = 3  # sides that the title names
 
@@ -38,10 +38,12 @@ def header(scored: ScoredRun) -> Header:
         f"usable {kind}fields of view": f"{used:,} / {expected_fovs(scored):,}",
         f"patches of {config.image.patch} pixels": f"{scored.patches:,}",
     }
-    for column, name in ((PLATE_COLUMN, "plates"), (config.score.perturbation, "perturbations")):
-        if column in scored.fovs.columns:
-            known = scored.fovs.filter(pl.col(column).is_not_null() & (pl.col(column) != ""))
-            tiles[name] = f"{known[column].n_unique():,}"
+    for key, name in ((PLATE_KEY, "plate"), ([config.score.perturbation], "perturbation")):
+        columns = [column for column in key if column in scored.fovs.columns]
+        if key[-1] in columns:
+            known = scored.fovs.filter(pl.col(key[-1]).is_not_null() & (pl.col(key[-1]) != ""))
+            count = known.select(columns).n_unique()
+            tiles[name if count == 1 else f"{name}s"] = f"{count:,}"
     tiles |= {name: str(count) for name, count in kinds.items()}
     return Header(subject, lead, tiles, config.random_weights, scored.is_synthetic)
 
