@@ -164,16 +164,34 @@ def score(
     runs.score(run, console, address, manifest, whole, as_json)
 
 
-@opens_run
+@opens_storage
 def report(
-    run: "Run",
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="A run file (YAML), or the output folder of a run; several are compared."
+        ),
+    ],
+    storage: dict[str, Any],
+    set: Set = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="PAGE", help="Of several runs: their page, a path or s3://..."),
+    ] = None,
     figures: Annotated[
-        bool, typer.Option("--figures", help="Write the charts (SVG) and pictures (PNG) as files too.")
+        bool, typer.Option("--figures", help="Write the charts (SVG) and pictures (PNG) of one run as files too.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Scores -> one self-contained HTML page."""
-    runs.report(run, console, figures=figures, as_json=as_json)
+    """Scores -> one self-contained HTML page; of several runs one page that compares them."""
+    if len(places) > 1:
+        if figures:
+            raise ConfigError("--figures is of the page of one run")
+        runs.report_runs(places, set or [], storage, output, console, as_json)
+        return
+    if output is not None:
+        raise ConfigError("--output is the page of several runs; the page of one run is in its own folder")
+    runs.report(runs.opened(places, set or [], storage, None), console, figures=figures, as_json=as_json)
 
 
 @opens_run

@@ -253,6 +253,40 @@ def report(
     return uri
 
 
+def report_runs(
+    places: Sequence[str],
+    overrides: Sequence[str],
+    storage: Mapping[str, Any],
+    output: str | None,
+    console: Console,
+    as_json: bool = False,
+) -> None:
+    """Write one page that compares several scored runs to `output`. places, overrides, storage: as `Run.open` takes them.
+
+    Raises ConfigError without an output, and for a run that is named twice; DataError for a run that was not scored.
+    """
+    lines = lines_of(console, as_json)
+    from sdvae_ray.report.facts.scored import ScoredRun
+    from sdvae_ray.report.page.write import render_runs
+    from sdvae_ray.run.run import Run
+    from sdvae_ray.storage import Storage, absolute
+
+    if output is None:
+        raise ConfigError(
+            f"{len(places)} runs are compared on a page of their own: --output names it, such as page.html"
+        )
+    if not output.endswith(".html"):
+        raise ConfigError(f"--output {output}: the name of a page is wanted, such as page.html")
+    with waiting(lines, f"report: reading the scores of {len(places)} runs"):
+        runs = [ScoredRun.read(Run.open(place, overrides, storage)) for place in places]
+    with waiting(lines, "report: drawing the page"):
+        page = render_runs(runs)
+    uri = absolute(output)
+    Storage.of(storage).write_bytes(uri, page.encode())
+    print_line(lines, f"report: {uri}")
+    give({"runs": [run.run.output for run in runs], "report": uri}, console, as_json)
+
+
 def _read_scored(run: Run, console: Console, scores: Scores | None = None) -> ScoredRun:
     from sdvae_ray.report.facts.scored import ScoredRun
 
