@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from sdvae_ray.cli.options import Address, All, AsJson, Limit, Output, Set, opens_run, opens_storage
+from sdvae_ray.commands import browse as browsing
 from sdvae_ray.commands import demo as demos
 from sdvae_ray.commands import export as exports
 from sdvae_ray.commands import questions, runs, state
@@ -22,11 +23,11 @@ console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
 _IMAGE = "Or a new image: a file for each stain, or one of all; repeatable."
 _MANIFEST = "Or a new image: the row --fov of a manifest that may be another run's."
 _PLATE = "Normalise the new image as a well of this plate of the run; default: its row's own, if there."
-_FORMATS = "Profiles: anndata, pycytominer (Parquet), csv; latents: datasets, webdataset, npz; images: ome_zarr."
+_FORMATS = "Profiles: anndata, pycytominer (Parquet), csv, embedding_atlas; latents: datasets, webdataset, npz; images: ome_zarr."
 _EXPORTED_SIDE = (
     "Repeatable. Default: anndata all; other profiles the originals; latents and images the run's only autoencoder."
 )
-_TEXT = 'Text of a treatment in exported latents: columns in braces, such as "{pert_iname} on {Cell_type}".'
+_TEXT = 'Text of a treatment beside latents and in embedding_atlas: columns in braces, such as "{pert_iname} on {Cell_type}".'
 Side = Annotated[str | None, typer.Option(help="Of which side; default: the originals.")]
 
 
@@ -258,6 +259,15 @@ def search(
     """The nearest neighbours of a well, a field of view, a patch or a new image, with their treatment, in a scored run."""
     asked = questions.Asked(well, fov, patch, image or [], manifest, plate)
     questions.search(run, asked, extractor, side, count, console, as_json)
+
+
+@opens_run
+def browse(
+    run: "Run",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On this machine; 0: a free one.")] = 0,
+) -> None:
+    """A scored run in the browser, live: search with pictures, a new image, the map of its wells. On this machine alone."""
+    browsing.browse(run, port, console)
 
 
 @opens_run
