@@ -66,14 +66,15 @@ class Browser:
         return web.Response(text=self._page, content_type="text/html")
 
     async def style(self, request: web.Request) -> web.Response:
-        """The style sheets of the report."""
-        return web.Response(text=resource("chart.css") + resource("page.css"), content_type="text/css")
+        """The style sheets of the report, and this page's own."""
+        text = resource("chart.css") + resource("page.css") + _resource("browse.css")
+        return web.Response(text=text, content_type="text/css")
 
     async def script(self, request: web.Request) -> web.Response:
         """A script by its name."""
         name = request.match_info["name"]
         if name in _OWN:
-            text = files("sdvae_ray.browse").joinpath("scripts", name).read_text()
+            text = _resource("scripts", name)
         elif name in _OF_THE_REPORT:
             text = resource("scripts", name)
         else:
@@ -194,6 +195,10 @@ class Browser:
     async def _close(self, app: web.Application) -> None:
         for pool in (self.models, self.tables):
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _resource(*parts: str) -> str:
+    return files("sdvae_ray.browse").joinpath(*parts).read_text()
 
 
 def _refused(why: str) -> web.Response:

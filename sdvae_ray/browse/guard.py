@@ -6,11 +6,9 @@ a cookie from then on, and what asks for work must come from this server's own p
 """
 
 import secrets
-from collections.abc import Awaitable, Callable
 
 from aiohttp import web
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+from aiohttp.typedefs import Handler, Middleware
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; base-uri 'none'; "
@@ -32,7 +30,7 @@ _HEADERS = {
 _CLOSED = "Closed: open the address that `sdvae-ray browse` printed; it has a token.\n"
 
 
-def guard(token: str) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def guard(token: str) -> Middleware:
     """Return the middleware that lets a request with the token pass, and sets the headers of every answer."""
 
     @web.middleware

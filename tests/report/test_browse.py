@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ def browsed(made: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> RunCon
     shutil.copytree(made.output, folder)
     config = made.model_copy(update={"output": str(folder)})
     write_fitted_index(config)
-    with_wells(config, {"identity": 0.0, "pca": 0.4}).write(config.output, STORAGE)
+    scores = with_wells(config, {"identity": 0.0, "pca": 0.4})
+    own = {"Metadata_Source": pl.lit("source_1"), "Metadata_Batch": pl.lit("batch")}  # of the run's wells
+    replace(scores, wells=scores.wells.with_columns(**own)).write(config.output, STORAGE)
     return config
 
 
@@ -315,7 +318,9 @@ def test_marked_wells_are_a_table_that_no_spreadsheet_computes(browser, browsed,
     assert rows[0]["Metadata_phenotype"] == "er_stress"
     assert rows[2]["Metadata_broad_sample"] == EVIL
     assert [row["role"] for row in rows] == ["treated", "control", "treated"]
-    assert "normalised_ap_intensity_pca" in rows[0]
+    wells = scored(browsed, Run(browsed).scores()).scores.wells
+    of_pca = wells.filter(extractor="intensity", side="pca", Metadata_Plate="P1", Metadata_Well="A02")["normalised_ap"]
+    assert float(rows[0]["normalised_ap_intensity_pca"]) == pytest.approx(of_pca.item())
     for body, words in (
         (b"[99]", "not on the map"),
         (b'{"a": 1}', "a list"),

@@ -78,7 +78,7 @@ def test_a_well_is_searched_a_lasso_is_drawn_and_an_image_is_found(browser: Brow
         page.wait_for_selector("#found button")
         assert page.locator("#found button").all_inner_texts()[0].startswith("P1/A02")
         page.click("#found button")
-        page.wait_for_function("document.getElementById('says').textContent.endsWith('nearest wells')")
+        driver.expect(page.locator("#says")).to_have_text("6 nearest wells", timeout=120_000)
         assert page.locator("#answer article").count() == 7
         assert page.locator("#answer img").count() == 14  # seven originals, seven reconstructions
         assert page.evaluate(
@@ -96,8 +96,8 @@ def test_a_well_is_searched_a_lasso_is_drawn_and_an_image_is_found(browser: Brow
         for stain in STAINS:
             page.set_input_files(f"input[data-stain={stain}]", folder / f"2-{stain}.tiff")
         page.click("#image-form button")
-        page.wait_for_function("document.getElementById('answer').textContent.includes('new image')")
-        page.wait_for_selector("#answer article")
+        driver.expect(page.locator("#answer")).to_contain_text("new image", timeout=120_000)
         assert page.locator("#answer article h3").first.inner_text().startswith("P1/A03")
+        page.screenshot(path=tmp_path / "page.png", full_page=True)
         opened.close()
     assert said == []

@@ -53,10 +53,9 @@ def test_only_runs_of_the_same_pixels_and_question_are_compared(three):
     assert [[run.letter for run in alike] for alike in of_same_pixels(runs)] == [["A", "B"], ["C"]]
     assert [[run.letter for run in alike] for alike in of_same_question(runs, "intensity")] == [["A", "B"], ["C"]]
     warnings, lines = what_may_be_compared(runs)
-    assert "Metrics, rates and distances may not be compared between A and B | C: image.crop differs." in warnings
-    (phenotype,) = [line for line in warnings if line.startswith("FR, mAP and verdicts by latent and intensity")]
-    assert "image.crop and score.null_size differ" in phenotype
-    assert "Metrics, rates and distances: A and B may be compared." in lines
+    what = "metrics, rates and distances; FR, mAP and verdicts by latent and intensity"
+    assert f"A and B | C may not be compared by {what}: image.crop and score.null_size differ." in warnings
+    assert lines == [f"A and B may be compared by {what}."]
     assert what_may_be_compared(runs[:2])[0] == []
 
 
@@ -111,7 +110,7 @@ def test_numbers_that_may_not_be_compared_share_no_chart_and_no_table(three):
 def test_the_page_names_what_differs_and_escapes_what_the_runs_are_called(three):
     page = Page(render_runs(three))
     assert "4 autoencoders and codecs, in 3 runs" in page.text
-    assert "may not be compared between A and B | C" in page.text
+    assert "A and B | C may not be compared by metrics" in page.text
     assert "score.null_size: A 10000; B 10000; C 500" in page.text
     assert "Random weights: tiny (A), tiny (B), tiny (C)" in page.text
     assert not any(name == "src" and not value.startswith("data:") for _, name, value in page.attributes)
@@ -153,6 +152,6 @@ def test_runs_without_a_record_are_compared_with_none(made, tmp_path):
     Path(config.output, "run.json").unlink()
     runs = named([judged(made), ScoredRun.read(Run(config), with_wells(config, LOSSES))])
     warnings, _ = what_may_be_compared(runs)
-    assert any("between A | B: manifest" in line for line in warnings)
+    assert any(line.startswith("A | B may not be compared by metrics") and ": manifest" in line for line in warnings)
     with pytest.raises(ConfigError, match="is named twice"):
         render_runs([judged(made), judged(made)])

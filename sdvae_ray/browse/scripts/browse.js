@@ -50,7 +50,7 @@
     const head = element("h3");
     head.append(button);
     const alike = well.similarity === undefined ? "the query" : `cosine ${well.similarity.toFixed(3)}`;
-    const pictures = element("div", "", { className: "charts small" });
+    const pictures = element("div", "", { className: "pair" });
     article.append(head, element("p", [alike, well.role, well.group, well.field].filter((word) => word).join("; "), { className: "muted" }), pictures);
     return [article, pictures];
   };

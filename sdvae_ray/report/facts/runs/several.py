@@ -1,5 +1,6 @@
 """Several runs with a letter and a colour each, and which of their numbers may be compared."""
 
+import functools
 import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from sdvae_ray.report.facts.table import Side
 _COLOURS = 11  # of the page's style sheet, beside the originals'
 _NAMED = 6  # settings that a line names
 _ADDED = {"conclude", "fov_index", "distributions", "tasks", "transfer", "recall_at", "floor_repeats", "sets"}
+_METRICS = "metrics, rates and distances"
 _SHELVES = ("autoencoders", "codecs", "extractors", "metrics")
 
 
@@ -114,34 +116,30 @@ def _question(run: NamedRun, extractor: str) -> Values:
 
 def what_may_be_compared(runs: Runs) -> tuple[list[str], list[str]]:
     """Return (warnings, lines): which numbers may not be compared, with the settings that differ; and which may."""
-    warnings, lines = [], []
-    topics: dict[tuple[str, str], list[str]] = {}
+    topics: dict[str, tuple[list[list[NamedRun]], Callable[[NamedRun], Values]]]
+    topics = {_METRICS: (of_same_pixels(runs), _pixels)}
     for extractor in extractors_of(runs):
-        told = _told(of_same_question(runs, extractor), lambda run, name=extractor: _question(run, name))
-        topics.setdefault(told, []).append(extractor)
-    told = _told(of_same_pixels(runs), _pixels)
-    for (apart, together), what in [
-        (told, "Metrics, rates and distances"),
-        *((k, f"FR, mAP and verdicts by {listed(v)}") for k, v in topics.items()),
-    ]:
-        if apart:
-            warnings.append(f"{what} may not be compared between {apart}.")
-        if together:
-            lines.append(f"{what}: {together} may be compared.")
+        topics[extractor] = (of_same_question(runs, extractor), functools.partial(_question, extractor=extractor))
+    by_sets: dict[tuple[str, ...], dict[str, list[str]]] = {}
+    for what, (sets, basis) in topics.items():
+        keys = [key for key, _ in differences([basis(alike[0]) for alike in sets])]
+        by_sets.setdefault(tuple(letters(alike) for alike in sets), {})[what] = keys
+    warnings, lines = [], []
+    for named_sets, found in by_sets.items():
+        by = [name for name in found if name != _METRICS]
+        scores = [f"FR, mAP and verdicts by {listed(by)}"] if by else []
+        what = "; ".join([*(name for name in found if name == _METRICS), *scores])
+        if len(named_sets) > 1:
+            keys = list(dict.fromkeys(key for keys in found.values() for key in keys))
+            warnings.append(f"{' | '.join(named_sets)} may not be compared by {what}: {_that_differ(keys)}.")
+        if together := [one for one in named_sets if " and " in one]:
+            lines.append(f"{'; '.join(together)} may be compared by {what}.")
     return [*warnings, *_other_doubts(runs)], lines
 
 
-def _told(sets: list[list[NamedRun]], basis: Callable[[NamedRun], Values]) -> tuple[str, str]:
-    """Return (the sets that are apart, and why; the runs of one set that are together), in words; "" where there are none."""
-    together = "; ".join(letters(alike) for alike in sets if len(alike) > 1)
-    if len(sets) < 2:
-        return "", together
-    keys = [key for key, _ in differences([basis(alike[0]) for alike in sets])]
+def _that_differ(keys: Sequence[str]) -> str:
     shown = [*keys[:_NAMED], *([f"{len(keys) - _NAMED} more"] if len(keys) > _NAMED else [])]
-    return (
-        f"{' | '.join(letters(alike) for alike in sets)}: {listed(shown)} {'differs' if len(keys) == 1 else 'differ'}",
-        together,
-    )
+    return f"{listed(shown)} {'differs' if len(keys) == 1 else 'differ'}"
 
 
 def _other_doubts(runs: Runs) -> Iterator[str]:
@@ -153,8 +151,7 @@ def _other_doubts(runs: Runs) -> Iterator[str]:
                 letter: models[name].model_dump(mode="json") for letter, models in shelves.items() if name in models
             }
             if keys := [key for key, _ in differences(list(settings.values()))]:
-                verb = "differs" if len(keys) == 1 else "differ"
-                yield f"{name} of {listed(list(settings))} is not the same: {shelf}.{name}: {listed(keys)} {verb}."
+                yield f"{name} of {listed(list(settings))} is not the same: {shelf}.{name}: {_that_differ(keys)}."
     rules = {run.letter: rule_of(run.scored) for run in runs}
     if len({(rule.margin, rule.level) for rule in rules.values()}) > 1:
         words = "; ".join(f"{letter}: margin {rule.margin:g} at level {rule.level:g}" for letter, rule in rules.items())

@@ -45,23 +45,29 @@ def section(runs: Runs) -> Section | None:
 
 
 def charts(runs: Runs) -> list[RatePoints]:
-    """Return a chart per extractor and set of runs whose FR by it may be compared. Colours are of runs."""
-    drawn = []
-    for extractor in extractors_of(runs):
-        for alike in of_same_question(runs, extractor):
-            points, references = list[RatePoint](), set[float | None]()
-            for run in alike:
-                if extractor in extractors(run.scored):
-                    rows = rates(run.scored)
-                    references.add(rows[0][f"{extractor} fraction_retrieved"])
-                    for row, point in _paired(rows, points_of(run.scored, rows, extractor), run):
-                        points.append(replace(point, side=run.side(row)))
-            which = "" if len(alike) == len(runs) else f", {letters(alike)}"
-            reference = references.pop() if len(references) == 1 else None
-            if points:
-                title = f"Fraction retrieved by {alike[0].scored.label(extractor)}{which}"
-                drawn.append(chart_of(title, points, reference))
-    return drawn
+    """Return a chart per extractor and set of runs whose FR by it may be compared."""
+    drawn = [
+        chart(alike, extractor, len(runs))
+        for extractor in extractors_of(runs)
+        for alike in of_same_question(runs, extractor)
+    ]
+    return [one for one in drawn if one is not None]
+
+
+def chart(runs: Runs, extractor: str, all_runs: int) -> RatePoints | None:
+    """Return FR by an extractor over the rate of every side of the runs, in the colours of these; None where none was scored."""
+    points, references = list[RatePoint](), set[float | None]()
+    for run in runs:
+        if extractor in extractors(run.scored):
+            rows = rates(run.scored)
+            references.add(rows[0][f"{extractor} fraction_retrieved"])
+            for row, point in _paired(rows, points_of(run.scored, rows, extractor), run):
+                points.append(replace(point, side=run.side(row)))
+    if not points:
+        return None
+    which = "" if len(runs) == all_runs else f", {letters(runs)}"
+    reference = references.pop() if len(references) == 1 else None
+    return chart_of(f"Fraction retrieved by {runs[0].scored.label(extractor)}{which}", points, reference)
 
 
 def _paired(rows: Sequence[Values], points: Sequence[RatePoint], run: NamedRun) -> list[tuple[str, RatePoint]]:

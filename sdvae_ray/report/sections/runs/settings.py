@@ -2,7 +2,7 @@
 
 from sdvae_ray.report.facts.runs.settings import ABSENT, differences, in_words, settings_of
 from sdvae_ray.report.facts.runs.several import Runs
-from sdvae_ray.report.facts.table import NONE, Column, Section, Table, text_column
+from sdvae_ray.report.facts.table import NONE, Column, Row, Section, Table, text_column
 
 _LONGEST = 40  # characters of a value on the first screen
 
@@ -47,7 +47,7 @@ def section(runs: Runs) -> Section:
         text_column("digest", "run digest"),
         text_column("version", "sdvae_ray"),
     ]
-    about = []
+    about: list[Row] = []
     for run in runs:
         record = run.scored.record or {}
         manifest = record.get("manifest", {})

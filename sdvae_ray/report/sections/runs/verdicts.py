@@ -29,7 +29,7 @@ from sdvae_ray.report.facts.table import (
     number,
     text_column,
 )
-from sdvae_ray.report.sections.runs.rates import charts
+from sdvae_ray.report.sections.runs.rates import chart
 from sdvae_ray.report.sections.runs.settings import settings_that_differ
 
 _SETTINGS = 6  # that the first screen names
@@ -47,18 +47,21 @@ class Judged:
 
 @dataclass(frozen=True)
 class RunsForest:
-    """One forest over runs that may be compared. by: the extractor and, unless all wells are one group, the group.
-    sees: what each run retrieves of its originals."""
+    """One forest over `runs`, which may be compared. by: the extractor and, unless all wells are one group, the group.
+    sees: what each run retrieves of its originals. says_something: a run retrieves a compound of them."""
 
+    runs: Runs
+    extractor: str
     by: str
     sees: str
+    says_something: bool
     forest: Forest
 
 
 @dataclass(frozen=True)
 class FirstScreen:
     """What the first screen shows. legend: the runs. warnings: what may not be compared. lines: what may. forests: the first one
-    stands open. charts: FR over the rate. settings: the keys that differ, in words."""
+    stands open. charts: FR over the rate by the same extractor and runs. settings: the keys that differ, in words."""
 
     legend: list[Side]
     warnings: list[str]
@@ -72,12 +75,14 @@ def section(runs: Runs) -> Section:
     """Return the first screen of several runs. content: a FirstScreen."""
     judged = [_judged(run) for run in runs]
     warnings, lines = what_may_be_compared(runs)
+    forests = _forests(judged)
+    drawn = [chart(one.runs, one.extractor, len(runs)) for one in forests[:1]]
     content = FirstScreen(
         [run.legend for run in runs],
         warnings,
         lines,
-        _forests(judged),
-        charts(runs)[:1],
+        forests,
+        [one for one in drawn if one is not None],
         settings_that_differ(runs, _SETTINGS),
     )
     tables = [table for table in (_lost_table(judged), _verdict_table(judged)) if table.rows]
@@ -97,19 +102,19 @@ def _judged(run: NamedRun) -> Judged:
 
 
 def _places(judged: Sequence[Judged]) -> list[tuple[str, str]]:
-    """Return (extractor, group) of every verdict: first those whose originals retrieve a compound of a run."""
-    places = list(dict.fromkeys((row.extractor, row.group) for one in judged for row in one.verdicts))
-    seen = {(compound.extractor, compound.group) for one in judged for compound in one.fates}
-    return sorted(places, key=lambda place: place not in seen)
+    """Return (extractor, group) of every verdict."""
+    return list(dict.fromkeys((row.extractor, row.group) for one in judged for row in one.verdicts))
 
 
 def _forests(judged: Sequence[Judged]) -> list[RunsForest]:
+    """Return a forest per extractor, group and set of runs that may be compared: first those that can say what is lost, then those
+    of more runs."""
     forests, by_letter = [], {one.run.letter: one for one in judged}
     for place in _places(judged):
         for alike in of_same_question([one.run for one in judged], place[0]):
             if forest := _forest([by_letter[run.letter] for run in alike], place, len(judged)):
                 forests.append(forest)
-    return forests
+    return sorted(forests, key=lambda one: (not one.says_something, -len(one.runs)))
 
 
 def _forest(judged: Sequence[Judged], place: tuple[str, str], all_runs: int) -> RunsForest | None:
@@ -142,7 +147,9 @@ def _forest(judged: Sequence[Judged], place: tuple[str, str], all_runs: int) -> 
         None,
         None,
     )
-    return RunsForest(by, f"Compounds retrieved from the originals: {listed(seen)}.", forest)
+    says_something = any((c.extractor, c.group) == place for one in judged for c in one.fates)
+    sees = f"Compounds retrieved from the originals: {listed(seen)}."
+    return RunsForest([one.run for one in judged], place[0], by, sees, says_something, forest)
 
 
 def _seen(one: Judged, place: tuple[str, str]) -> str:
