@@ -13,6 +13,7 @@ from sdvae_ray.commands import browse as browsing
 from sdvae_ray.commands import demo as demos
 from sdvae_ray.commands import export as exports
 from sdvae_ray.commands import questions, runs, state
+from sdvae_ray.commands import report as reports
 from sdvae_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -188,11 +189,11 @@ def report(
     if len(places) > 1:
         if figures:
             raise ConfigError("--figures is of the page of one run")
-        runs.report_runs(places, set or [], storage, output, console, as_json)
+        reports.report_runs(places, set or [], storage, output, console, as_json)
         return
     if output is not None:
         raise ConfigError("--output is the page of several runs; the page of one run is in its own folder")
-    runs.report(runs.opened(places, set or [], storage, None), console, figures=figures, as_json=as_json)
+    reports.report(runs.opened(places, set or [], storage, None), console, figures=figures, as_json=as_json)
 
 
 @opens_run
