@@ -83,6 +83,7 @@ for _command in (
     runs.compare,
     runs.published,
     runs.search,
+    runs.browse,
     runs.decode,
     runs.export,
     data.models,

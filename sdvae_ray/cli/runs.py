@@ -9,9 +9,11 @@ import typer
 from rich.console import Console
 
 from sdvae_ray.cli.options import Address, All, AsJson, Limit, Output, Set, opens_run, opens_storage
+from sdvae_ray.commands import browse as browsing
 from sdvae_ray.commands import demo as demos
 from sdvae_ray.commands import export as exports
 from sdvae_ray.commands import questions, runs, state
+from sdvae_ray.commands import report as reports
 from sdvae_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,11 +24,11 @@ console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
 _IMAGE = "Or a new image: a file for each stain, or one of all; repeatable."
 _MANIFEST = "Or a new image: the row --fov of a manifest that may be another run's."
 _PLATE = "Normalise the new image as a well of this plate of the run; default: its row's own, if there."
-_FORMATS = "Profiles: anndata, pycytominer (Parquet), csv; latents: datasets, webdataset, npz; images: ome_zarr."
+_FORMATS = "Profiles: anndata, pycytominer (Parquet), csv, embedding_atlas; latents: datasets, webdataset, npz; images: ome_zarr."
 _EXPORTED_SIDE = (
     "Repeatable. Default: anndata all; other profiles the originals; latents and images the run's only autoencoder."
 )
-_TEXT = 'Text of a treatment in exported latents: columns in braces, such as "{pert_iname} on {Cell_type}".'
+_TEXT = 'Text of a treatment beside latents and in embedding_atlas: columns in braces, such as "{pert_iname} on {Cell_type}".'
 Side = Annotated[str | None, typer.Option(help="Of which side; default: the originals.")]
 
 
@@ -164,16 +166,34 @@ def score(
     runs.score(run, console, address, manifest, whole, as_json)
 
 
-@opens_run
+@opens_storage
 def report(
-    run: "Run",
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...", help="A run file (YAML), or the output folder of a run; several are compared."
+        ),
+    ],
+    storage: dict[str, Any],
+    set: Set = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="PAGE", help="Of several runs: their page, a path or s3://..."),
+    ] = None,
     figures: Annotated[
-        bool, typer.Option("--figures", help="Write the charts (SVG) and pictures (PNG) as files too.")
+        bool, typer.Option("--figures", help="Write the charts (SVG) and pictures (PNG) of one run as files too.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Scores -> one self-contained HTML page."""
-    runs.report(run, console, figures=figures, as_json=as_json)
+    """Scores -> one self-contained HTML page; of several runs one page that compares them."""
+    if len(places) > 1:
+        if figures:
+            raise ConfigError("--figures is of the page of one run")
+        reports.report_runs(places, set or [], storage, output, console, as_json)
+        return
+    if output is not None:
+        raise ConfigError("--output is the page of several runs; the page of one run is in its own folder")
+    reports.report(runs.opened(places, set or [], storage, None), console, figures=figures, as_json=as_json)
 
 
 @opens_run
@@ -240,6 +260,15 @@ def search(
     """The nearest neighbours of a well, a field of view, a patch or a new image, with their treatment, in a scored run."""
     asked = questions.Asked(well, fov, patch, image or [], manifest, plate)
     questions.search(run, asked, extractor, side, count, console, as_json)
+
+
+@opens_run
+def browse(
+    run: "Run",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On this machine; 0: a free one.")] = 0,
+) -> None:
+    """A scored run in the browser, live: search with pictures, a new image, the map of its wells. On this machine alone."""
+    browsing.browse(run, port, console)
 
 
 @opens_run

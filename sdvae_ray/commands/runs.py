@@ -1,4 +1,4 @@
-"""Commands that compute a run: encode, retry, score, report and all in one; check and bench.
+"""Commands that compute a run: encode, retry, score and all in one; check and bench.
 
 Nothing heavy is imported until a command runs.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdvae_ray.commands.first_line import begin, give, lines_of
+from sdvae_ray.commands.report import read_scored, report
 from sdvae_ray.console import print_line, waiting
 from sdvae_ray.errors import ConfigError, RunError
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from sdvae_ray.report.facts.scored import ScoredRun
     from sdvae_ray.run.run import Run
-    from sdvae_ray.run.scores import Scores
 
 
 def opened(places: Sequence[str], overrides: Sequence[str], storage: Mapping[str, Any], output: str | None) -> Run:
@@ -197,7 +197,7 @@ def _score(
     from sdvae_ray.report.terminal.summary import print_summary
     from sdvae_ray.scoring.score import score as score_run
 
-    scored = _read_scored(run, console, score_run(run, console, address, manifest))
+    scored = read_scored(run, console, score_run(run, console, address, manifest))
     print_summary(scored, console, whole)
     return scored
 
@@ -228,35 +228,6 @@ def _require_scores(scored: ScoredRun) -> None:
         raise RunError(
             f"nothing could be scored: {reasons[0] if reasons else 'no compound has replicates and negatives'}"
         )
-
-
-def report(
-    run: Run, console: Console, scored: ScoredRun | None = None, figures: bool = False, as_json: bool = False
-) -> str:
-    """Write the page and return its URI. scored: the result of `score`; None: the scores are read from storage. figures: write
-    the page's charts and pictures as files too."""
-    lines = lines_of(console, as_json)
-    begin("report", run, lines)
-    from sdvae_ray.report.page.write import FIGURES, write_report
-
-    if scored is None:
-        with waiting(lines, "report: reading the scores and the fields of view"):
-            scored = _read_scored(run, lines)
-    with waiting(lines, "report: drawing the page: tables, and originals beside reconstructions"):
-        uri = write_report(scored, figures)
-    print_line(lines, f"report: {uri}")
-    answer = {"output": run.output, "report": uri}
-    if figures:
-        answer["figures"] = run.uri(FIGURES)
-        print_line(lines, f"report: its charts (SVG) and pictures (PNG): {answer['figures']}")
-    give(answer, console, as_json)
-    return uri
-
-
-def _read_scored(run: Run, console: Console, scores: Scores | None = None) -> ScoredRun:
-    from sdvae_ray.report.facts.scored import ScoredRun
-
-    return ScoredRun.read(run, scores, lambda text: print_line(console, f"report: {text}"))
 
 
 def run_all(

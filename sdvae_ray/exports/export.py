@@ -17,10 +17,13 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Format:
-    """Return the format of a name. Raises ConfigError, with the nearest match, for a name that is none."""
-    if name not in (allowed := names()):
-        raise ConfigError(f"export: no format {name!r}{did_you_mean(name, allowed)}")
-    return cast(Format, importlib.import_module(f"{_FORMATS}.{name}"))
+    """Return the format of a name, in which a dash stands for an underscore. Raises ConfigError, with the nearest match, for a name
+    that is none.
+    """
+    module = name.replace("-", "_")
+    if module not in (allowed := names()):
+        raise ConfigError(f"export: no format {name!r}{did_you_mean(module, allowed)}")
+    return cast(Format, importlib.import_module(f"{_FORMATS}.{module}"))
 
 
 def export(name: str, request: Request) -> Exported:

@@ -36,7 +36,12 @@ def on_plates(table: pl.DataFrame, plates: Sequence[str]) -> pl.DataFrame:
         if table.filter((pl.col(PLATE_COLUMN) == plate) | (key == plate)).height == 0:
             known = table[PLATE_COLUMN].unique().sort().to_list()
             raise DataError(f"no plate {plate!r} in the run{did_you_mean(plate, known[:_LISTED])}")
-    return table.filter(pl.col(PLATE_COLUMN).is_in(list(plates)) | key.is_in(list(plates)))
+    return table.filter(of_plates(plates))
+
+
+def of_plates(plates: Sequence[str]) -> pl.Expr:
+    """Return a condition: a row is of one of the plates, by Metadata_Plate or source/batch/plate."""
+    return pl.col(PLATE_COLUMN).is_in(list(plates)) | pl.concat_str(PLATE_KEY, separator="/").is_in(list(plates))
 
 
 def by_file(fovs: pl.DataFrame) -> Iterator[pl.DataFrame]:

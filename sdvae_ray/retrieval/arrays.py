@@ -1,4 +1,4 @@
-"""Array types of retrieval, and the rows of a matrix of profiles: finite or not, all zero or not, scaled to length 1."""
+"""Array types of retrieval, and the rows of a matrix of profiles: finite or not, all zero or not, of length 1, on two axes."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -51,3 +51,15 @@ def unit_rows(features: ArrayLike) -> Floats:
     norm[norm == 0] = 1.0
     x /= norm
     return x
+
+
+def principal_components(vectors: Profiles) -> Floats:
+    """Return (N, 2): vectors (N, D) less their mean, on the two axes of largest variance; an axis points to where its largest
+    loading is positive."""
+    centred = vectors.astype(np.float64) - vectors.mean(0, dtype=np.float64)
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    two = axes[:, ::-1][:, :2]
+    if two.shape[1] < 2:
+        two = np.concatenate([two, np.zeros_like(two)], axis=1)
+    signs = np.sign(two[np.abs(two).argmax(0), range(2)])
+    return centred @ (two * np.where(signs == 0, 1, signs))

@@ -164,6 +164,7 @@ OF_A_RUN = (
     "report",
     "run",
     "search",
+    "browse",
     "decode",
     "export",
 )

@@ -8,7 +8,7 @@ from mixed_screen import PIXEL_UM, WELLS, geometry_of, mixed_run, name_of, write
 from rich.console import Console
 from straight_line import expected_values, stored_values
 
-from sdvae_ray.commands.runs import report
+from sdvae_ray.commands.report import report
 from sdvae_ray.config import RunConfig
 from sdvae_ray.encoding.calibration.calibrate import CalibrateOptions, calibrate
 from sdvae_ray.encoding.check import check

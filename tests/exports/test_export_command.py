@@ -22,7 +22,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("--to anndta -o x.h5ad", "no format 'anndta'; did you mean 'anndata'? (allowed: anndata, csv, datasets, npz"),
+        ("--to anndta -o x.h5ad", "no format 'anndta'; did you mean 'anndata'? (allowed: anndata, csv, datasets, "),
         ("--to anndata -o x.csv", "anndata writes .h5ad, and --output is"),
         ("--to npz -o out --side tiny --level fov", "npz takes no --level (it takes --side, --plate, --text)"),
         ("--to csv -o x.csv --text {x}", "csv takes no --text"),

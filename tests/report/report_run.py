@@ -288,7 +288,7 @@ def summary_of(config: RunConfig, scores: Scores) -> str:
 class Page(HTMLParser):
     """Tags, attributes and visible text of a page; fails where tags do not nest."""
 
-    VOID = frozenset({"meta", "img", "col", "br", "rect", "line", "circle", "path", "input"})
+    VOID = frozenset({"meta", "link", "img", "col", "br", "rect", "line", "circle", "path", "input"})
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -13,10 +13,11 @@ from test_conclude import GROUP, with_wells
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.report.facts import wells as facts
-from sdvae_ray.report.facts.wells import Measure, WellMap, Wells, nearest_rows, principal_components, wells_of
+from sdvae_ray.report.facts.wells import Measure, WellMap, Wells, nearest_rows, wells_of
 from sdvae_ray.report.page.wells_data import wells_json
 from sdvae_ray.report.sections.explore import wells
 from sdvae_ray.report.sections.explore.wells import Explorer, position_of
+from sdvae_ray.retrieval.arrays import principal_components
 from sdvae_ray.retrieval.index import faiss_index
 from sdvae_ray.schema import PLATE_COLUMN, WELL_COLUMN, WELL_KEY
 

@@ -123,7 +123,10 @@ class RatePoints(Chart):
 
 @dataclass(frozen=True)
 class ForestRow:
-    """One side's difference from the originals, its interval as numbers (None: unknown) and in words, and its verdict."""
+    """One side's difference from the originals, its interval as numbers (None: unknown) and in words, and its verdict.
+
+    margin, floor  of a row of another run than its neighbours: its own margin, and its floor less its originals; None: the chart's
+    """
 
     side: Side
     word: str
@@ -131,11 +134,13 @@ class ForestRow:
     low: float | None
     high: float | None
     interval: str
+    margin: float | None = None
+    floor: float | None = None
 
 
 @dataclass(frozen=True)
 class Forest(Chart):
-    """Differences from the originals, one row per side: 0 is the originals' normalised mAP, `ceiling`.
+    """Differences from the originals, one row per side: 0 is the originals' normalised mAP, `ceiling`; None: one per row.
 
     floor   normalised mAP of controls that pose as compounds; None: unknown
     margin  differences within -margin..margin count as none; None: there is no margin

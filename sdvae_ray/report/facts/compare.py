@@ -15,12 +15,11 @@ from sdvae_ray.report.facts.floors import FLOORS
 from sdvae_ray.report.facts.metrics import mean_of, metric_column, metric_columns
 from sdvae_ray.report.facts.outcome import FRACTION
 from sdvae_ray.report.facts.papers import Papers, papers
+from sdvae_ray.report.facts.runs.settings import ABSENT, differences, settings_of
 from sdvae_ray.report.facts.scored import ScoredRun, Values
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import RATES
 
-_RECORDED = ("manifest", "sdvae_ray", "python", "precision", "micro_batch", "libraries", "weights")
-_ABSENT = object()
 Rows = Mapping[tuple[str, ...], Values]
 
 
@@ -52,7 +51,7 @@ def comparison(a: Run, b: Run) -> dict[str, Any]:
     return {
         "a": _facts(runs[0], of_paper[0]) | {"only": _only("a", "b", tables)},
         "b": _facts(runs[1], of_paper[1]) | {"only": _only("b", "a", tables)},
-        "settings": list(_differences(_settings(runs[0]), _settings(runs[1]))),
+        "settings": list(_differences(runs)),
         **tables,
     }
 
@@ -60,26 +59,10 @@ def comparison(a: Run, b: Run) -> dict[str, Any]:
 # --- settings ----------------------------------------------------------------------------------------------------------------
 
 
-def _settings(scored: ScoredRun) -> Values:
-    settings = scored.config.model_dump(mode="json", exclude={"manifest", "output"})
-    settings["image"]["packing"] = [list(triple) for triple in scored.config.image.triples]
-    for name, autoencoder in settings["autoencoders"].items():
-        autoencoder["packing"] = [list(triple) for triple in scored.config.triples(name)]
-    record = scored.record or {}
-    return {**settings, "recorded": {key: record[key] for key in _RECORDED if key in record}}
-
-
-def _differences(a: Any, b: Any, key: str = "") -> Iterator[Values]:
-    """Yield one row per difference. A mapping that only one of the two has is one row, with all its content."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for name in dict.fromkeys([*a, *b]):
-            yield from _differences(a.get(name, _ABSENT), b.get(name, _ABSENT), f"{key}.{name}".lstrip("."))
-    elif a is _ABSENT:
-        yield {"key": key, "a": None, "b": b, "only": "b"}
-    elif b is _ABSENT:
-        yield {"key": key, "a": a, "b": None, "only": "a"}
-    elif a != b:
-        yield {"key": key, "a": a, "b": b, "only": None}
+def _differences(runs: Sequence[ScoredRun]) -> Iterator[Values]:
+    for key, (a, b) in differences([settings_of(scored) for scored in runs]):
+        only = "b" if a is ABSENT else "a" if b is ABSENT else None
+        yield {"key": key, "a": None if a is ABSENT else a, "b": None if b is ABSENT else b, "only": only}
 
 
 def _facts(scored: ScoredRun, paper: Papers) -> Values:

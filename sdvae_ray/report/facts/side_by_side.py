@@ -1,8 +1,6 @@
 """The tables and lines of a comparison of two runs, A and B; a difference is always B - A."""
 
 import itertools
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +8,7 @@ from typing import Any
 from sdvae_ray.report.facts import published
 from sdvae_ray.report.facts.floors import FLOORS
 from sdvae_ray.report.facts.outcome import DISTANCES, FRACTION
+from sdvae_ray.report.facts.runs.settings import in_words
 from sdvae_ray.report.facts.scored import GROUP, RANDOM, Values
 from sdvae_ray.report.facts.table import (
     BLOCK,
@@ -66,7 +65,10 @@ def _data(comparison: Comparison) -> Section:
 
 def _settings(comparison: Comparison) -> Section:
     rows = [
-        {"key": row["key"], **{run: NONE if row["only"] == other else _words(row[run]) for run, other in ("ab", "ba")}}
+        {
+            "key": row["key"],
+            **{run: NONE if row["only"] == other else in_words(row[run]) for run, other in ("ab", "ba")},
+        }
         for row in comparison["settings"]
     ]
     if not rows:
@@ -74,15 +76,6 @@ def _settings(comparison: Comparison) -> Section:
     columns = [text_column("key", "key", keeps=44), text_column("a", "A"), text_column("b", "B")]
     brief = "As run.json has them, – not given; a score section changed after `encode` is not in it."
     return Section("settings", "", tables=[Table("What differs", columns, rows)], brief=brief)
-
-
-def _words(value: Any) -> str:
-    """Return a value of a run file in short: only the settings of a model that are set, only the first 12 digits of a hash."""
-    if isinstance(value, dict):
-        settings = ((key, setting) for key, setting in value.items() if setting is not None and setting is not False)
-        return ", ".join(f"{key} {_words(setting)}" for key, setting in settings)
-    text = value if isinstance(value, str) else json.dumps(value).replace('"', "")
-    return re.sub(r"\b[0-9a-f]{64}\b", lambda match: match[0][:12], text)
 
 
 def _retrieval(comparison: Comparison) -> Section:

@@ -18,7 +18,7 @@ from sdvae_ray.errors import SdvaeRayError
 from sdvae_ray.queries import saved_index
 from sdvae_ray.report.facts.sample import sampled
 from sdvae_ray.report.facts.scored import ScoredRun
-from sdvae_ray.retrieval.arrays import unit_rows
+from sdvae_ray.retrieval.arrays import principal_components, unit_rows
 from sdvae_ray.retrieval.ranking.nearest import nearest_others
 from sdvae_ray.run.quality import MEAN
 from sdvae_ray.schema import ERROR, FOV_ID, WELL_KEY, metrics_table
@@ -71,10 +71,10 @@ class Wells:
 
 def wells_of(scored: ScoredRun) -> Wells | None:
     """Return the wells of a run; None if its fields name no wells."""
-    keys = [name for name in WELL_KEY if name in scored.fovs.columns]
-    if WELL_KEY[-1] not in keys or scored.fovs.height == 0:
+    keys = keys_of(scored)
+    if not keys:
         return None
-    whole = _table(scored, keys)
+    whole = well_table(scored, keys)
     table = _sampled(whole, keys)
     is_large = table.height > MANY
     seeing = _seeing(scored)
@@ -92,12 +92,18 @@ def wells_of(scored: ScoredRun) -> Wells | None:
     return Wells(table, whole.height, measures, maps, neighbours, maps[0].label if maps else "")
 
 
+def keys_of(scored: ScoredRun) -> list[str]:
+    """Return the columns of WELL_KEY that the run has; none if its fields name no wells."""
+    keys = [name for name in WELL_KEY if name in scored.fovs.columns]
+    return keys if WELL_KEY[-1] in keys and scored.fovs.height else []
+
+
 def _side_words(scored: ScoredRun, side: str) -> str:
     return "originals" if side == IMAGE_SIDE else scored.label(side)
 
 
-def _table(scored: ScoredRun, keys: list[str]) -> pl.DataFrame:
-    """Return one row per well, in the order of the keys."""
+def well_table(scored: ScoredRun, keys: list[str]) -> pl.DataFrame:
+    """Return one row per well, in the order of the keys: these as text, compound, name, role, group, fields, failed."""
     score, fovs = scored.config.score, scored.fovs
     compound = score.perturbation if score.perturbation in fovs.columns else None
     try:
@@ -225,18 +231,6 @@ def _map(
             count = min(NEAREST, rows.height - 1)
             nearest[numbers, :count] = numbers[nearest_rows(vectors, count)]
     return places, nearest
-
-
-def principal_components(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return (N, 2): vectors (N, D) less their mean, on the two axes of largest variance; an axis points to where its largest
-    loading is positive."""
-    centred = vectors.astype(np.float64) - vectors.mean(0, dtype=np.float64)
-    _, axes = np.linalg.eigh(centred.T @ centred)
-    two = axes[:, ::-1][:, :2]
-    if two.shape[1] < 2:
-        two = np.concatenate([two, np.zeros_like(two)], axis=1)
-    signs = np.sign(two[np.abs(two).argmax(0), range(2)])
-    return centred @ (two * np.where(signs == 0, 1, signs))
 
 
 def nearest_rows(vectors: NDArray[np.float32], count: int) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ class ForestPlot:
 def forest(chart: Forest) -> ForestPlot:
     """Return the drawing of a forest. Lines: the originals at 0, the floor; a band: the margin."""
     floor = None if chart.floor is None or chart.ceiling is None else chart.floor - chart.ceiling
-    ends = [value for row in chart.rows for value in (row.low, row.high, row.estimate) if value is not None]
+    ends = [v for row in chart.rows for v in (row.low, row.high, row.estimate, row.margin, row.floor) if v is not None]
     known = [0.0, *ends, *(value for value in (floor, chart.margin) if value is not None)]
     least, most = min(known), max(known)
     spread = (most - least) or 1.0
@@ -38,7 +38,8 @@ def forest(chart: Forest) -> ForestPlot:
 
 
 def _head(chart: Forest, floor: float | None, place: Callable[[float], str]) -> str:
-    texts = _line_name(place(0.0), 11, f"originals {number(chart.ceiling, 2)}", floor is None or floor <= 0)
+    originals = "originals" if chart.ceiling is None else f"originals {number(chart.ceiling, 2)}"
+    texts = _line_name(place(0.0), 11, originals, floor is None or floor <= 0)
     if floor is not None:
         texts += _line_name(place(floor), 24, f"floor {number(chart.floor, 2)}", floor > 0)
     return f'<svg class="forest-row" height="28" width="100%" aria-hidden="true">{texts}</svg>'
@@ -51,9 +52,10 @@ def _line_name(x: str, y: int, words: str, ends: bool) -> str:
 
 def _marks(chart: Forest, row: ForestRow, floor: float | None, place: Callable[[float], str]) -> str:
     middle, marks = _ROW / 2, ""
-    if chart.margin is not None:
-        width = f"{float(place(chart.margin)[:-1]) - float(place(-chart.margin)[:-1]):.2f}%"
-        marks += f'<rect class="margin" x="{place(-chart.margin)}" width="{width}" y="0" height="{_ROW}"/>'
+    margin, floor = chart.margin if row.margin is None else row.margin, floor if row.floor is None else row.floor
+    if margin is not None:
+        width = f"{float(place(margin)[:-1]) - float(place(-margin)[:-1]):.2f}%"
+        marks += f'<rect class="margin" x="{place(-margin)}" width="{width}" y="0" height="{_ROW}"/>'
     marks += f'<line class="zero" x1="{place(0)}" x2="{place(0)}" y1="0" y2="{_ROW}"/>'
     if floor is not None:
         marks += f'<line class="floor" x1="{place(floor)}" x2="{place(floor)}" y1="0" y2="{_ROW}"/>'

@@ -4,7 +4,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sdvae_ray.report.facts.chart import KINDS
@@ -14,8 +14,9 @@ from sdvae_ray.report.page.figure_files import drawn, figure_files, resource
 from sdvae_ray.report.page.figures import key
 from sdvae_ray.report.page.forest import ForestPlot, forest
 from sdvae_ray.report.page.wells_data import wells_json
-from sdvae_ray.report.sections.header import header
+from sdvae_ray.report.sections.header import Header, header
 from sdvae_ray.report.sections.order import sections_of
+from sdvae_ray.report.sections.runs.order import page_of_runs
 
 FILE, FIGURES = "report/index.html", "report/figures"
 # all of the page's scripts; its policy allows no other
@@ -29,7 +30,7 @@ def write_report(scored: ScoredRun, figures: bool = False) -> str:
     """
     storage, sections = scored.run.storage, sections_of(scored)
     uri = scored.run.uri(FILE)
-    storage.write_bytes(uri, _page(scored, sections).encode())
+    storage.write_bytes(uri, _page(header(scored), sections).encode())
     for name, data in figure_files(sections) if figures else ():
         storage.write_bytes(scored.run.uri(FIGURES, name), data)
     return uri
@@ -37,15 +38,20 @@ def write_report(scored: ScoredRun, figures: bool = False) -> str:
 
 def render(scored: ScoredRun) -> str:
     """Return the whole page as text."""
-    return _page(scored, sections_of(scored))
+    return _page(header(scored), sections_of(scored))
 
 
-def _page(scored: ScoredRun, sections: Sequence[Section]) -> str:
+def render_runs(runs: Sequence[ScoredRun]) -> str:
+    """Return the page that compares several runs as text. Raises ConfigError for a run that is named twice."""
+    return _page(*page_of_runs(runs))
+
+
+def _page(head: Header, sections: Sequence[Section]) -> str:
     script = "\n".join(resource("scripts", name) for name in _SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = _templates().get_template("page.html")
+    page = templates().get_template("page.html")
     return page.render(
-        header=header(scored),
+        header=head,
         sections=sections,
         style=Markup(resource("chart.css") + resource("page.css")),
         script=Markup(script),
@@ -53,10 +59,11 @@ def _page(scored: ScoredRun, sections: Sequence[Section]) -> str:
     )
 
 
-def _templates() -> Environment:
-    loader = PackageLoader("sdvae_ray.report.page")
+def templates(*packages: str) -> Environment:
+    """Return the page's templates, and those of other packages, which may include the page's."""
+    loaders = [PackageLoader(package) for package in (*packages, "sdvae_ray.report.page")]
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
         "draw": lambda chart: Markup(drawn(chart)),

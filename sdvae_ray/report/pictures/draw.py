@@ -100,6 +100,18 @@ def draw(
     )
 
 
+def thumbnail(config: RunConfig, original: Pixels, image: Pixels, size: int) -> bytes:
+    """Return a colour composite of an image (C, H, W) as a PNG, stretched by the original's percentiles; means over squares of
+    pixels make it no larger than `size`.
+    """
+    low, high = (np.percentile(original, q, axis=(1, 2))[:, None, None] for q in (LOW, HIGH))
+    spread = np.maximum(high - low, _LEAST_LEVELS / (2**config.image.scaling.bits - 1))
+    factor = -(-image.shape[-1] // size)
+    height, width = (length // factor for length in image.shape[1:])
+    squares = image[:, : height * factor, : width * factor].reshape(len(image), height, factor, width, factor)
+    return _png(_composite(config, np.clip((squares.mean((2, 4)) - low) / spread, 0, 1)))
+
+
 def scale_bar(crop: int, micrometres: float | None) -> tuple[str, float]:
     """Return the words of a scale bar and its length as a share of a picture's width.
 

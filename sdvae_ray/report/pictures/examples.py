@@ -11,14 +11,11 @@ from typing import cast
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
 from sdvae_ray.contracts import Autoencoder, Codec
 from sdvae_ray.engine.compress import Compressed, compress, load_codecs
 from sdvae_ray.engine.forward import Forward
-from sdvae_ray.engine.load import IMAGE, Batch, Loader
 from sdvae_ray.engine.models import pick_device
 from sdvae_ray.engine.sides import Field, Sides
 from sdvae_ray.engine.transfer import UnusableOutputError, demand
@@ -28,9 +25,9 @@ from sdvae_ray.randomness import generator
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.pictures.choice import Choice
 from sdvae_ray.report.pictures.draw import Pictures, Pixels, crop_of, draw
+from sdvae_ray.report.pictures.pixels import load_pixels
 from sdvae_ray.run.run import Run
-from sdvae_ray.schema import ERROR, FOV_ID, LATENT, latents_table, metrics_table
-from sdvae_ray.sources.manifest.reader import read_manifest_column, read_row_group, row_groups
+from sdvae_ray.schema import FOV_ID, LATENT, latents_table, metrics_table
 
 SECONDS = 60.0  # after which no further patch is decoded
 _LEAST_SPREAD = 0.5  # of a patch that is shown, as a share of the median patch's
@@ -62,7 +59,7 @@ def load_examples(scored: ScoredRun, choices: Sequence[Choice]) -> Examples:
     start, config = time.monotonic(), scored.config
     crop = crop_of(config, len(choices))
     try:
-        pixels, notes = _load_pixels(scored.run, [choice.fov_id for choice in choices])
+        pixels, notes = load_pixels(scored.run, [choice.fov_id for choice in choices])
     except (SdvaeRayError, OSError) as error:
         return Examples([], crop, [f"No pictures: the pixels cannot be read now: {error}"])
     scored.say(f"{len(pixels)} of {len(choices)} fields loaded in {time.monotonic() - start:.0f} s")
@@ -120,30 +117,6 @@ class _Patch:
         """Return the patch's value of a column; None if the run has not stored it."""
         values = self.run.read(table, column, self.fov).values
         return values[0, self.number] if len(values) else None
-
-
-def _load_pixels(run: Run, ids: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return fov_id -> (P, C, S, S) integers, from the manifest's rows of these FOVs; and notes why others have none."""
-    if not ids:
-        return {}, []
-    config, storage = run.config, run.storage
-    keys = read_manifest_column(config.manifest, FOV_ID, storage)
-    sizes, _ = row_groups(config.manifest, storage)
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    rows = np.flatnonzero(pc.is_in(keys, pa.array(ids, pa.string())).to_numpy())
-    at = {str(keys[int(row)]): int(row) for row in rows}
-    notes = [f"{name} is not shown: it is not in {config.manifest}" for name in ids if name not in at]
-    loader = Loader(config.image, config.storage)
-    pixels: dict[str, np.ndarray] = {}
-    for name, row in at.items():
-        group = int(np.searchsorted(starts, row, side="right")) - 1
-        table = read_row_group(config.manifest, group, storage).slice(row - int(starts[group]), 1)
-        loaded: Batch = loader({column: np.array(table[column].to_pylist(), object) for column in table.column_names})
-        if loaded[ERROR][0]:
-            notes.append(f"{name} is not shown: {loaded[ERROR][0]}")
-        else:
-            pixels[name] = loaded[IMAGE][0]
-    return pixels, notes
 
 
 def _models(scored: ScoredRun, device: torch.device) -> tuple[dict[str, Autoencoder | Codec], dict[str, str]]:

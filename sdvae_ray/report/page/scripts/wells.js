@@ -6,7 +6,7 @@
   const PLATES = 12, ROWS = 200;
   const colours = wellColours(data);
   const first = colours.findIndex((one) => one.label.startsWith("normalised AP"));
-  const state = { marked: new Set(), here: -1, colour: colours[Math.max(first, 0)], from: 0 };
+  const state = { marked: new Set(), here: -1, colour: colours[Math.max(first, 0)], from: 0, isLasso: false };
   const element = (tag, text, properties = {}) => Object.assign(document.createElement(tag), { textContent: text, ...properties });
   const options = (select, labels, chosen = 0) => labels.forEach((label, number) => select.append(element("option", label, { value: number, selected: number === chosen })));
   options(part("map"), data.maps.map((map) => map.label));
@@ -63,6 +63,7 @@
       row.append(head, element("td", data.compoundOf(well)), element("td", data.roles[data.role[well]]), element("td", state.colour.value(well), { className: "n" }));
       return row;
     }));
+    document.dispatchEvent(new CustomEvent("wells:marked", { detail: { wells, first: wells.length ? data.nameOf(wells[0]) : "" } }));
     part("rows-say").textContent = wells.length > ROWS ? `The first ${ROWS} of ${wells.length.toLocaleString("en")}.` : "";
   };
   const legend = () => part("colours").replaceChildren(`${state.colour.label}: `, ...state.colour.legend.flatMap(([colour, text]) => {
@@ -120,6 +121,8 @@
     if (text) markCompounds((name) => name.toLowerCase().includes(text));
     else state.mark([]);
   });
+  part("brush").addEventListener("input", (event) => { state.isLasso = event.target.value === "lasso"; });
+  document.addEventListener("wells:mark", (event) => state.mark(event.detail));
   const numberOf = new Map(data.compounds.map((compound, number) => [compound, number]));
   for (const row of document.querySelectorAll("table.tools tr[data-compound]")) {
     const number = numberOf.get(row.dataset.compound);

@@ -1,4 +1,4 @@
-// Drawing of wells: colours, the map and the plates on canvases, and boxes that are drawn over them.
+// Drawing of wells: colours, the map and the plates on canvases, and boxes and lassos that are drawn over them.
 const wellColours = (data) => {
   const stops = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]]; // viridis: van der Walt and Smith 2015
   const ramp = Array.from({ length: 255 }, (_, code) => {
@@ -38,13 +38,23 @@ const pixelOf = (() => {
 })();
 const dimmed = (pixel) => ((pixel & 0xffffff) | (((pixel >>> 24) * 0.22) << 24)) >>> 0;
 
+// Whether a point is inside a lasso, [[x, y], ...]: a line from the point to the right crosses its edge an odd number of times.
+const isInside = (lasso, x, y) => {
+  let inside = false;
+  for (let here = 0, before = lasso.length - 1; here < lasso.length; before = here++) {
+    const [x1, y1] = lasso[here], [x2, y2] = lasso[before];
+    if (y1 > y !== y2 > y && x < ((x2 - x1) * (y - y1)) / (y2 - y1) + x1) inside = !inside;
+  }
+  return inside;
+};
+
 // A canvas of marks. places(width, height): [[well, x, y, size]] in CSS pixels. Marks are painted on a layer of their own when they
 // change; the box and the well one looks at are drawn over it.
 const wellCanvas = (canvas, state, places, isFramed) => {
   const pen = canvas.getContext("2d");
   const layer = document.createElement("canvas");
   let drawn = [];
-  let box = null;
+  let box = null, lasso = [];
   const nearest = (x, y, most) => {
     let best = -1, least = most * most;
     for (const [well, left, top] of drawn) {
@@ -88,6 +98,13 @@ const wellCanvas = (canvas, state, places, isFramed) => {
     if (here) pen.strokeRect(here[1] - here[3] / 2 - 2, here[2] - here[3] / 2 - 2, here[3] + 4, here[3] + 4);
     if (!box) return;
     pen.setLineDash([4, 3]);
+    if (state.isLasso) {
+      pen.beginPath();
+      for (const [x, y] of lasso) pen.lineTo(x, y);
+      pen.closePath();
+      pen.stroke();
+      return;
+    }
     pen.strokeRect(Math.min(box[0], box[2]), Math.min(box[1], box[3]), Math.abs(box[2] - box[0]), Math.abs(box[3] - box[1]));
   };
   const at = (event) => {
@@ -97,6 +114,7 @@ const wellCanvas = (canvas, state, places, isFramed) => {
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
     box = [...at(event), ...at(event)];
+    lasso = [at(event)];
   });
   canvas.addEventListener("pointermove", (event) => {
     if (!box) {
@@ -105,13 +123,15 @@ const wellCanvas = (canvas, state, places, isFramed) => {
       return;
     }
     [box[2], box[3]] = at(event);
+    lasso.push([box[2], box[3]]);
     requestAnimationFrame(show);
   });
   canvas.addEventListener("pointerup", (event) => {
     const [left, right] = [Math.min(box[0], box[2]), Math.max(box[0], box[2])];
     const [top, bottom] = [Math.min(box[1], box[3]), Math.max(box[1], box[3])];
-    const isClick = right - left < 4 && bottom - top < 4;
-    const wells = isClick ? [nearest(left, top, 14)].filter((well) => well >= 0) : drawn.filter(([, x, y]) => x >= left && x <= right && y >= top && y <= bottom).map(([well]) => well);
+    const isClick = right - left < 4 && bottom - top < 4 && lasso.length < 8;
+    const isBrushed = state.isLasso ? ([, x, y]) => isInside(lasso, x, y) : ([, x, y]) => x >= left && x <= right && y >= top && y <= bottom;
+    const wells = isClick ? [nearest(left, top, 14)].filter((well) => well >= 0) : drawn.filter(isBrushed).map(([well]) => well);
     box = null;
     state.mark(wells, event.shiftKey);
     if (isClick && wells.length) state.goTo(wells[0]);

@@ -1,5 +1,7 @@
 """Rate, distortion and phenotype of every side: a row per side, and FR over the rate."""
 
+from collections.abc import Mapping, Sequence
+
 import polars as pl
 
 from sdvae_ray.config import IMAGE_SIDE
@@ -14,7 +16,7 @@ from sdvae_ray.schema import BITS, CODED, ENTROPY, RATES
 DISTORTIONS = ("foreground_ssim", "psnr", "ssim", "ms_ssim", "lpips", "mae")  # the first of them that the run has
 _MOST_DISTORTIONS = 2
 _MOST_EXTRACTORS = 3
-_NOTE = (
+NOTE = (
     "Every side by its rate; the originals by that of their raw pixels. A latent as stored takes 16 bits a value. Coded: the bytes "
     "of files, one per RGB pass of a field, that give back the very latent that was decoded; of a codec, one per stain. Without "
     "latent_bits the files hold every float16 value. Entropy: what an ideal coder without context would need for the latent "
@@ -29,22 +31,10 @@ def section(scored: ScoredRun) -> Section | None:
     rows, names = rates(scored), extractors(scored)
     if len(rows) < 2:
         return None
+    labels = {name: scored.label(name) for name in names}
     columns = [
         SIDE,
-        *(Column(name, "bits", 3, unit=words, in_terminal=name != ENTROPY) for name, words in RATES.items()),
-        *(metric_column(scored.config, name) for name in _distortions(scored)),
-    ]
-    for name in names:
-        unit = scored.label(name)
-        columns += [
-            Column(f"{name} fraction_retrieved", "FR", 3, "higher", unit),
-            Column(f"{name} mean_map", "mAP", 3, "higher", unit, in_terminal=False),
-            Column(f"{name} fid", "FID", better="lower", unit=unit),
-        ]
-    columns += [
-        Column(key, heading, better="lower", unit="per field")
-        for key, heading in (("core_seconds", "core-s"), ("gpu_seconds", "GPU-s"))
-        if any(row.get(key) is not None for row in rows)
+        *number_columns(rows, [metric_column(scored.config, name) for name in distortions(scored)], labels),
     ]
     title = "Rate, distortion, phenotype; bits per pixel and stain" + (", synthetic" if scored.is_synthetic else "")
     shown = [row | {"side": scored.side(row["side"])} for row in rows]
@@ -53,9 +43,26 @@ def section(scored: ScoredRun) -> Section | None:
         "rates",
         "Rate, distortion and phenotype",
         "Rate and phenotype",
-        tables=[Table(title, columns, shown, [_NOTE])],
+        tables=[Table(title, columns, shown, [NOTE])],
         charts=[chart for chart in charts if chart.points],
     )
+
+
+def number_columns(rows: Sequence[Values], distortions: Sequence[Column], labels: Mapping[str, str]) -> list[Column]:
+    """Return the columns of the numbers of `rates`. distortions: of the runs. labels: of the extractors, by name."""
+    columns = [Column(name, "bits", 3, unit=words, in_terminal=name != ENTROPY) for name, words in RATES.items()]
+    columns += distortions
+    for name, unit in labels.items():
+        columns += [
+            Column(f"{name} fraction_retrieved", "FR", 3, "higher", unit),
+            Column(f"{name} mean_map", "mAP", 3, "higher", unit, in_terminal=False),
+            Column(f"{name} fid", "FID", better="lower", unit=unit),
+        ]
+    return columns + [
+        Column(key, heading, better="lower", unit="per field")
+        for key, heading in (("core_seconds", "core-s"), ("gpu_seconds", "GPU-s"))
+        if any(row.get(key) is not None for row in rows)
+    ]
 
 
 def extractors(scored: ScoredRun) -> list[str]:
@@ -79,7 +86,7 @@ def rates(scored: ScoredRun) -> list[Values]:
         if side != IMAGE_SIDE:
             bits = {name: mean_of(metrics, side, name) for name in RATES}
             row |= {name: None if value is None else value / pixels for name, value in bits.items()}
-            row |= {name: mean_of(metrics, side, name) for name in _distortions(scored)}
+            row |= {name: mean_of(metrics, side, name) for name in distortions(scored)}
             if (cost := of_side(scored.costs, side)) is not None:
                 row |= {"core_seconds": cost.core_seconds, "gpu_seconds": cost.gpu_seconds}
         for name in extractors(scored):
@@ -88,7 +95,8 @@ def rates(scored: ScoredRun) -> list[Values]:
     return [rows[0], *sorted(rows[1:], key=lambda row: -(row[BITS] or 0))]
 
 
-def _distortions(scored: ScoredRun) -> list[str]:
+def distortions(scored: ScoredRun) -> list[str]:
+    """Return the metrics that stand for distortion, two at most."""
     return [name for name in DISTORTIONS if name in scored.config.metrics][:_MOST_DISTORTIONS]
 
 
@@ -101,18 +109,35 @@ def _phenotype(scored: ScoredRun, extractor: str, side: str) -> dict[str, float 
 
 def _chart(scored: ScoredRun, rows: list[Values], extractor: str) -> RatePoints:
     """Return the chart of FR over the rate: of the bytes of files, if they are known."""
-    key, title = f"{extractor} fraction_retrieved", f"Fraction retrieved by {scored.label(extractor)}"
-    ends = _intervals(scored, extractor)
-    points = []
+    points = points_of(scored, rows, extractor)
+    return chart_of(f"Fraction retrieved by {scored.label(extractor)}", points, rows[0][_fraction(extractor)])
+
+
+def chart_of(title: str, points: Sequence[RatePoint], reference: float | None) -> RatePoints:
+    """Return a chart of FR over the rate. reference: FR of the originals; None: there is not one for all points."""
+    words = "bytes of files, as coded; circles: autoencoders; squares: codecs; lines: 95 % intervals"
+    return RatePoints(
+        title,
+        words + ("" if reference is None else "; dashed: the originals"),
+        "FR (higher is better)",
+        points,
+        reference,
+    )
+
+
+def points_of(scored: ScoredRun, rows: Sequence[Values], extractor: str) -> list[RatePoint]:
+    """Return FR of every side at its rate, with its interval. rows: of `rates`."""
+    key, ends, points = _fraction(extractor), _intervals(scored, extractor), []
     for row in rows[1:]:
         if row[key] is not None and row[BITS] is not None:
             low, high = ends.get(row["side"], (None, None))
             bits, is_codec = row[CODED] or row[BITS], row["side"] in scored.config.codecs
             points.append(RatePoint(scored.side(row["side"]), bits, row[key], low, high, is_codec))
-    words = (
-        "bytes of files, as coded; circles: autoencoders; squares: codecs; lines: 95 % intervals; dashed: the originals"
-    )
-    return RatePoints(title, words, "FR (higher is better)", points, rows[0][key])
+    return points
+
+
+def _fraction(extractor: str) -> str:
+    return f"{extractor} fraction_retrieved"
 
 
 def _intervals(scored: ScoredRun, extractor: str) -> dict[str, tuple[float | None, float | None]]:
