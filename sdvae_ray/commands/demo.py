@@ -22,17 +22,26 @@ if TYPE_CHECKING:
 _RUN_FILE, _PACKAGED = "run.yaml", "/tmp/sdvae-ray-demo"
 ONE_MORE_SIDE = "  soft: {name: blur, sigma: 1}"  # a line of a run file
 _PLACES = {"manifest": "manifest.parquet", "output": "run", "synthetic.folder": "plates"}
+_REAL, _REAL_PREFIX = "real_field", "real_field/"  # the packaged folder of real crops; how its load_data.csv names it
+# the run of the real crops: three fields tell nothing of a phenotype
+_PIXELS_ALONE = ("synthetic=null", "extractors={}", "score.perturbation=null", "score.target=null", "score.group=[]")
 
 
 def demo(output: str, overrides: Sequence[str], console: Console) -> None:
-    """Run the demo in a folder, leave its run file there, and print the next three things to try."""
+    """Run the demo in a folder, leave its run file there, and print the next three things to try.
+
+    Real cells come first, in a run and on a page of their own: how the same autoencoders and codecs treat microscope images.
+    """
     run = demo_run(output, overrides)
+    from sdvae_ray.cluster.session import ray_session
     from sdvae_ray.engine.models import check_names
 
     check_names(run.config)  # a mistake leaves no file behind
     file = join(absolute(output), _RUN_FILE)
     Storage().write_bytes(file, run_file(run, absolute(output)).encode())
-    runs.run_all(run, console)
+    with ray_session():
+        runs.run_all(real_cells_run(output, overrides), console)
+        runs.run_all(run, console)
     for line in (
         "Next:",
         f"  sdvae-ray conclude {run.output}   the verdicts with their intervals; --json for a program",
@@ -49,6 +58,26 @@ def demo_run(output: str, overrides: Sequence[str]) -> Run:
 
     moved = [f"{key}={json.dumps(join(absolute(output), name))}" for key, name in _PLACES.items()]
     return Run.open(asset_path("demo.yaml"), [*moved, *overrides])
+
+
+def real_cells_run(output: str, overrides: Sequence[str]) -> Run:
+    """Return the run of the packaged real crops under `output`, and write its manifest there; what is stored and how it looks, no
+    scores.
+    """
+    from sdvae_ray.run.run import Run
+    from sdvae_ray.sources.manifest.manifest import build_manifest, write_manifest
+    from sdvae_ray.weights import asset_path
+
+    folder, images = join(absolute(output), "real"), asset_path(_REAL)
+    manifest = join(folder, "manifest.parquet")
+    built = build_manifest([str(images / "load_data.csv")], storage=Storage(), rewrites=[(_REAL_PREFIX, f"{images}/")])
+    write_manifest(built.table, manifest, Storage())
+    places = {"manifest": manifest, "output": join(folder, "run")}
+    moved = [f"{key}={json.dumps(place)}" for key, place in places.items()]
+    kept = [
+        each for each in overrides if not each.startswith(("manifest=", "output=", "synthetic", "extractors", "score"))
+    ]
+    return Run.open(asset_path("demo.yaml"), [*kept, *_PIXELS_ALONE, *moved])
 
 
 def run_file(run: Run, folder: str) -> str:

@@ -6,15 +6,17 @@ import re
 import time
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from rich.console import Console
 
 from sdvae_ray.cli.main import main
-from sdvae_ray.commands.demo import ONE_MORE_SIDE, demo_run, run_file
+from sdvae_ray.commands.demo import ONE_MORE_SIDE, demo_run, real_cells_run, run_file
 from sdvae_ray.commands.first_line import give, lines_of
 from sdvae_ray.console import waiting
 from sdvae_ray.encoding.pending import trial
+from sdvae_ray.engine.load import Loader
 from sdvae_ray.run.run import Run
 
 
@@ -108,3 +110,17 @@ def test_a_manifest_is_told_as_json(capsys, tmp_path):
     told = json.loads(capsys.readouterr().out)
     assert (told["fovs"], told["wells"], told["plates"]) == (1, 1, 1)
     assert Path(told["output"]).is_file()
+
+
+def test_the_demo_has_real_cells_of_the_gallery_in_a_run_of_their_own(tmp_path):
+    run = real_cells_run(str(tmp_path), ["synthetic.plates=1", "codecs.jpeg.quality=40"])
+    demo = demo_run(str(tmp_path), ["codecs.jpeg.quality=40"]).config
+    assert (run.config.autoencoders, run.config.codecs) == (demo.autoencoders, demo.codecs)
+    assert (run.config.extractors, run.config.synthetic, run.config.score.perturbation) == ({}, None, None)
+    assert run.output != demo.output
+    rows = pl.read_parquet(run.config.manifest).to_dicts()
+    assert {row["Metadata_Source"] for row in rows} == {"source_4"}
+    batch = {name: np.array([row.get(name) for row in rows], object) for name in rows[0]}
+    loaded = Loader(run.config.image, run.config.storage)(batch)
+    assert loaded["error"].tolist() == [""] * 3
+    assert (loaded["image"].std((2, 3, 4)) > 1).all()  # (fields, patches, stains, rows, columns): cells in every stain

@@ -308,6 +308,11 @@ def test_without_a_perturbation_the_page_and_the_summary_speak_of_pixels_alone(r
     text = Page(page_of(config, scores)).text
     assert "no compounds in this run" in text
     assert "Distances between patches" in text
+    assert "How much of the images survives" in text
+    assert "closer to each other than to the negative controls" not in text
+    assert "No compound was scored" not in text
+    assert "psnr over the rate" in text
+    assert "not drawn, without error: identity" in text
 
 
 def test_the_summary_fits_100_columns_and_cuts_no_number(run: RunConfig) -> None:

@@ -12,9 +12,14 @@ _NAMED = 3  # sides that the title names
 
 @dataclass(frozen=True)
 class Header:
-    """The head of the page. subject: the sides in words. tiles: what is counted -> the count. synthetic: the images are drawn."""
+    """The head of the page.
+
+    subject: the sides in words. title: the question that the run answers. tiles: what is counted -> the count. synthetic: the
+    images are drawn.
+    """
 
     subject: str
+    title: str
     lead: str
     tiles: dict[str, str]
     random_weights: list[str]
@@ -29,11 +34,12 @@ def header(scored: ScoredRun) -> Header:
     few = len(config.sides) <= _NAMED
     subject = _listed([scored.label(side) for side in config.sides] if few else [f"{n} {k}" for k, n in kinds.items()])
     kind, used = "synthetic " if scored.is_synthetic else "", scored.usable.height
-    lead = (
-        f"{used:,} {kind}fields of view went through {subject}. Originals and reconstructions were measured, embedded by "
-        f"{_listed([scored.label(name) for name in config.extractors])}, and asked the same question: are the replicates of a "
-        "compound closer to each other than to the negative controls?"
-    )
+    asked = config.score.perturbation is not None
+    lead = f"{used:,} {kind}fields of view went through {subject}. Originals and reconstructions were measured"
+    if config.extractors:
+        lead += f" and embedded by {_listed([scored.label(name) for name in config.extractors])}"
+    question = "are the replicates of a compound closer to each other than to the negative controls?"
+    lead += f", and asked the same question: {question}" if asked else "."
     tiles = {
         f"usable {kind}fields of view": f"{used:,} / {expected_fovs(scored):,}",
         f"patches of {config.image.patch} pixels": f"{scored.patches:,}",
@@ -45,7 +51,12 @@ def header(scored: ScoredRun) -> Header:
             count = known.select(columns).n_unique()
             tiles[name if count == 1 else f"{name}s"] = f"{count:,}"
     tiles |= {name: str(count) for name, count in kinds.items()}
-    return Header(subject, lead, tiles, config.random_weights, scored.is_synthetic)
+    return Header(subject, title_of(subject, asked), lead, tiles, config.random_weights, scored.is_synthetic)
+
+
+def title_of(subject: str, asks_for_phenotypes: bool) -> str:
+    """Return the title of a page. subject: the sides in words. asks_for_phenotypes: its run has compounds to retrieve."""
+    return f"{'Does the phenotype survive' if asks_for_phenotypes else 'How much of the images survives'} {subject}?"
 
 
 def expected_fovs(scored: ScoredRun) -> int:

@@ -17,8 +17,10 @@ _EFFECTS: dict[str, Callable[[TruthRow], bool]] = {
 }
 
 
-def section(scored: ScoredRun) -> Section:
-    """Return one sentence per extractor and group, and a table of counts."""
+def section(scored: ScoredRun) -> Section | None:
+    """Return one sentence per extractor and group, and a table of counts; None for a run without a perturbation."""
+    if scored.config.score.perturbation is None:
+        return None
     rows = [row for row in outcome.retrieval_rows(scored) if row.get(FRACTION) is not None]
     lines = _sentences(scored) if rows else ["No compound was scored."]
     if rows and not any(row["side"] == IMAGE_SIDE for row in rows):

@@ -1,5 +1,6 @@
 """Rate, distortion and phenotype of every side: a row per side, and FR over the rate."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import polars as pl
@@ -36,13 +37,17 @@ def section(scored: ScoredRun) -> Section | None:
         SIDE,
         *number_columns(rows, [metric_column(scored.config, name) for name in distortions(scored)], labels),
     ]
-    title = "Rate, distortion, phenotype; bits per pixel and stain" + (", synthetic" if scored.is_synthetic else "")
+    asked = scored.config.score.perturbation is not None
+    words = "Rate, distortion, phenotype" if asked else "Rate and distortion"
+    title = f"{words}; bits per pixel and stain" + (", synthetic" if scored.is_synthetic else "")
     shown = [row | {"side": scored.side(row["side"])} for row in rows]
     charts = [_chart(scored, rows, name) for name in names]
+    if not asked:
+        charts = [_distortion_chart(scored, rows, name) for name in distortions(scored)]
     return Section(
         "rates",
-        "Rate, distortion and phenotype",
-        "Rate and phenotype",
+        "Rate, distortion and phenotype" if asked else words,
+        "Rate and phenotype" if asked else words,
         tables=[Table(title, columns, shown, [NOTE])],
         charts=[chart for chart in charts if chart.points],
     )
@@ -111,6 +116,26 @@ def _chart(scored: ScoredRun, rows: list[Values], extractor: str) -> RatePoints:
     """Return the chart of FR over the rate: of the bytes of files, if they are known."""
     points = points_of(scored, rows, extractor)
     return chart_of(f"Fraction retrieved by {scored.label(extractor)}", points, rows[0][_fraction(extractor)])
+
+
+def _distortion_chart(scored: ScoredRun, rows: list[Values], metric: str) -> RatePoints:
+    """Return the chart of the mean of a metric over the rate; a side without error has no finite PSNR, and is named."""
+    column = metric_column(scored.config, metric)
+    known = [row for row in rows[1:] if row[BITS] is not None and row[metric] is not None]
+    points = [
+        RatePoint(
+            scored.side(row["side"]), row[CODED] or row[BITS], row[metric], is_codec=row["side"] in scored.config.codecs
+        )
+        for row in known
+        if math.isfinite(row[metric])
+    ]
+    words = "mean over patches; bytes of files, as coded; circles: autoencoders; squares: codecs"
+    if exact := [scored.label(row["side"]) for row in known if not math.isfinite(row[metric])]:
+        words += f"; not drawn, without error: {', '.join(exact)}"
+    values = [point.value for point in points] or [0.0]
+    axis = ", ".join(word for word in (metric, column.unit) if word)
+    axis += f" ({column.better} is better)" if column.better else ""
+    return RatePoints(f"{metric} over the rate", words, axis, points, None, (min(values), max(values)))
 
 
 def chart_of(title: str, points: Sequence[RatePoint], reference: float | None) -> RatePoints:

@@ -17,8 +17,10 @@ POINTS = 1_500  # compounds of one scatter plot
 _HEAD = ("fr", "Originals against reconstructions", "Comparison")
 
 
-def section(scored: ScoredRun) -> Section:
-    """Return the section. content: the charts of compounds, and the key of their marks."""
+def section(scored: ScoredRun) -> Section | None:
+    """Return the section; None for a run without a perturbation. content: the charts of compounds, and the key of their marks."""
+    if scored.config.score.perturbation is None:
+        return None
     fractions = fraction_chart(scored)
     if not fractions.rows:
         return Section(*_HEAD, lead="No compound was scored, so there is nothing to compare.")
