@@ -13,17 +13,16 @@ project, release, language = "sdvae_ray", VERSION, "en"
 extensions = ["myst_parser"]
 html_theme = "furo"
 html_title = f"sdvae_ray {VERSION}"
-html_theme_options = {"top_of_page_buttons": []}
 html_copy_source = False
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
-nitpicky = True
+smartquotes = False  # -- is an option
 
 
 def setup(app: object) -> None:
     """Fill the marks of every page as it is read."""
 
     def fill(app: object, page: str, source: list[str]) -> None:
-        source[0] = filled(source[0])
+        source[0] = filled(source[0], page)
 
     app.connect("source-read", fill)  # type: ignore[attr-defined]

@@ -1,13 +1,17 @@
 """The parts of the docs that are made from the code while the docs are built: nothing of them is kept by hand.
 
-A page of docs/reference/ has a line `<!-- from the code: NAME -->`; `filled` puts Markdown in its place. PARTS has the names.
+A page has a line `<!-- from the code: NAME -->`, and `filled` puts Markdown in its place; PARTS has the names. A page that is a
+file of the repository elsewhere, such as README.md, has a line `<!-- the file: PATH -->` alone.
 """
 
 import enum
 import inspect
+import json
+import os
 import re
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -22,10 +26,21 @@ from sdvae_ray.config import AutoencoderConfig, CodecConfig, ExtractorConfig, Me
 from sdvae_ray.dictionary import TABLES, TableFacts
 from sdvae_ray.distributions.between import DISTANCES, FACTS
 from sdvae_ray.report.facts.catalogue import catalogue
+from sdvae_ray.report.sections.record.reading import READ
 from sdvae_ray.run.scores import SCORE_TABLES
 from sdvae_ray.settings.ladder import LADDER, LadderConfig
 
+ROOT = Path(__file__).parents[1]
 MARK = re.compile(r"<!-- from the code: (\w+) -->")
+FILE = re.compile(r"<!-- the file: (\S+) -->")
+# pages of the docs that are files of the repository elsewhere
+ELSEWHERE = {
+    "README.md": "readme.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "benchmarks/RESULTS.md": "results.md",
+    "sdvae_ray/assets/demo_kl/README.md": "model-card.md",
+}
+_LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#]+)")
 _BETTER = {True: "higher", False: "lower", None: "neither"}
 _BOUNDS = {annotated_types.Ge: "≥", annotated_types.Gt: ">", annotated_types.Le: "≤", annotated_types.Lt: "<"}
 _WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false", Any: "anything"}
@@ -37,9 +52,24 @@ _ENTRIES = {
 }
 
 
-def filled(text: str) -> str:
-    """Return a page with its marks replaced. Raises KeyError for a name that is not in PARTS."""
-    return MARK.sub(lambda mark: PARTS[mark[1]](), text)
+def filled(text: str, page: str) -> str:
+    """Return the Markdown of a page with its marks replaced, and links to ELSEWHERE turned to the pages of the docs.
+
+    page: its name in the docs, without `.md`. Raises KeyError for a name that is not in PARTS.
+    """
+    folder = ROOT / "docs" / Path(page).parent
+    text = MARK.sub(lambda mark: PARTS[mark[1]](), text)
+    if whole := FILE.search(text):
+        folder, text = (ROOT / whole[1]).parent, (ROOT / whole[1]).read_text()
+
+    def turned(link: re.Match[str]) -> str:
+        target = os.path.normpath(folder / link[1])
+        own = ELSEWHERE.get(os.path.relpath(target, ROOT))
+        if own:
+            target = str(ROOT / "docs" / own)
+        return f"]({os.path.relpath(target, (ROOT / 'docs' / page).parent)}"
+
+    return _LINK.sub(turned, text)
 
 
 # Keys of a run file
@@ -227,6 +257,21 @@ def _prose(module: types.ModuleType) -> str:
     return (inspect.getdoc(module) or "").strip()
 
 
+# The report, the notebook
+
+
+def terms() -> str:
+    """Return the sentences of the report's "How to read the numbers"."""
+    return _table(("term", "what it is"), [[f"**{term}**", sentence] for term, sentence in READ.items()])
+
+
+def notebook() -> str:
+    """Return the cells of the notebook: its words, and its code in blocks."""
+    cells = json.loads((Path(__file__).parent / "notebook.ipynb").read_text())["cells"]
+    texts = [("".join(cell["source"]), cell["cell_type"]) for cell in cells]
+    return "\n\n".join(f"```python\n{text}\n```" if kind == "code" else text for text, kind in texts)
+
+
 # Commands
 
 
@@ -284,5 +329,5 @@ def _capital(text: str) -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
-    part.__name__: part for part in (keys, tables, scores, metrics, distances, models, commands)
+    part.__name__: part for part in (keys, tables, scores, metrics, distances, models, terms, notebook, commands)
 }

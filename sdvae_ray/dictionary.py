@@ -68,10 +68,10 @@ _DISTANCES: Columns = {
     "n_side": ("int", "patches of the side, or of the second part"),
     "dimensions": ("int", "features of a patch"),
     "sampled": ("int", "patches of a side in the distances that take a sample"),
-    **{
-        name: ("float", "see the page of distances")
-        for name in ("fid", "kid", "kid_paired", "cmmd", "precision", "recall", "density", "coverage")
-    },
+    **dict.fromkeys(
+        ("fid", "kid", "kid_paired", "cmmd", "precision", "recall", "density", "coverage"),
+        ("float", "see the page of distances"),
+    ),
     "reason": ("text", "why a distance is null"),
 }
 

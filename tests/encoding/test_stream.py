@@ -24,6 +24,7 @@ from run_files import PCA, small_run
 from straight_line import BROKEN, FOVS, expected_values, stored_values, write_finished_run, write_manifest
 from waiting_run import waiting_run
 
+from sdvae_ray.dictionary import TABLES, unknown_columns, unused_columns
 from sdvae_ray.encoding.check import check
 from sdvae_ray.encoding.encode import encode
 from sdvae_ray.encoding.supervision import supervisor
@@ -272,3 +273,12 @@ def test_a_ledger_that_answers_no_write_holds_no_write(local_ray, tmp_path, monk
     monkeypatch.setattr(supervisor, "Ledger", Mute)
     assert encode(run, SILENT).errors == 0
     assert run.fovs([]).height == 2
+
+
+def test_the_dictionary_has_every_column_that_encode_writes(encoded):
+    for table in Run(encoded).tables():
+        (facts,) = [name for name in TABLES if name.partition("/")[0] == table.partition("/")[0]]
+        written = pl.read_parquet_schema(next(Path(encoded.output, table).glob("*.parquet")))
+        assert unknown_columns(facts, written) == []
+        optional = {"logvar", "patches"} | ({"seconds_<stage>"} & {*written})
+        assert set(unused_columns(facts, written)) <= optional
