@@ -10,25 +10,21 @@ import json
 import os
 import re
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any
 
-import annotated_types
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from keys_of_a_run import WORDS, keys
+from markdown_tables import capital, table
 from typer.main import get_command
 
 from sdvae_ray import shelves
 from sdvae_ray.cli.main import app
-from sdvae_ray.config import AutoencoderConfig, CodecConfig, ExtractorConfig, MetricConfig, RunConfig
 from sdvae_ray.dictionary import TABLES, TableFacts
 from sdvae_ray.distributions.between import DISTANCES, FACTS
 from sdvae_ray.report.facts.catalogue import catalogue
 from sdvae_ray.report.sections.record.reading import READ
 from sdvae_ray.run.scores import SCORE_TABLES
-from sdvae_ray.settings.ladder import LADDER, LadderConfig
 
 ROOT = Path(__file__).parents[1]
 MARK = re.compile(r"<!-- from the code: (\w+) -->")
@@ -42,14 +38,6 @@ ELSEWHERE = {
 }
 _LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#]+)")
 _BETTER = {True: "higher", False: "lower", None: "neither"}
-_BOUNDS = {annotated_types.Ge: "≥", annotated_types.Gt: ">", annotated_types.Le: "≤", annotated_types.Lt: "<"}
-_WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false", Any: "anything"}
-_ENTRIES = {
-    "autoencoders": AutoencoderConfig,
-    "codecs": CodecConfig,
-    "extractors": ExtractorConfig,
-    "metrics": MetricConfig,
-}
 
 
 def filled(text: str, page: str) -> str:
@@ -72,102 +60,6 @@ def filled(text: str, page: str) -> str:
     return _LINK.sub(turned, text)
 
 
-# Keys of a run file
-
-
-def keys() -> str:
-    """Return a table of keys for every section of a run file, its entries of the shelves and `ladder` among them."""
-    parts = [_section("The whole file", "", RunConfig)]
-    for name, field in RunConfig.model_fields.items():
-        if name in _ENTRIES:
-            parts.append(_section(f"`{name}`: an entry", f"{name}.NAME.", _ENTRIES[name]))
-        elif model := _model(field.annotation):
-            parts.extend(_sections(name, model))
-    parts.append(_section(f"`{LADDER}`", f"{LADDER}.", LadderConfig))
-    return "\n\n".join(parts)
-
-
-def _sections(path: str, model: type[BaseModel]) -> list[str]:
-    parts = [_section(f"`{path}`", f"{path}.", model)]
-    for name, field in model.model_fields.items():
-        if inner := _model(field.annotation):
-            parts.extend(_sections(f"{path}.{name}", inner))
-    return parts
-
-
-def _section(heading: str, prefix: str, model: type[BaseModel]) -> str:
-    rows = [
-        [f"`{prefix}{name}`", _allowed(field), _default(field), field.description or _summary(field.annotation)]
-        for name, field in model.model_fields.items()
-    ]
-    lead = _first_line(model)
-    return f"## {heading}\n\n{lead}\n\n{_table(('key', 'allowed', 'default', 'what it is'), rows)}"
-
-
-def _allowed(field: FieldInfo) -> str:
-    return _words(field.annotation, field.metadata)
-
-
-def _words(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    """Return the values that an annotation allows, in words."""
-    origin, args = get_origin(annotation), get_args(annotation)
-    bounds = ", ".join(_bound(each) for each in metadata if _bound(each))
-    if origin is Annotated:
-        inner = [*getattr(args[1], "metadata", []), *args[1:]] if len(args) > 1 else []
-        return _words(args[0], [*inner, *metadata])
-    if annotation is type(None):
-        return "null"
-    if origin is Literal:
-        return ", ".join(f"`{value}`" for value in args)
-    if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(_words(each, metadata) for each in args))
-    if origin is tuple and args[-1] is not Ellipsis:
-        return f"[{', '.join(_words(each) for each in args)}]"
-    if origin is tuple:
-        return f"list of {_words(args[0])}"
-    if origin is dict:
-        return f"mapping: {_words(args[0])} to {_words(args[1])}"
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return "a section"
-    words = _WORDS.get(annotation, str(annotation))
-    return f"{words} {bounds}" if bounds and annotation in (int, float) else words
-
-
-def _bound(constraint: Any) -> str:
-    kind = type(constraint)
-    return f"{_BOUNDS[kind]} {getattr(constraint, kind.__name__.lower())}" if kind in _BOUNDS else ""
-
-
-def _default(field: FieldInfo) -> str:
-    value = field.get_default(call_default_factory=True)
-    if value is PydanticUndefined:
-        return "needed"
-    if isinstance(value, BaseModel):
-        return "its defaults"
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple | list):
-        return f"`[{', '.join(map(str, value))}]`"
-    return f"`{value}`"
-
-
-def _model(annotation: Any) -> type[BaseModel] | None:
-    """Return the section that an annotation holds, alone or beside null or in a mapping; None without one."""
-    candidates = [annotation, *get_args(annotation)]
-    return next((each for each in candidates if isinstance(each, type) and issubclass(each, BaseModel)), None)
-
-
-def _summary(annotation: Any) -> str:
-    model = _model(annotation)
-    return _first_line(model) if model else ""
-
-
-def _first_line(model: type[BaseModel]) -> str:
-    return (inspect.getdoc(model) or "").partition("\n\n")[0].replace("\n", " ")
-
-
 # Columns
 
 
@@ -183,12 +75,12 @@ def scores() -> str:
 
 def _all_columns(facts: Mapping[str, TableFacts], form: str) -> str:
     return "\n\n".join(
-        f"## `{form.format(name)}`\n\n{_capital(table.rows)}.\n\n"
-        + _table(
+        f"## `{form.format(name)}`\n\n{capital(of.rows)}.\n\n"
+        + table(
             ("column", "type", "what it is"),
-            [[f"`{column}`", kind, meaning] for column, (kind, meaning) in table.columns.items()],
+            [[f"`{column}`", kind, meaning] for column, (kind, meaning) in of.columns.items()],
         )
-        for name, table in facts.items()
+        for name, of in facts.items()
     )
 
 
@@ -207,7 +99,7 @@ def metrics() -> str:
         )
         notes.append(f"## `{entry['name']}`\n\n{_prose(module)}")
     head = ("metric", "formula", "range", "unit", "better", "source")
-    return "\n\n".join([_table(head, rows), *notes])
+    return "\n\n".join([table(head, rows), *notes])
 
 
 def distances() -> str:
@@ -217,7 +109,7 @@ def distances() -> str:
         [f"`{number}`", f"`{of[number]}`", fact.formula, fact.range, _BETTER[fact.higher_is_better], fact.reference]
         for number, fact in FACTS.items()
     ]
-    return _table(("column", "name in score.distributions.metrics", "formula", "range", "better", "source"), rows)
+    return table(("column", "name in score.distributions.metrics", "formula", "range", "better", "source"), rows)
 
 
 def models() -> str:
@@ -229,13 +121,13 @@ def models() -> str:
             continue
         own = _options(shelf, name)
         said = inspect.getdoc(shelves.find(shelf, name).load) or ""
-        options = f"{_table(('option', 'default'), own)}\n\n{said}" if own else "No options of its own."
+        options = f"{table(('option', 'default'), own)}\n\n{said}" if own else "No options of its own."
         weights = [
             [_weights(known), known["licence"], known["input"], known["output"], known["note"] or "–"]
             for known in entry["checkpoints"]
         ]
         head = ("weights", "licence", "input", "output", "note")
-        parts.append(f"## {shelf[:-1]} `{name}`\n\n{entry['summary']}\n\n{options}\n\n{_table(head, weights)}")
+        parts.append(f"## {shelf[:-1]} `{name}`\n\n{entry['summary']}\n\n{options}\n\n{table(head, weights)}")
     return "\n\n".join(parts)
 
 
@@ -262,7 +154,7 @@ def _prose(module: types.ModuleType) -> str:
 
 def terms() -> str:
     """Return the sentences of the report's "How to read the numbers"."""
-    return _table(("term", "what it is"), [[f"**{term}**", sentence] for term, sentence in READ.items()])
+    return table(("term", "what it is"), [[f"**{term}**", sentence] for term, sentence in READ.items()])
 
 
 def notebook() -> str:
@@ -287,7 +179,7 @@ def _command(name: str, command: Any) -> str:
     usage = " ".join(["sdvae-ray", name, *arguments, "[OPTIONS]"])
     rows = [[_names(each), _metavar(each), _shown(each), each.help or ""] for each in options]
     told = f"## `{name}`\n\n{command.help}\n\n```text\n{usage}\n```\n\n"
-    return told + _table(("option", "value", "default", "what it is"), rows)
+    return told + table(("option", "value", "default", "what it is"), rows)
 
 
 def _names(option: Any) -> str:
@@ -302,7 +194,7 @@ def _metavar(option: Any) -> str:
         return ", ".join(f"`{each.value}`" for each in kind)
     least = "" if option.min is None else f" ≥ {option.min:g}"
     most = "" if option.max is None else f", ≤ {option.max:g}"
-    return (option.metavar or _WORDS.get(kind, option.name)) + least + most
+    return (option.metavar or WORDS.get(kind, option.name)) + least + most
 
 
 def _shown(option: Any) -> str:
@@ -310,22 +202,6 @@ def _shown(option: Any) -> str:
     if option.required:
         return "needed"
     return "–" if value in (None, "", False) else f"`{value}`"
-
-
-# Markdown
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in lines)
-
-
-def _cell(text: str) -> str:
-    return re.sub(r"\s+", " ", str(text)).replace("|", "\\|")
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 PARTS: dict[str, Callable[[], str]] = {

@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +123,27 @@ KEYS = {*RunConfig.model_fields, "ladder"}
 @pytest.mark.parametrize(("page", "words"), FOUND, ids=[f"{page}: {shlex.join(words)[:60]}" for page, words in FOUND])
 def test_every_command_of_the_docs_parses(page, words):
     assert wrong(words) is None
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.stem)
+def test_bash_can_read_every_block_of_a_page(page):
+    for block in blocks(page):
+        subprocess.run(["bash", "-n", "-c", block], check=True)
+
+
+# pages whose commands are executed by the tests there (of plan.md: the one whose output it has); of others they are parsed alone
+EXECUTED = {
+    "tutorial-field.md": "tests/cli/test_tutorials.py",
+    "tutorial-gallery.md": "tests/cli/test_tutorials.py",
+    "plan.md": "tests/planning/test_docs.py",
+    "cluster.md": "tests/cluster/test_cluster_yaml.py",
+}
+
+
+@pytest.mark.parametrize("page", EXECUTED)
+def test_the_test_that_executes_a_page_names_it(page):
+    assert (ROOT / "docs" / page).is_file()
+    assert page in (ROOT / EXECUTED[page]).read_text()
 
 
 def test_a_command_that_does_not_parse_is_seen():
