@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell(cell) for cell in row)} |" for row in lines)
+    return "\n".join(f"| {' | '.join(_cell(text) for text in row)} |" for row in lines)
 
 
-def cell(text: str) -> str:
+def _cell(text: str) -> str:
     return re.sub(r"\s+", " ", str(text)).replace("|", "\\|")
 
 
