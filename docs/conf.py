@@ -13,7 +13,7 @@ project, release, language = "sdvae_ray", VERSION, "en"
 extensions = ["myst_parser"]
 html_theme = "furo"
 html_title = f"sdvae_ray {VERSION}"
-html_copy_source = False
+html_copy_source = html_show_copyright = False
 exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 smartquotes = False  # -- is an option

@@ -26,7 +26,7 @@ class ScalingConfig(Section):
 
 
 class ImageConfig(Section):
-    """The images of a run. packing: the RGB passes of metrics, extractors, and every autoencoder without a packing of its own."""
+    """Section `image`: the stains, the crop and its patches, the scaling, the RGB passes."""
 
     stains: tuple[Name, ...] = Field(("Mito", "AGP", "RNA", "ER", "DNA"), min_length=1)
     """Names of the stains, in the order of every table."""
@@ -41,7 +41,7 @@ class ImageConfig(Section):
     scaling: ScalingConfig = ScalingConfig()
     """How corrected pixels become integers."""
     packing: Packing = "published"
-    """RGB passes: published, grey (every stain alone), or a list of triples of stains."""
+    """RGB passes of metrics, extractors, and autoencoders without their own: published, grey (every stain alone), or triples."""
     pixel_um: Micrometres | None = None
     """Micrometres per pixel to which the fields of every policy are resampled."""
     policies: PoliciesConfig | None = None
