@@ -9,12 +9,13 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX ?= $(CURDIR)/$(VENV)/pycache
 
-.PHONY: demo test test-slow bench faults check format clean help
+.PHONY: demo test test-slow docs bench faults check format clean help
 
 help:
 	@echo "make demo       the whole job on this machine, offline: plates, encode, score, report in demo-run/"
 	@echo "make test       lint, types, layers and the tests"
 	@echo "make test-slow  the tests of minutes: the full-size model, faults, jobs on a local cluster"
+	@echo "make docs       the docs as a site, build/docs/index.html; a broken link or anchor is an error"
 	@echo "make faults     kills, 60 drivers at once, outages of ten minutes, damaged files: real processes, some twenty minutes"
 	@echo "make bench      the speed of this machine, in under 20 minutes on two cores; every line ends with JSON"
 	@echo "make check      lint, types and layers alone"
@@ -54,6 +55,10 @@ bench: $(VENV)/.test
 	$(BIN)/python benchmarks/pipeline.py --fovs 32 --repeats 1
 	$(BIN)/python benchmarks/scale.py --rows 1000,10000
 	$(BIN)/python benchmarks/retrieval.py --wells 1000 --tasks activity --threads 2
+
+docs: $(VENV)/.test
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """The run file: one YAML that describes a run, as frozen pydantic models. An unknown key is refused with its nearest match.
 
-The sections `image`, `plan` and `score` stand in sdvae_ray.settings. Nothing here looks at a disk: sdvae_ray.runfile reads the
+The sections `image`, `plan`, `score` and those of the cluster stand in sdvae_ray.settings. The text below a key is its
+description in the docs. Nothing here looks at a disk: sdvae_ray.runfile reads the
 YAML, and `check` tries the weights, the storage and the cluster.
 """
 
@@ -13,8 +14,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.settings.packing import Packing, Triples, Unpacking, check_triples, pass_names, triples_of
 from sdvae_ray.settings.plan import PlanConfig
+from sdvae_ray.settings.pools import ClusterConfig, CompressConfig, EncodeConfig, LoadConfig, WriteConfig
 from sdvae_ray.settings.score import ScoreConfig
-from sdvae_ray.settings.values import Actors, Count, Name, Section, Share
+from sdvae_ray.settings.values import Name, Section
 
 WHOLE = "all"  # the part where a patch has one number
 IMAGE_SIDE = "image"  # the side of the originals; every other side is the name of an autoencoder or a codec
@@ -31,36 +33,50 @@ SHELVES: tuple[Shelf, ...] = (
 class StorageConfig(Section):
     """Section `storage`: how buckets are reached."""
 
-    anonymous: bool = False  # unsigned requests, as the Cell Painting Gallery allows
-    endpoint_url: str | None = None  # an S3 server other than AWS
+    anonymous: bool = False
+    """Unsigned requests, as the Cell Painting Gallery allows."""
+    endpoint_url: str | None = None
+    """An S3 server other than AWS."""
     region: str | None = None
-    profile: str | None = None  # a named profile of the AWS credentials file
-    patience_minutes: float = Field(60, ge=0)  # how long a stream waits while storage is away or denies access
-    dollars_per_1000_reads: float | None = Field(
-        None, ge=0
-    )  # GET and HEAD requests; this price and the next are for `plan`
-    dollars_per_1000_writes: float | None = Field(None, ge=0)  # PUT and POST requests
-    dollars_per_gb_read: float | None = Field(None, ge=0)  # transfer of the images to the cluster, 10^9 bytes
-    dollars_per_gb_month: float | None = Field(None, ge=0)  # of what the tables hold
+    """AWS region."""
+    profile: str | None = None
+    """A named profile of the AWS credentials file."""
+    patience_minutes: float = Field(60, ge=0)
+    """How long a stream waits while storage is away or denies access; 0: it stops at once."""
+    dollars_per_1000_reads: float | None = Field(None, ge=0)
+    """Price of GET and HEAD requests; this price and the next three are for `plan`."""
+    dollars_per_1000_writes: float | None = Field(None, ge=0)
+    """Price of PUT and POST requests."""
+    dollars_per_gb_read: float | None = Field(None, ge=0)
+    """Price of the transfer of the images to the cluster, 10^9 bytes."""
+    dollars_per_gb_month: float | None = Field(None, ge=0)
+    """Price of what the tables hold."""
 
 
 class SyntheticConfig(Section):
     """Section `synthetic`: plates that are drawn into `folder` before the run, if the manifest does not exist yet."""
 
     folder: str
+    """Where the plates are drawn."""
     seed: int = 0
+    """Of the drawing."""
     plates: int = Field(2, ge=1)
-    sites: int = Field(1, ge=1)  # fields of view per well
-    size: int = Field(256, ge=64)  # pixels
-    position_effect: float = Field(0.0, ge=0, le=1)  # brightness that rises over the plate, see synthetic/screen.py
+    """Number of plates."""
+    sites: int = Field(1, ge=1)
+    """Fields of view per well."""
+    size: int = Field(256, ge=64)
+    """Height and width of a field in pixels."""
+    position_effect: float = Field(0.0, ge=0, le=1)
+    """Brightness that rises over the plate, as a share (sources/synthetic/screen.py)."""
 
 
 class ShelvedConfig(BaseModel):
     """An entry of a shelf. `name` is the name of a file on the shelf; any further key is an option of that file's `load`."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", use_attribute_docstrings=True)
 
     name: str
+    """A name that `sdvae-ray models` lists."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -71,34 +87,47 @@ class ShelvedConfig(BaseModel):
 class CodecConfig(ShelvedConfig):
     """A codec. Its decoded images are a side of the run: a set of images that is compared with the originals."""
 
-    image_bits: Literal[16] | None = None  # 16: it takes the field scaled to 16 bits; None: to image.scaling.bits
+    image_bits: Literal[16] | None = None
+    """16: it takes the field scaled to 16 bits; null: to image.scaling.bits."""
 
 
 class ShelfConfig(ShelvedConfig):
     """A model that may have weights."""
 
-    source: str | None = None  # hub id, local folder or file, s3:// prefix, asset:<name>, package:<path>
+    source: str | None = None
+    """Hub id, folder or file, s3:// prefix, asset:<name> of this package, package:<name>/<path> of another; null: its own."""
     subfolder: str | None = None
-    revision: str | None = None  # commit of a hub id
-    random: bool = False  # random weights; every table, score and page of the run says so
+    """Folder of the source in which the weights are."""
+    revision: str | None = None
+    """Commit of a hub id."""
+    random: bool = False
+    """Random weights; every table, score and page of the run says so."""
 
 
 class AutoencoderConfig(ShelfConfig):
     """An autoencoder. Its reconstructions are a side of the run: a set of images that is compared with the originals."""
 
     latent: Literal["mean", "sample"] = "mean"
-    latent_bits: int | None = Field(None, ge=1, le=12)  # uniform quantisation of each channel before decoding
-    store_latents: bool | None = None  # None: as the model's file says
-    store_logvar: bool = False  # True: the logarithm of the posterior's variance too, for training on stored posteriors
-    packing: Packing | None = None  # the RGB passes that it encodes; None: image.packing
-    unpack: Unpacking = "first"  # from which of its triples a stain that stands in several is read back
+    """Of the posterior; the noise of a sample is a function of the seed and the field of view."""
+    latent_bits: int | None = Field(None, ge=1, le=12)
+    """Every channel is quantised uniformly to this number of bits before decoding."""
+    store_latents: bool | None = None
+    """Whether latents are written; null: as the model's file says."""
+    store_logvar: bool = False
+    """True: the logarithm of the posterior's variance too, for training on stored posteriors."""
+    packing: Packing | None = None
+    """The RGB passes that it encodes; null: image.packing."""
+    unpack: Unpacking = "first"
+    """From which of its triples a stain that stands in several is read back."""
 
 
 class ExtractorConfig(ShelfConfig):
     """An extractor, which embeds every side of the run."""
 
-    keep_patches: int = Field(16, ge=0)  # patch embeddings kept per FOV, chosen by hash
-    half_mean: bool = False  # True: features are rounded to float16 and averaged in it, as published
+    keep_patches: int = Field(16, ge=0)
+    """Patch embeddings kept per field of view, chosen by hash."""
+    half_mean: bool = False
+    """True: features are rounded to float16 and averaged in it, as published."""
 
 
 class MetricConfig(ShelfConfig):
@@ -116,66 +145,31 @@ def _named(metrics: Any) -> Any:
     return named
 
 
-class LoadConfig(Section):
-    """Section `load`: the pool of actors that read and decode images."""
-
-    actors: Actors = "auto"  # a number, or [least, most]
-    cpus: Share | Literal["auto"] = "auto"
-    batch_fovs: int = Field(4, ge=1, le=10)  # a block of more than 10 raw FOVs would be cut in two
-
-
-class CompressConfig(Section):
-    """Section `compress`: the pool of actors that run the codecs. A run without codecs has none."""
-
-    actors: Actors = "auto"
-    cpus: Share | Literal["auto"] = "auto"
-
-
-class EncodeConfig(Section):
-    """Section `encode`: the pool of actors that hold the models."""
-
-    actors: Actors = "auto"
-    gpus: Share | Literal["auto"] = "auto"
-    cpus: Share | Literal["auto"] = "auto"
-    batch_fovs: int = Field(8, ge=1)
-    micro_batch: Count | Literal["auto"] = "auto"  # RGB passes in one forward pass; part of the run's identity
-
-
-class WriteConfig(Section):
-    """Section `write`: the files of the tables."""
-
-    rows_per_file: Count | Literal["auto"] = "auto"  # auto: a sixteenth of the run, 1 to 256
-
-
-class ClusterConfig(Section):
-    """Section `cluster`: facts of the cluster that Ray does not know."""
-
-    shared_filesystem: bool = False  # True: a local output folder is the same folder on every node
-    autoscaling: bool = False  # True: pools may be larger than the nodes present at the start
-    dollars_per_gpu_hour: float | None = Field(
-        None, ge=0
-    )  # of a GPU with the CPUs and memory beside it; for `check` and `bench`
-    dollars_per_cpu_hour: float | None = Field(None, ge=0)  # of a CPU of a node without a GPU
-    spot_dollars_per_gpu_hour: float | None = Field(None, ge=0)  # both again where nodes may be taken away; for `plan`
-    spot_dollars_per_cpu_hour: float | None = Field(None, ge=0)
-
-
 class RunConfig(Section):
     """A whole run file."""
 
     manifest: str
+    """One row per field of view: from `sdvae-ray manifest`, your own, or of shards. A path or s3://..."""
     output: str
+    """Folder of the tables, indices, scores, the report and run.json. A path or s3://..."""
     seed: int = 0
+    """Of everything that is drawn: sampled latents, kept patches, splits of the controls, the nulls."""
     storage: StorageConfig = StorageConfig()
     synthetic: SyntheticConfig | None = None
+    """Plates to draw where the manifest does not exist yet."""
     image: ImageConfig = ImageConfig()
     autoencoders: dict[Name, AutoencoderConfig] = Field({})
+    """Every autoencoder is a side, under the name that it has here."""
     codecs: dict[Name, CodecConfig] = Field({})
+    """Every image codec is a side too, at the bytes that it writes."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the models; auto: bfloat16 on a GPU that supports it, else float32."""
     extractors: dict[Name, ExtractorConfig] = Field({})
+    """Every extractor embeds all sides."""
     metrics: Annotated[dict[Name, MetricConfig], BeforeValidator(_named)] = Field(
         default=["foreground_ssim", "foreground_mae", "ssim", "psnr", "mae", "emd", "kld"], validate_default=True
     )
+    """Names of metrics; one with settings as {lpips: {source: ...}}."""
     load: LoadConfig = LoadConfig()
     compress: CompressConfig = CompressConfig()
     encode: EncodeConfig = EncodeConfig()
@@ -184,6 +178,7 @@ class RunConfig(Section):
     plan: PlanConfig = PlanConfig()
     score: ScoreConfig = ScoreConfig()
     max_error_fraction: float = Field(0.01, ge=0, le=1)
+    """A run stops when more fields of view fail; one may always fail, unless this is 0."""
 
     @model_validator(mode="after")
     def _sides(self) -> Self:

@@ -7,7 +7,8 @@ codecs list their `CHECKPOINTS`. A constant says how a module differs from the r
 autoencoders  HAS_POSTERIOR = False; STORES_LATENTS = False if the latent is not smaller than the image
 codecs        WRITES_FILES = False of a degradation, whose sizes are 0 and whose side has no rate
 extractors    TAKES_LATENT = True
-metrics       UNIT, HIGHER_IS_BETTER; BANDS, the names of a last axis; AGAINST_STAINS = True if the last axis is the stains;
+metrics       UNIT, HIGHER_IS_BETTER; FORMULA (x the original, y the reconstruction), RANGE and REFERENCE, which the docs print;
+              BANDS, the names of a last axis; AGAINST_STAINS = True if the last axis is the stains;
               NEEDS_POSTERIOR = True if a stored latent is not enough; `pooled(values, weights=None)` if a mean over patches is
               not arithmetic: the mean of means of parts, weighted by their patches, is the mean of all
 """

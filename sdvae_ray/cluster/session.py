@@ -19,8 +19,9 @@ import ray
 
 from sdvae_ray.cluster.failures import RAY_LOGS
 from sdvae_ray.cluster.ray_lines import log_ray_data, ray_lines_logged
-from sdvae_ray.config import Actors, RunConfig
+from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import ConfigError, ResourceError, RunError, one_line
+from sdvae_ray.settings.values import Actors
 from sdvae_ray.storage import is_remote
 
 # CPUs that the pools must leave: with none, reads and writes never start and the job hangs without a message

@@ -1,7 +1,7 @@
 """Distances between the image side and another side, by name, from statistics that merge: moments and samples."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 from sdvae_ray.distributions._matrices import check_lengths
@@ -19,6 +19,56 @@ DISTANCES: dict[str, tuple[str, ...]] = {
     "kid": ("kid",),
     "cmmd": ("cmmd",),
     "prdc": ("precision", "recall", "density", "coverage"),
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a number of DISTANCES is: its formula, its range, which direction is better, and where it is from."""
+
+    formula: str
+    range: str
+    higher_is_better: bool
+    reference: str
+
+
+_NEAR = "share of {} in the ball of any patch of {}; a ball reaches to the k-th neighbour in its own set"
+FACTS: dict[str, Facts] = {
+    "fid": Facts(
+        "|m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2)), means and covariances of the patches' vectors",
+        "[0, inf)",
+        False,
+        "Dowson & Landau 1982; Heusel et al. 2017",
+    ),
+    "kid": Facts(
+        "MMD^2 of the kernel (a.b / D + 1)^3, unbiased; below 0 where both sets are alike",
+        "(-inf, inf)",
+        False,
+        "Binkowski et al. 2018",
+    ),
+    "kid_paired": Facts(
+        "kid without the pairs of a patch with itself: 0 of a side that changes nothing",
+        "(-inf, inf)",
+        False,
+        "Gretton et al. 2012, equation 4",
+    ),
+    "cmmd": Facts(
+        "1000 MMD^2 of the kernel exp(-|a - b|^2 / (2 sigma^2)), sigma 10, of vectors of unit length",
+        "[0, inf)",
+        False,
+        "Jayasumana et al. 2024",
+    ),
+    "precision": Facts(_NEAR.format("the side's patches", "the originals"), "[0, 1]", True, "Kynkaanniemi et al. 2019"),
+    "recall": Facts(_NEAR.format("the originals' patches", "the side"), "[0, 1]", True, "Kynkaanniemi et al. 2019"),
+    "density": Facts(
+        "mean over the side's patches of the originals' balls that hold it, over k; near 1 of equal distributions",
+        "[0, n / k]",
+        True,
+        "Naeem et al. 2020",
+    ),
+    "coverage": Facts(
+        "share of the originals' balls that hold a patch of the side", "[0, 1]", True, "Naeem et al. 2020"
+    ),
 }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sdvae_ray.cluster.session import Pools
-from sdvae_ray.config import ClusterConfig
+from sdvae_ray.settings.pools import ClusterConfig
 
 
 @dataclass(frozen=True)

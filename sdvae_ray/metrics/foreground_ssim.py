@@ -12,6 +12,9 @@ from sdvae_ray.metrics._ssim_map import WINDOW, ssim_maps
 
 UNIT = ""
 HIGHER_IS_BETTER = True
+FORMULA = "mean of the SSIM map over windows centred on foreground pixels"
+RANGE = "[-1, 1]"
+REFERENCE = "Wang et al. 2004; foreground by Otsu 1979, with a test for blank patches of our own (images/foreground.py)"
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:

@@ -10,6 +10,9 @@ from sdvae_ray.contracts import Reconstruction
 
 UNIT = "nats"
 HIGHER_IS_BETTER = None  # a description of the latent, not a score
+FORMULA = "0.5 sum(mean^2 + exp(logvar) - logvar - 1) over the latent of a pass"
+RANGE = "[0, inf)"
+REFERENCE = "Kingma & Welling 2014, appendix B"
 NEEDS_POSTERIOR = True
 
 

@@ -15,6 +15,9 @@ from sdvae_ray.images.foreground import foreground
 
 UNIT = ""
 HIGHER_IS_BETTER = None  # best at 0
+FORMULA = "Pearson's r of y_a - x_a and x_b - (mean of x_b over 9 x 9 pixels), over the foreground of any stain"
+RANGE = "[-1, 1], best at 0"
+REFERENCE = "our own"
 AGAINST_STAINS = True
 WINDOW = 9  # pixels
 _NOTHING = 1e-7  # root mean square below which a plane of numbers in [0, 1] is the rounding of float32

@@ -16,6 +16,11 @@ from sdvae_ray.state_dicts import DAMAGE, read_state_dict
 
 UNIT = ""
 HIGHER_IS_BETTER = False
+FORMULA = (
+    "sum over five layers of the mean over pixels of sum_c w_c (f_c(x) - f_c(y))^2, f of unit length along the channels"
+)
+RANGE = "[0, inf)"
+REFERENCE = "Zhang et al. 2018, version 0.1 on AlexNet"
 SMALLEST = 31  # pixels: in a smaller patch AlexNet's last layers have no output
 _BACKBONE = "torchvision's AlexNet, AlexNet_Weights.IMAGENET1K_V1, published as alexnet-owt-7be5be79.pth"
 _LINEAR = "the linear layers, weights/v0.1/alex.pth of the lpips package"

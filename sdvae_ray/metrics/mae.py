@@ -6,6 +6,9 @@ from sdvae_ray.contracts import Reconstruction
 
 UNIT = "fraction of full scale"
 HIGHER_IS_BETTER = False
+FORMULA = "mean of |x - y|"
+RANGE = "[0, 1]"
+REFERENCE = "definition"
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:

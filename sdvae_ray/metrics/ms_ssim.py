@@ -15,6 +15,9 @@ from sdvae_ray.metrics._ssim_map import WINDOW, maps, ssim_maps, window_moments
 
 UNIT = ""
 HIGHER_IS_BETTER = True
+FORMULA = "product over scales j = 1..5 of (contrast-structure)_j^w_j, times luminance at the coarsest"
+RANGE = "[0, 1]"
+REFERENCE = "Wang, Simoncelli & Bovik 2003"
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 SMALLEST = WINDOW * 2 ** (len(WEIGHTS) - 1)  # pixels: one window at the coarsest scale
 

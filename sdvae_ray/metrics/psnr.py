@@ -10,6 +10,9 @@ from sdvae_ray.contracts import Reconstruction
 
 UNIT = "dB"
 HIGHER_IS_BETTER = True
+FORMULA = "-10 log10(mean of (x - y)^2)"
+RANGE = "[0, inf]"
+REFERENCE = "definition, of a data range of 1"
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:

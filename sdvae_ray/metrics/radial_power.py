@@ -14,6 +14,9 @@ from sdvae_ray.contracts import Reconstruction
 
 UNIT = ""
 HIGHER_IS_BETTER = None  # best at 1
+FORMULA = "power of y over power of x in rings of wavelength 2-4, 4-8, ... 32-64 pixels, under a Hann window"
+RANGE = "[0, inf), best at 1"
+REFERENCE = "our own"
 EDGES = (2, 4, 8, 16, 32, 64)  # pixels
 BANDS = tuple(f"{short}-{long} px" for short, long in pairwise(EDGES))
 # share of the patch's mean square: above the rounding of float32 pixels, below one grey level of 255 in one pixel

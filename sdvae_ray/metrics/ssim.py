@@ -11,6 +11,9 @@ from sdvae_ray.metrics._ssim_map import ssim_maps
 
 UNIT = ""
 HIGHER_IS_BETTER = True
+FORMULA = "mean over windows of (2 mx my + c1)(2 cov + c2) / ((mx^2 + my^2 + c1)(vx + vy + c2))"
+RANGE = "[-1, 1]"
+REFERENCE = "Wang et al. 2004; c1 = 0.01^2, c2 = 0.03^2, Gaussian window of 11 pixels, sigma 1.5"
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:

@@ -11,6 +11,9 @@ from sdvae_ray.contracts import Reconstruction
 
 UNIT = ""
 HIGHER_IS_BETTER = False
+FORMULA = "mean over the other stains b of |r(x_a, x_b) - r(y_a, y_b)|, r Pearson's"
+RANGE = "[0, 2]"
+REFERENCE = "our own"
 
 
 def compute(reconstruction: Reconstruction) -> Tensor:

@@ -18,22 +18,34 @@ class ScalingConfig(Section):
     """
 
     method: Literal["divide", "manifest"] = "divide"
+    """divide: offset 0 and `divisor` for every stain; manifest: constants per stain and field, as `calibrate` writes them."""
     divisor: float = Field(256.0, gt=0, allow_inf_nan=False)
+    """Of the method divide; 256 as published."""
     bits: Literal[8, 16] = 8
+    """Of the integers that pixels become."""
 
 
 class ImageConfig(Section):
-    """The images of a run. packing: the RGB passes of metrics, extractors, and every autoencoder without a packing of its own."""
+    """Section `image`: the stains, the crop and its patches, the scaling, the RGB passes."""
 
     stains: tuple[Name, ...] = Field(("Mito", "AGP", "RNA", "ER", "DNA"), min_length=1)
-    resize: int | None = Field(None, gt=0)  # pixels, height and width, before the crop; for photographs
-    crop: int = Field(1024, gt=0)  # pixels, centre
-    patch: int = Field(256, ge=64)  # pixels; the windows and pyramids of the metrics need some room
-    transpose: bool = False  # True swaps the two axes of every patch, as published
+    """Names of the stains, in the order of every table."""
+    resize: int | None = Field(None, gt=0)
+    """Pixels, height and width to which images are resized before the crop; for photographs."""
+    crop: int = Field(1024, gt=0)
+    """Pixels, from the centre of the field; a multiple of patch."""
+    patch: int = Field(256, ge=64)
+    """Pixels, a multiple of 8; the windows and pyramids of the metrics need some room."""
+    transpose: bool = False
+    """True swaps the two axes of every patch, as published."""
     scaling: ScalingConfig = ScalingConfig()
+    """How corrected pixels become integers."""
     packing: Packing = "published"
-    pixel_um: Micrometres | None = None  # micrometres per pixel to which the fields of every policy are resampled
-    policies: PoliciesConfig | None = None  # what differs by source
+    """RGB passes of metrics, extractors, and autoencoders without their own: published, grey (every stain alone), or triples."""
+    pixel_um: Micrometres | None = None
+    """Micrometres per pixel to which the fields of every policy are resampled."""
+    policies: PoliciesConfig | None = None
+    """What differs by source, or by another column of the manifest."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -24,18 +24,16 @@ _STRENGTHS: dict[str, tuple[str, str, tuple[float, ...]]] = {
 
 
 class LadderConfig(Section):
-    """Section `ladder`, or `ladder: true` for its defaults.
-
-    codecs       names of codecs, or codec: strengths (quality of jpeg and avif, distance of jpegxl, level of jpeg2000)
-    latent_bits  every autoencoder of the run file without latent_bits is repeated with each of them; identity is not
-    blur         standard deviations of a Gaussian in pixels
-    noise        standard deviations of Gaussian noise, as fractions of full scale
-    """
+    """Section `ladder`, or `ladder: true` for its defaults."""
 
     codecs: tuple[Name, ...] | dict[Name, Strengths] = ("jpeg", "jpegxl")
+    """Names of codecs, or codec: strengths (quality of jpeg and avif, distance of jpegxl, level of jpeg2000)."""
     latent_bits: tuple[Annotated[int, Field(ge=1, le=12)], ...] = (1, 2, 3, 4, 6, 8)
+    """Every autoencoder of the run file without latent_bits is repeated with each of them; identity is not."""
     blur: Strengths = (0.5, 1, 2, 4)
+    """Standard deviations of a Gaussian in pixels."""
     noise: Strengths = (0.005, 0.01, 0.02, 0.05)
+    """Standard deviations of Gaussian noise, as fractions of full scale."""
 
 
 def with_ladder(raw: dict[str, Any], ladder: LadderConfig, where: str) -> dict[str, Any]:

@@ -15,16 +15,21 @@ Micrometres = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class PolicyConfig(Section):
     """What a policy has of its own; None: as the section `image` says."""
 
-    crop: int | None = Field(None, gt=0)  # pixels, centre, after the resampling
-    pixel_um: Micrometres | None = None  # micrometres per pixel of the files; wanted where image.pixel_um is given
-    divisor: float | None = Field(None, gt=0, allow_inf_nan=False)  # of image.scaling.method divide
+    crop: int | None = Field(None, gt=0)
+    """Pixels, from the centre, after the resampling; null: image.crop."""
+    pixel_um: Micrometres | None = None
+    """Micrometres per pixel of the files; wanted where image.pixel_um is given, and only there."""
+    divisor: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Of the scaling method divide; null: image.scaling.divisor."""
 
 
 class PoliciesConfig(Section):
     """A policy for every value of a column of the manifest."""
 
     column: Annotated[str, Field(pattern="^Metadata_.")] = "Metadata_Source"
-    values: dict[str, PolicyConfig] = Field(min_length=1)  # value of the column -> its policy
+    """A Metadata column of the manifest."""
+    values: dict[str, PolicyConfig] = Field(min_length=1)
+    """Every value of the column in the manifest, with its policy."""
 
 
 @dataclass(frozen=True)

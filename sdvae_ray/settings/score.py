@@ -14,17 +14,24 @@ class DistributionConfig(Section):
     """Section `distributions`: distances between the originals and a side, per extractor and part (RGB pass or stain)."""
 
     metrics: tuple[Literal["fid", "kid", "cmmd", "prdc"], ...] = ("fid", "kid", "cmmd", "prdc")
-    by: tuple[str, ...] = ()  # columns whose values are slices beside the groups of score.group, such as Metadata_Plate
-    samples: int = Field(2000, ge=10)  # patches per slice and side, by hash, for distances that need more than moments
-    neighbours: Count = 5  # of precision, recall, density and coverage
-    references: bool = True  # the same distances between parts of the originals, see docs/floors.md
+    """Which distances."""
+    by: tuple[str, ...] = ()
+    """Columns whose values are slices beside the groups of score.group, such as Metadata_Plate."""
+    samples: int = Field(2000, ge=10)
+    """Patches per slice and side, chosen by hash, for distances that need more than moments."""
+    neighbours: Count = 5
+    """Of precision, recall, density and coverage."""
+    references: bool = True
+    """The same distances between parts of the originals."""
 
 
 class ConcludeConfig(Section):
     """Section `conclude`: what a verdict of `sdvae-ray conclude` means, declared before the scores are seen."""
 
-    margin: float = Field(0.1, gt=0, le=1)  # the share of the way from the floor to the originals that may be lost
-    level: float = Field(0.05, gt=0, lt=0.5)  # of each of the two one-sided tests, and of tests over several compounds
+    margin: float = Field(0.1, gt=0, le=1)
+    """The share of the way from the floor to the originals that may be lost."""
+    level: float = Field(0.05, gt=0, lt=0.5)
+    """Of each of the two one-sided tests, and of tests over several compounds."""
 
 
 class FovIndexConfig(Section):
@@ -33,9 +40,12 @@ class FovIndexConfig(Section):
     The kind of index follows from the number of vectors, the memory and the recall.
     """
 
-    level: Literal["fov", "patch"] = "fov"  # patch: the patches that the extractor keeps (keep_patches)
-    recall: float = Field(0.95, gt=0, le=1)  # the least recall@10; the recall that is reached is measured and stored
-    memory_gb: float = Field(8.0, gt=0)  # of one index
+    level: Literal["fov", "patch"] = "fov"
+    """patch: the patches that the extractor keeps (keep_patches)."""
+    recall: float = Field(0.95, gt=0, le=1)
+    """The least recall@10; the recall that is reached is measured and stored."""
+    memory_gb: float = Field(8.0, gt=0)
+    """Of one index."""
 
 
 Task = Literal[
@@ -46,42 +56,64 @@ Task = Literal[
 class ScoreConfig(Section):
     """Section `score`: how profiles are made, normalised and scored."""
 
-    perturbation: str | None = "Metadata_broad_sample"  # None: distances and metrics alone, no retrieval
+    perturbation: str | None = "Metadata_broad_sample"
+    """Column of the compound; null: distances and metrics alone, no retrieval."""
     control: str = "Metadata_control_type == 'negcon'"
-    exclude: str | None = None  # e.g. "Metadata_control_type == 'poscon'"
-    exclude_qc: str | None = None  # a rule over QC numbers, e.g. "qc_zero == 1 or qc_saturated_DNA > 0.05"
-    missing: tuple[str, ...] | None = (
-        None  # words that mean "nothing" in any Metadata_* column, beside blanks; None: MISSING_WORDS
-    )
-    target: str | None = None  # a column of targets or mechanisms, joined by |: scores consistency
-    # columns of targets or mechanisms, joined by |, for enrichment and probe; None: target alone
+    """Which wells are negative controls; refused if it holds for no well."""
+    exclude: str | None = None
+    """Wells to leave out, such as "Metadata_control_type == 'poscon'"."""
+    exclude_qc: str | None = None
+    """Fields to leave out by QC numbers, such as "qc_zero == 1 or qc_saturated_DNA > 0.05"."""
+    missing: tuple[str, ...] | None = None
+    """Words that mean "nothing" in any Metadata_* column, beside blanks; null: NA, N/A, NaN, null, None, ..."""
+    target: str | None = None
+    """A column of targets or mechanisms, joined by |: scores consistency."""
     sets: tuple[str, ...] | None = None
+    """Columns of targets or mechanisms, joined by |, for enrichment and probe; null: target alone."""
     group: tuple[str, ...] = ()
-    plates: tuple[str, ...] | None = Field(None, min_length=1)  # values of Metadata_Plate to score; None: all
+    """Columns whose values split the wells into groups that are scored separately."""
+    plates: tuple[str, ...] | None = Field(None, min_length=1)
+    """Values of Metadata_Plate to score; null: all."""
     aggregate: Literal["mean", "median"] = "mean"
-    half_mean: bool = False  # True: the profile of a well is taken and kept in float16, as published
+    """How fields of view become a well profile."""
+    half_mean: bool = False
+    """True: the profile of a well is taken and kept in float16, as published."""
     normalise: str | tuple[Step, ...] = "published"
-    batch: str | None = None  # the column whose values are the batches of tvn and harmony; None: plates
-    # cross: fitted on half of the control positions, scored against the others; controls: fitted on the negatives, p not valid
+    """A preset, none, or a list of steps."""
+    batch: str | None = None
+    """The column whose values are the batches of tvn and harmony; null: plates."""
     fit: Literal["cross", "controls"] = "cross"
-    splits: Count = 4  # of the control positions for cross, at most; 1: one half of them and the other
+    """cross: fitted on half of the control positions, scored against the others; controls: fitted on the negatives, p not valid."""
+    splits: Count = 4
+    """Of the control positions for cross, at most; 1: one half of them and the other; 2 is refused."""
     negatives: Literal["plate", "group"] = "plate"
-    # copairs_exact: counted instead of drawn, where one list of negatives allows it
+    """Controls of the query's plate; or, as published, of all plates of its group."""
     null: Literal["exchange", "copairs", "copairs_exact"] = "exchange"
+    """Null of the p-values; copairs_exact: counted instead of drawn, where one list of negatives allows it."""
     null_size: int = Field(10_000, ge=100)
-    strict: bool = False  # True: p counts draws above the observed mAP, as copairs does; False: draws that equal it too
+    """Draws of the null."""
+    strict: bool = False
+    """True: p counts draws above the observed mAP, as copairs does; false: draws that equal it too."""
     threshold: float = Field(0.05, gt=0, lt=1)
+    """Of the corrected p, up to which a compound is retrieved."""
     ties: Literal["average", "copairs"] = "average"
-    # splits of the controls, poses, or permutations of the labels, for every floor beside a score; 0: neither floors nor ceilings
+    """Rule for equal similarities."""
     floor_repeats: int = Field(3, ge=0)
+    """Splits, poses or permutations for every floor and ceiling; 0: neither floors nor ceilings."""
     recall_at: tuple[Count, ...] = Field((1, 5, 10), min_length=1)
-    tasks: tuple[Task, ...] = get_args(Task)  # beside activity; (): activity alone
-    transfer: tuple[str, ...] | None = None  # columns of group along which transfer is scored; None: all of group
-    # for `tasks` alone: phenotypic activity and its null by exchange are of cosines
+    """Values of k for recall@k."""
+    tasks: tuple[Task, ...] = get_args(Task)
+    """Beside phenotypic activity; []: activity alone."""
+    transfer: tuple[str, ...] | None = None
+    """Columns of group along which transfer is scored; null: all of group."""
     task_distance: Literal["cosine", "abs_cosine", "correlation", "euclidean"] = "cosine"
+    """Of `tasks` alone: activity and its null by exchange are of cosines."""
     distributions: DistributionConfig = DistributionConfig()
-    conclude: ConcludeConfig | None = None  # None: the defaults of ConcludeConfig, which `conclude --margin` may change
-    fov_index: FovIndexConfig | None = None  # None: indices over well profiles alone
+    """Distances between patches of the originals and of a side."""
+    conclude: ConcludeConfig | None = None
+    """null: the defaults, which `conclude --margin` may change."""
+    fov_index: FovIndexConfig | None = None
+    """null: indices over well profiles alone."""
 
     @field_validator("splits")
     @classmethod

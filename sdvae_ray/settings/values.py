@@ -22,6 +22,6 @@ Actors = Annotated[Count | tuple[Count, Count] | Literal["auto"], AfterValidator
 
 
 class Section(BaseModel):
-    """A section of a run file, frozen; an unknown key is an error."""
+    """A section of a run file, frozen; an unknown key is an error. The text below a key is its description in the docs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)

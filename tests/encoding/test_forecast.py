@@ -5,10 +5,10 @@ import json
 import pytest
 
 from sdvae_ray.cluster.session import Pool, Pools
-from sdvae_ray.config import ClusterConfig
 from sdvae_ray.encoding.forecast import dollars, forecast
 from sdvae_ray.planning.measured import MEASURED, measured_bytes, measured_seconds, session_seconds
 from sdvae_ray.run.run import Run
+from sdvae_ray.settings.pools import ClusterConfig
 
 POOLS = Pools(Pool(2, 2, 1.0), Pool(12, 12, 1.0), Pool(1, 1, 1.0, 1.0))
 SECONDS = {"load": 0.1, "compress": 2.4, "encode": 0.05, "write": 9.0}

@@ -24,6 +24,7 @@ from run_files import PCA, small_run
 from straight_line import BROKEN, FOVS, expected_values, stored_values, write_finished_run, write_manifest
 from waiting_run import waiting_run
 
+from sdvae_ray.dictionary import TABLES, unknown_columns, unused_columns
 from sdvae_ray.encoding.check import check
 from sdvae_ray.encoding.encode import encode
 from sdvae_ray.encoding.supervision import supervisor
@@ -34,6 +35,7 @@ from sdvae_ray.run import conditional_writes, lease
 from sdvae_ray.run.commits import check_whole, read_fovs
 from sdvae_ray.run.cost import of_metric, of_side, recorded
 from sdvae_ray.run.run import Run
+from sdvae_ray.run.scores import SCORE_TABLES
 from sdvae_ray.schema import FOV_ID, column_to_numpy
 from sdvae_ray.scoring.score import score
 from sdvae_ray.storage import Storage
@@ -276,3 +278,12 @@ def test_a_ledger_that_answers_no_write_holds_no_write(local_ray, tmp_path, monk
     monkeypatch.setattr(supervisor, "Ledger", Mute)
     assert encode(run, SILENT).errors == 0
     assert run.fovs([]).height == 2
+
+
+def test_the_dictionary_has_every_column_that_encode_writes(encoded):
+    for table in Run(encoded).tables():
+        of_run = set(TABLES) - set(SCORE_TABLES)
+        (facts,) = [name for name in of_run if name.partition("/")[0] == table.partition("/")[0]]
+        written = pl.read_parquet_schema(next(Path(encoded.output, table).glob("*.parquet")))
+        assert unknown_columns(facts, written) == []
+        assert set(unused_columns(facts, written)) <= {"logvar", "patches"}

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import faiss
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import pytest
 from polars.testing import assert_frame_equal
 from rich.console import Console
 from run_files import small_run
 
 from sdvae_ray.config import RunConfig
+from sdvae_ray.dictionary import TABLES, unknown_columns, unused_columns
 from sdvae_ray.distributions.fid import frechet_distance, moments
 from sdvae_ray.distributions.kernel import cmmd, kid
 from sdvae_ray.distributions.prdc import prdc
@@ -26,7 +28,7 @@ from sdvae_ray.retrieval.tasks.activity import activity_in
 from sdvae_ray.retrieval.tasks.transfer import transfer
 from sdvae_ray.retrieval.tasks.transfer_pairs import Pair
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.scores import Scores, read_scores
+from sdvae_ray.run.scores import SCORE_TABLES, Scores, read_scores
 from sdvae_ray.run.tables import write_rows
 from sdvae_ray.schema import EMBEDDINGS, ERROR, FOV_ID, KEYS, PLATE_KEY, ROW, WELL_KEY, fov_id
 from sdvae_ray.scoring.cross_fitting import cross_fits
@@ -116,6 +118,21 @@ def scored(local_ray, tmp_path_factory) -> Scored:
     )
     store(config, sides, rows)
     return Scored(config, rows, sides, score(Run(config), SILENT))
+
+
+TRANSFER = {"column", "source", "target", "zero_norm", "position_<number>", "position_groups", "position_status"}
+KINDS = {"text": cs.string(), "bool": cs.boolean(), "int": cs.integer(), "float": cs.float()}
+
+
+@pytest.mark.parametrize("name", SCORE_TABLES)
+def test_the_dictionary_has_every_column_of_the_scores_and_its_type(scored, name):
+    table = getattr(scored.scores, name)
+    assert unknown_columns(name, table.columns) == []
+    if table.height:
+        assert set(unused_columns(name, table.columns)) <= (TRANSFER if name == "tasks" else set())
+    for column, (kind, _) in TABLES[name].columns.items():
+        if column in table.columns:
+            assert column in cs.expand_selector(table, KINDS[kind])
 
 
 def test_the_strong_compound_is_retrieved_and_the_inactive_ones_are_not(scored):

@@ -1,6 +1,7 @@
 """Everything on the shelves keeps the promises of contracts.py; a new file there is tested the moment it exists."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -462,6 +463,17 @@ def test_a_metric_says_its_unit_and_its_better_direction_and_means_it(name):
         assert (bad.nan_to_num().abs() < 0.1).all()
     else:
         assert ((good - 1).abs().mean() < (bad - 1).abs().mean()).all()  # best at 1
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_says_its_formula_its_source_and_a_range_that_holds_its_values(name):
+    module = find("metrics", name)
+    assert module.FORMULA
+    assert module.REFERENCE
+    (low, high) = re.match(r"[\[(](\S+), (\S+?)[\])]", module.RANGE).groups()
+    values = torch.cat([metric(name)(reconstruction(3, error)) for error in (0.0, 0.01, 0.2)]).double()
+    assert values[~values.isnan()].ge(float(low) - 1e-6).all()
+    assert values[~values.isnan()].le(float(high) + 1e-6).all()
 
 
 @pytest.mark.parametrize("name", METRICS)

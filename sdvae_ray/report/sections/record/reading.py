@@ -4,7 +4,7 @@ from sdvae_ray import shelves
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import Section
 
-_READ = {
+READ = {
     "side": "Either image, the originals, or the name of an autoencoder or a codec, its reconstructions. identity "
     "gives back exactly what it got, and so shows what the pipeline itself does to a score.",
     "random weights": "A model built without trained weights; its numbers mean nothing beyond that the job ran.",
@@ -52,7 +52,7 @@ def section(scored: ScoredRun) -> Section:
     """Return term -> sentence, for the numbers that this run's report shows."""
     config = scored.config
     unused = set(shelves.names("metrics")) - set(config.metrics)
-    terms = {term: text for term, text in _READ.items() if term.partition(" ")[0] not in unused}
+    terms = {term: text for term, text in READ.items() if term.partition(" ")[0] not in unused}
     if not config.random_weights:
         del terms["random weights"]
     if config.score.normalise in ("published", "published_float16"):
