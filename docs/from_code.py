@@ -35,6 +35,7 @@ ELSEWHERE = {
     "CONTRIBUTING.md": "contributing.md",
     "benchmarks/RESULTS.md": "results.md",
     "sdvae_ray/assets/demo_kl/README.md": "model-card.md",
+    "sdvae_ray/assets/real_field/README.md": "real-field.md",
 }
 _LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#]+)")
 _BETTER = {True: "higher", False: "lower", None: "neither"}

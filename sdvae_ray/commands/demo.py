@@ -39,7 +39,7 @@ def demo(output: str, overrides: Sequence[str], console: Console) -> None:
     check_names(run.config)  # a mistake leaves no file behind
     file = join(absolute(output), _RUN_FILE)
     Storage().write_bytes(file, run_file(run, absolute(output)).encode())
-    with ray_session():
+    with ray_session(console=console):
         runs.run_all(real_cells_run(output, overrides), console)
         runs.run_all(run, console)
     for line in (

@@ -219,15 +219,19 @@ def _answers(scored: ScoredRun) -> dict[str, Any]:
 
 def _require_scores(scored: ScoredRun) -> None:
     """Raise RunError if the run asks for retrieval and not one group has a score."""
+    if (reason := _why_nothing(scored)) is not None:
+        raise RunError(f"nothing could be scored: {reason}")
+
+
+def _why_nothing(scored: ScoredRun) -> str | None:
+    """Return why not one group of a run that asks for retrieval has a score; None if one has, or none was asked for."""
     summary = scored.scores.summary
     if scored.config.score.perturbation is None or summary.height == 0:
-        return
-    counts = summary["compounds_scored"].to_list() if "compounds_scored" in summary.columns else []
-    if not any(counts):
-        reasons = sorted({status for status in summary["status"].to_list() if status != "ok"})
-        raise RunError(
-            f"nothing could be scored: {reasons[0] if reasons else 'no compound has replicates and negatives'}"
-        )
+        return None
+    if "compounds_scored" in summary.columns and any(summary["compounds_scored"].to_list()):
+        return None
+    reasons = sorted({status for status in summary["status"].to_list() if status != "ok"})
+    return reasons[0] if reasons else "no compound has replicates and negatives"
 
 
 def run_all(
@@ -248,10 +252,15 @@ def run_all(
     from sdvae_ray.report.terminal.summary import print_verdicts
 
     prepare(run, lines)
-    with ray_session(address):
+    with ray_session(address, lines):
         encoded = _encode(run, lines, address, limit=limit)
         scored = _score(run, lines, address, whole=whole)
     page = report(run, lines, scored)
-    _require_scores(scored)
+    if limit is None:
+        _require_scores(scored)
+    elif (reason := _why_nothing(scored)) is not None:
+        print_line(
+            lines, f"note: nothing could be scored of this trial: {reason}; the same line without --limit goes on"
+        )
     print_verdicts(scored, lines)
     give(lambda: {"encoded": encoded, **_answers(scored), "report": page}, console, as_json)

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import ray
 
-from sdvae_ray.cluster.session import Pool
+from sdvae_ray.cluster.pools import Pool
 from sdvae_ray.encoding.supervision.outage import patience_of
 from sdvae_ray.engine.compress import SECONDS, Compressor, has_wide
 from sdvae_ray.engine.illumination import machine_folder

@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
-from sdvae_ray.cluster.session import Pools, plan_pools, ray_session
+from sdvae_ray.cluster.pools import Pools, plan_pools
+from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.encode import encode
 from sdvae_ray.encoding.forecast import dollars
@@ -66,7 +67,7 @@ def bench(
         keys = keys.filter(pl.col(CROP) == crop)
         print_line(console, f"bench: of the {keys.height} FOVs with a crop of {crop} pixels")
     steps: list[Step] = []
-    with ray_session(address):
+    with ray_session(address, console):
         for number in actors or _doubling(plan_pools(run.config).encode.most):
             folder = run.uri(_FOLDER, str(number))
             chosen = _spread(len(keys), fovs_per_actor * number)

@@ -12,7 +12,8 @@ import ray
 from rich.console import Console
 
 from sdvae_ray.cluster.failures import unwrapped_failures
-from sdvae_ray.cluster.session import Pool, Pools, check_output_is_shared, plan_pools, ray_session
+from sdvae_ray.cluster.pools import Pool, Pools, plan_pools
+from sdvae_ray.cluster.session import check_output_is_shared, ray_session
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.actors import EncodeActor, as_batch
 from sdvae_ray.encoding.check_score import check_score
@@ -89,7 +90,7 @@ def check(run: Run, console: Console, address: str | None = None, limit: int | N
     for line in lines:
         say(line)
     probe(run, asked)
-    with ray_session(address):
+    with ray_session(address, console):
         check_output_is_shared(run.config)
         pools = plan_pools(run.config)
         record = prepare_record(run, keys, resolved, pools.encode, say=say)

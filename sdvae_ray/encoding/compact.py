@@ -67,7 +67,7 @@ def compact(run: Run, console: Console, address: str | None = None, file_bytes: 
         record.setdefault("compactions", []).append(entry)
         run.write_record(record)
         done = 0
-        for number, rows in enumerate(_rewritten(run, todo.chunks, log.session, todo.row_bytes, address), 1):
+        for number, rows in enumerate(_rewritten(run, todo.chunks, log.session, todo.row_bytes, address, console), 1):
             lease.check()
             done += rows
             say(f"{done} of {rewritten} FOVs in {number} of {len(todo.chunks)} files")
@@ -78,13 +78,15 @@ def compact(run: Run, console: Console, address: str | None = None, file_bytes: 
         return Compacted(todo.fovs, rewritten, todo.kept + len(todo.old), after, deleted)
 
 
-def _rewritten(run: Run, chunks: list[Chunk], session: str, row_bytes: int, address: str | None) -> Iterator[int]:
+def _rewritten(
+    run: Run, chunks: list[Chunk], session: str, row_bytes: int, address: str | None, console: Console
+) -> Iterator[int]:
     """Commit the chunks, by tasks of Ray where there are many. Yield the rows of every chunk, in order."""
     names = [f"{session}-{number:06d}" for number in range(len(chunks))]
     if len(chunks) <= _FEW:
         yield from (rewrite(run, chunk, name) for chunk, name in zip(chunks, names, strict=True))
         return
-    with ray_session(address), unwrapped_failures():
+    with ray_session(address, console), unwrapped_failures():
         check_output_is_shared(run.config)
         most = max(chunk.fovs.height for chunk in chunks)
         memory = weighing(_COPIES * most * row_bytes)

@@ -11,7 +11,8 @@ import polars as pl
 from rich.console import Console
 
 from sdvae_ray.cluster.failures import RAY_LOGS
-from sdvae_ray.cluster.session import Pools, check_output_is_shared, plan_pools, ray_session
+from sdvae_ray.cluster.pools import Pools, plan_pools
+from sdvae_ray.cluster.session import check_output_is_shared, ray_session
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.pending import Work, lacking, pending, trial
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
@@ -86,7 +87,7 @@ def encode(
         works = pending(run, asked, failed)
         if works:
             probe(run, pl.concat([work.keys for work in works]))
-        with ray_session(address):
+        with ray_session(address, console):
             check_output_is_shared(run.config)
             pools = plan_pools(run.config, measured_seconds(run))
             record = prepare_record(run, keys, resolved, pools.encode, extend, say)

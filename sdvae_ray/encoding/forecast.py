@@ -5,7 +5,7 @@ hours and dollars. Clusters that are not at hand are planned in sdvae_ray.planni
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sdvae_ray.cluster.session import Pools
+from sdvae_ray.cluster.pools import Pools
 from sdvae_ray.settings.pools import ClusterConfig
 
 

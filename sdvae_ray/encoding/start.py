@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import ray
 
-from sdvae_ray.cluster.session import Pool
+from sdvae_ray.cluster.pools import Pool
 from sdvae_ray.encoding.actors import as_batch
 from sdvae_ray.encoding.changed_manifest import of_manifest
 from sdvae_ray.encoding.pending import READ

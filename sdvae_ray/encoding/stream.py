@@ -17,11 +17,8 @@ from rich.console import Console
 
 from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.ordered_tasks import weighing
-from sdvae_ray.cluster.session import (
-    Pool,
-    Pools,
-    quiet_ray_data,
-)
+from sdvae_ray.cluster.pools import Pool, Pools
+from sdvae_ray.cluster.session import quiet_ray_data
 from sdvae_ray.encoding.actors import FILES, CompressActor, EncodeActor, LoadActor
 from sdvae_ray.encoding.pending import READ, Work
 from sdvae_ray.encoding.sink import RunSink

@@ -63,7 +63,7 @@ def score(run: Run, console: Console, address: str | None = None, manifest: str 
                 names = committed_files(run.output, run.storage)
             mapper: Mapper[Any] = in_threads
             if len(names) > _FEW_FILES:
-                sessions.enter_context(ray_session(address))
+                sessions.enter_context(ray_session(address, console))
                 mapper = mapped
             fields = fields_to_score(run, names, manifest, console, mapper)
             scores = _scored(run, fields.fovs, console, address)
@@ -87,7 +87,7 @@ def _scored(run: Run, fovs: Fovs, console: Console, address: str | None) -> Scor
     print_line(console, f"score: {fovs.height} FOVs{plates}, {len(pairs)} pairs of extractor and side")
     results = Results()
     originals: dict[str, Profiles] = {}
-    with ray_session(address):
+    with ray_session(address, console):
         extractors = sorted({extractor for extractor, _ in pairs})
         shifts = {extractor: near_the_mean(run, fovs, extractor) for extractor in extractors}
         for number, (extractor, side) in enumerate(pairs, 1):

@@ -39,6 +39,8 @@ SHELL = {
     "docker",
     "ray",
     "sbatch",
+    "ssh",
+    "uvx",
     "python3.11",
 }
 

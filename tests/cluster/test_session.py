@@ -1,9 +1,14 @@
 """The pools of a run by the CPUs and GPUs of the cluster, which is not there: its resources are told."""
 
+import os
+import time
+
 import pytest
 import ray
+from rich.console import Console
 
-from sdvae_ray.cluster.session import SPARE_CPUS, plan_pools, ray_session
+from sdvae_ray.cluster.pools import SPARE_CPUS, plan_pools
+from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.errors import ConfigError, ResourceError, RunError
 
 JPEG = {"jpeg": {"name": "jpeg"}}
@@ -80,6 +85,24 @@ def test_a_node_that_takes_too_long_is_started_again(monkeypatch):
     with pytest.raises(RunError, match="Ray did not start: The current node timed out"), ray_session():
         pass
     assert len(starts) == 2
+
+
+@pytest.mark.parametrize("is_of_stderr", [False, True])
+def test_a_start_that_takes_long_is_said(monkeypatch, capfd, is_of_stderr):
+    def init(**options: object) -> None:
+        os.write(2, b"a greeting of Ray's core")
+        time.sleep(0.3)
+
+    monkeypatch.setattr("sdvae_ray.console._FIRST_LINE", 0.05)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with ray_session(console=Console(stderr=is_of_stderr)):
+        pass
+    said = capfd.readouterr()
+    assert (said.err if is_of_stderr else said.out) == "starting Ray on this machine\n"
+    assert "greeting" not in said.err
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from sdvae_ray.cluster.session import Pool
+from sdvae_ray.cluster.pools import Pool
 from sdvae_ray.config import RunConfig
 from sdvae_ray.encoding.start import checked_manifest, prepare_record
 from sdvae_ray.engine.columns import run_columns

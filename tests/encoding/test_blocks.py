@@ -10,7 +10,7 @@ from field_files import write_fields
 from run_files import small_run
 from straight_line import write_manifest
 
-from sdvae_ray.cluster.session import Pool
+from sdvae_ray.cluster.pools import Pool
 from sdvae_ray.codecs import jpeg
 from sdvae_ray.encoding import actors
 from sdvae_ray.encoding.actors import CompressActor, EncodeActor, LoadActor

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from straight_line import BROKEN, FOVS
 
-from sdvae_ray.cluster.session import Pool
+from sdvae_ray.cluster.pools import Pool
 from sdvae_ray.encoding.encode import encode
 from sdvae_ray.encoding.start import checked_manifest, prepare_record
 from sdvae_ray.engine.models import resolve_weights

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sdvae_ray.cluster.session import Pool, Pools
+from sdvae_ray.cluster.pools import Pool, Pools
 from sdvae_ray.encoding.forecast import dollars, forecast
 from sdvae_ray.planning.measured import MEASURED, measured_bytes, measured_seconds, session_seconds
 from sdvae_ray.run.run import Run

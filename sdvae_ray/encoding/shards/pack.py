@@ -93,7 +93,7 @@ def pack(
     """
     with Lease(output, storage) as lease:
         plan = plan_shards(manifest, output, storage, options, lambda line: print_line(console, f"pack: {line}"))
-        with ray_session(address):
+        with ray_session(address, console):
             check_folder_is_shared("--output", output)
             records = _write_shards(plan, output, storage, console)
         lease.check()
