@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sdvae_ray.settings.image import ImageConfig
+from sdvae_ray.settings.load_data import LoadDataConfig
 from sdvae_ray.settings.packing import Packing, Triples, Unpacking, check_triples, pass_names, triples_of
 from sdvae_ray.settings.plan import PlanConfig
 from sdvae_ray.settings.score import ScoreConfig
@@ -168,6 +169,7 @@ class RunConfig(Section):
     seed: int = 0
     storage: StorageConfig = StorageConfig()
     synthetic: SyntheticConfig | None = None
+    load_data: LoadDataConfig | None = None
     image: ImageConfig = ImageConfig()
     autoencoders: dict[Name, AutoencoderConfig] = Field({})
     codecs: dict[Name, CodecConfig] = Field({})
@@ -184,6 +186,12 @@ class RunConfig(Section):
     plan: PlanConfig = PlanConfig()
     score: ScoreConfig = ScoreConfig()
     max_error_fraction: float = Field(0.01, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _load_data(self) -> Self:
+        if self.load_data is not None and self.manifest.endswith(".parquet"):
+            raise ValueError(f"manifest: load_data makes a folder of files; {self.manifest} names one file")
+        return self
 
     @model_validator(mode="after")
     def _sides(self) -> Self:

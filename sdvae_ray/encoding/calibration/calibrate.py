@@ -3,14 +3,12 @@
 The pixels are read by tasks of Ray where there are many. The constants depend on the manifest, the pixels and the seed alone.
 """
 
-import io
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import polars as pl
-import pyarrow.parquet as pq
 import ray
 from rich.console import Console
 
@@ -34,8 +32,10 @@ from sdvae_ray.schema import (
     sampled_column,
     spread_column,
 )
+from sdvae_ray.sources.manifest.index import index_uri
 from sdvae_ray.sources.manifest.reader import iterate_row_groups, read_rows, row_groups, with_located_shards
 from sdvae_ray.sources.manifest.row import located_stains
+from sdvae_ray.sources.manifest.writer import by_plate, writing
 from sdvae_ray.storage import Storage
 
 _FEW = 48  # fields that the driver reads itself: Ray would take longer to start
@@ -183,17 +183,13 @@ def _write(manifest: str, output: str, table: pl.DataFrame, stains: list[str], b
     wide = wide.with_columns(pl.lit(bits, pl.Int32).alias(SCALE_BITS))
     added = [name for name in wide.columns if name not in PLATE_KEY]
     moves = manifest.rpartition("/")[0] != output.rpartition("/")[0]
-    buffer = io.BytesIO()
-    writer: pq.ParquetWriter | None = None
-    for part in iterate_row_groups(manifest, storage):
-        rows = with_located_shards(part, manifest) if moves and SHARD in part.column_names else part
-        rows = rows.drop_columns([name for name in added if name in rows.column_names])
-        joined = pl.DataFrame(rows.select(list(PLATE_KEY))).join(wide, on=PLATE_KEY, how="left", maintain_order="left")
-        arrow = joined.select(added).to_arrow()
-        for name in added:
-            rows = rows.append_column(name, arrow[name])
-        writer = writer or pq.ParquetWriter(buffer, rows.schema, compression="zstd")
-        writer.write_table(rows, row_group_size=max(1, len(rows)))
-    assert writer is not None
-    writer.close()
-    storage.write_bytes(output, buffer.getvalue())
+    groups = iterate_row_groups(manifest, storage)
+    with writing(output, storage) as writer:
+        for part in groups if index_uri(output) is None else by_plate(groups):
+            rows = with_located_shards(part, manifest) if moves and SHARD in part.column_names else part
+            rows = rows.drop_columns([name for name in added if name in rows.column_names])
+            keys = pl.DataFrame(rows.select(list(PLATE_KEY)))
+            arrow = keys.join(wide, on=PLATE_KEY, how="left", maintain_order="left").select(added).to_arrow()
+            for name in added:
+                rows = rows.append_column(name, arrow[name])
+            writer.write(rows)
