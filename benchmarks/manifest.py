@@ -4,9 +4,10 @@
     python benchmarks/manifest.py --scale 1 --folder FOLDER      # keeps the files there; the next run takes them
 
 The plates, wells and sites are those of `plan.sources` in jobs/configs/jump.yaml. Every load_data file has the columns of
-cpg0016's, URL_ or FileName_ and PathName_, with some Metadata_* of the microscope, and names of one of its four naming schemes. They
-locate no image. The tables of metadata have as many wells and compounds as cpg0016, with made-up names. Memory is the sum of the
-proportional set sizes of the command and of all that it started, looked at twice a second. The last line of output is one JSON object.
+cpg0016's, URL_ or FileName_ and PathName_, with some Metadata_* of the microscope, and names of one of its four naming schemes.
+They locate no image. The tables of metadata have as many wells and compounds as cpg0016, with made-up names. Memory is the sum of
+the proportional set sizes of the command and of all that it started, looked at twice a second. The last line of output is one JSON
+object.
 """
 
 import argparse

@@ -34,7 +34,9 @@ from sdvae_ray.sources.manifest.scan import annotation_hash, manifest_identity, 
 from sdvae_ray.weights import Weights
 
 _MANY = 1_000_000  # rows of a manifest of one file, from which on its footer costs every piece of work much
-_LARGE = "the manifest has {} rows in one file: `sdvae-ray manifest FILE --output FOLDER` cuts it, and a run starts faster"
+_LARGE = (
+    "the manifest has {} rows in one file: `sdvae-ray manifest FILE --output FOLDER` cuts it, and a run starts faster"
+)
 
 
 def prepare_record(

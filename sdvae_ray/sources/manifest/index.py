@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sdvae_ray.errors import DataError, one_line
-from sdvae_ray.schema import FOV_ID, KEYS, METADATA, PIXELS, PLATE_KEY, WELL_KEY
+from sdvae_ray.schema import FOV_ID, METADATA, PIXELS, PLATE_KEY, WELL_KEY, annotation_columns
 from sdvae_ray.storage import Storage, join
 
 INDEX = "index.parquet"
@@ -93,7 +93,7 @@ def part_of(rows: pl.DataFrame, file: str, data: bytes, load_data: str | None = 
         len(data),
         hashlib.sha256(data).hexdigest(),
         _hash(rows, [FOV_ID, *(name for name in rows.columns if not name.startswith((METADATA, PIXELS, FOV_ID)))]),
-        _hash(rows, sorted(name for name in rows.columns if name.startswith(METADATA) and name not in KEYS)),
+        _hash(rows, [FOV_ID, *sorted(annotation_columns(rows.columns))]),
         load_data,
     )
 
@@ -117,9 +117,7 @@ def write_index(folder: str, parts: Iterable[Part], schema: pa.Schema, storage: 
             column.append(values[name])
     table = pl.DataFrame(columns, schema=_TYPES).to_arrow(compat_level=pl.CompatLevel.oldest())
     buffer = io.BytesIO()
-    pq.write_table(
-        table.replace_schema_metadata({_SCHEMA: schema.serialize().to_pybytes()}), buffer, compression="zstd"
-    )
+    pq.write_table(table.replace_schema_metadata({_SCHEMA: schema_text(schema)}), buffer, compression="zstd")
     storage.write_bytes(join(folder, INDEX), buffer.getvalue())
     return index
 
@@ -129,9 +127,9 @@ def read_index(uri: str, storage: Storage) -> Index:
     data = storage.read_bytes(uri)
     try:
         table = pq.read_table(io.BytesIO(data))
-        schema = pa.ipc.read_schema(pa.py_buffer((table.schema.metadata or {})[_SCHEMA]))
-        rows = pl.DataFrame(table).select(list(_TYPES))
-    except (pa.ArrowException, pl.exceptions.PolarsError, KeyError, OSError) as error:
+        schema = schema_of((table.schema.metadata or {})[_SCHEMA].decode())
+        rows = pl.DataFrame(table.replace_schema_metadata(None)).select(list(_TYPES))
+    except (pa.ArrowException, pl.exceptions.PolarsError, KeyError, ValueError, OSError) as error:
         raise DataError(
             f"{uri} is no index of a manifest: {one_line(error)}; `sdvae-ray manifest` writes one"
         ) from error
@@ -166,6 +164,16 @@ def read_part(folder: str, part: Part, schema: pa.Schema, storage: Storage, colu
     return pa.table(arrays, schema=pa.schema([schema.field(name) for name in wanted]))
 
 
+def schema_text(schema: pa.Schema) -> str:
+    """Return an Arrow schema as text; `schema_of` reads it."""
+    return str(schema.serialize().to_pybytes().hex())
+
+
+def schema_of(text: str) -> pa.Schema:
+    """Return the Arrow schema of a text of `schema_text`. Raises ValueError or ArrowException for another text."""
+    return pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(text)))
+
+
 def unified(schemas: Iterable[pa.Schema]) -> pa.Schema:
     """Return the schema of all files together: the columns of the first in their order, then those that others have more.
 
@@ -193,7 +201,7 @@ def _plain(table: pa.Table) -> pa.Table:
 def _hash(rows: pl.DataFrame, names: Sequence[str]) -> str:
     value, row = _SEPARATORS
     texts = rows.select(pl.concat_str([pl.col(name).cast(pl.String).fill_null("") for name in names], separator=value))
-    whole = texts.to_series().str.join(row).item() if names else str(rows.height)
+    whole = texts.to_series().str.join(row).item()
     return hashlib.sha256(f"{value.join(names)}{row}{whole}".encode()).hexdigest()
 
 

@@ -20,7 +20,7 @@ from sdvae_ray.schema import BATCH_COLUMN, PLATE_KEY, SOURCE_COLUMN, uri_column
 from sdvae_ray.settings.load_data import ExclusionConfig, LoadDataConfig
 from sdvae_ray.sources import gallery
 from sdvae_ray.sources.joining import TableReader
-from sdvae_ray.sources.manifest.index import Part
+from sdvae_ray.sources.manifest.index import Part, schema_of, schema_text
 from sdvae_ray.sources.manifest.manifest import ordered, relative, without_illumination
 from sdvae_ray.sources.manifest.rules import check_manifest, repeated_images
 from sdvae_ray.sources.manifest.writer import plate_name, write_part
@@ -85,7 +85,7 @@ class Made:
         """Return the fields as JSON-ready values; `Made.of` reads them."""
         values = {**self.__dict__, "rewritten": sorted(self.rewritten)}
         values["part"] = None if self.part is None else self.part.__dict__
-        values["schema"] = None if self.schema is None else self.schema.serialize().to_pybytes().hex()
+        values["schema"] = None if self.schema is None else schema_text(self.schema)
         return values
 
     @classmethod
@@ -94,7 +94,7 @@ class Made:
         made = cls(**{**told, "rewritten": set(told["rewritten"])})
         made.part = None if made.part is None else Part(**told["part"])
         schema = told["schema"]
-        made.schema = None if schema is None else pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(schema)))
+        made.schema = None if schema is None else schema_of(schema)
         made.excluded, made.unmatched = (_numbered(told[name]) for name in ("excluded", "unmatched"))
         made.keys = {int(number): tuple(key) for number, key in told["keys"].items()}
         return made
