@@ -3,7 +3,7 @@
     python benchmarks/manifest.py --scale 0.1
     python benchmarks/manifest.py --scale 1 --folder FOLDER      # keeps the files there; the next run takes them
 
-The plates, wells and sites are those of `plan.sources` in jobs/configs/jump.yaml. Every load_data file has the columns of
+The plates, wells and sites are those of `plan.sources` in jobs/configs/jump-plan.yaml. Every load_data file has the columns of
 cpg0016's, URL_ or FileName_ and PathName_, with some Metadata_* of the microscope, and names of one of its four naming schemes.
 They locate no image. The tables of metadata have as many wells and compounds as cpg0016, with made-up names. Memory is the sum of
 the proportional set sizes of the command and of all that it started, looked at twice a second. The last line of output is one JSON
@@ -13,6 +13,7 @@ object.
 import argparse
 import contextlib
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -44,7 +45,7 @@ GALLERY = "s3://cellpainting-gallery/cpg0016-jump"
 
 def sources(scale: float) -> dict[str, dict[str, int]]:
     """Source -> plates, wells and sites of a plate, of the plan of JUMP; `scale` of the plates."""
-    planned = yaml.safe_load((ROOT / "jobs/configs/jump.yaml").read_text())["plan"]["sources"]
+    planned = yaml.safe_load((ROOT / "jobs/configs/jump-plan.yaml").read_text())["plan"]["sources"]
     counted = {}
     for source, counts in planned.items():
         wells = 1536 if counts["fovs"] / counts["plates"] > 5000 else 384
@@ -194,6 +195,7 @@ def measure(folder: Path, scale: float) -> harness.Record:
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process, watched(process.pid) as most:
         told = json.loads(process.communicate()[0])
     seconds = time.monotonic() - start
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert told["fovs"] == fovs - (1 if scale <= 1 else 0) * sources(scale)["source_4"]["sites"], "a field is missing"
     sizes, _ = row_groups(str(folder / "manifest"), Storage())
     start_of_read = time.perf_counter()
@@ -202,6 +204,7 @@ def measure(folder: Path, scale: float) -> harness.Record:
         "load_data": told["load_data"],
         "fovs": told["fovs"],
         "seconds": seconds,
+        "cpu_seconds": spent.ru_utime + spent.ru_stime,
         "peak_bytes": most[0],
         "manifest_bytes": sum(file.stat().st_size for file in (folder / "manifest").rglob("*.parquet")),
         "index_bytes": (folder / "manifest/index.parquet").stat().st_size,

@@ -1,10 +1,12 @@
-"""Makes a manifest of many files: every load_data file becomes one file, by threads, or by tasks of Ray where there are many.
+"""Makes a manifest of many files: every load_data file becomes one file, by threads, or by tasks of Ray where there are many
+and CPUs for them.
 
 What is made is written down in `building/` of the folder now and then, so that the same command goes on where it was stopped. The
 index comes last, and only if no load_data file was refused.
 """
 
 import json
+import os
 import re
 import time
 import uuid
@@ -30,6 +32,7 @@ from sdvae_ray.storage import Storage, join
 
 BUILDING = "building"  # folder of the records of an unfinished manifest
 _FEW = 256  # load_data files that threads of the driver make: Ray would take longer to start
+_FEW_CPUS = 4  # of this machine, where no cluster is named: as many as threads of one process keep busy
 _THREADS = 8
 _PER_TASK = 4  # load_data files
 _LINE_EVERY = 15.0  # seconds between lines, and between records
@@ -104,7 +107,9 @@ def _made(
     """Yield what becomes of the load_data files, and write it down; print a line of progress now and then."""
     waiting_for: list[Made] = []
     fovs, done, last = 0, total - len(todo), time.monotonic()
-    for made in _by_threads(recipe, [*todo]) if len(todo) <= _FEW else _by_ray(recipe, [*todo], address):
+    alone = not (address or os.environ.get("RAY_ADDRESS")) and (os.cpu_count() or 1) <= _FEW_CPUS
+    by_threads = alone or len(todo) <= _FEW
+    for made in _by_threads(recipe, [*todo]) if by_threads else _by_ray(recipe, [*todo], address):
         waiting_for.append(made)
         done, fovs = done + 1, fovs + made.fovs
         if made.problem:

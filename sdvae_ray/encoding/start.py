@@ -128,7 +128,8 @@ def checked_manifest(run: Run, say: Callable[[str], None] = lambda _: None) -> p
     sizes, present = row_groups(run.config.manifest, run.storage)
     if missing := [name for name in columns if name not in present]:
         raise DataError(
-            f"{run.config.manifest} has no column {missing[0]}: it was made for other stains, or without scaling constants"
+            f"{run.config.manifest} has no column {missing[0]}: it was made for other stains, or without scaling constants "
+            "(`sdvae-ray calibrate` makes them)"
         )
     if run.config.image.scaling.method == "manifest" and SCALE_BITS in present:
         _check_bits(run)

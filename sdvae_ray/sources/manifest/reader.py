@@ -22,6 +22,7 @@ from sdvae_ray.sources.manifest.index import INDEX, Index, index_uri, read_index
 from sdvae_ray.sources.shards import shard_uri
 from sdvae_ray.storage import Storage
 
+_BATCH = 1 << 15  # rows that are looked at together
 _READERS = 16  # files of a folder that are read at a time: object storage is slow to answer a request
 
 
@@ -194,7 +195,8 @@ def read_manifest_column(uri: str, name: str, storage: Storage) -> pa.ChunkedArr
         return read_columns(rows, [name])[name]
 
 
-def read_metadata(uri: str, names: Sequence[str], storage: Storage) -> pl.DataFrame:
-    """Read some columns of all rows as text. Raises DataError if there is no manifest."""
+def iterate_metadata(uri: str, names: Sequence[str], storage: Storage) -> Iterator[pl.DataFrame]:
+    """Yield some columns of all rows as text, some thousands of rows at a time. Raises DataError if there is no manifest."""
     with opened_manifest(uri, storage) as rows:
-        return pl.DataFrame(read_columns(rows, names)).select(pl.all().cast(pl.String))
+        for table in batches(rows, _BATCH, names):
+            yield pl.DataFrame(table).select(pl.all().cast(pl.String))

@@ -29,7 +29,7 @@ from sdvae_ray.schema import (
 )
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.settings.policies import unknown_value
-from sdvae_ray.sources.manifest.reader import Folder, batches, opened_manifest
+from sdvae_ray.sources.manifest.reader import Folder, batches, opened_manifest, read_columns
 from sdvae_ray.sources.manifest.rules import (
     CANONICAL,
     canonical_fov_id,
@@ -146,19 +146,18 @@ def sealed_keys(uri: str, image: ImageConfig, storage: Storage) -> pl.DataFrame 
     Of an image with policies also `crop`, and the column by which it is found. Whoever wrote the index has checked the rows, and
     every file is compared with its checksum, so that the rules are not applied again. Raises DataError as `scan_manifest`.
     """
-    parts = list[pl.DataFrame]()
     with opened_manifest(uri, storage) as manifest:
         if not isinstance(manifest, Folder):
             return None
         _checked_columns(manifest.schema, image, uri)
-        for number, table in enumerate(manifest.groups([FOV_ID, *image.policy_columns])):
-            rows = pl.DataFrame(table).with_row_index("row").with_columns(row_group=pl.lit(number, pl.Int32))
-            named = rows.with_columns(pl.lit(manifest.index.parts[number].file).alias(FILE), pl.col("row").alias(ROW))
-            rows = rows.with_columns(pl.col("row").cast(pl.Int32), *_crops(named, image))
-            parts.append(rows.select(FOV_ID, *image.policy_columns, "^crop$", "row_group", "row"))
-    if not parts:
-        raise DataError(f"{uri} has no rows")
-    return pl.concat(parts)
+        rows = pl.DataFrame(read_columns(manifest, [FOV_ID, *image.policy_columns]))
+        sizes = manifest.sizes
+    named = rows.with_row_index(ROW, offset=1).with_columns(pl.lit(uri).alias(FILE))
+    return rows.with_columns(
+        *_crops(named, image),
+        row_group=pl.Series(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)),
+        row=pl.Series(np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])),
+    )
 
 
 def _crops(rows: pl.DataFrame, image: ImageConfig) -> list[pl.Series]:
