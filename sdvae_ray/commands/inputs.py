@@ -100,10 +100,10 @@ def manifest_of_run(run: Run, console: Console, address: str | None = None, as_j
     """Build the manifest of a run file by its section `load_data`. Raises ConfigError if it has none."""
     from sdvae_ray.sources.manifest.plate import Recipe
 
-    if run.config.load_data is None:
+    config, section = run.config, run.config.load_data
+    if section is None:
         raise ConfigError("manifest: the run file has no section load_data, which says what its manifest is made of")
-    config = run.config
-    recipe = Recipe.of(config.load_data, config.image.stains, config.manifest, run.storage.config)
+    recipe = Recipe.of(section, config.image.stains, config.manifest, run.storage.config)
     give(_build(recipe, lines_of(console, as_json), address), console, as_json)
 
 

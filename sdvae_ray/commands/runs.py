@@ -47,7 +47,8 @@ def prepare(run: Run, console: Console, address: str | None = None) -> None:
 
     Raises ConfigError for a name or an option that is on no shelf, before anything is drawn or read.
     """
-    if run.config.synthetic is None and run.config.load_data is None:
+    load_data, synthetic = run.config.load_data, run.config.synthetic
+    if load_data is None and synthetic is None:
         return
     from sdvae_ray.sources.manifest.reader import manifest_exists
 
@@ -56,14 +57,14 @@ def prepare(run: Run, console: Console, address: str | None = None) -> None:
     from sdvae_ray.engine.models import check_names
 
     check_names(run.config)
-    if run.config.load_data is not None:
+    if load_data is not None:
         from sdvae_ray.commands.inputs import manifest_of_run
 
         manifest_of_run(run, console, address)
-        return
-    from sdvae_ray.sources.synthetic.manifest import make_screen
+    elif synthetic is not None:
+        from sdvae_ray.sources.synthetic.manifest import make_screen
 
-    make_screen(run.config.synthetic, run.config.manifest, console)
+        make_screen(synthetic, run.config.manifest, console)
 
 
 def check(

@@ -87,7 +87,7 @@ def build_folder(recipe: Recipe, console: Console, address: str | None = None) -
         if not parts:
             raise DataError("no FOV is left: every one is left out by load_data.exclude, or is on no platemap")
         with waiting(console, "manifest: writing the index"):
-            seal(recipe.output, *zip(*parts, strict=True), storage=storage)
+            seal(recipe.output, parts, storage)
             storage.delete_folder(join(recipe.output, BUILDING))
     excluded = sum((one.excluded for one in whole), Counter(skipped.values()))
     return Built(

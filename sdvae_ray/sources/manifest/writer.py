@@ -6,7 +6,7 @@ is written last: what stood there before stays whole until the new manifest does
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol
@@ -75,9 +75,9 @@ def write_part(
     return part, pq.read_schema(pa.BufferReader(data))
 
 
-def seal(folder: str, parts: Iterable[Part], schemas: Iterable[pa.Schema], storage: Storage) -> None:
-    """Write the index of a folder, and delete the files of an earlier manifest there."""
-    index = write_index(folder, parts, unified(schemas), storage)
+def seal(folder: str, written: Sequence[tuple[Part, pa.Schema]], storage: Storage) -> None:
+    """Write the index of a folder, and delete the files of an earlier manifest there. written: the parts, from `write_part`."""
+    index = write_index(folder, [part for part, _ in written], unified(schema for _, schema in written), storage)
     listed = {part.file for part in index.parts}
     stale = [f"{PARTS}/{name}" for name in storage.list(join(folder, PARTS)) if f"{PARTS}/{name}" not in listed]
     with ThreadPoolExecutor(_WRITERS) as writers:
@@ -98,7 +98,7 @@ def writing(output: str, storage: Storage) -> Iterator[Writer]:
         return
     folder = _Folder(output, storage)
     yield folder
-    seal(output, *zip(*folder.parts.values(), strict=True), storage=storage)
+    seal(output, [*folder.parts.values()], storage)
 
 
 def is_manifest(uri: str, storage: Storage) -> bool:
