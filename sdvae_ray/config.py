@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from sdvae_ray.settings.image import ImageConfig
+from sdvae_ray.settings.load_data import LoadDataConfig
 from sdvae_ray.settings.packing import Packing, Triples, Unpacking, check_triples, pass_names, triples_of
 from sdvae_ray.settings.plan import PlanConfig
 from sdvae_ray.settings.pools import ClusterConfig, CompressConfig, EncodeConfig, LoadConfig, WriteConfig
@@ -157,6 +158,8 @@ class RunConfig(Section):
     storage: StorageConfig = StorageConfig()
     synthetic: SyntheticConfig | None = None
     """Plates to draw where the manifest does not exist yet."""
+    load_data: LoadDataConfig | None = None
+    """The load_data files that the manifest is made of where it does not exist yet."""
     image: ImageConfig = ImageConfig()
     autoencoders: dict[Name, AutoencoderConfig] = Field({})
     """Every autoencoder is a side, under the name that it has here."""
@@ -179,6 +182,12 @@ class RunConfig(Section):
     score: ScoreConfig = ScoreConfig()
     max_error_fraction: float = Field(0.01, ge=0, le=1)
     """A run stops when more fields of view fail; one may always fail, unless this is 0."""
+
+    @model_validator(mode="after")
+    def _load_data(self) -> Self:
+        if self.load_data is not None and self.manifest.endswith(".parquet"):
+            raise ValueError(f"manifest: load_data makes a folder of files; {self.manifest} names one file")
+        return self
 
     @model_validator(mode="after")
     def _sides(self) -> Self:

@@ -195,6 +195,23 @@ class Storage:
         except FileNotFoundError:
             return {}
 
+    def children(self, uri: str) -> dict[str, str | None]:
+        """Return the names in one folder by one listing, each with its mark, as `versions` has it; None for a folder.
+
+        Empty if there is no such folder.
+        """
+
+        def look(fs: Any, path: str) -> dict[str, str | None]:
+            entries = {str(info["name"]).rstrip("/").rpartition("/")[2]: info for info in fs.ls(path, detail=True)}
+            return {
+                name: None if info["type"] == "directory" else _mark(info) for name, info in sorted(entries.items())
+            }
+
+        try:
+            return self.call(uri, "list", look)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+
     def delete(self, uri: str) -> None:
         """Delete one object; its absence is no error."""
         with suppress(FileNotFoundError):

@@ -46,9 +46,20 @@ Missing = Annotated[
 
 @opens_storage
 def manifest(
-    load_data: Annotated[list[str], typer.Argument(metavar="LOAD_DATA...", help="CSV, CSV.gz or Parquet.")],
-    output: Output,
+    load_data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LOAD_DATA...",
+            help="CSV, CSV.gz or Parquet; quoted globs; folders that end in a slash; a run file; or a manifest.",
+        ),
+    ],
     storage: dict[str, Any],
+    output: Annotated[
+        Text,
+        typer.Option(
+            "--output", "-o", help="A file.parquet, or a folder of a file per plate; a run file names its own."
+        ),
+    ] = None,
     platemap: Annotated[Many, typer.Option(help="barcode_platemap.csv, or its folder; repeatable.")] = None,
     metadata: Annotated[Many, typer.Option(help="Experiment or compound table to join; repeatable.")] = None,
     rewrite: Annotated[Many, typer.Option(metavar="FROM=TO", help="Replace a path prefix; repeatable.")] = None,
@@ -57,16 +68,23 @@ def manifest(
     batch: Annotated[Text, typer.Option(help="Metadata_Batch where load_data has none.")] = None,
     drop_unmapped_wells: Annotated[bool, typer.Option(help="Drop wells that are not on their platemap.")] = False,
     missing: Missing = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> None:
     """load_data files, platemaps and metadata tables -> a checked manifest, one row per field of view."""
     from sdvae_ray.schema import BATCH_COLUMN, SOURCE_COLUMN
 
+    if len(load_data) == 1 and load_data[0].endswith((".yaml", ".yml")):
+        _manifest_of_run(load_data[0], output, storage, address, as_json)
+        return
+    if output is None:
+        raise ConfigError("manifest: --output is wanted: a file that ends in .parquet, or a folder")
     given = {SOURCE_COLUMN: source, BATCH_COLUMN: batch}
     words = {} if missing is None else {"missing": _names(missing)}
     inputs.make_manifest(
         load_data,
         output,
+        address,
         platemaps=platemap or [],
         metadata=metadata or [],
         rewrites=[_rewrite(rule) for rule in rewrite or []],
@@ -78,6 +96,15 @@ def manifest(
         console=console,
         as_json=as_json,
     )
+
+
+def _manifest_of_run(
+    file: str, output: str | None, storage: dict[str, Any], address: str | None, as_json: bool
+) -> None:
+    from sdvae_ray.run.run import Run
+
+    run = Run.open(file, [f"manifest={output}"] if output else [], storage)
+    inputs.manifest_of_run(run, console, address, as_json)
 
 
 @opens_storage

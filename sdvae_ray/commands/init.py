@@ -49,6 +49,7 @@ def init(
     tables: option of `manifest` (platemap, metadata, rewrite, source, batch) -> what was given. settings: of build_manifest.
     storage: keys of `storage:`. Raises ConfigError if the output exists, DataError for tables that make no manifest.
     """
+    from sdvae_ray.sources.load_data_files import load_data_files
     from sdvae_ray.sources.manifest.manifest import build_manifest
 
     place, file, lines = Storage.of(storage), absolute(output), lines_of(console, as_json)
@@ -56,9 +57,10 @@ def init(
         raise ConfigError(f"init: --output {output}: a run file ends in .yaml")
     if place.exists(file):
         raise ConfigError(f"init: {file} exists; another --output is wanted, or delete it")
-    with waiting(lines, f"init: reading {len(load_data)} load_data files and the first field of view"):
-        stains = _stains(load_data[0], place)
-        built = build_manifest(load_data, stains=stains, storage=place, **settings)
+    files = [*load_data_files(load_data, place)]
+    with waiting(lines, f"init: reading {len(files)} load_data files and the first field of view"):
+        stains = _stains(files[0], place)
+        built = build_manifest(files, stains=stains, storage=place, **settings)
         field = _first_field(built.table, stains, place)
     folder = file.rpartition("/")[0]
     manifest = join(folder, "manifest.parquet")

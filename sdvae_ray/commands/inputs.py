@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from sdvae_ray.commands.first_line import give, lines_of
 from sdvae_ray.console import print_line, waiting
+from sdvae_ray.errors import ConfigError
 from sdvae_ray.schema import PLATE_KEY
 from sdvae_ray.storage import Storage, absolute
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from sdvae_ray.run.run import Run
+    from sdvae_ray.sources.manifest.plate import Recipe
 
 _MOST_OUTLIERS = 20  # lines
 
@@ -23,6 +27,7 @@ _MOST_OUTLIERS = 20  # lines
 def make_manifest(
     load_data: Sequence[str],
     output: str,
+    address: str | None = None,
     *,
     storage: Mapping[str, Any],
     console: Console,
@@ -31,20 +36,89 @@ def make_manifest(
 ) -> None:
     """Build a manifest, write it to `output`, and print its size and notes.
 
-    storage: keys of `storage:`. settings: options of sources.manifest.build_manifest.
+    output: a name that ends in .parquet, for one file, else a folder of a file per plate. load_data may then be a manifest, which
+    is cut by its plates. storage: keys of `storage:`. settings: options of sources.manifest.build_manifest.
     """
     from sdvae_ray.schema import WELL_KEY
+    from sdvae_ray.sources.load_data_files import load_data_files
+    from sdvae_ray.sources.manifest.index import index_uri
     from sdvae_ray.sources.manifest.manifest import build_manifest, write_manifest
 
     place = Storage.of(storage)
     lines = lines_of(console, as_json)
-    with waiting(lines, f"manifest: reading {len(load_data)} load_data files and their tables"):
-        built = build_manifest(load_data, storage=place, **settings)
+    if index_uri(output) is not None:
+        _make_folder(load_data, absolute(output), address, place, console, as_json, settings)
+        return
+    files = [*load_data_files(load_data, place)]
+    with waiting(lines, f"manifest: reading {len(files)} load_data files and their tables"):
+        built = build_manifest(files, storage=place, **settings)
         write_manifest(built.table, output, place)
     plates, wells = built.table.select(PLATE_KEY).n_unique(), built.table.select(WELL_KEY).n_unique()
     _say_made(built.notes, f"{built.table.height} FOVs, {wells} wells, {plates} plates -> {absolute(output)}", lines)
     told = {"fovs": built.table.height, "wells": wells, "plates": plates, "notes": [*built.notes]}
     give({"output": absolute(output), **told}, console, as_json)
+
+
+def _make_folder(
+    load_data: Sequence[str],
+    output: str,
+    address: str | None,
+    storage: Storage,
+    console: Console,
+    as_json: bool,
+    settings: Mapping[str, Any],
+) -> None:
+    """Write a manifest of many files, of load_data files by the options of the command line, or of a manifest."""
+    from sdvae_ray.schema import BATCH_COLUMN, SOURCE_COLUMN
+    from sdvae_ray.settings.load_data import LoadDataConfig
+    from sdvae_ray.sources.manifest.plate import Recipe
+    from sdvae_ray.sources.manifest.writer import cut, is_manifest
+
+    if len(load_data) == 1 and is_manifest(load_data[0], storage):
+        lines = lines_of(console, as_json)
+        with waiting(lines, f"manifest: cutting {load_data[0]} by its plates"):
+            fovs, plates = cut(absolute(load_data[0]), output, storage)
+        _say_made([], f"{fovs} FOVs, {plates} plates -> {output}", lines)
+        give({"output": output, "fovs": fovs, "plates": plates, "notes": []}, console, as_json)
+        return
+    defaults = settings["defaults"]
+    section = LoadDataConfig(
+        files=tuple(load_data),
+        platemaps=settings["platemaps"],
+        metadata=settings["metadata"],
+        rewrite=dict(settings["rewrites"]),
+        source=defaults.get(SOURCE_COLUMN),
+        batch=defaults.get(BATCH_COLUMN),
+        drop_unmapped_wells=settings["drop_unmapped_wells"],
+        **({"missing": settings["missing"]} if "missing" in settings else {}),
+    )
+    recipe = Recipe.of(section, settings["stains"], output, storage.config)
+    give(_build(recipe, lines_of(console, as_json), address), console, as_json)
+
+
+def manifest_of_run(run: Run, console: Console, address: str | None = None, as_json: bool = False) -> None:
+    """Build the manifest of a run file by its section `load_data`. Raises ConfigError if it has none."""
+    from sdvae_ray.sources.manifest.plate import Recipe
+
+    config, section = run.config, run.config.load_data
+    if section is None:
+        raise ConfigError("manifest: the run file has no section load_data, which says what its manifest is made of")
+    recipe = Recipe.of(section, config.image.stains, config.manifest, run.storage.config)
+    give(_build(recipe, lines_of(console, as_json), address), console, as_json)
+
+
+def _build(recipe: Recipe, lines: Console, address: str | None) -> dict[str, Any]:
+    """Build a manifest of many files, and print its size and notes. Return what `--json` prints."""
+    from dataclasses import asdict
+
+    from sdvae_ray.encoding.manifest_folder import build_folder
+
+    built = build_folder(recipe, lines, address)
+    for reason, count in built.excluded.items():
+        print_line(lines, f"manifest: left out: {count} {reason}" if count else f"note: left out nothing: {reason}")
+    what = f"{built.fovs} FOVs, {built.wells} wells, {built.plates} plates of {built.load_data} load_data files"
+    _say_made(built.notes, f"{what} -> {recipe.output}", lines)
+    return {"output": recipe.output, **asdict(built)}
 
 
 def make_photographs(

@@ -42,18 +42,29 @@ def opened(places: Sequence[str], overrides: Sequence[str], storage: Mapping[str
     return join_runs(runs, absolute(output))
 
 
-def prepare(run: Run, console: Console) -> None:
-    """Draw the synthetic plates that the run names, and write their manifest, if the manifest does not exist yet.
+def prepare(run: Run, console: Console, address: str | None = None) -> None:
+    """Write the manifest of a run, if it does not exist yet, from the load_data files or the synthetic plates that the run names.
 
-    Raises ConfigError for a name or an option that is on no shelf, before anything is drawn.
+    Raises ConfigError for a name or an option that is on no shelf, before anything is drawn or read.
     """
-    if run.config.synthetic is None or run.storage.exists(run.config.manifest):
+    load_data, synthetic = run.config.load_data, run.config.synthetic
+    if load_data is None and synthetic is None:
+        return
+    from sdvae_ray.sources.manifest.reader import manifest_exists
+
+    if manifest_exists(run.config.manifest, run.storage):
         return
     from sdvae_ray.engine.models import check_names
-    from sdvae_ray.sources.synthetic.manifest import make_screen
 
     check_names(run.config)
-    make_screen(run.config.synthetic, run.config.manifest, console)
+    if load_data is not None:
+        from sdvae_ray.commands.inputs import manifest_of_run
+
+        manifest_of_run(run, console, address)
+    elif synthetic is not None:
+        from sdvae_ray.sources.synthetic.manifest import make_screen
+
+        make_screen(synthetic, run.config.manifest, console)
 
 
 def check(
@@ -67,7 +78,7 @@ def check(
     begin("check", run, lines)
     from sdvae_ray.encoding.check import check as check_run
 
-    prepare(run, lines)
+    prepare(run, lines, address)
     checked = check_run(run, lines, address, limit)
     print_line(lines, "check: this run can start")
     told = {
@@ -93,7 +104,7 @@ def bench(
     begin("bench", run, lines)
     from sdvae_ray.encoding.bench import bench as bench_run
 
-    prepare(run, lines)
+    prepare(run, lines, address)
     give(bench_run(run, lines, fovs, actors, address), console, as_json)
 
 
@@ -112,7 +123,7 @@ def encode(
     lines = lines_of(console, as_json)
     begin("encode", run, lines)
     _refuse_joined(run, "encode")
-    prepare(run, lines)
+    prepare(run, lines, address)
     give(_encode(run, lines, address, extend, limit=limit), console, as_json)
 
 
@@ -251,7 +262,7 @@ def run_all(
     from sdvae_ray.cluster.session import ray_session
     from sdvae_ray.report.terminal.summary import print_verdicts
 
-    prepare(run, lines)
+    prepare(run, lines, address)
     with ray_session(address, lines):
         encoded = _encode(run, lines, address, limit=limit)
         scored = _score(run, lines, address, whole=whole)

@@ -23,7 +23,7 @@ from sdvae_ray.run.commits import session_writes
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.tables import read_file_column
 from sdvae_ray.schema import FOV_ID, LATENT, PIXELS, SHARD, SOURCE_DIGEST, latents_table
-from sdvae_ray.sources.manifest.reader import read_row_group
+from sdvae_ray.sources.manifest.reader import group_reader
 from sdvae_ray.sources.manifest.scan import source_digests
 
 FILES = "files_json"  # column between the stages, where a run is extended: the files that already commit a FOV, as JSON
@@ -109,9 +109,8 @@ class LoadActor:
         self.batch_fovs, self.image = run.config.load.batch_fovs, run.config.image
         patience = patience_of(run, ledger, "load")
         self.loader = Loader(run.config.image, run.config.storage, machine_folder(), patience, has_wide(run.config))
-        self.row_group = functools.lru_cache(maxsize=2)(
-            lambda group: patience(lambda: read_row_group(run.config.manifest, group, run.storage))
-        )
+        read_group = patience(lambda: group_reader(run.config.manifest, run.storage))
+        self.row_group = functools.lru_cache(maxsize=2)(lambda group: patience(lambda: read_group(group)))
         _report_start(ledger, "load")
 
     def __call__(self, work: Batch) -> Iterator[Batch]:

@@ -13,7 +13,7 @@ from sdvae_ray.errors import ConfigError
 from sdvae_ray.run.record import CHANGES, Record, now
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import ERROR, FOV_ID, SOURCE_DIGEST
-from sdvae_ray.sources.manifest.scan import annotation_hash
+from sdvae_ray.sources.manifest.scan import annotation_hash, scan_manifest
 
 
 def of_manifest(
@@ -21,8 +21,8 @@ def of_manifest(
 ) -> Record:
     """Return the record as one of the manifest at hand, whose earlier descriptions it keeps under `manifest_changes`.
 
-    manifest: its uri, fovs, sha256 and identity. keys: fov_id and source_digest of its rows. say: takes one line on what changed.
-    Raises ConfigError, with the name of a field, if the manifest is of another run.
+    manifest: its uri, fovs, sha256 and identity. keys: fov_id and, of a manifest of one file, source_digest of its rows. say:
+    takes one line on what changed. Raises ConfigError, with the name of a field, if the manifest is of another run.
     """
     before = record["manifest"]
     if before["sha256"] == manifest["sha256"]:
@@ -54,6 +54,8 @@ def _check_moves(run: Run, before: dict[str, Any], manifest: dict[str, Any], key
     tried = run.fovs([SOURCE_DIGEST])
     if SOURCE_DIGEST not in tried.columns:
         raise ConfigError(f"{refusal}; choose another output")
+    if SOURCE_DIGEST not in keys.columns:  # of a manifest of many files: it has changed, so that it is worth a scan
+        keys = scan_manifest(manifest["uri"], run.config.image, run.storage)[0]
     was = tried.select(FOV_ID, ERROR, was=SOURCE_DIGEST).sort(FOV_ID)
     joined = was.join(keys.select(FOV_ID, SOURCE_DIGEST), on=FOV_ID, how="left", maintain_order="left")
     gone = joined.filter(pl.col(SOURCE_DIGEST).is_null())

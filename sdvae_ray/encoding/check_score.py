@@ -12,8 +12,8 @@ from sdvae_ray.run.quality import qc_rule
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import METADATA, PLATE_COLUMN, WELL_KEY
 from sdvae_ray.selection import select
-from sdvae_ray.sources.keys import without_words
-from sdvae_ray.sources.manifest.reader import read_metadata, row_groups
+from sdvae_ray.sources.keys import WordCounts, counted_words
+from sdvae_ray.sources.manifest.reader import iterate_metadata, row_groups
 from sdvae_ray.sources.manifest.row import located_stains
 from sdvae_ray.sources.manifest.rules import is_known
 from sdvae_ray.sources.tables import listed
@@ -47,12 +47,15 @@ def check_score(run: Run, say: Callable[[str], None]) -> None:
         return
     words = {word for expression in expressions.values() for word in re.findall(r"\w+", expression or "")}
     wanted = {*WELL_KEY, str(settings.perturbation), *settings.group, *(words & set(metadata))}
-    fovs, notes = without_words(
-        read_metadata(manifest, sorted(wanted), run.storage), sorted(wanted), settings.missing_words
-    )
+    counts, parts = WordCounts(), list[pl.DataFrame]()
+    for fields in iterate_metadata(manifest, sorted(wanted), run.storage):
+        cleaned, more = counted_words(fields, sorted(wanted), settings.missing_words)
+        counts += more
+        parts.append(cleaned.unique(maintain_order=True))  # wells, so that millions of fields are not held
+    fovs = pl.concat(parts)
     if settings.plates is not None:
         fovs = fovs.filter(pl.col(PLATE_COLUMN).is_in(settings.plates))
-    for note in notes:
+    for note in counts.notes():
         say(f"note: {note}")
     for line in lines_on_controls(settings, control_counts(with_roles(settings, with_groups(settings, fovs)))):
         say(line if line.startswith("note") else f"controls  {line}")

@@ -173,7 +173,7 @@ def _summary(
     whole: bool,
 ) -> Encoded:
     """Return the result of `encode`. whole: every FOV must have a row. Raises RunError if one has none, or too many have failed."""
-    missing = keys.filter(~pl.col(FOV_ID).is_in(fovs[FOV_ID].implode()))
+    missing = keys.join(fovs.select(FOV_ID), on=FOV_ID, how="anti", maintain_order="left")
     if missing.height and whole:
         raise RunError(
             f"{missing.height} FOVs have no row after the run, the first of them {missing[FOV_ID][0]}; run again"

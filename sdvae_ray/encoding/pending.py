@@ -1,6 +1,6 @@
 """The work that is left: for every FOV of the manifest, the columns of the run that no committed file has."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,12 +50,39 @@ def lacking(run: Run, keys: pl.DataFrame, fovs: pl.DataFrame, commits: Mapping[s
     """Return what `pending` returns, from tables that are read already. fovs, commits: the two results of `read_commits`."""
     everything = run_columns(run.config)
     usable = fovs.filter(pl.col(ERROR).is_null()).select(FOV_ID, "files")
-    joined = keys.join(usable, on=FOV_ID, how="left", maintain_order="left")
-    by_missing: dict[tuple[frozenset[str], int], list[pl.DataFrame]] = {}
-    crop = CROP if CROP in joined.columns else pl.lit(0).alias(CROP)
-    for (files, pixels), rows in joined.group_by("files", crop, maintain_order=True):
-        missing = everything.difference(*(commits[name] for name in files or ()))
-        if missing:
-            by_missing.setdefault((missing, int(str(pixels))), []).append(rows)
+    kinds, left = [everything], keys.with_columns(files=pl.lit(None, pl.List(pl.String)), kind=pl.lit(0, pl.UInt32))
+    if usable.height:
+        usable, kinds = _with_kinds(usable, everything, commits)
+        done = pl.col("kind") == kinds.index(frozenset())
+        left = keys.join(usable.filter(done).select(FOV_ID), on=FOV_ID, how="anti", maintain_order="left")
+        left = left.join(usable.filter(~done), on=FOV_ID, how="left", maintain_order="left")
+        left = left.with_columns(pl.col("kind").fill_null(kinds.index(everything)))
+    crop = CROP if CROP in left.columns else pl.lit(0).alias(CROP)
+    by_missing = {
+        (kinds[int(str(kind))], int(str(pixels))): rows.drop("kind").sort("row_group", "row")
+        for (kind, pixels), rows in left.group_by("kind", crop, maintain_order=True)
+    }
     order = sorted(by_missing, key=lambda kind: (-len(kind[0]), sorted(kind[0]), -kind[1]))
-    return [Work(kind[0], pl.concat(by_missing[kind]).sort("row_group", "row")) for kind in order]
+    return [Work(kind[0], by_missing[kind]) for kind in order]
+
+
+def _with_kinds(
+    usable: pl.DataFrame, everything: frozenset[str], commits: Mapping[str, frozenset[str]]
+) -> tuple[pl.DataFrame, list[frozenset[str]]]:
+    """Return the usable FOVs with the column `kind`, and the sets of missing columns that a kind is a place in.
+
+    As a rule a FOV has one file, so that of millions of FOVs only the names of thousands of files are looked at.
+    """
+    kinds = {everything: 0, frozenset[str](): 1}
+
+    def kind_of(files: Sequence[str]) -> int:
+        return kinds.setdefault(everything.difference(*(commits[name] for name in files)), len(kinds))
+
+    several = usable["files"].list.len() > 1
+    first = usable["files"].list.first()
+    of_file = {name: kind_of([name]) for name in first.unique(maintain_order=True).to_list()}
+    kind = first.replace_strict(list(of_file), list(of_file.values()), return_dtype=pl.UInt32)
+    if several.any():
+        lists = usable.filter(several)["files"].to_list()
+        kind = kind.scatter(several.arg_true(), [kind_of(files) for files in lists])
+    return usable.with_columns(kind=kind), list(kinds)

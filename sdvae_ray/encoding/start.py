@@ -16,7 +16,7 @@ from sdvae_ray.engine.models import autoencoder_engines, check_same_weights, lat
 from sdvae_ray.errors import ConfigError, DataError, StorageError
 from sdvae_ray.images.prepare import CropError
 from sdvae_ray.images.stored_crop import check_stored_crop
-from sdvae_ray.run.record import FILE, Record, check_same_run, describe_manifest, extended, new_record
+from sdvae_ray.run.record import FILE, Record, check_same_run, extended, new_record
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import (
     FOVS,
@@ -24,14 +24,19 @@ from sdvae_ray.schema import (
     SHARD,
     SHARD_CROP,
     SHARD_ROW_GROUP,
-    SOURCE_DIGEST,
     divisor_column,
     offset_column,
     uri_column,
 )
+from sdvae_ray.sources.manifest.describe import describe_manifest
 from sdvae_ray.sources.manifest.reader import read_manifest_column, read_rows, row_groups
-from sdvae_ray.sources.manifest.scan import annotation_hash, identity_hash, scan_manifest
+from sdvae_ray.sources.manifest.scan import annotation_hash, manifest_identity, scan_manifest, sealed_keys
 from sdvae_ray.weights import Weights
+
+_MANY = 1_000_000  # rows of a manifest of one file, from which on its footer costs every piece of work much
+_LARGE = (
+    "the manifest has {} rows in one file: `sdvae-ray manifest FILE --output FOLDER` cuts it, and a run starts faster"
+)
 
 
 def prepare_record(
@@ -49,7 +54,7 @@ def prepare_record(
     record belongs to another run, WeightsError if it has other weights.
     """
     manifest = describe_manifest(run.config.manifest, len(keys), run.storage)
-    manifest["identity"] = identity_hash(keys[SOURCE_DIGEST])
+    manifest["identity"] = manifest_identity(run.config.manifest, keys, run.storage)
     weights = {name: model_weights.record() for name, model_weights in resolved.items()}
     record = run.find_record()
     engines = autoencoder_engines(run.config, resolved, record)
@@ -111,11 +116,11 @@ def _tried(rows: pl.DataFrame) -> list[pl.DataFrame]:
 
 
 def checked_manifest(run: Run, say: Callable[[str], None] = lambda _: None) -> pl.DataFrame:
-    """Return fov_id, source_digest, row_group, row of every FOV; for shards also `read`, equal for the FOVs that one read brings;
-    with policies also `crop` and the column by which the policy is found.
+    """Return fov_id, row_group, row of every FOV, and of a manifest of one file its source_digest.
 
-    say: takes the notes. Raises DataError, with the row, if the manifest breaks a rule of manifests or a needed column is missing,
-    ConfigError if shards hold less than the crop.
+    For shards also `read`, equal for the FOVs that one read brings; with policies also `crop` and the column by which the policy is
+    found. say: takes the notes. Raises DataError, with the row, if the manifest breaks a rule of manifests or a needed column is
+    missing, ConfigError if shards hold less than the crop.
     """
     columns = [uri_column(stain) for stain in run.config.image.stains]
     if run.config.image.scaling.method == "manifest":
@@ -123,13 +128,20 @@ def checked_manifest(run: Run, say: Callable[[str], None] = lambda _: None) -> p
     sizes, present = row_groups(run.config.manifest, run.storage)
     if missing := [name for name in columns if name not in present]:
         raise DataError(
-            f"{run.config.manifest} has no column {missing[0]}: it was made for other stains, or without scaling constants"
+            f"{run.config.manifest} has no column {missing[0]}: it was made for other stains, or without scaling constants "
+            "(`sdvae-ray calibrate` makes them)"
         )
     if run.config.image.scaling.method == "manifest" and SCALE_BITS in present:
         _check_bits(run)
-    ids, notes = scan_manifest(run.config.manifest, run.config.image, run.storage, check_uris=True)
-    for note in notes:
-        say(f"note: {note}")
+    ids = sealed_keys(run.config.manifest, run.config.image, run.storage)
+    if ids is None:
+        ids, notes = scan_manifest(run.config.manifest, run.config.image, run.storage, check_uris=True)
+        for note in [*notes, *([_LARGE.format(ids.height)] if ids.height > _MANY else [])]:
+            say(f"note: {note}")
+        ids = ids.with_columns(
+            row_group=pl.Series(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)),
+            row=pl.Series(np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])),
+        )
     for name in run.config.image.policy_columns:
         for value in sorted(set(run.config.image.every_policy) - set(ids[name].unique()), key=str):
             say(f"note: image.policies.values.{value}: no FOV of the manifest has this {name}")
@@ -138,10 +150,7 @@ def checked_manifest(run: Run, say: Callable[[str], None] = lambda _: None) -> p
     if SHARD in present:
         places = pl.DataFrame({name: _column(run, name) for name in (SHARD, SHARD_ROW_GROUP)})
         ids = ids.with_columns(places.to_struct().rle_id().alias(READ))
-    return ids.with_columns(
-        row_group=pl.Series(np.repeat(np.arange(len(sizes)), sizes)),
-        row=pl.Series(np.concatenate([np.arange(size) for size in sizes])),
-    )
+    return ids
 
 
 def _check_bits(run: Run) -> None:

@@ -3,12 +3,12 @@
 The driver hands out row numbers. Pixels never pass through it.
 """
 
+import itertools
 import json
 import time
 import warnings
 from typing import Any
 
-import numpy as np
 import polars as pl
 import ray
 from ray.data import ActorPoolStrategy
@@ -112,10 +112,13 @@ def _pieces(pending: pl.DataFrame, loaders: int) -> list[dict[str, Any]]:
     if READ in pending.columns:
         numbered = numbered.with_columns(pl.col("piece").first().over("row_group", READ))
     numbered = numbered.with_columns(pl.col("piece") // size)
+    begins = numbered.select(pl.struct("row_group", "piece").rle_id().diff().fill_null(1) > 0).to_series().arg_true()
+    groups, rows = pending["row_group"].to_list(), pending["row"].cast(pl.Int32).to_numpy()
+    files = None if pending["files"].null_count() == pending.height else pending["files"]
     pieces = []
-    for (group, _), part in numbered.group_by("row_group", "piece", maintain_order=True):
-        piece = {"row_group": group, "rows": part["row"].to_numpy().astype(np.int32).tobytes()}
-        if part["files"].null_count() < part.height:
-            piece[FILES] = json.dumps([files or [] for files in part["files"].to_list()])
+    for start, stop in itertools.pairwise([*begins, pending.height]):
+        piece = {"row_group": groups[start], "rows": rows[start:stop].tobytes()}
+        if files is not None and (named := files[start:stop]).null_count() < len(named):
+            piece[FILES] = json.dumps([names or [] for names in named.to_list()])
         pieces.append(piece)
     return pieces

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from sdvae_ray.planning.pieces import FOVS_PER_PIECE
+from sdvae_ray.planning.pieces import fovs_per_piece
 from sdvae_ray.schema import (
     FOV_ID,
     PIXELS,
@@ -21,7 +21,7 @@ from sdvae_ray.schema import (
     uri_column,
 )
 from sdvae_ray.settings.plan import SourceCounts
-from sdvae_ray.sources.manifest.reader import manifest_file
+from sdvae_ray.sources.manifest.reader import batches, opened_manifest
 from sdvae_ray.storage import Storage
 
 _BATCH = 1 << 15  # rows
@@ -94,8 +94,8 @@ def assumed_census(sources: Mapping[str, SourceCounts], stains: int) -> Census:
         )
         for name, counts in sources.items()
     )
-    plates = sum(counts.plates for counts in sources.values())
-    pieces = sum(counts.fovs for counts in sources.values()) / plates / FOVS_PER_PIECE
+    plates, fovs = (sum(getattr(counts, name) for counts in sources.values()) for name in ("plates", "fovs"))
+    pieces = fovs / plates / fovs_per_piece(fovs)
     return Census(counted, max(1.0, pieces), pl.DataFrame())
 
 
@@ -103,8 +103,8 @@ def census(uri: str, stains: Sequence[str], storage: Storage, sample: int) -> Ce
     """Return the counts of a manifest. sample: rows per source that come back whole. Raises DataError without a manifest."""
     fovs, plates, wells, functions, shards = (list[pl.DataFrame]() for _ in range(5))
     kept: pl.DataFrame | None = None
-    with manifest_file(uri, storage) as file:
-        present = file.schema_arrow.names
+    with opened_manifest(uri, storage) as manifest:
+        present = manifest.schema.names
         uris = [uri_column(stain) for stain in stains]
         illums = [illum_column(stain) for stain in stains if illum_column(stain) in present]
         packed = [name for name in (SHARD, SHARD_ROW_GROUP) if name in present]
@@ -116,7 +116,7 @@ def census(uri: str, stains: Sequence[str], storage: Storage, sample: int) -> Ce
             *illums,
             *(name for name in present if name.startswith("shard_") or name == SHARD),
         ]
-        for batch in file.iter_batches(_BATCH, columns=wanted):
+        for batch in batches(manifest, _BATCH, wanted):
             rows = pl.DataFrame(batch)
             files = pl.lit(0) if packed or carried else pl.concat_list(uris).list.n_unique()
             _keep(
@@ -142,7 +142,8 @@ def census(uri: str, stains: Sequence[str], storage: Storage, sample: int) -> Ce
         numbers = groups.group_by(SOURCE).agg(row_groups=pl.len(), shards=pl.col(SHARD).n_unique())
         counts = _with(counts, numbers)
     sources = tuple(Source(row.pop(SOURCE), **row) for row in counts.sort(SOURCE).iter_rows(named=True))
-    pieces = float((plate["rows"] / FOVS_PER_PIECE).ceil().sum()) / max(1, plate.height)
+    per_piece = fovs_per_piece(int(plate["rows"].sum()))
+    pieces = float((plate["rows"] / per_piece).ceil().sum()) / max(1, plate.height)
     return Census(sources, pieces, kept if kept is not None else pl.DataFrame())
 
 

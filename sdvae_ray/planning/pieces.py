@@ -2,12 +2,18 @@
 
 from sdvae_ray.config import RunConfig
 
-FOVS_PER_PIECE = 64  # 8.1 M FOVs are then 127 k blocks, and a block takes the driver 10 to 15 ms
+_FOVS_PER_PIECE = 64  # of a stream of up to 2 million FOVs
+_PIECES = 32_000  # about as many at most: the driver makes every piece before the first row, and handles it once
 
 
 def piece_size(fovs: int, loaders: int) -> int:
     """Return the FOVs of a piece of work: few pieces for the driver, and enough that every load actor gets some."""
-    return min(FOVS_PER_PIECE, max(1, fovs // (loaders * 8)))
+    return min(fovs_per_piece(fovs), max(1, fovs // (loaders * 8)))
+
+
+def fovs_per_piece(fovs: int) -> int:
+    """Return the most FOVs of a piece of work in a stream of `fovs` FOVs: 64, and 254 in one of 8.1 million."""
+    return max(_FOVS_PER_PIECE, -(-fovs // _PIECES))
 
 
 def rows_per_file(config: RunConfig, fovs: int) -> int:

@@ -16,6 +16,7 @@ from sdvae_ray.planning.simulation import simulate, stream_of
 from sdvae_ray.planning.sizes import with_sizes
 from sdvae_ray.planning.work import Figures, planned, spent
 from sdvae_ray.run.run import Run
+from sdvae_ray.sources.manifest.reader import manifest_exists
 from sdvae_ray.sources.shards import ShardError
 
 Waiting = Callable[[str], AbstractContextManager[object]]
@@ -98,7 +99,7 @@ def plan(
 def _counted(run: Run, asked: Asked, note: Callable[[str], None], waiting: Waiting) -> Census:
     """Return the census of the manifest; of plan.sources, if the run file has them and there is no manifest."""
     config = run.config
-    if not run.storage.exists(config.manifest) and config.plan.sources:
+    if not manifest_exists(config.manifest, run.storage) and config.plan.sources:
         note(f"no manifest at {config.manifest}: the counts of the sources are those of plan.sources")
         return assumed_census(config.plan.sources, len(config.image.stains))
     with waiting("plan: counting the manifest"):

@@ -40,8 +40,10 @@ def read_commits(
 
 def one_per_fov(rows: pl.DataFrame) -> pl.DataFrame:
     """Return one row per FOV, as `read_fovs` does. rows: from `read_rows`."""
-    rows = rows.sort(pl.col(ERROR).is_not_null(), maintain_order=True)
-    if rows[FOV_ID].n_unique() == rows.height:  # as a rule: no copies of a table of millions of rows
+    if rows[ERROR].null_count() < rows.height:
+        rows = rows.sort(pl.col(ERROR).is_not_null(), maintain_order=True)
+    # as a rule every FOV stands once: no copies of a table of millions of rows, and hashes in place of their texts
+    if rows[FOV_ID].hash().n_unique() == rows.height:
         return rows.with_columns(files=pl.concat_list(FILE)).drop(FILE)
     first = rows.unique(FOV_ID, keep="first", maintain_order=True).drop(FILE)
     failed = first.filter(pl.col(ERROR).is_not_null())[FOV_ID]

@@ -1,7 +1,6 @@
 """run.json, the record of a run. With it the numbers can be computed again, and a resume that would mix two runs is refused."""
 
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -37,8 +36,9 @@ def new_record(
 ) -> Record:
     """Return the record of a new run, without sessions.
 
-    manifest: from `describe_manifest`. weights: `<shelf>.<name>` -> record of its weights. micro_batch: RGB passes per forward
-    pass. latent_scaling: autoencoder -> scaling_factor and shift_factor. engines: autoencoder -> the engine that computes it.
+    manifest: from `describe_manifest` of the sources. weights: `<shelf>.<name>` -> record of its weights. micro_batch: RGB passes
+    per forward pass. latent_scaling: autoencoder -> scaling_factor and shift_factor. engines: autoencoder -> the engine that
+    computes it.
     """
     return {
         "sdvae_ray": VERSION,
@@ -148,15 +148,6 @@ def with_score_settings(record: Record, config: RunConfig) -> Record:
     if "scored" in record and before != settings["conclude"]:
         changed["margins_before"] = [*record.get("margins_before", []), before]
     return changed
-
-
-def describe_manifest(uri: str, fovs: int, storage: Storage) -> dict[str, Any]:
-    """Return the URI of a manifest, its number of FOVs, and the sha256 of its bytes in hex digits."""
-    digest = hashlib.sha256()
-    with storage.open(uri) as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return {"uri": uri, "fovs": fovs, "sha256": digest.hexdigest()}
 
 
 def now() -> str:

@@ -8,9 +8,11 @@ import polars as pl
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.run.joined import JOINED
-from sdvae_ray.run.record import CHANGES, describe_manifest
+from sdvae_ray.run.record import CHANGES
 from sdvae_ray.run.run import Run
 from sdvae_ray.sources.annotation import read_annotation
+from sdvae_ray.sources.manifest.describe import describe_manifest
+from sdvae_ray.sources.manifest.reader import manifest_exists
 from sdvae_ray.sources.manifest.scan import annotation_hash
 from sdvae_ray.storage import absolute
 
@@ -40,7 +42,7 @@ def current_manifest(run: Run, manifest: str | None, say: Callable[[str], None])
     }
     if not manifest and JOINED in record:  # every member has a manifest of its own
         return Current(None, facts)
-    if not manifest and not run.storage.exists(uri):
+    if not manifest and not manifest_exists(uri, run.storage):
         say(f"note: the manifest {uri} is not there; the metadata is that of the encoded fields")
         return Current(None, facts)
     try:

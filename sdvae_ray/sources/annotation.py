@@ -7,7 +7,7 @@ import polars as pl
 from sdvae_ray.errors import DataError
 from sdvae_ray.schema import ERROR, FOV_ID, SOURCE_DIGEST, annotation_columns
 from sdvae_ray.settings.image import ImageConfig
-from sdvae_ray.sources.manifest.reader import manifest_file
+from sdvae_ray.sources.manifest.reader import opened_manifest, read_columns
 from sdvae_ray.sources.manifest.scan import identity_hash, scan_manifest
 from sdvae_ray.sources.tables import listed
 from sdvae_ray.storage import Storage
@@ -69,9 +69,9 @@ def read_annotation(uri: str, fovs: pl.DataFrame, image: ImageConfig, storage: S
                 f"{uri} has another image, plane, illumination function or scaling than was encoded for {moved.height} FOVs, "
                 f"such as {moved[FOV_ID][0]}: it is a manifest of another run"
             )
-    with manifest_file(uri, storage) as file:
-        names = sorted(annotation_columns(file.schema_arrow.names))
-        table = pl.DataFrame(file.read(columns=[FOV_ID, *names])).with_columns(pl.col(names).cast(pl.String))
+    with opened_manifest(uri, storage) as manifest:
+        names = sorted(annotation_columns(manifest.schema.names))
+        table = pl.DataFrame(read_columns(manifest, [FOV_ID, *names])).with_columns(pl.col(names).cast(pl.String))
     table = fovs.select(FOV_ID).join(table, on=FOV_ID, how="left", maintain_order="left")
     before = sorted(annotation_columns(fovs.columns))
     both = [name for name in names if name in before]

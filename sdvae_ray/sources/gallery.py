@@ -47,7 +47,10 @@ def read_table(uri: str, storage: Storage, words: Sequence[str] = MISSING_WORDS)
     words: the words that mean "missing"; images' locations keep their spaces. Plates, wells and sites come in the one form. Raises
     DataError as `read_columns`.
     """
-    raw = read_columns(uri, storage)
+    return _cleaned(read_columns(uri, storage), words)
+
+
+def _cleaned(raw: pl.DataFrame, words: Sequence[str]) -> tuple[pl.DataFrame, list[str]]:
     table = as_text(raw, [name for name in raw.columns if identifier(name)])
     names = named_columns(table)
     located = [name for name in names if re.match(_LOCATED, name)]
@@ -66,14 +69,16 @@ def read_load_data(
     defaults: Mapping[str, str],
     storage: Storage,
     words: Sequence[str] = MISSING_WORDS,
+    keep: Sequence[str] | None = None,
 ) -> tuple[pl.DataFrame, list[str]]:
     """Return (rows of a manifest with `_file` and `_row`, in the order of the load_data file, nothing rewritten; notes).
 
     Locations are URL_<Orig|Illum><Stain>, or PathName_ and FileName_ joined by one slash. defaults: keys (Metadata_Source,
-    Metadata_Batch) that the file has no column for; without a default they are read from the image paths. Raises DataError for a
-    file that is not load_data, and for a stain or key that is missing.
+    Metadata_Batch) that the file has no column for; without a default they are read from the image paths. keep: Metadata_* columns
+    that are taken beside the keys; None: all. Raises DataError for a file that is not load_data, and for a stain or key that is
+    missing.
     """
-    raw, notes = read_table(uri, storage, words)
+    raw = read_columns(uri, storage)
     here = {match[1] for name in raw.columns if (match := re.fullmatch(r"(?:URL|FileName)_Orig(.+)", name))}
     if not here:
         raise DataError(_not_load_data(uri, raw.columns, stains))
@@ -84,7 +89,11 @@ def read_load_data(
             f"{header}: no images of the stain {missing[0]!r} ({wanted}); its stains are {listed(sorted(here), 12)}"
         )
     if others := sorted(stain for stain in here - set(stains) if not stain.lower().startswith("brightfield")):
-        notes.append(f"stains that were not asked for are left out: {', '.join(others)}")
+        left_out = [f"stains that were not asked for are left out: {', '.join(others)}"]
+    else:
+        left_out = []
+    raw, notes = _cleaned(raw.select(_wanted(raw.columns, stains, keep)), words)
+    notes += left_out
     planes, more = plane_columns(raw, stains, uri)
     notes += more
     table = raw.select(
@@ -108,6 +117,17 @@ def read_load_data(
         else:
             raise DataError(f"{header}: no column {key}{did_you_mean(key, raw.select(f'^{METADATA}.*$').columns)}")
     return table.with_columns(pl.concat_str(KEYS, separator="/").alias(FOV_ID)), notes
+
+
+def _wanted(columns: Sequence[str], stains: Sequence[str], keep: Sequence[str] | None) -> list[str]:
+    """Return the columns of a load_data file that a manifest of the stains takes."""
+    located = tuple(f"{kind}{stain}" for stain in stains for kind in ("Orig", "Illum"))
+    metadata = {*columns} if keep is None else {*KEYS, *keep}
+    return [
+        name
+        for name in columns
+        if name in (FILE, ROW) or name.endswith(located) or (name.startswith(METADATA) and name in metadata)
+    ]
 
 
 def _location(columns: Sequence[str], kind: str, stain: str, header: str) -> pl.Expr:

@@ -10,11 +10,12 @@ import polars as pl
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.schema import PIXELS, SHARD, channel_column, illum_column, uri_column
-from sdvae_ray.sources.manifest.reader import iterate_row_groups, row_groups
+from sdvae_ray.sources.manifest.reader import batches, opened_manifest, row_groups
 from sdvae_ray.sources.tables import FILE
 from sdvae_ray.sources.tables import place as place_of
 from sdvae_ray.storage import Storage
 
+_BATCH = 1 << 15  # rows of a manifest that are looked at together
 _KINDS = ("Frame", "Series")
 _SCHEME = "[A-Za-z][A-Za-z0-9+.-]*://"
 # the gallery's own bucket, as its pages link to it
@@ -97,10 +98,11 @@ def check_locations(manifest: str, stains: Sequence[str], storage: Storage) -> l
     _, present = row_groups(manifest, storage)
 
     def parts() -> Iterator[pl.DataFrame]:
-        for group in iterate_row_groups(manifest, storage, [name for name in wanted if name in present]):
-            table = pl.DataFrame(group)
-            check_schemes(table, stains, manifest, illumination_alone=holds_images(present))
-            yield table
+        with opened_manifest(manifest, storage) as rows:
+            for some in batches(rows, _BATCH, [name for name in wanted if name in present]):
+                table = pl.DataFrame(some)
+                check_schemes(table, stains, manifest, illumination_alone=holds_images(present))
+                yield table
 
     return shared_planes(parts(), stains)
 

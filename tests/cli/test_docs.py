@@ -40,6 +40,7 @@ SHELL = {
     "ray",
     "sbatch",
     "ssh",
+    "git",
     "uvx",
     "python3.11",
 }

@@ -1,4 +1,5 @@
-"""Sources of several geometries in one run through Ray: checked, encoded, resumed, scored, searched and reported."""
+"""Sources of several geometries in one run through Ray, by a manifest of a file per plate: checked, encoded, resumed, scored,
+searched and reported."""
 
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from mixed_screen import PIXEL_UM, WELLS, geometry_of, mixed_run, name_of, write
 from rich.console import Console
 from straight_line import expected_values, stored_values
 
+from sdvae_ray import read_manifest
 from sdvae_ray.commands.report import report
 from sdvae_ray.config import RunConfig
 from sdvae_ray.encoding.calibration.calibrate import CalibrateOptions, calibrate
@@ -27,7 +29,10 @@ SILENT = Console(quiet=True)
 
 def calibrated_to_reported(folder: Path, sources: int, plates: int, bad: int, stops: bool = False) -> RunConfig:
     """One run of a screen whose source `bad` has a bad plate, from its constants to its page. stops: the run is a trial first."""
-    manifest, calibrated = str(write_screen(folder, sources, plates, bad)), str(folder / "calibrated.parquet")
+    manifest, calibrated = (
+        str(write_screen(folder, sources, plates, bad)),
+        str(folder / "calibrated"),
+    )  # a file per plate
     done = calibrate(manifest, calibrated, Storage(), SILENT, CalibrateOptions(fovs=4))
     assert done.groups[2]["divisor"] > 1.5 * done.groups[0]["divisor"]  # the second source has twice the light
     config = mixed_run(
@@ -57,7 +62,7 @@ def calibrated_to_reported(folder: Path, sources: int, plates: int, bad: int, st
 def check_the_run(config: RunConfig, sources: int, plates: int, bad: int) -> None:
     run = Run(config)
     fovs = run.fovs()
-    assert sorted(fovs[FOV_ID]) == sorted(pl.read_parquet(config.manifest)[FOV_ID])  # every FOV once
+    assert sorted(fovs[FOV_ID]) == sorted(read_manifest(config.manifest)[FOV_ID])  # every FOV once
     failed = fovs.filter(pl.col(ERROR).is_not_null())
     assert failed["Metadata_Plate"].unique().to_list() == [f"{name_of(bad)}-P{plates}"]
     reasons = failed[ERROR].to_list()
@@ -86,7 +91,7 @@ def check_the_run(config: RunConfig, sources: int, plates: int, bad: int) -> Non
 
 def check_one_source_alone(config: RunConfig, source: int, folder: Path) -> None:
     """The source alone in a run with a plain image section, computed straight on without Ray, has the same bytes."""
-    rows = pl.read_parquet(config.manifest).filter(pl.col("Metadata_Source") == name_of(source))
+    rows = read_manifest(config.manifest).filter(pl.col("Metadata_Source") == name_of(source))
     rows.write_parquet(folder / "alone.parquet")
     raw = config.model_dump(mode="json")
     raw |= {"manifest": str(folder / "alone.parquet"), "image": {**raw["image"], "policies": None, "pixel_um": None}}

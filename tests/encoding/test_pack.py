@@ -47,6 +47,7 @@ from sdvae_ray.schema import (
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.sources.manifest.manifest import read_manifest
 from sdvae_ray.sources.manifest.reader import read_row_group
+from sdvae_ray.sources.manifest.writer import cut
 from sdvae_ray.sources.photographs import build_photographs, write_photographs
 from sdvae_ray.storage import Storage
 
@@ -83,6 +84,23 @@ def elsewhere(manifest: Path) -> None:
     uris = [name for name in table.columns if name.startswith("uri_")]
     gone = [("/gone" + pl.col(name)).alias(name) for name in uris]
     table.with_columns(gone).write_parquet(manifest, row_group_size=8)
+
+
+def test_a_manifest_of_many_files_gives_one_of_many_files(pack, manifest, tmp_path):
+    cut(str(manifest), str(tmp_path / "many"), Storage())
+    said = pack(tmp_path / "many")
+    assert f"-> {tmp_path}/shards/manifest" in said
+    pack(manifest, output=str(tmp_path / "other"))
+    many, one = (
+        read_manifest(f"{tmp_path}/shards/manifest", Storage()),
+        read_manifest(f"{tmp_path}/other/manifest.parquet", Storage()),
+    )
+    assert set(many[SHARD]) == {
+        f"{tmp_path}/shards/{name}"
+        for name in ("shards/000000.parquet", "shards/000001.parquet", "shards/000002.parquet")
+    }
+    of_the_file = (SHARD, SHARD_BYTES, SHARD_SHA256, SHARD_FOOTER)  # of the types of its texts too
+    assert many.drop(of_the_file).equals(one.drop(of_the_file))
 
 
 def test_a_run_of_shards_is_the_run_of_the_files(pack, encoded: RunConfig, tmp_path):

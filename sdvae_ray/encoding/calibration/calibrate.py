@@ -3,21 +3,17 @@
 The pixels are read by tasks of Ray where there are many. The constants depend on the manifest, the pixels and the seed alone.
 """
 
-import io
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import polars as pl
-import pyarrow.parquet as pq
-import ray
 from rich.console import Console
 
 from sdvae_ray.cluster.failures import unwrapped_failures
-from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order
+from sdvae_ray.cluster.ordered_tasks import mapped, stage
 from sdvae_ray.cluster.session import ray_session
-from sdvae_ray.console import print_line
+from sdvae_ray.console import print_line, waiting
 from sdvae_ray.encoding.actors import as_batch
 from sdvae_ray.encoding.calibration.constants import DIVISOR, FOVS, OFFSET, SPREAD, constants, outliers
 from sdvae_ray.encoding.calibration.sample import sampled_fovs
@@ -34,13 +30,14 @@ from sdvae_ray.schema import (
     sampled_column,
     spread_column,
 )
+from sdvae_ray.sources.manifest.index import index_uri
 from sdvae_ray.sources.manifest.reader import iterate_row_groups, read_rows, row_groups, with_located_shards
 from sdvae_ray.sources.manifest.row import located_stains
+from sdvae_ray.sources.manifest.writer import by_plate, writing
 from sdvae_ray.storage import Storage
 
 _FEW = 48  # fields that the driver reads itself: Ray would take longer to start
 _PER_TASK = 8  # fields
-_LINE_EVERY = 15.0  # seconds
 _MEASURED = {FOV_ID: pl.String, STAIN: pl.String, LOW: pl.Float64, HIGH: pl.Float64, PROBLEM: pl.String}
 _WRITTEN = {offset_column: OFFSET, divisor_column: DIVISOR, sampled_column: FOVS, spread_column: SPREAD}
 
@@ -104,7 +101,8 @@ def calibrate(
     stains = located_stains(row_groups(manifest, storage)[1])
     if not stains:
         raise DataError(f"{manifest} is not a manifest: `sdvae-ray manifest` makes one")
-    chosen = sampled_fovs(manifest, options.by, options.fovs, options.seed, storage)
+    with waiting(console, "calibrate: choosing the sample"):
+        chosen = sampled_fovs(manifest, options.by, options.fovs, options.seed, storage)
     plates = chosen.select(PLATE_KEY).n_unique()
     print_line(console, f"calibrate: {chosen.height} fields of {plates} plates, {len(stains)} stains")
     measured = pl.DataFrame(
@@ -153,24 +151,20 @@ def _measured(
     console: Console,
     address: str | None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of `field_percentiles` of the fields; print a line of progress now and then."""
+    """Yield the rows of `field_percentiles` of the fields."""
     keys = chosen.select("row_group", "row").sort("row_group", "row")
-    rows = read_rows(manifest, keys, storage)  # by the driver, once: a large manifest has a large footer
+    with waiting(console, "calibrate: reading the rows of the sample"):
+        rows = read_rows(manifest, keys, storage)  # by the driver, once: a large manifest has a large footer
     starts = range(0, keys.height, _PER_TASK)
-    batches = (as_batch(rows.slice(start, _PER_TASK)) for start in starts)
-    pieces = ((batch, stains, options.percentiles, storage.config) for batch in batches)
+    pieces = [(as_batch(rows.slice(start, _PER_TASK)), stains, options.percentiles, storage.config) for start in starts]
     if keys.height <= _FEW:
-        for piece in pieces:
-            yield from field_percentiles(*piece)
+        with waiting(console, f"calibrate: percentiles of {keys.height} fields"):
+            for piece in pieces:
+                yield from field_percentiles(*piece)
         return
-    last = time.monotonic()
-    with ray_session(address), unwrapped_failures():
-        task = ray.remote(field_percentiles).options(num_cpus=TASK_CPUS)
-        for number, percentiles in enumerate(in_order(task, pieces), 1):
+    with ray_session(address, console), unwrapped_failures(), stage(console, "calibrate: percentiles of the fields"):
+        for percentiles in mapped(field_percentiles, pieces):
             yield from percentiles
-            if time.monotonic() - last > _LINE_EVERY:
-                last = time.monotonic()
-                print_line(console, f"calibrate: {min(number * _PER_TASK, keys.height)} of {keys.height} fields")
 
 
 def _write(manifest: str, output: str, table: pl.DataFrame, stains: list[str], bits: int, storage: Storage) -> None:
@@ -183,17 +177,13 @@ def _write(manifest: str, output: str, table: pl.DataFrame, stains: list[str], b
     wide = wide.with_columns(pl.lit(bits, pl.Int32).alias(SCALE_BITS))
     added = [name for name in wide.columns if name not in PLATE_KEY]
     moves = manifest.rpartition("/")[0] != output.rpartition("/")[0]
-    buffer = io.BytesIO()
-    writer: pq.ParquetWriter | None = None
-    for part in iterate_row_groups(manifest, storage):
-        rows = with_located_shards(part, manifest) if moves and SHARD in part.column_names else part
-        rows = rows.drop_columns([name for name in added if name in rows.column_names])
-        joined = pl.DataFrame(rows.select(list(PLATE_KEY))).join(wide, on=PLATE_KEY, how="left", maintain_order="left")
-        arrow = joined.select(added).to_arrow()
-        for name in added:
-            rows = rows.append_column(name, arrow[name])
-        writer = writer or pq.ParquetWriter(buffer, rows.schema, compression="zstd")
-        writer.write_table(rows, row_group_size=max(1, len(rows)))
-    assert writer is not None
-    writer.close()
-    storage.write_bytes(output, buffer.getvalue())
+    groups = iterate_row_groups(manifest, storage)
+    with writing(output, storage) as writer:
+        for part in groups if index_uri(output) is None else by_plate(groups):
+            rows = with_located_shards(part, manifest) if moves and SHARD in part.column_names else part
+            rows = rows.drop_columns([name for name in added if name in rows.column_names])
+            keys = pl.DataFrame(rows.select(list(PLATE_KEY)))
+            arrow = keys.join(wide, on=PLATE_KEY, how="left", maintain_order="left").select(added).to_arrow()
+            for name in added:
+                rows = rows.append_column(name, arrow[name])
+            writer.write(rows)

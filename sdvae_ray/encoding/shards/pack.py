@@ -6,7 +6,6 @@ whose record is there and whose size is right, unless storage did not answer for
 """
 
 import hashlib
-import io
 import itertools
 import json
 import time
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 from rich.console import Console
 
@@ -44,11 +42,12 @@ from sdvae_ray.schema import (
     width_column,
 )
 from sdvae_ray.sources.manifest.manifest import ROWS_PER_GROUP
-from sdvae_ray.sources.manifest.reader import iterate_row_groups
+from sdvae_ray.sources.manifest.reader import find_index, iterate_row_groups
+from sdvae_ray.sources.manifest.writer import writing
 from sdvae_ray.sources.shards import checksum, footer_size
 from sdvae_ray.storage import Storage, join
 
-MANIFEST = "manifest.parquet"
+MANIFEST, MANIFEST_FOLDER = "manifest.parquet", "manifest"
 _READERS = 8  # threads of a task that fetch FOVs
 _LINE_EVERY = 15.0  # seconds
 
@@ -100,12 +99,11 @@ def pack(
         errors = [error for record in records for error in record["errors"] if error is not None]
         if len(errors) == plan.manifest["fovs"]:
             raise RunError(f"not one of {len(errors)} FOVs can be packed, the first: {errors[0]}")
-        if plan.format == "parquet":
-            storage.write_bytes(join(output, MANIFEST), _manifest_of_shards(plan, records, storage))
+        place = _write_manifest(plan, records, output, storage) if plan.format == "parquet" else join(output, SHARDS)
     return Packed(
         fovs=plan.manifest["fovs"],
         shards=len(records),
-        place=join(output, MANIFEST if plan.format == "parquet" else SHARDS),
+        place=place,
         skipped=sum(record["skipped"] for record in records),
         errors=len(errors),
         first_error=errors[0] if errors else None,
@@ -194,19 +192,21 @@ def _finished(plan: Plan, output: str, storage: Storage, number: int) -> dict[st
     return record if size == record["bytes"] and not record["transient"] else None
 
 
-def _manifest_of_shards(plan: Plan, records: Sequence[dict[str, Any]], storage: Storage) -> bytes:
-    """Return the manifest's rows, with the columns that locate their files in the shards, as Parquet."""
-    buffer = io.BytesIO()
-    writer: pq.ParquetWriter | None = None
+def _write_manifest(plan: Plan, records: Sequence[dict[str, Any]], output: str, storage: Storage) -> str:
+    """Write the manifest's rows, with the columns that locate their files in the shards, and return its place.
+
+    It is many files if the manifest that was packed is.
+    """
+    place = join(output, MANIFEST if find_index(plan.manifest["uri"], storage) is None else MANIFEST_FOLDER)
     shards = zip(_shard_rows(plan, storage), records, strict=True)
-    # a row group has whole shards, because a load actor gets rows of one row group
-    while part := list(itertools.islice(shards, max(1, ROWS_PER_GROUP // plan.fovs_per_shard))):
-        table = pa.concat_tables(_with_places(plan, rows, record) for rows, record in part)
-        writer = writer or pq.ParquetWriter(buffer, table.schema, compression="zstd")
-        writer.write_table(table, row_group_size=len(table))
-    if writer is not None:
-        writer.close()
-    return buffer.getvalue()
+    with writing(place, storage) as writer:
+        # a group has whole shards, because a load actor gets rows of one group
+        for number in itertools.count():
+            if not (part := list(itertools.islice(shards, max(1, ROWS_PER_GROUP // plan.fovs_per_shard)))):
+                break
+            table = pa.concat_tables(_with_places(plan, rows, record) for rows, record in part)
+            writer.write(table, f"{number:06d}")
+    return place
 
 
 def _without_pixels(rows: pa.Table) -> pa.Table:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from sdvae_ray.engine.pack import Compression, Packer
 from sdvae_ray.errors import ConfigError, DataError, StorageError
 from sdvae_ray.images.prepare import CropError
-from sdvae_ray.run.record import describe_manifest
 from sdvae_ray.schema import COLOUR, FOV_ID, SHARD
 from sdvae_ray.settings.image import ImageConfig
+from sdvae_ray.sources.manifest.describe import describe_manifest
 from sdvae_ray.sources.manifest.reader import iterate_row_groups, row_groups
 from sdvae_ray.sources.manifest.row import located_stains
 from sdvae_ray.sources.manifest.scan import scan_manifest

@@ -16,16 +16,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import polars as pl
+import pyarrow as pa
 
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean
-from sdvae_ray.schema import FOV_ID, KEYS, METADATA, PLATE_COLUMN, SHARD, channel_column, illum_column, uri_column
+from sdvae_ray.schema import FOV_ID, KEYS, METADATA, PLATE_COLUMN, channel_column, illum_column, uri_column
 from sdvae_ray.settings.values import MISSING_WORDS
 from sdvae_ray.sources import gallery
+from sdvae_ray.sources.joining import TableReader
+from sdvae_ray.sources.manifest.reader import opened_manifest, read_columns, with_located_shards
 from sdvae_ray.sources.manifest.row import located_stains
 from sdvae_ray.sources.manifest.rules import check_manifest, repeated_images
+from sdvae_ray.sources.metadata_tables import join_metadata
 from sdvae_ray.sources.planes import check_schemes, shared_planes
-from sdvae_ray.sources.platemaps import join_metadata, join_platemaps
-from sdvae_ray.sources.shards import shard_uri
+from sdvae_ray.sources.platemaps import join_platemaps
 from sdvae_ray.sources.tables import listed
 from sdvae_ray.storage import Storage
 
@@ -71,17 +74,18 @@ def build_manifest(
     table, notes = _read_all(load_data, stains, defaults, rewrites, missing, storage)
     check_manifest(table, stains, "load_data")
     check_schemes(table, stains, "load_data")
-    notes += [*shared_planes([table], stains), *_relative(table, stains), *repeated_images(table, stains)]
+    notes += [*shared_planes([table], stains), *relative(table, stains), *repeated_images(table, stains)]
+    tables = TableReader(storage, missing)
     if platemaps:
-        table, more = join_platemaps(table, platemaps, drop_unmapped_wells, storage, missing)
+        table, more = join_platemaps(table, platemaps, drop_unmapped_wells, tables)
         notes += more
         if table.height == 0:
             raise DataError("no FOV is left: not one well of the load_data files is on its platemap")
     for uri in metadata:
-        table, more = join_metadata(table, uri, storage, missing)
+        table, more = join_metadata(table, uri, tables)
         notes += more
-    notes += _without_illumination(table, stains)
-    return Manifest(_ordered(table, stains), notes)
+    notes += without_illumination(table, stains)
+    return Manifest(ordered(table, stains), notes)
 
 
 def _read_all(
@@ -117,7 +121,8 @@ def _read_all(
     return pl.concat([table for table, _ in tables], how="diagonal"), shared
 
 
-def _ordered(table: pl.DataFrame, stains: Sequence[str]) -> pl.DataFrame:
+def ordered(table: pl.DataFrame, stains: Sequence[str]) -> pl.DataFrame:
+    """Return the rows of a manifest in its order, with its columns alone, in theirs; an empty text becomes null."""
     others = sorted(name for name in table.columns if name.startswith(METADATA) and name not in KEYS)
     columns = [column(stain) for stain in stains for column in (uri_column, channel_column, illum_column)]
     *before, site = (pl.col(key) for key in KEYS)
@@ -126,14 +131,15 @@ def _ordered(table: pl.DataFrame, stains: Sequence[str]) -> pl.DataFrame:
     return table.select(FOV_ID, *KEYS, *others, *columns)
 
 
-def _relative(table: pl.DataFrame, stains: Sequence[str]) -> list[str]:
+def relative(table: pl.DataFrame, stains: Sequence[str]) -> list[str]:
+    """Return a note on images whose paths are relative, if there are any."""
     uri = pl.col(uri_column(stains[0]))
     relative = ~uri.str.contains("://", literal=True) & ~uri.str.starts_with("/")
     example, count = table.filter(relative).select(uri.min(), pl.len()).row(0)
     return [f"{count} image paths are relative to wherever the job will run, such as {example}"] if count else []
 
 
-def _without_illumination(table: pl.DataFrame, stains: Sequence[str]) -> list[str]:
+def without_illumination(table: pl.DataFrame, stains: Sequence[str]) -> list[str]:
     """Return notes about plates without illumination functions: one note for all plates that lack the same functions."""
     missing = [pl.col(illum_column(stain)).is_null().sum().alias(stain) for stain in stains]
     counts = table.group_by(PLATE_COLUMN).agg(pl.len(), *missing).sort(PLATE_COLUMN)
@@ -161,13 +167,12 @@ def read_manifest(uri: str, storage: Storage) -> pl.DataFrame:
     Raises DataError if the file is missing, is not a Parquet file or is not sound.
     """
     try:
-        table = pl.read_parquet(io.BytesIO(storage.read_bytes(uri)))
-    except FileNotFoundError as error:
-        raise DataError(f"the manifest {uri} does not exist; `sdvae-ray manifest` makes one") from error
-    except pl.exceptions.PolarsError as error:
-        raise DataError(f"{uri} is not a manifest: it is not a whole Parquet file") from error
-    if SHARD in table.columns:
-        table = table.with_columns(pl.Series(SHARD, [shard_uri(name, uri) for name in table[SHARD]], pl.String))
+        with opened_manifest(uri, storage) as rows:
+            table = pl.DataFrame(with_located_shards(read_columns(rows, rows.schema.names), uri))
+    except DataError as error:
+        if isinstance(error.__cause__, pa.ArrowException):
+            raise DataError(f"{uri} is not a manifest: it is not a whole Parquet file") from error
+        raise
     stains = located_stains(table.columns)
     if not stains:
         raise DataError(f"{uri} is not a manifest: no column such as {uri_column(STAINS[0])}")

@@ -10,7 +10,7 @@ import struct
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.schema import (
@@ -29,7 +29,7 @@ from sdvae_ray.schema import (
 )
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.settings.policies import unknown_value
-from sdvae_ray.sources.manifest.reader import manifest_file
+from sdvae_ray.sources.manifest.reader import Folder, batches, opened_manifest, read_columns
 from sdvae_ray.sources.manifest.rules import (
     CANONICAL,
     canonical_fov_id,
@@ -78,13 +78,21 @@ def identity_hash(digests: pl.Series) -> str:
     return hashlib.sha256("".join(digests.sort().to_list()).encode()).hexdigest()
 
 
+def manifest_identity(uri: str, keys: pl.DataFrame, storage: Storage) -> str:
+    """Return one hash of where the pixels of a manifest come from. keys: source_digest of its rows; none if it is many files."""
+    with opened_manifest(uri, storage) as manifest:
+        return manifest.index.identity if isinstance(manifest, Folder) else identity_hash(keys[SOURCE_DIGEST])
+
+
 def annotation_hash(uri: str, storage: Storage) -> str:
     """Return the sha256, in hex digits, of the Metadata_* columns of a manifest beside the keys, in the order of the rows."""
     digest = hashlib.sha256()
-    with manifest_file(uri, storage) as file:
-        names = sorted(annotation_columns(file.schema_arrow.names))
+    with opened_manifest(uri, storage) as manifest:
+        if isinstance(manifest, Folder):
+            return manifest.index.annotation
+        names = sorted(annotation_columns(manifest.schema.names))
         digest.update(_UNIT.join(names).encode())
-        for batch in file.iter_batches(_BATCH, columns=[FOV_ID, *names]):
+        for batch in batches(manifest, _BATCH, [FOV_ID, *names]):
             values = [pl.col(name).cast(pl.String).fill_null("") for name in (FOV_ID, *names)]
             rows = pl.DataFrame(batch).select(pl.concat_str(values, separator=_UNIT)).to_series()
             digest.update("\n".join(rows.to_list()).encode() + b"\n")
@@ -103,15 +111,12 @@ def scan_manifest(
     manifest that breaks a rule, with the row.
     """
     parts, images = list[pl.DataFrame](), {stain: list[pl.Series]() for stain in image.stains}
-    with manifest_file(uri, storage) as file:
-        check_columns(_schema(file), image.stains, uri)
+    with opened_manifest(uri, storage) as manifest:
         seen = 0
-        present = file.schema_arrow.names
-        if absent := [name for name in image.policy_columns if name not in present]:
-            raise DataError(f"{uri} has no column {absent[0]}, by which image.policies chooses")
+        present = _checked_columns(manifest.schema, image, uri)
         kept = {*KEYS, *image.policy_columns}
         names = [name for name in present if name in kept or not name.startswith(METADATA)]
-        for batch in file.iter_batches(_BATCH, columns=[name for name in names if name != PIXELS]):
+        for batch in batches(manifest, _BATCH, [name for name in names if name != PIXELS]):
             if check_uris:
                 check_schemes(pl.DataFrame(batch), image.stains, uri, illumination_alone=holds_images(names))
             rows = pl.DataFrame(batch).with_row_index(ROW, offset=seen + 1).with_columns(pl.lit(uri).alias(FILE))
@@ -135,6 +140,26 @@ def scan_manifest(
     return fovs.drop("_hash"), notes
 
 
+def sealed_keys(uri: str, image: ImageConfig, storage: Storage) -> pl.DataFrame | None:
+    """Return fov_id, row_group and row of every row of a manifest of many files; None for a manifest of one file.
+
+    Of an image with policies also `crop`, and the column by which it is found. Whoever wrote the index has checked the rows, and
+    every file is compared with its checksum, so that the rules are not applied again. Raises DataError as `scan_manifest`.
+    """
+    with opened_manifest(uri, storage) as manifest:
+        if not isinstance(manifest, Folder):
+            return None
+        _checked_columns(manifest.schema, image, uri)
+        rows = pl.DataFrame(read_columns(manifest, [FOV_ID, *image.policy_columns]))
+        sizes = manifest.sizes
+    named = rows.with_row_index(ROW, offset=1).with_columns(pl.lit(uri).alias(FILE))
+    return rows.with_columns(
+        *_crops(named, image),
+        row_group=pl.Series(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)),
+        row=pl.Series(np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])),
+    )
+
+
 def _crops(rows: pl.DataFrame, image: ImageConfig) -> list[pl.Series]:
     """Return the column `crop` of rows of a manifest; none without policies. Raises DataError for a value without a policy."""
     if image.policies is None:
@@ -146,8 +171,12 @@ def _crops(rows: pl.DataFrame, image: ImageConfig) -> list[pl.Series]:
     return [rows[column].replace_strict(crops, return_dtype=pl.Int64).alias(CROP)]
 
 
-def _schema(file: pq.ParquetFile) -> pl.Schema:
-    return pl.DataFrame(file.schema_arrow.empty_table()).schema
+def _checked_columns(schema: pa.Schema, image: ImageConfig, uri: str) -> list[str]:
+    """Return the names of the columns. Raises DataError if one that the run needs is missing or of another type."""
+    check_columns(pl.DataFrame(schema.empty_table()).schema, image.stains, uri)
+    if absent := [name for name in image.policy_columns if name not in schema.names]:
+        raise DataError(f"{uri} has no column {absent[0]}, by which image.policies chooses")
+    return list(schema.names)
 
 
 def _image_of(rows: pl.DataFrame, stain: str) -> pl.Expr:
