@@ -26,9 +26,9 @@ from rich.table import Table
 from sdvae_ray.autoencoders.diffusers_kl import ARCHITECTURES, ENGINES
 from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.files.load import IMAGE, Batch
 from sdvae_ray.engine.flop import flop_of_a_call, models_without_data
 from sdvae_ray.engine.forward import DTYPES, Forward
-from sdvae_ray.engine.load import IMAGE, Batch
 from sdvae_ray.engine.models import load_models, pick_precision, resolve_weights
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, FOV_ID

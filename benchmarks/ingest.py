@@ -31,16 +31,16 @@ from rich.console import Console
 from rich.table import Table
 
 from sdvae_ray.config import StorageConfig
-from sdvae_ray.engine import load
-from sdvae_ray.engine.load import ERROR, FOV_ID, Batch, Loader
-from sdvae_ray.engine.quality import QC, RAW_QC
+from sdvae_ray.engine.files import load
+from sdvae_ray.engine.files.load import ERROR, FOV_ID, Batch, Loader
+from sdvae_ray.engine.files.quality import QC, RAW_QC
 from sdvae_ray.schema import illum_column, uri_column
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.sources.synthetic.field import render_field
 from sdvae_ray.sources.synthetic.microscope import STAINS, BatchEffect, correction
 
 KINDS = {"lzw": "lzw", "uncompressed": None}
-PARTS = {"decode": "decode_planes", "scale": "scale_plane", "tile": "tile"}  # part -> its function in engine/load
+PARTS = {"decode": "decode_planes", "scale": "scale_plane", "tile": "tile"}  # part -> its function in engine/files/load
 GOALS = {"lzw": 150, "uncompressed": 1000}  # MB per core-second
 
 

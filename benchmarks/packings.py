@@ -20,8 +20,8 @@ import torch
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.files.load import Batch, Loader
 from sdvae_ray.engine.forward import Forward
-from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import load_models, resolve_weights
 from sdvae_ray.errors import DataError
 from sdvae_ray.runfile import parse_run

@@ -31,8 +31,8 @@ from torch.utils.data import DataLoader
 from sdvae_ray.config import RunConfig
 from sdvae_ray.contracts import Posterior, Reconstruction
 from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.files.load import IMAGE, Batch
 from sdvae_ray.engine.forward import DTYPES, Forward
-from sdvae_ray.engine.load import IMAGE, Batch
 from sdvae_ray.engine.models import Models, load_models, resolve_weights
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.storage import Storage

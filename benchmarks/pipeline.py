@@ -32,8 +32,8 @@ from sdvae_ray.encoding.actors import as_batch
 from sdvae_ray.encoding.bench import bench
 from sdvae_ray.engine.compress import Compressor, has_wide
 from sdvae_ray.engine.encode import Encoder, auto_micro_batch
+from sdvae_ray.engine.files.load import Loader
 from sdvae_ray.engine.forward import Forward
-from sdvae_ray.engine.load import Loader
 from sdvae_ray.engine.models import load_models, pick_device, pick_precision, resolve_weights
 from sdvae_ray.run.run import Run
 from sdvae_ray.runfile import parse_run

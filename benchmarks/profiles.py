@@ -25,13 +25,13 @@ import torch
 
 from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.config import RunConfig
-from sdvae_ray.run.commits import read_fovs
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored.commits import read_fovs
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS, WELL_COLUMN, fov_id
 from sdvae_ray.schema import ROW as ROW_JSON
-from sdvae_ray.scoring.fovs import Fovs
+from sdvae_ray.scoring.inputs.fovs import Fovs
 from sdvae_ray.scoring.normalised import HELD_BYTES, normaliser_of
 from sdvae_ray.scoring.profiles import FILE, ROW, Profiles, build_profiles
 from sdvae_ray.storage import Storage

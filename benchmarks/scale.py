@@ -44,9 +44,9 @@ from sdvae_ray.encoding import stream
 from sdvae_ray.encoding.actors import as_batch
 from sdvae_ray.encoding.encode import encode
 from sdvae_ray.engine.columns import run_columns
-from sdvae_ray.engine.load import Batch
+from sdvae_ray.engine.files.load import Batch
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import commit, write_data
+from sdvae_ray.run.stored.tables import commit, write_data
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, ERROR_CLASS, FOV_ID, KEYS, ROW, SEPARATOR, illum_column, uri_column
 from sdvae_ray.sources.manifest.manifest import write_manifest

@@ -33,9 +33,9 @@ import torch
 from rich.console import Console
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.run.commits import COMMITS
 from sdvae_ray.run.record import describe_manifest, new_record
 from sdvae_ray.run.run import Run
+from sdvae_ray.run.stored.commits import COMMITS
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, ERROR_CLASS, FOV_ID, KEYS, SOURCE_DIGEST, tensor_array
 from sdvae_ray.scoring import score as stages

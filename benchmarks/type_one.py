@@ -28,7 +28,7 @@ from scipy.stats import binom
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import EMBEDDINGS, ERROR, FOV_ID, ROW, fov_id
 from sdvae_ray.scoring.score import score

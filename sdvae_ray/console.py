@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-LOGGER = logging.getLogger("sdvae_ray")  # of the driver: see sdvae_ray.run.log
+LOGGER = logging.getLogger("sdvae_ray")  # of the driver: see sdvae_ray.run.driver.log
 _FIRST_LINE, _NEXT_LINE = 1.0, 15.0  # seconds of a wait before a line, and between lines
 
 

@@ -28,7 +28,12 @@ HEAVY = (
     *("torch", "pandas", "polars", "fsspec", "scipy.stats", "pyarrow.parquet", "pyarrow.dataset", "pyarrow.fs"),
     *("requests", "jsonschema", "msgpack", "filelock", "tqdm", "google.protobuf.json_format", "rich.console"),
     *("faiss", "sklearn.covariance", "sklearn.decomposition", "sdvae_ray.retrieval.normalisation.normalise"),
-    *("sdvae_ray.engine.encode", "sdvae_ray.engine.load", "sdvae_ray.engine.models", "sdvae_ray.run.tables"),
+    *(
+        "sdvae_ray.engine.encode",
+        "sdvae_ray.engine.files.load",
+        "sdvae_ray.engine.models",
+        "sdvae_ray.run.stored.tables",
+    ),
     *(
         "sdvae_ray.retrieval.tasks.activity",
         "sdvae_ray.retrieval.floors.control_floors",

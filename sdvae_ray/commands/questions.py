@@ -172,7 +172,7 @@ def show_retrieved(
     """Print the tables of `retrieve`, and write them into the folder `output` unless it is None."""
     from sdvae_ray.report.facts.retrieved import retrieved_section
     from sdvae_ray.report.terminal.tables import print_section
-    from sdvae_ray.run.table_files import write_table
+    from sdvae_ray.run.stored.table_files import write_table
 
     summary = {"profiles": list(profiles), **retrieved.summary}
     if output is not None:

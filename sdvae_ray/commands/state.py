@@ -59,7 +59,7 @@ def verify(run: Run, console: Console, repair: bool = False, as_json: bool = Fal
 
     from sdvae_ray.report.terminal.status import print_verified
     from sdvae_ray.run.joined import refuse_joined
-    from sdvae_ray.run.verify import verify as verify_run
+    from sdvae_ray.run.stored.verify import verify as verify_run
 
     refuse_joined(run, "verify")
 

@@ -16,12 +16,12 @@ import ray
 from sdvae_ray.cluster.pools import Pool
 from sdvae_ray.encoding.supervision.outage import patience_of
 from sdvae_ray.engine.compress import SECONDS, Compressor, has_wide
-from sdvae_ray.engine.illumination import machine_folder
-from sdvae_ray.engine.load import Batch, Loader
-from sdvae_ray.engine.patience import Patience
-from sdvae_ray.run.commits import session_writes
+from sdvae_ray.engine.files.illumination import machine_folder
+from sdvae_ray.engine.files.load import Batch, Loader
+from sdvae_ray.engine.files.patience import Patience
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import read_file_column
+from sdvae_ray.run.stored.commits import session_writes
+from sdvae_ray.run.stored.tables import read_file_column
 from sdvae_ray.schema import FOV_ID, LATENT, PIXELS, SHARD, SOURCE_DIGEST, latents_table
 from sdvae_ray.sources.manifest.reader import group_reader
 from sdvae_ray.sources.manifest.scan import source_digests

@@ -20,7 +20,7 @@ from sdvae_ray.encoding.start import checked_manifest
 from sdvae_ray.errors import ConfigError, RunError
 from sdvae_ray.planning.measured import STAGES
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.table_files import write_table
+from sdvae_ray.run.stored.table_files import write_table
 from sdvae_ray.schema import CROP
 from sdvae_ray.sources.manifest.reader import read_rows
 

@@ -23,13 +23,13 @@ from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
 from sdvae_ray.encoding.supervision.progress import duration
 from sdvae_ray.encoding.survey import as_records, survey
 from sdvae_ray.engine.compress import Compressor, has_wide
-from sdvae_ray.engine.load import Batch, Loader
+from sdvae_ray.engine.files.load import Batch, Loader
 from sdvae_ray.engine.models import check_names, resolve_weights
 from sdvae_ray.errors import RunError
 from sdvae_ray.planning.measured import MEASURED, STAGES
 from sdvae_ray.run.quality import batch_quality, findings, in_lines, scaling_notes
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.schema import CROP, ERROR, FOV_ID, SEPARATOR
 from sdvae_ray.sources.manifest.reader import read_rows
 from sdvae_ray.sources.planes import check_locations

@@ -11,12 +11,12 @@ from sdvae_ray.cluster.failures import RAY_LOGS, unwrapped_failures
 from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order, weighing
 from sdvae_ray.cluster.session import check_output_is_shared, ray_session
 from sdvae_ray.console import print_line
-from sdvae_ray.run.compaction import FILE_BYTES, Chunk, delete_old, plan, rewrite
-from sdvae_ray.run.lease import Lease
-from sdvae_ray.run.log import RunLog
+from sdvae_ray.run.driver.lease import Lease
+from sdvae_ray.run.driver.log import RunLog
 from sdvae_ray.run.record import now
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.table_files import sweep
+from sdvae_ray.run.stored.compaction import FILE_BYTES, Chunk, delete_old, plan, rewrite
+from sdvae_ray.run.stored.table_files import sweep
 
 _FEW = 2  # chunks that the driver rewrites itself: Ray would take longer to start
 _COPIES = 4  # of the bytes of the largest table that a task holds: the old files, numpy, Arrow and the new file

@@ -18,15 +18,15 @@ from sdvae_ray.encoding.pending import Work, lacking, pending, trial
 from sdvae_ray.encoding.start import checked_manifest, prepare_record, probe
 from sdvae_ray.encoding.stream import stream
 from sdvae_ray.encoding.supervision.outage import PrintedReport
+from sdvae_ray.engine.files.patience import Patience
 from sdvae_ray.engine.models import check_names, resolve_weights
-from sdvae_ray.engine.patience import Patience
 from sdvae_ray.errors import RunError
 from sdvae_ray.planning.measured import measured_seconds
-from sdvae_ray.run.lease import Lease
-from sdvae_ray.run.log import RunLog
+from sdvae_ray.run.driver.lease import Lease
+from sdvae_ray.run.driver.log import RunLog
 from sdvae_ray.run.record import Record, now
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.table_files import sweep
+from sdvae_ray.run.stored.table_files import sweep
 from sdvae_ray.schema import CROP, ERROR, ERROR_CLASS, FOV_ID
 
 _SECONDS = "seconds_load"

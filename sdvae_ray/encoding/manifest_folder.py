@@ -22,7 +22,7 @@ from sdvae_ray.cluster.ordered_tasks import mapped
 from sdvae_ray.cluster.session import check_folder_is_shared, ray_session
 from sdvae_ray.console import print_line, waiting
 from sdvae_ray.errors import ConfigError, DataError
-from sdvae_ray.run.lease import Lease
+from sdvae_ray.run.driver.lease import Lease
 from sdvae_ray.schema import PLATE_KEY
 from sdvae_ray.sources.load_data_files import load_data_files
 from sdvae_ray.sources.manifest.index import index_uri

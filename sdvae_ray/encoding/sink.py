@@ -10,10 +10,10 @@ from ray.data.block import BlockAccessor
 
 from sdvae_ray.encoding.supervision.ledger import answer
 from sdvae_ray.encoding.supervision.outage import patience_of
-from sdvae_ray.engine.patience import PatientStorage
+from sdvae_ray.engine.files.patience import PatientStorage
 from sdvae_ray.errors import RunError
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import Written, write_rows
+from sdvae_ray.run.stored.tables import Written, write_rows
 from sdvae_ray.schema import ERROR
 
 

@@ -11,7 +11,7 @@ from sdvae_ray.encoding.actors import as_batch
 from sdvae_ray.encoding.changed_manifest import of_manifest
 from sdvae_ray.encoding.pending import READ
 from sdvae_ray.engine.encode import auto_micro_batch
-from sdvae_ray.engine.load import Loader
+from sdvae_ray.engine.files.load import Loader
 from sdvae_ray.engine.models import autoencoder_engines, check_same_weights, latent_scaling, pick_device, pick_precision
 from sdvae_ray.errors import ConfigError, DataError, StorageError
 from sdvae_ray.images.prepare import CropError

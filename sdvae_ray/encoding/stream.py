@@ -28,7 +28,7 @@ from sdvae_ray.engine.columns import wanted_codecs
 from sdvae_ray.planning.measured import measured_bytes
 from sdvae_ray.planning.pieces import piece_size, rows_per_file
 from sdvae_ray.run.cost import COSTS, told
-from sdvae_ray.run.lease import Lease
+from sdvae_ray.run.driver.lease import Lease
 from sdvae_ray.run.record import Record
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.traffic import TRAFFIC, told_traffic

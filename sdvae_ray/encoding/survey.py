@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from sdvae_ray.encoding.actors import as_batch
-from sdvae_ray.engine.load import Loader
+from sdvae_ray.engine.files.load import Loader
 from sdvae_ray.errors import ConfigError, one_line
 from sdvae_ray.images.header import Header, read_header
 from sdvae_ray.images.prepare import resampled_size

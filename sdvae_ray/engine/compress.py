@@ -14,7 +14,7 @@ import numpy as np
 from sdvae_ray import shelves
 from sdvae_ray.config import RunConfig
 from sdvae_ray.contracts import Codec
-from sdvae_ray.engine.load import IMAGE, WIDE, Batch
+from sdvae_ray.engine.files.load import IMAGE, WIDE, Batch
 from sdvae_ray.errors import ConfigError, one_line
 from sdvae_ray.images.prepare import tile, untile
 from sdvae_ray.run.cost import Cost, Costs, added

@@ -17,8 +17,8 @@ from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.contracts import Extractor
 from sdvae_ray.engine.columns import kept_patches, needs_posterior, run_columns, side_columns, wanted_codecs
 from sdvae_ray.engine.compress import SECONDS, Compressed, taken, without_pixels
+from sdvae_ray.engine.files.load import IMAGE, Batch
 from sdvae_ray.engine.forward import Forward
-from sdvae_ray.engine.load import IMAGE, Batch
 from sdvae_ray.engine.models import Models
 from sdvae_ray.engine.on_device import Fov, Launched, charged, inputs_of
 from sdvae_ray.engine.shared import MeasuredShared

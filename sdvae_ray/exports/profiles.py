@@ -10,8 +10,8 @@ from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.exports.contract import Request
 from sdvae_ray.exports.rows import by_file, provenance, usable_fovs
-from sdvae_ray.run.features import Feature, features
 from sdvae_ray.run.run import Run
+from sdvae_ray.run.stored.features import Feature, features
 from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PLATE_KEY, WELL_KEY, embeddings_table
 
 SIDE, EXTRACTOR = f"{METADATA}Side", f"{METADATA}Extractor"  # columns of a table of profiles

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.engine.load import Batch
+from sdvae_ray.engine.files.load import Batch
 from sdvae_ray.errors import DataError, nearest_or_first
 from sdvae_ray.queries.saved_index import (
     FIT,

@@ -11,8 +11,8 @@ import numpy as np
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.engine.encode import Encoder, auto_micro_batch
+from sdvae_ray.engine.files.load import Batch, Loader
 from sdvae_ray.engine.forward import Forward
-from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import autoencoder_engines, check_same_weights, load_models, pick_device, resolve_weights
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean, nearest_or_first
 from sdvae_ray.queries.as_well import OnPlate, nearest_wells, on_plate, own_plate

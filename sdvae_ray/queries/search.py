@@ -15,7 +15,7 @@ from sdvae_ray.errors import ConfigError, DataError, nearest_or_first
 from sdvae_ray.queries.saved_index import ID, LEVELS, SIMILARITY, chosen, chosen_indices, known_names, open_index, saved
 from sdvae_ray.retrieval.arrays import unit_rows
 from sdvae_ray.run.run import PROFILES, Run
-from sdvae_ray.run.table_files import read_table
+from sdvae_ray.run.stored.table_files import read_table
 from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PATCHES, PLATE_COLUMN, WELL_COLUMN, embeddings_table
 from sdvae_ray.storage import Storage, join
 

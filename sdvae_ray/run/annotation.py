@@ -7,7 +7,7 @@ the manifest that `score` took; it is absent where those are the same.
 import polars as pl
 
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.table_files import read_table
+from sdvae_ray.run.stored.table_files import read_table
 from sdvae_ray.schema import FOV_ID, annotation_columns
 from sdvae_ray.storage import join
 

@@ -12,7 +12,7 @@ from typing import Any
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.run.record import Record, flat
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.table_files import MEMBERS, members
+from sdvae_ray.run.stored.table_files import MEMBERS, members
 from sdvae_ray.schema import FOVS
 from sdvae_ray.storage import join
 

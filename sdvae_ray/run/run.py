@@ -21,10 +21,11 @@ import pyarrow as pa
 
 from sdvae_ray.config import IMAGE_SIDE, RunConfig
 from sdvae_ray.errors import ConfigError, DataError, did_you_mean
-from sdvae_ray.run import commits, record, table_files, tables
-from sdvae_ray.run.features import features
+from sdvae_ray.run import record
 from sdvae_ray.run.record import Record
 from sdvae_ray.run.scores import Scores, read_scores
+from sdvae_ray.run.stored import commits, table_files, tables
+from sdvae_ray.run.stored.features import features
 from sdvae_ray.runfile import load_run, override, parse_run
 from sdvae_ray.schema import (
     EMBEDDING,

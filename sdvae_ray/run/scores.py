@@ -5,7 +5,7 @@ from dataclasses import MISSING, dataclass, field, fields
 import polars as pl
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.run.table_files import read_table, write_table
+from sdvae_ray.run.stored.table_files import read_table, write_table
 from sdvae_ray.storage import Storage, join
 
 

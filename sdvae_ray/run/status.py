@@ -5,7 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from sdvae_ray.run.lease import holder
+from sdvae_ray.run.driver.lease import holder
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import ERROR, ERROR_CLASS, KEYS, PLATE_COLUMN
 

@@ -27,8 +27,8 @@ from sdvae_ray.retrieval.ranking.pair_rules import PairRules
 from sdvae_ray.retrieval.tasks.activity import RULES
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import BATCH_COLUMN, SOURCE_COLUMN, WELL_COLUMN
-from sdvae_ray.scoring.labels import Label
-from sdvae_ray.scoring.roles import chance_of, task_chance
+from sdvae_ray.scoring.inputs.labels import Label
+from sdvae_ray.scoring.inputs.roles import chance_of, task_chance
 from sdvae_ray.scoring.tasks import CROSS_SIDE, DISTINCTIVENESS, cross_side_table, target_profiles
 
 TABLES = ("stringency", "neighbours", "enrichment", "probes")

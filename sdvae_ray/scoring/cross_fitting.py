@@ -18,8 +18,8 @@ from sdvae_ray.retrieval.significance.least_p import least_exchange_p
 from sdvae_ray.retrieval.significance.splits import Space, Split, control_splits, pool_of
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_COLUMN
+from sdvae_ray.scoring.inputs.roles import chance_of
 from sdvae_ray.scoring.normalised import Normaliser
-from sdvae_ray.scoring.roles import chance_of
 
 SPARE = 2
 _EVERY = 10**15  # draws: arrangements are counted, whatever score.null_size is

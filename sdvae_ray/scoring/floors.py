@@ -22,9 +22,9 @@ from sdvae_ray.retrieval.tasks.activity_tables import Activity
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_COLUMN, WELL_KEY
 from sdvae_ray.scoring.cross_fitting import cross_fits
-from sdvae_ray.scoring.labels import Label
+from sdvae_ray.scoring.inputs.labels import Label
+from sdvae_ray.scoring.inputs.roles import chance_of
 from sdvae_ray.scoring.normalised import Normaliser
-from sdvae_ray.scoring.roles import chance_of
 
 _COPIES = 4  # of the normalised profiles: a fit's, another fit's, one in the order of names, one scored
 SiteHalves = tuple[

@@ -17,11 +17,11 @@ from sdvae_ray.cluster.ordered_tasks import mapped
 from sdvae_ray.distributions.quantiles import nearest_quantiles
 from sdvae_ray.distributions.summary import ERROR, Summary
 from sdvae_ray.engine.columns import measures_posterior
-from sdvae_ray.run.field_values import joined, of_patches
-from sdvae_ray.run.plates import PLACE, Mapper, PlateRows
 from sdvae_ray.run.run import Run
+from sdvae_ray.run.stored.field_values import joined, of_patches
+from sdvae_ray.run.stored.plates import PLACE, Mapper, PlateRows
 from sdvae_ray.schema import FOV_ID, METRICS, RATES, metrics_table
-from sdvae_ray.scoring.fovs import Fovs
+from sdvae_ray.scoring.inputs.fovs import Fovs
 
 EXACT = 1 << 14  # fields of view: up to so many the driver holds their values, side by side
 _QUANTILES = (0.5, 0.05, 0.95)

@@ -18,7 +18,7 @@ from sdvae_ray.retrieval.normalisation.shelf import ResolvedStep
 from sdvae_ray.retrieval.normalisation.source import HeldProfiles, gathered
 from sdvae_ray.retrieval.normalisation.wells import Wells, require_finite
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.table_files import read_table
+from sdvae_ray.run.stored.table_files import read_table
 from sdvae_ray.schema import METADATA, WELL_COLUMN
 from sdvae_ray.scoring.profiles import FILE, ROW, Profiles
 from sdvae_ray.storage import Storage

@@ -22,13 +22,13 @@ from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.controls import GROUP
 from sdvae_ray.errors import DataError
 from sdvae_ray.randomness import generator
-from sdvae_ray.run.features import features
-from sdvae_ray.run.plates import PlateRows
 from sdvae_ray.run.run import PROFILES, Run
-from sdvae_ray.run.table_files import write_wide_table
+from sdvae_ray.run.stored.features import features
+from sdvae_ray.run.stored.plates import PlateRows
+from sdvae_ray.run.stored.table_files import write_wide_table
 from sdvae_ray.schema import EMBEDDING, FOV_ID, PLATE_KEY, WELL_COLUMN, WELL_KEY, embeddings_table
 from sdvae_ray.scoring.distances.distances import Patches, merge_patches, patch_statistics
-from sdvae_ray.scoring.fovs import Fovs
+from sdvae_ray.scoring.inputs.fovs import Fovs
 from sdvae_ray.settings.score import ScoreConfig
 from sdvae_ray.storage import join
 

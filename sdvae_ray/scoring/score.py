@@ -22,22 +22,22 @@ from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.console import print_line, waiting
 from sdvae_ray.errors import DataError
 from sdvae_ray.run.annotation import write_annotation
-from sdvae_ray.run.lease import Lease
-from sdvae_ray.run.log import RunLog
-from sdvae_ray.run.plates import Mapper, in_threads
+from sdvae_ray.run.driver.lease import Lease
+from sdvae_ray.run.driver.log import RunLog
 from sdvae_ray.run.record import with_score_settings
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores
-from sdvae_ray.run.table_files import committed_files
+from sdvae_ray.run.stored.plates import Mapper, in_threads
+from sdvae_ray.run.stored.table_files import committed_files
 from sdvae_ray.schema import FOVS
 from sdvae_ray.scoring.audits import audits_of
 from sdvae_ray.scoring.distances.distances import distances, near_the_mean
 from sdvae_ray.scoring.distances.latent_space import latent_space
 from sdvae_ray.scoring.distances.references import profiles_of_site_halves, references, retrieved_of
-from sdvae_ray.scoring.fields import fields_to_score
 from sdvae_ray.scoring.floors import differences, floors_of, with_ceiling
-from sdvae_ray.scoring.fov_index import build_fov_index
-from sdvae_ray.scoring.fovs import Fovs
+from sdvae_ray.scoring.indices.fov_index import build_fov_index
+from sdvae_ray.scoring.inputs.fields import fields_to_score
+from sdvae_ray.scoring.inputs.fovs import Fovs
 from sdvae_ray.scoring.metric_distributions import metric_distributions
 from sdvae_ray.scoring.profiles import Profiles, build_profiles
 from sdvae_ray.scoring.sides import Results, score_side

@@ -17,13 +17,7 @@ from sdvae_ray.scoring.audits import Searched, start_audits
 from sdvae_ray.scoring.cross_fitting import cross_fits
 from sdvae_ray.scoring.distances.references import site_halves_of
 from sdvae_ray.scoring.floors import start_floors
-from sdvae_ray.scoring.labels import Label
-from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
-from sdvae_ray.scoring.profiles import Profiles
-from sdvae_ray.scoring.roles import chance_of, well_roles
-from sdvae_ray.scoring.tasks import start_tasks
-from sdvae_ray.scoring.transfer import start_transfers
-from sdvae_ray.scoring.well_index import (
+from sdvae_ray.scoring.indices.well_index import (
     delete_well_indices,
     in_the_originals_space,
     neighbours_in,
@@ -32,6 +26,12 @@ from sdvae_ray.scoring.well_index import (
     replicate_recalls,
     save_and_reload_index,
 )
+from sdvae_ray.scoring.inputs.labels import Label
+from sdvae_ray.scoring.inputs.roles import chance_of, well_roles
+from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
+from sdvae_ray.scoring.profiles import Profiles
+from sdvae_ray.scoring.tasks import start_tasks
+from sdvae_ray.scoring.transfer import start_transfers
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from sdvae_ray.retrieval.ranking.pair_rules import PairRules
 from sdvae_ray.retrieval.tasks.groups import group_means, score_groups, split_labels
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_KEY
-from sdvae_ray.scoring.labels import Label
-from sdvae_ray.scoring.roles import task_chance
+from sdvae_ray.scoring.inputs.labels import Label
+from sdvae_ray.scoring.inputs.roles import task_chance
 
 _COPIES = 3  # of the profiles: as they come, the treated ones, and made ready to be ranked
 _OWN, _SIDE = "_well", "_side"

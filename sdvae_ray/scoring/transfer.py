@@ -19,10 +19,10 @@ from sdvae_ray.retrieval.tasks.transfer_pairs import Pair, pairs_of, unscored
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_COLUMN, WELL_KEY
 from sdvae_ray.scoring.cross_fitting import cross_fits
-from sdvae_ray.scoring.labels import Label
+from sdvae_ray.scoring.inputs.labels import Label
+from sdvae_ray.scoring.inputs.roles import task_chance
 from sdvae_ray.scoring.normalised import Normaliser, normaliser_of
 from sdvae_ray.scoring.profiles import Profiles
-from sdvae_ray.scoring.roles import task_chance
 
 _COPIES = 6  # of the normalised profiles of both groups: two spaces, and what is made ready to be ranked
 _COMPONENTS = 512  # a guess at how many features are left, for Ray's plan alone

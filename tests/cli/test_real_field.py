@@ -19,8 +19,8 @@ from scipy.stats import wasserstein_distance
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from sdvae_ray.cli.main import main
-from sdvae_ray.run.commits import read_fovs
-from sdvae_ray.run.tables import read_column
+from sdvae_ray.run.stored.commits import read_fovs
+from sdvae_ray.run.stored.tables import read_column
 from sdvae_ray.storage import Storage
 
 GALLERY = "s3://cellpainting-gallery/"

@@ -16,7 +16,7 @@ from sdvae_ray.commands.demo import ONE_MORE_SIDE, demo_run, real_cells_run, run
 from sdvae_ray.commands.first_line import give, lines_of
 from sdvae_ray.console import waiting
 from sdvae_ray.encoding.pending import trial
-from sdvae_ray.engine.load import Loader
+from sdvae_ray.engine.files.load import Loader
 from sdvae_ray.run.run import Run
 
 

@@ -13,11 +13,11 @@ from sdvae_ray.encoding.start import checked_manifest, prepare_record
 from sdvae_ray.engine.columns import run_columns
 from sdvae_ray.engine.compress import Compressor
 from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.files.load import Batch, Loader
 from sdvae_ray.engine.forward import Forward
-from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import Models, load_models, resolve_weights
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import read_column, write_rows
+from sdvae_ray.run.stored.tables import read_column, write_rows
 from sdvae_ray.schema import ERROR, FOV_ID
 
 FOVS = 11  # of the run that the tests of the stream share

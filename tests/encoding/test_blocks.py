@@ -16,7 +16,7 @@ from sdvae_ray.encoding import actors
 from sdvae_ray.encoding.actors import CompressActor, EncodeActor, LoadActor
 from sdvae_ray.encoding.start import checked_manifest, prepare_record
 from sdvae_ray.engine.compress import taken
-from sdvae_ray.engine.load import IMAGE
+from sdvae_ray.engine.files.load import IMAGE
 from sdvae_ray.engine.models import resolve_weights
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import ERROR, SEPARATOR

@@ -19,7 +19,7 @@ from sdvae_ray.config import StorageConfig
 from sdvae_ray.encoding.calibration import calibrate as module
 from sdvae_ray.encoding.calibration.calibrate import Calibrated, CalibrateOptions, calibrate
 from sdvae_ray.encoding.start import checked_manifest
-from sdvae_ray.engine.load import IMAGE, Loader
+from sdvae_ray.engine.files.load import IMAGE, Loader
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import FOV_ID

@@ -13,11 +13,11 @@ from run_files import small_run
 from sdvae_ray.cli.main import main
 from sdvae_ray.encoding.compact import compact
 from sdvae_ray.errors import DataError
-from sdvae_ray.run.commits import check_whole
 from sdvae_ray.run.record import new_record
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.table_files import data_files
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored.commits import check_whole
+from sdvae_ray.run.stored.table_files import data_files
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.schema import ERROR, FOV_ID
 from sdvae_ray.storage import Storage
 

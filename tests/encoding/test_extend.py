@@ -16,13 +16,13 @@ from sdvae_ray.contracts import Posterior
 from sdvae_ray.encoding.encode import encode
 from sdvae_ray.encoding.pending import pending
 from sdvae_ray.engine.columns import run_columns
-from sdvae_ray.engine.load import IMAGE
+from sdvae_ray.engine.files.load import IMAGE
 from sdvae_ray.engine.models import load_models, resolve_weights
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.run import record as provenance
-from sdvae_ray.run.commits import read_commits
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored.commits import read_commits
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.schema import ERROR, FOV_ID
 from sdvae_ray.sources.manifest.manifest import write_manifest
 from sdvae_ray.storage import Storage

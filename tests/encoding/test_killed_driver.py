@@ -18,7 +18,7 @@ from straight_line import expected_values, stored_values
 from waiting_run import WaitingRun, waiting_run
 
 from sdvae_ray.cli.main import main
-from sdvae_ray.run.commits import read_fovs
+from sdvae_ray.run.stored.commits import read_fovs
 from sdvae_ray.schema import FOV_ID
 from sdvae_ray.storage import Storage
 

@@ -25,7 +25,7 @@ from sdvae_ray.encoding.encode import encode
 from sdvae_ray.encoding.pending import READ
 from sdvae_ray.encoding.start import checked_manifest
 from sdvae_ray.encoding.stream import _pieces
-from sdvae_ray.engine.load import IMAGE, Loader
+from sdvae_ray.engine.files.load import IMAGE, Loader
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import (

@@ -19,15 +19,15 @@ from sdvae_ray.encoding.start import checked_manifest, probe
 from sdvae_ray.encoding.survey import survey
 from sdvae_ray.engine.compress import Compressor
 from sdvae_ray.engine.encode import auto_micro_batch
-from sdvae_ray.engine.load import IMAGE, Batch, Loader
+from sdvae_ray.engine.files.load import IMAGE, Batch, Loader
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.images.header import read_header
 from sdvae_ray.images.prepare import resample
-from sdvae_ray.run.compaction import delete_old, plan, rewrite
-from sdvae_ray.run.field_values import joined, of_patches, per_field
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import write_rows
-from sdvae_ray.run.verify import verify
+from sdvae_ray.run.stored.compaction import delete_old, plan, rewrite
+from sdvae_ray.run.stored.field_values import joined, of_patches, per_field
+from sdvae_ray.run.stored.tables import write_rows
+from sdvae_ray.run.stored.verify import verify
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import CROP, ERROR, FOV_ID
 from sdvae_ray.settings.image import ImageConfig

@@ -31,11 +31,11 @@ from sdvae_ray.encoding.supervision import supervisor
 from sdvae_ray.encoding.supervision.ledger import Counts
 from sdvae_ray.errors import ConfigError, DataError, ResourceError, RunError
 from sdvae_ray.planning.measured import MEASURED, measured_bytes, measured_seconds
-from sdvae_ray.run import conditional_writes, lease
-from sdvae_ray.run.commits import check_whole, read_fovs
 from sdvae_ray.run.cost import of_metric, of_side, recorded
+from sdvae_ray.run.driver import conditional_writes, lease
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import SCORE_TABLES
+from sdvae_ray.run.stored.commits import check_whole, read_fovs
 from sdvae_ray.schema import FOV_ID, column_to_numpy
 from sdvae_ray.scoring.score import score
 from sdvae_ray.storage import Storage

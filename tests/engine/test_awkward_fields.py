@@ -13,7 +13,7 @@ from damage import refusal
 from PIL import Image
 
 from sdvae_ray.config import StorageConfig
-from sdvae_ray.engine.load import Loader
+from sdvae_ray.engine.files.load import Loader
 from sdvae_ray.images.decode import decode_planes
 from sdvae_ray.run.quality import batch_quality, findings, in_lines, scaling_notes
 from sdvae_ray.schema import ERROR, channel_column, uri_column

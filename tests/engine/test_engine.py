@@ -15,8 +15,8 @@ from sdvae_ray.contracts import Posterior
 from sdvae_ray.distributions.fid import frechet_distance, moments
 from sdvae_ray.engine.compress import Compressor, compress
 from sdvae_ray.engine.encode import Encoder, auto_micro_batch
+from sdvae_ray.engine.files.load import IMAGE, Batch
 from sdvae_ray.engine.forward import Forward
-from sdvae_ray.engine.load import IMAGE, Batch
 from sdvae_ray.engine.models import Models, check_names, load_models, resolve_weights
 from sdvae_ray.engine.sides import Sides
 from sdvae_ray.errors import ConfigError

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from sdvae_ray.config import StorageConfig
-from sdvae_ray.engine import illumination
-from sdvae_ray.engine.illumination import IlluminationReader, machine_folder
-from sdvae_ray.engine.load import IMAGE, Loader
+from sdvae_ray.engine.files import illumination
+from sdvae_ray.engine.files.illumination import IlluminationReader, machine_folder
+from sdvae_ray.engine.files.load import IMAGE, Loader
 from sdvae_ray.errors import StorageError
 from sdvae_ray.images.decode import DecodeError
 from sdvae_ray.settings.image import ImageConfig

@@ -7,7 +7,7 @@ from test_engine import encoder, fovs
 from sdvae_ray.codecs import lossless
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.engine.compress import Compressor, has_wide, taken
-from sdvae_ray.engine.load import IMAGE, WIDE, Loader
+from sdvae_ray.engine.files.load import IMAGE, WIDE, Loader
 from sdvae_ray.images.prepare import untile
 from sdvae_ray.schema import ERROR, divisor_column, offset_column
 

@@ -17,9 +17,9 @@ import tifffile
 from PIL import Image
 
 from sdvae_ray.config import StorageConfig
-from sdvae_ray.engine import load as load_stage
-from sdvae_ray.engine.load import IMAGE, Batch, Loader
-from sdvae_ray.engine.quality import QC
+from sdvae_ray.engine.files import load as load_stage
+from sdvae_ray.engine.files.load import IMAGE, Batch, Loader
+from sdvae_ray.engine.files.quality import QC
 from sdvae_ray.errors import StorageError
 from sdvae_ray.images.decode import DecodeError
 from sdvae_ray.images.prepare import CropError, tile, untile

@@ -12,8 +12,8 @@ from sdvae_ray.config import RunConfig
 from sdvae_ray.contracts import Posterior, Takes
 from sdvae_ray.engine.columns import side_columns
 from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.files.load import IMAGE, Batch
 from sdvae_ray.engine.forward import Forward
-from sdvae_ray.engine.load import IMAGE, Batch
 from sdvae_ray.engine.models import Models, load_models, resolve_weights
 from sdvae_ray.images.packing import Packing
 from sdvae_ray.schema import ERROR, FOV_ID, LATENT, column, latents_table

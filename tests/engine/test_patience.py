@@ -15,8 +15,8 @@ from outage_proxy import OutageProxy
 from s3fs.errors import translate_boto_error
 
 from sdvae_ray.config import StorageConfig
-from sdvae_ray.engine.load import IMAGE, Loader
-from sdvae_ray.engine.patience import Patience, PatientStorage
+from sdvae_ray.engine.files.load import IMAGE, Loader
+from sdvae_ray.engine.files.patience import Patience, PatientStorage
 from sdvae_ray.errors import RunError, StorageAwayError, StorageDeniedError, StorageError
 from sdvae_ray.faults import storage_error
 from sdvae_ray.schema import ABSENT, DAMAGED, DENIED, ERROR, ERROR_CLASS, uri_column

@@ -17,12 +17,12 @@ from sdvae_ray.cli.main import main
 from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.compress import Compressor
 from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.files.load import Loader
 from sdvae_ray.engine.forward import Forward
-from sdvae_ray.engine.load import Loader
 from sdvae_ray.engine.models import autoencoder_engines, load_models, resolve_weights
 from sdvae_ray.run import record
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.schema import FOV_ID, KEYS, METADATA, fov_id
 
 SIDES = ("image", "tiny", "pca", "identity", "jpeg")

@@ -14,17 +14,17 @@ from run_files import PCA, small_run
 from sdvae_ray.config import RunConfig, StorageConfig
 from sdvae_ray.engine.compress import Compressor
 from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.files.load import Batch, Loader
+from sdvae_ray.engine.files.patience import Patience, PatientStorage
 from sdvae_ray.engine.flop import count_flop, flop_of_a_call, models_without_data
 from sdvae_ray.engine.forward import Forward
-from sdvae_ray.engine.load import Batch, Loader
 from sdvae_ray.engine.models import load_models, resolve_weights
-from sdvae_ray.engine.patience import Patience, PatientStorage
 from sdvae_ray.planning.census import census
 from sdvae_ray.planning.pieces import rows_per_file
 from sdvae_ray.planning.rates import Rates
 from sdvae_ray.planning.sizes import with_sizes
 from sdvae_ray.planning.work import flop_of_a_fov, planned
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.run.traffic import Traffic
 from sdvae_ray.schema import ERROR, illum_column, uri_column
 from sdvae_ray.sources.manifest.manifest import write_manifest

@@ -14,8 +14,8 @@ from run_files import copied, small_run
 from sdvae_ray.commands.questions import Asked, search
 from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.files.load import Loader
 from sdvae_ray.engine.forward import Forward
-from sdvae_ray.engine.load import Loader
 from sdvae_ray.engine.models import load_models, resolve_weights
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.queries.as_well import nearest_wells, on_plate
@@ -27,12 +27,12 @@ from sdvae_ray.retrieval.normalisation.contract import Corrected
 from sdvae_ray.retrieval.normalisation.normalise import normalise
 from sdvae_ray.retrieval.normalisation.steps.harmony import NO_FIT
 from sdvae_ray.run import record as provenance
-from sdvae_ray.run.commits import read_fovs
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.table_files import write_table
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored.commits import read_fovs
+from sdvae_ray.run.stored.table_files import write_table
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.schema import BATCH_COLUMN, COLOUR, FOV_ID, PLATE_COLUMN, WELL_COLUMN, WELL_KEY, fov_id, uri_column
-from sdvae_ray.scoring.fov_index import build_fov_index
+from sdvae_ray.scoring.indices.fov_index import build_fov_index
 from sdvae_ray.scoring.score import score
 from sdvae_ray.settings.score import FovIndexConfig
 from sdvae_ray.sources.manifest.manifest import write_manifest

@@ -20,17 +20,17 @@ from run_files import copied, small_run
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.files.load import IMAGE, Loader
 from sdvae_ray.engine.forward import Forward
-from sdvae_ray.engine.load import IMAGE, Loader
 from sdvae_ray.engine.models import autoencoder_engines, load_models, resolve_weights
 from sdvae_ray.engine.sides import Field
 from sdvae_ray.errors import ConfigError, DataError, RunError, SdvaeRayError, WeightsError
 from sdvae_ray.images.prepare import centre_crop, scale, untile
 from sdvae_ray.queries.decode import Decoder, checked_side, decode_fov, ome_tiff
 from sdvae_ray.run import record as provenance
-from sdvae_ray.run.commits import read_fovs
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import read_column, write_rows
+from sdvae_ray.run.stored.commits import read_fovs
+from sdvae_ray.run.stored.tables import read_column, write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, latents_table, uri_column
 from sdvae_ray.storage import Storage
 

@@ -17,17 +17,17 @@ from sdvae_ray.commands.questions import Asked, search
 from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.columns import kept_patches
 from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.files.load import Loader
 from sdvae_ray.engine.forward import Forward
-from sdvae_ray.engine.load import Loader
 from sdvae_ray.engine.models import autoencoder_engines, load_models, resolve_weights
 from sdvae_ray.errors import ConfigError, DataError, SdvaeRayError
 from sdvae_ray.queries.new_image import embed_field, image_query, manifest_query, search_image
 from sdvae_ray.queries.search import nearest_profiles, search_row
 from sdvae_ray.run import record as provenance
-from sdvae_ray.run.commits import read_fovs
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.table_files import write_wide_table
-from sdvae_ray.run.tables import read_column, write_rows
+from sdvae_ray.run.stored.commits import read_fovs
+from sdvae_ray.run.stored.table_files import write_wide_table
+from sdvae_ray.run.stored.tables import read_column, write_rows
 from sdvae_ray.schema import (
     COLOUR,
     EMBEDDING,
@@ -38,7 +38,7 @@ from sdvae_ray.schema import (
     embeddings_table,
     uri_column,
 )
-from sdvae_ray.scoring.fov_index import build_fov_index
+from sdvae_ray.scoring.indices.fov_index import build_fov_index
 from sdvae_ray.sources.manifest.manifest import write_manifest
 from sdvae_ray.storage import Storage, join
 

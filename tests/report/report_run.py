@@ -14,21 +14,21 @@ from sdvae_ray.config import RunConfig
 from sdvae_ray.controls import with_groups
 from sdvae_ray.engine.compress import Compressor
 from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.files.load import Loader
 from sdvae_ray.engine.forward import Forward
-from sdvae_ray.engine.load import Loader
 from sdvae_ray.engine.models import autoencoder_engines, load_models, resolve_weights
 from sdvae_ray.metrics import radial_power
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.page.write import write_report
 from sdvae_ray.report.terminal.summary import print_summary
 from sdvae_ray.run import record as provenance
-from sdvae_ray.run.plates import in_threads
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored.plates import in_threads
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import FOV_ID, KEYS, fov_id, illum_column, uri_column
-from sdvae_ray.scoring.fovs import Fovs
+from sdvae_ray.scoring.inputs.fovs import Fovs
 from sdvae_ray.scoring.metric_distributions import metric_distributions
 from sdvae_ray.storage import Storage
 

@@ -13,7 +13,8 @@ import pytest
 from report_run import Page, page_of, scores_of, summary_of, write_run
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.engine import quality, rate
+from sdvae_ray.engine import rate
+from sdvae_ray.engine.files import quality
 from sdvae_ray.report.facts.table import Column
 from sdvae_ray.report.sections import order
 from sdvae_ray.report.sections.phenotypes import retrieval

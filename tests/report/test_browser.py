@@ -19,7 +19,7 @@ from test_wells import large, write_index
 
 from sdvae_ray.config import RunConfig
 from sdvae_ray.report.page.wells_data import wells_json
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS, fov_id
 
 driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

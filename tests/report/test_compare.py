@@ -24,7 +24,7 @@ from sdvae_ray.report.terminal.summary import print_comparison
 from sdvae_ray.run import record as provenance
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import Scores, read_scores
-from sdvae_ray.run.table_files import write_table
+from sdvae_ray.run.stored.table_files import write_table
 from sdvae_ray.runfile import load_run, parse_run
 from sdvae_ray.schema import ERROR, FOV_ID
 from sdvae_ray.storage import Storage

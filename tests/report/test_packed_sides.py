@@ -12,9 +12,9 @@ from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import Beside
 from sdvae_ray.report.sections.images import latents, leakage, metrics
 from sdvae_ray.report.sections.record import provenance
-from sdvae_ray.run.plates import in_threads
 from sdvae_ray.run.run import Run
-from sdvae_ray.scoring.fovs import Fovs
+from sdvae_ray.run.stored.plates import in_threads
+from sdvae_ray.scoring.inputs.fovs import Fovs
 from sdvae_ray.scoring.metric_distributions import metric_distributions
 from sdvae_ray.scoring.score import bands
 

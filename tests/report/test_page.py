@@ -20,7 +20,7 @@ from report_run import EVIL, RANDOM, STAINS, STORAGE, Page, page_of, run_config,
 from rich.console import Console
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.engine.load import IMAGE, Loader
+from sdvae_ray.engine.files.load import IMAGE, Loader
 from sdvae_ray.engine.models import load_models, resolve_weights
 from sdvae_ray.report.facts import outcome
 from sdvae_ray.report.facts.chart import Dumbbell, Dumbbells, Point, Scatter, Strip, Strips
@@ -33,8 +33,8 @@ from sdvae_ray.report.pictures.examples import load_examples
 from sdvae_ray.report.sections.images import rates
 from sdvae_ray.report.sections.phenotypes import truth
 from sdvae_ray.report.terminal.summary import print_summary
-from sdvae_ray.run.commits import read_fovs
-from sdvae_ray.run.tables import read_column, write_rows
+from sdvae_ray.run.stored.commits import read_fovs
+from sdvae_ray.run.stored.tables import read_column, write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS, uri_column
 
 

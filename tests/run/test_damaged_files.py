@@ -19,8 +19,8 @@ from safetensors.torch import save
 from sdvae_ray.errors import SdvaeRayError
 from sdvae_ray.run.record import new_record, read_record
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.table_files import read_table
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored.table_files import read_table
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.runfile import load_run
 from sdvae_ray.schema import ERROR, FOV_ID
 from sdvae_ray.sources.manifest.reader import read_row_group

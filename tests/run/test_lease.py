@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from sdvae_ray.errors import ConfigError, RunError, StorageError
-from sdvae_ray.run import conditional_writes, lease
-from sdvae_ray.run.lease import FILE, Lease
+from sdvae_ray.run.driver import conditional_writes, lease
+from sdvae_ray.run.driver.lease import FILE, Lease
 from sdvae_ray.storage import Storage, join
 
 ROOM = pytest.mark.parametrize("kind", ["folder", "bucket"], indirect=True)
@@ -147,7 +147,7 @@ def test_a_heartbeat_changes_the_lease(room, monkeypatch):
 def test_a_lease_of_a_dead_process_of_this_host_is_taken_over_at_once(room, end):
     program = f"""
 import os
-from sdvae_ray.run.lease import Lease
+from sdvae_ray.run.driver.lease import Lease
 from sdvae_ray.storage import Storage
 Lease({room[0]!r}, Storage()).__enter__()
 {end}
@@ -241,7 +241,7 @@ def test_a_lease_that_cannot_be_read_is_taken_over(room, text):
 RACE = """
 import sys, time
 from sdvae_ray.errors import ConfigError
-from sdvae_ray.run import lease
+from sdvae_ray.run.driver import lease
 from sdvae_ray.storage import Storage
 output, options, starts, stale, number = sys.argv[1], eval(sys.argv[2]), *map(float, sys.argv[3:])
 lease._machine = lambda: f"machine {number}"  # no driver may look at the others' processes

@@ -9,8 +9,8 @@ from rich.console import Console
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.console import LOGGER, print_line
 from sdvae_ray.errors import DataError, RunError, StorageAwayError
-from sdvae_ray.run import log as log_module
-from sdvae_ray.run.log import RunLog
+from sdvae_ray.run.driver import log as log_module
+from sdvae_ray.run.driver.log import RunLog
 from sdvae_ray.storage import Storage
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (?P<session>[0-9a-f]{8}) \S+ (?P<level>\w+): (?P<text>.*)")

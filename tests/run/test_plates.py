@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from sdvae_ray.run import plates
-from sdvae_ray.run.plates import PLACE, in_threads, read_committed, reduced
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.table_files import committed_files
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored import plates
+from sdvae_ray.run.stored.plates import PLACE, in_threads, read_committed, reduced
+from sdvae_ray.run.stored.table_files import committed_files
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS, PLATE_KEY, ROW, fov_id
 
 

@@ -9,14 +9,14 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from sdvae_ray.engine.quality import QC, RAW_QC
+from sdvae_ray.engine.files.quality import QC, RAW_QC
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.run.quality import findings, in_lines, qc_rule, quality_of, quality_table, scaling_notes
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.table_files import committed_files
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored.table_files import committed_files
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS, PLATE_KEY, ROW, WELL_KEY, fov_id
-from sdvae_ray.scoring.fields import Fields, fields_to_score
+from sdvae_ray.scoring.inputs.fields import Fields, fields_to_score
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.storage import Storage
 

@@ -15,7 +15,7 @@ from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.run.record import new_record
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, ROW
 from sdvae_ray.storage import Storage
 

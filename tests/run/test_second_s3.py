@@ -11,7 +11,7 @@ START = """
 import json, sys, time
 from sdvae_ray.config import StorageConfig
 from sdvae_ray.errors import SdvaeRayError
-from sdvae_ray.run.lease import Lease
+from sdvae_ray.run.driver.lease import Lease
 from sdvae_ray.storage import Storage
 storage, place = Storage(StorageConfig(endpoint_url=sys.argv[1], region="us-east-1")), "s3://plates/run"
 said = []

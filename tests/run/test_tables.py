@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sdvae_ray.errors import DataError
-from sdvae_ray.run.commits import check_whole, present_commits, read_commits, read_fovs
-from sdvae_ray.run.table_files import committed_files, data_tables, read_table, sweep, write_table
-from sdvae_ray.run.tables import read_column, write_rows
+from sdvae_ray.run.stored.commits import check_whole, present_commits, read_commits, read_fovs
+from sdvae_ray.run.stored.table_files import committed_files, data_tables, read_table, sweep, write_table
+from sdvae_ray.run.stored.tables import read_column, write_rows
 from sdvae_ray.schema import (
     ERROR,
     FOV_ID,

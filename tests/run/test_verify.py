@@ -7,10 +7,10 @@ import pytest
 from run_files import small_run
 
 from sdvae_ray.errors import ConfigError, DataError
-from sdvae_ray.run.lease import Lease
+from sdvae_ray.run.driver.lease import Lease
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import write_rows
-from sdvae_ray.run.verify import verify
+from sdvae_ray.run.stored.tables import write_rows
+from sdvae_ray.run.stored.verify import verify
 from sdvae_ray.schema import ERROR, FOV_ID, ROW
 from sdvae_ray.storage import join
 

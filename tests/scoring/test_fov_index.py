@@ -10,12 +10,12 @@ from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import DataError
 from sdvae_ray.queries.search import search_row
 from sdvae_ray.retrieval.index import approximate, faiss_index
-from sdvae_ray.run.commits import read_fovs
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored.commits import read_fovs
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS, ROW, fov_id
-from sdvae_ray.scoring import fov_index
-from sdvae_ray.scoring.fov_index import build_fov_index
+from sdvae_ray.scoring.indices import fov_index
+from sdvae_ray.scoring.indices.fov_index import build_fov_index
 from sdvae_ray.storage import Storage
 
 FOVS, GROUPS, DEPTH = 900, 2, 12

@@ -15,7 +15,7 @@ from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.run.joined import join_runs, refuse_joined
 from sdvae_ray.run.record import describe_manifest, new_record
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.schema import EMBEDDINGS, ERROR, FOV_ID, KEYS, ROW, fov_id
 from sdvae_ray.scoring.score import score
 

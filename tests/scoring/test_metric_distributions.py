@@ -10,12 +10,12 @@ from sdvae_ray.controls import with_groups
 from sdvae_ray.distributions.quantiles import nearest_quantiles
 from sdvae_ray.distributions.summary import ERROR as LARGEST
 from sdvae_ray.metrics import psnr
-from sdvae_ray.run.plates import in_threads
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored.plates import in_threads
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.schema import ERROR, FOV_ID, KEYS, ROW, fov_id
 from sdvae_ray.scoring import metric_distributions as module
-from sdvae_ray.scoring.fovs import Fovs
+from sdvae_ray.scoring.inputs.fovs import Fovs
 
 STAINS = ["Mito", "AGP", "RNA", "ER", "DNA"]
 

@@ -11,7 +11,7 @@ from sdvae_ray.retrieval.normalisation.contract import apply
 from sdvae_ray.retrieval.normalisation.normalise import normalise
 from sdvae_ray.retrieval.normalisation.shelf import find_step, step_names
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.table_files import write_wide_table
+from sdvae_ray.run.stored.table_files import write_wide_table
 from sdvae_ray.scoring.normalised import normaliser_of
 from sdvae_ray.scoring.profiles import FILE, ROW, Profiles
 from sdvae_ray.storage import Storage

@@ -29,7 +29,7 @@ from sdvae_ray.retrieval.tasks.transfer import transfer
 from sdvae_ray.retrieval.tasks.transfer_pairs import Pair
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.scores import SCORE_TABLES, Scores, read_scores
-from sdvae_ray.run.tables import write_rows
+from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.schema import EMBEDDINGS, ERROR, FOV_ID, KEYS, PLATE_KEY, ROW, WELL_KEY, fov_id
 from sdvae_ray.scoring.cross_fitting import cross_fits
 from sdvae_ray.scoring.score import score
@@ -565,7 +565,7 @@ def test_recalls_of_a_large_group_are_of_a_draw_of_its_wells(local_ray, tmp_path
     config = run_of(tmp_path, null_size=200, tasks=[])
     rows, patches = embeddings(0)
     store(config, {"image": patches, "same": patches}, rows)
-    monkeypatch.setattr("sdvae_ray.scoring.well_index._QUERIES", 5)
+    monkeypatch.setattr("sdvae_ray.scoring.indices.well_index._QUERIES", 5)
     summary = score(Run(config), SILENT).summary
     assert summary["recall_queries"].to_list() == [5, 5]
     assert summary.filter(pl.col("side") == "same")["reconstruction_recall"].to_list() == [1.0]

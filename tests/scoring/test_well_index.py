@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdvae_ray.queries.saved_index import LEVELS
-from sdvae_ray.scoring.well_index import _file_name
+from sdvae_ray.scoring.indices.well_index import _file_name
 
 GROUPS = [
     "\u03b1",

@@ -11,8 +11,8 @@ import torch
 import sdvae_ray.metrics
 from sdvae_ray import shelves
 from sdvae_ray.engine.encode import Encoder
+from sdvae_ray.engine.files.load import IMAGE
 from sdvae_ray.engine.forward import Forward
-from sdvae_ray.engine.load import IMAGE
 from sdvae_ray.engine.models import check_names, load_models, resolve_weights
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.report.facts.metrics import metric_column

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from sdvae_ray.config import StorageConfig
-from sdvae_ray.engine.load import IMAGE, Loader
+from sdvae_ray.engine.files.load import IMAGE, Loader
 from sdvae_ray.errors import ConfigError, DataError, StorageError
 from sdvae_ray.schema import COLOUR, ERROR, FOV_ID, PIXELS, fov_id, uri_column
 from sdvae_ray.settings.image import ImageConfig

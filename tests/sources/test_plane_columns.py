@@ -10,7 +10,7 @@ import pytest
 
 from sdvae_ray.config import RunConfig, StorageConfig
 from sdvae_ray.encoding.start import checked_manifest
-from sdvae_ray.engine.load import Loader
+from sdvae_ray.engine.files.load import Loader
 from sdvae_ray.errors import DataError, StorageError
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import ERROR, channel_column, illum_column, uri_column

@@ -21,10 +21,10 @@ from field_files import STAINS, Batch
 from PIL import Image
 
 from sdvae_ray.config import StorageConfig
-from sdvae_ray.engine.load import IMAGE, Loader
-from sdvae_ray.engine.pack import Compression, PackedFov, Packer
-from sdvae_ray.engine.patience import Patience
-from sdvae_ray.engine.shard_files import parquet_shard, tar_shard
+from sdvae_ray.engine.files.load import IMAGE, Loader
+from sdvae_ray.engine.files.pack import Compression, PackedFov, Packer
+from sdvae_ray.engine.files.patience import Patience
+from sdvae_ray.engine.files.shard_files import parquet_shard, tar_shard
 from sdvae_ray.images.prepare import CropError
 from sdvae_ray.planning.census import census
 from sdvae_ray.planning.sizes import with_sizes

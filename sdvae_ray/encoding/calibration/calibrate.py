@@ -17,7 +17,7 @@ from sdvae_ray.console import print_line, waiting
 from sdvae_ray.encoding.actors import as_batch
 from sdvae_ray.encoding.calibration.constants import DIVISOR, FOVS, OFFSET, SPREAD, constants, outliers
 from sdvae_ray.encoding.calibration.sample import sampled_fovs
-from sdvae_ray.engine.percentiles import HIGH, LOW, PROBLEM, STAIN, field_percentiles
+from sdvae_ray.engine.files.percentiles import HIGH, LOW, PROBLEM, STAIN, field_percentiles
 from sdvae_ray.errors import DataError
 from sdvae_ray.schema import (
     FOV_ID,

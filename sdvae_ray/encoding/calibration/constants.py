@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from sdvae_ray.engine.percentiles import HIGH, LOW, STAIN
+from sdvae_ray.engine.files.percentiles import HIGH, LOW, STAIN
 from sdvae_ray.errors import DataError
 from sdvae_ray.run.quality import MAD_TO_SD, robust_z
 from sdvae_ray.schema import FOV_ID, PLATE_KEY

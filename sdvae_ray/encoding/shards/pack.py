@@ -23,10 +23,10 @@ from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order, weighing
 from sdvae_ray.cluster.session import check_folder_is_shared, ray_session
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.shards.plan import SHARDS, PackOptions, Plan, plan_shards
-from sdvae_ray.engine.pack import PackedFov
-from sdvae_ray.engine.shard_files import parquet_shard, tar_shard
+from sdvae_ray.engine.files.pack import PackedFov
+from sdvae_ray.engine.files.shard_files import parquet_shard, tar_shard
 from sdvae_ray.errors import RunError
-from sdvae_ray.run.lease import Lease
+from sdvae_ray.run.driver.lease import Lease
 from sdvae_ray.schema import (
     PACK_ERROR,
     PIXELS,

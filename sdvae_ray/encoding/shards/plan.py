@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from sdvae_ray.engine.pack import Compression, Packer
+from sdvae_ray.engine.files.pack import Compression, Packer
 from sdvae_ray.errors import ConfigError, DataError, StorageError
 from sdvae_ray.images.prepare import CropError
 from sdvae_ray.schema import COLOUR, FOV_ID, SHARD

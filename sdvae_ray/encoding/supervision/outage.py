@@ -8,7 +8,7 @@ from rich.console import Console
 
 from sdvae_ray.console import print_line
 from sdvae_ray.encoding.supervision.ledger import answer
-from sdvae_ray.engine.patience import Patience
+from sdvae_ray.engine.files.patience import Patience
 from sdvae_ray.errors import RunError
 from sdvae_ray.run.run import Run
 

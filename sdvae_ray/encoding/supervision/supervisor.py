@@ -17,7 +17,7 @@ from sdvae_ray.encoding.supervision.ledger import Counts, Ledger, Stage, answer
 from sdvae_ray.encoding.supervision.progress import shown
 from sdvae_ray.encoding.supervision.watch import Watch
 from sdvae_ray.errors import RunError
-from sdvae_ray.run.lease import Lease
+from sdvae_ray.run.driver.lease import Lease
 from sdvae_ray.run.run import Run
 
 _ANSWER = 10.0  # seconds that the driver waits for the ledger; then the last counts serve

@@ -9,7 +9,7 @@ import polars as pl
 
 from sdvae_ray.exports.contract import TABLES, Exported, Request
 from sdvae_ray.exports.profiles import Profiles, profiles_of
-from sdvae_ray.run.features import Feature
+from sdvae_ray.run.stored.features import Feature
 from sdvae_ray.schema import METADATA
 
 SUFFIXES = (".h5ad",)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sdvae_ray.engine.load import IMAGE, Batch, Loader
+from sdvae_ray.engine.files.load import IMAGE, Batch, Loader
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import ERROR, FOV_ID
 from sdvae_ray.sources.manifest.reader import read_manifest_column, read_row_group, row_groups

@@ -16,11 +16,11 @@ from sdvae_ray.distributions import fid, sample
 from sdvae_ray.distributions.between import DISTANCES, compare
 from sdvae_ray.distributions.kernel import kid
 from sdvae_ray.randomness import generator
-from sdvae_ray.run.field_values import of_patches
 from sdvae_ray.run.run import Run
+from sdvae_ray.run.stored.field_values import of_patches
 from sdvae_ray.schema import EMBEDDING, FOV_ID, PATCHES, embeddings_table
-from sdvae_ray.scoring.fovs import Fovs
-from sdvae_ray.scoring.labels import Label, slice_columns
+from sdvae_ray.scoring.inputs.fovs import Fovs
+from sdvae_ray.scoring.inputs.labels import Label, slice_columns
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order
 from sdvae_ray.controls import GROUP
 from sdvae_ray.distributions.latent import LatentMoments, active_units, describe, effective_rank, latent_moments, merge
 from sdvae_ray.engine.columns import stores_latents
-from sdvae_ray.run.field_values import of_patches
-from sdvae_ray.run.plates import PlateRows
 from sdvae_ray.run.run import Run
+from sdvae_ray.run.stored.field_values import of_patches
+from sdvae_ray.run.stored.plates import PlateRows
 from sdvae_ray.schema import FOV_ID, LATENT, latents_table
-from sdvae_ray.scoring.fovs import Fovs
+from sdvae_ray.scoring.inputs.fovs import Fovs
 
 _KEY = {"side": pl.String, "group": pl.String, "passes": pl.Int64}
 _UNITS = {"channels": pl.Int64, "units": pl.Int64, "active_units": pl.Int64, "effective_rank": pl.Float64}

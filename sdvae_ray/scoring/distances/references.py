@@ -17,16 +17,16 @@ from sdvae_ray.cluster.ordered_tasks import TASK_CPUS, in_order
 from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.controls import CONTROL, GROUP, TREATED
 from sdvae_ray.randomness import block_generator
-from sdvae_ray.run.plates import PlateRows
 from sdvae_ray.run.run import Run
+from sdvae_ray.run.stored.plates import PlateRows
 from sdvae_ray.schema import FOV_ID, WELL_KEY, embeddings_table
 from sdvae_ray.scoring.distances.distances import Patches, distances, merge_patches, patch_statistics
 from sdvae_ray.scoring.floors import SiteHalves
-from sdvae_ray.scoring.fovs import Fovs, WellsOfPlate, well_table
-from sdvae_ray.scoring.labels import slice_columns
+from sdvae_ray.scoring.inputs.fovs import Fovs, WellsOfPlate, well_table
+from sdvae_ray.scoring.inputs.labels import slice_columns
+from sdvae_ray.scoring.inputs.roles import well_roles
 from sdvae_ray.scoring.normalised import normaliser_of
 from sdvae_ray.scoring.profiles import Profiles, build_profiles
-from sdvae_ray.scoring.roles import well_roles
 
 _PLACES = ("halves/first", "halves/second")
 

@@ -15,7 +15,7 @@ from sdvae_ray.report.facts.conclude.study import Study, studies
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.retrieval.significance.prediction import Prediction, prediction
 from sdvae_ray.run.cost import Cost, added, of_metric
-from sdvae_ray.run.field_values import per_field
+from sdvae_ray.run.stored.field_values import per_field
 from sdvae_ray.schema import ERROR, FOV_ID, WELL_KEY, metrics_table
 
 LEAST_SIDES, LEAST_FAMILIES, LEAST_COMPOUNDS = 15, 3, 3

@@ -12,7 +12,7 @@ from sdvae_ray.report.facts.metrics import against_stains, metric_columns, plain
 from sdvae_ray.report.facts.sample import sampled
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import SIDE, Column, Row, Section, Table
-from sdvae_ray.run.field_values import of_patches
+from sdvae_ray.run.stored.field_values import of_patches
 from sdvae_ray.schema import METRICS, metrics_table
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

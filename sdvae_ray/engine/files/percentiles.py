@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sdvae_ray.config import StorageConfig
-from sdvae_ray.engine.load import Loader
+from sdvae_ray.engine.files.load import Loader
 from sdvae_ray.errors import one_line
 from sdvae_ray.images.prepare import centre_crop, check_same_size, correct
 from sdvae_ray.schema import FOV_ID, SHARD_CROP

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sdvae_ray.errors import ConfigError, RunError, StorageError
-from sdvae_ray.run import conditional_writes
+from sdvae_ray.run.driver import conditional_writes
 from sdvae_ray.storage import Storage, join
 
 FILE = "_lease.json"

@@ -9,7 +9,7 @@ from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.run.quality import DEVIATION, qc_rule
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import PLATE_COLUMN, PLATE_KEY
-from sdvae_ray.scoring.fovs import Prepared
+from sdvae_ray.scoring.inputs.fovs import Prepared
 
 WHERE = "score.exclude_qc"
 

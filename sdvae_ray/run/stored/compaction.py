@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.parquet import opened
-from sdvae_ray.run import table_files, tables
-from sdvae_ray.run.commits import FILE, check_whole, one_per_fov, read_rows
 from sdvae_ray.run.run import Run
+from sdvae_ray.run.stored import table_files, tables
+from sdvae_ray.run.stored.commits import FILE, check_whole, one_per_fov, read_rows
 from sdvae_ray.schema import CROP, ERROR, FOV_ID, FOVS, SEPARATOR
 from sdvae_ray.storage import join
 

@@ -12,10 +12,10 @@ import polars as pl
 
 from sdvae_ray.controls import GROUP, control_counts, with_roles
 from sdvae_ray.run.annotation import replaced
-from sdvae_ray.run.plates import PLACE, Key, PlateRows, reduced
 from sdvae_ray.run.quality import PREFIX, quality_table
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.table_files import member_of
+from sdvae_ray.run.stored.plates import PLACE, Key, PlateRows, reduced
+from sdvae_ray.run.stored.table_files import member_of
 from sdvae_ray.schema import (
     ERROR,
     FOV_ID,
@@ -25,7 +25,7 @@ from sdvae_ray.schema import (
     WELL_KEY,
     annotation_columns,
 )
-from sdvae_ray.scoring.labels import with_slices
+from sdvae_ray.scoring.inputs.labels import with_slices
 from sdvae_ray.sources.keys import WordCounts, counted_words
 
 

@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.parquet import opened
-from sdvae_ray.run.commits import committed_columns, gone_files, with_files
-from sdvae_ray.run.lease import Lease
+from sdvae_ray.run.driver.lease import Lease
 from sdvae_ray.run.run import Run
-from sdvae_ray.run.table_files import REPAIR, committed_files, data_files
+from sdvae_ray.run.stored.commits import committed_columns, gone_files, with_files
+from sdvae_ray.run.stored.table_files import REPAIR, committed_files, data_files
 from sdvae_ray.schema import ERROR, FOV_ID, FOVS, SEPARATOR
 from sdvae_ray.storage import join
 

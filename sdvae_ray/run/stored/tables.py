@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.parquet import opened
-from sdvae_ray.run.commits import COMMITS, committed_columns, gone_line
-from sdvae_ray.run.field_values import joined
-from sdvae_ray.run.table_files import REPAIR, file_uri, read_table, write_table
+from sdvae_ray.run.stored.commits import COMMITS, committed_columns, gone_line
+from sdvae_ray.run.stored.field_values import joined
+from sdvae_ray.run.stored.table_files import REPAIR, file_uri, read_table, write_table
 from sdvae_ray.schema import ERROR, ERROR_CLASS, FOV_ID, FOVS, ROW, SEPARATOR, column_to_numpy, table_from_columns
 from sdvae_ray.storage import Storage, join
 

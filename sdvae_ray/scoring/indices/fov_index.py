@@ -28,8 +28,8 @@ from sdvae_ray.engine.columns import kept_patches
 from sdvae_ray.errors import DataError
 from sdvae_ray.queries.saved_index import ID, LEVELS, PATCHES_PER_FOV, ROOT
 from sdvae_ray.retrieval.index import approximate, faiss_index, tuning
-from sdvae_ray.run.field_values import of_patches
 from sdvae_ray.run.run import Run
+from sdvae_ray.run.stored.field_values import of_patches
 from sdvae_ray.schema import EMBEDDING, FOV_ID, METADATA, PATCHES, PLATE_KEY, embeddings_table
 
 _QUERIES = 500  # vectors held out: half to choose settings, half to measure

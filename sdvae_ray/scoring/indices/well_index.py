@@ -17,7 +17,7 @@ from sdvae_ray.retrieval.normalisation.shelf import has_fit
 from sdvae_ray.retrieval.tasks.recall import replicate_recall
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import WELL_KEY
-from sdvae_ray.scoring.labels import Label
+from sdvae_ray.scoring.inputs.labels import Label
 from sdvae_ray.scoring.normalised import normaliser_of
 from sdvae_ray.scoring.profiles import FILE, ROW, Profiles
 from sdvae_ray.storage import join

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sdvae_ray.engine.pack import PackedFov
+from sdvae_ray.engine.files.pack import PackedFov
 from sdvae_ray.schema import PACK_ERROR, pixels_column
 from sdvae_ray.sources.manifest.row import stains_by_file
 

@@ -13,8 +13,8 @@ from typing import Any, Self, TypeVar
 
 import polars as pl
 
-from sdvae_ray.run.commits import FILE, one_per_fov, read_files
 from sdvae_ray.run.run import Run
+from sdvae_ray.run.stored.commits import FILE, one_per_fov, read_files
 from sdvae_ray.schema import ERROR, METADATA, PLATE_KEY
 
 PLACE = "_place"  # column: where a row stands in fovs/, number of the file * ROWS + row in the file

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from sdvae_ray.errors import DataError
 from sdvae_ray.parquet import opened
-from sdvae_ray.run.table_files import REPAIR, committed_files, data_files, file_uri, read_table
+from sdvae_ray.run.stored.table_files import REPAIR, committed_files, data_files, file_uri, read_table
 from sdvae_ray.schema import ERROR, FOV_ID, FOVS, SEPARATOR
 from sdvae_ray.storage import Storage, join
 

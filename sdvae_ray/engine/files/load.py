@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from sdvae_ray.config import StorageConfig
-from sdvae_ray.engine.illumination import IlluminationReader
-from sdvae_ray.engine.patience import Patience, PatientStorage
-from sdvae_ray.engine.quality import QC, RAW_QC, empty_qc
+from sdvae_ray.engine.files.illumination import IlluminationReader
+from sdvae_ray.engine.files.patience import Patience, PatientStorage
+from sdvae_ray.engine.files.quality import QC, RAW_QC, empty_qc
 from sdvae_ray.errors import RunError, StorageAwayError, StorageDeniedError, StorageError, one_line
 from sdvae_ray.images.decode import decode_colours, decode_planes
 from sdvae_ray.images.prepare import centre_crop, check_same_kind, check_same_size, correct, resample, resize, tile

@@ -14,15 +14,15 @@ from sdvae_ray.console import print_line
 from sdvae_ray.controls import GROUP, lines_on_controls, with_roles
 from sdvae_ray.errors import DataError, did_you_mean
 from sdvae_ray.retrieval.normalisation.normalise import resolve_steps
-from sdvae_ray.run.commits import gone_of, present_commits, refuse_gone
-from sdvae_ray.run.plates import PLACE, Committed, Key, Mapper, PlateRows, in_threads, read_committed, reduced
 from sdvae_ray.run.quality import STORED
 from sdvae_ray.run.run import Run
+from sdvae_ray.run.stored.commits import gone_of, present_commits, refuse_gone
+from sdvae_ray.run.stored.plates import PLACE, Committed, Key, Mapper, PlateRows, in_threads, read_committed, reduced
 from sdvae_ray.schema import FOV_ID, METADATA, PLATE_KEY, SOURCE_DIGEST, annotation_columns
-from sdvae_ray.scoring.annotation import current_manifest, current_metadata
-from sdvae_ray.scoring.exclusion import exclusion_of, exclusion_rule
-from sdvae_ray.scoring.fovs import Fovs, Prepared, Rules, prepare_plate, well_table
-from sdvae_ray.scoring.roles import known_columns
+from sdvae_ray.scoring.inputs.annotation import current_manifest, current_metadata
+from sdvae_ray.scoring.inputs.exclusion import exclusion_of, exclusion_rule
+from sdvae_ray.scoring.inputs.fovs import Fovs, Prepared, Rules, prepare_plate, well_table
+from sdvae_ray.scoring.inputs.roles import known_columns
 from sdvae_ray.settings.score import ScoreConfig
 from sdvae_ray.sources.keys import WordCounts
 
