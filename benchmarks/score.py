@@ -33,12 +33,13 @@ import torch
 from rich.console import Console
 
 from sdvae_ray.config import RunConfig
-from sdvae_ray.run.record import describe_manifest, new_record
+from sdvae_ray.run.record import new_record
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.stored.commits import COMMITS
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, ERROR_CLASS, FOV_ID, KEYS, SOURCE_DIGEST, tensor_array
 from sdvae_ray.scoring import score as stages
+from sdvae_ray.sources.manifest.describe import describe_manifest
 from sdvae_ray.storage import Storage
 
 WELLS, CONTROLS, SITES, PLATES_PER_COMPOUND, SOURCES = 384, 64, 8, 4, 12

@@ -138,7 +138,7 @@ def test_bash_can_read_every_block_of_a_page(page):
 EXECUTED = {
     "tutorial-field.md": "tests/cli/test_tutorials.py",
     "tutorial-gallery.md": "tests/cli/test_tutorials.py",
-    "plan.md": "tests/planning/test_docs.py",
+    "plan.md": "tests/planning/test_plan_docs.py",
     "cluster.md": "tests/cluster/test_cluster_yaml.py",
 }
 

@@ -24,6 +24,7 @@ from sdvae_ray.run import record
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.schema import FOV_ID, KEYS, METADATA, fov_id
+from sdvae_ray.sources.manifest.describe import describe_manifest
 
 SIDES = ("image", "tiny", "pca", "identity", "jpeg")
 FACTORS = {"scaling_factor": 0.18215, "shift_factor": 0.25}
@@ -41,7 +42,7 @@ def write_finished(config: RunConfig, fields: dict[str, np.ndarray], files: int)
         write_rows(
             config.output, f"part-{number}", {name: values[rows] for name, values in columns.items()}, run.storage
         )
-    manifest = record.describe_manifest(config.manifest, len(fields[FOV_ID]), run.storage)
+    manifest = describe_manifest(config.manifest, len(fields[FOV_ID]), run.storage)
     weights = {name: weight.record() for name, weight in resolved.items()}
     engines = autoencoder_engines(config, resolved, None)
     run.write_record(record.new_record(config, manifest, weights, 8, "float32", {"tiny": FACTORS}, engines))

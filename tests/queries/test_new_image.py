@@ -270,7 +270,7 @@ def test_what_cannot_be_searched_is_said_in_one_line(indexed, tmp_path, write_ti
         (lambda: image(files, config.model_copy(update={"image": manual})), "constants of its manifest"),
         (lambda: manifest_query(Run(config), config.manifest, None), "24 rows: --fov ID"),
         (lambda: manifest_query(Run(config), config.manifest, "source_1/batch 1/P1/A01/2"), "did you mean"),
-        (lambda: manifest_query(Run(config), str(tmp_path / "m.parquet"), None), "does not exist"),
+        (lambda: manifest_query(Run(config), str(tmp_path / "m.parquet"), None), "no manifest at"),
         (
             lambda: search_row(Run(config), fields[FOV_ID][0], lost, None, None, 3),
             "was not kept by intensity",

@@ -30,6 +30,7 @@ from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import FOV_ID, KEYS, fov_id, illum_column, uri_column
 from sdvae_ray.scoring.inputs.fovs import Fovs
 from sdvae_ray.scoring.metric_distributions import metric_distributions
+from sdvae_ray.sources.manifest.describe import describe_manifest
 from sdvae_ray.storage import Storage
 
 STAINS = ("Mito", "AGP", "RNA", "ER", "DNA")
@@ -84,7 +85,7 @@ def write_run(folder: Path, config: RunConfig) -> None:
     for start in (0, 4):
         part = {name: values[start : start + 4] for name, values in batch.items()}
         write_rows(config.output, f"part-{start}", encoder(compressor(loader(part))), STORAGE)
-    manifest = provenance.describe_manifest(config.manifest, len(rows), STORAGE)
+    manifest = describe_manifest(config.manifest, len(rows), STORAGE)
     weights = {name: found.record() for name, found in resolved.items()}
     provenance.write_record(
         config.output,

@@ -4,6 +4,7 @@ import base64
 import json
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import polars as pl
 import pytest
@@ -15,6 +16,7 @@ from sdvae_ray.config import RunConfig
 from sdvae_ray.report.facts import wells as facts
 from sdvae_ray.report.facts.wells import Measure, WellMap, Wells, nearest_rows, wells_of
 from sdvae_ray.report.page.wells_data import wells_json
+from sdvae_ray.report.pictures import thumbnails
 from sdvae_ray.report.sections.explore import wells
 from sdvae_ray.report.sections.explore.wells import Explorer, position_of
 from sdvae_ray.retrieval.arrays import principal_components
@@ -142,3 +144,29 @@ def large(count: int = 100_000) -> Explorer:
 
 def test_a_hundred_thousand_wells_take_less_than_nine_megabytes():
     assert len(wells_json(large())) < 9_000_000  # of the 15 of a page: pictures take about 4
+
+
+def test_every_well_has_a_thumbnail_of_its_first_usable_field(run: RunConfig, tmp_path: Path) -> None:
+    study = scored(run)
+    explorer = wells.with_thumbnails(study).content
+    table = explorer.wells.table
+    keys = [name for name in WELL_KEY if name in table.columns]
+    known = study.usable.select(pl.col(keys).cast(pl.String)).unique()
+    assert len(explorer.pictures) == known.height > 1
+    for number, picture in explorer.pictures.items():
+        assert table[number].select(keys).row(0) in known.rows()
+        height, width, colours = imagecodecs.png_decode(picture).shape
+        assert max(height, width) <= thumbnails.SIZE
+        assert colours == 3
+    data = json.loads(wells_json(explorer))
+    assert {int(number): base64.b64decode(text) for number, text in data["pictures"].items()} == explorer.pictures
+    gone = scored(run.model_copy(update={"manifest": str(tmp_path / "none.parquet")}))
+    assert wells.with_thumbnails(gone).content.pictures == {}
+    assert "Thumbnails" not in wells.with_thumbnails(gone).lead
+
+
+def test_of_many_wells_a_sample_has_thumbnails_and_the_page_says_how_many(run: RunConfig, monkeypatch) -> None:
+    monkeypatch.setattr(thumbnails, "MOST", 1)
+    section = wells.with_thumbnails(scored(run))
+    assert len(section.content.pictures) == 1
+    assert f"Thumbnails (1 of {section.content.wells.table.height} wells)" in section.lead

@@ -18,13 +18,14 @@ from sdvae_ray.errors import DataError, RunError
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.sections.record import provenance
 from sdvae_ray.run.annotation import replaced
-from sdvae_ray.run.record import describe_manifest, new_record
+from sdvae_ray.run.record import new_record
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.schema import EMBEDDINGS, ERROR, FOV_ID, KEYS, METADATA, ROW, SOURCE_DIGEST, uri_column
 from sdvae_ray.scoring.inputs.annotation import current_manifest, current_metadata
 from sdvae_ray.scoring.score import score
 from sdvae_ray.settings.score import ScoreConfig
+from sdvae_ray.sources.manifest.describe import describe_manifest
 from sdvae_ray.sources.manifest.scan import annotation_hash, identity_hash, scan_manifest
 
 SILENT = Console(quiet=True)

@@ -13,11 +13,12 @@ from run_files import small_run
 from sdvae_ray.commands import runs as commands
 from sdvae_ray.errors import ConfigError, DataError
 from sdvae_ray.run.joined import join_runs, refuse_joined
-from sdvae_ray.run.record import describe_manifest, new_record
+from sdvae_ray.run.record import new_record
 from sdvae_ray.run.run import Run
 from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.schema import EMBEDDINGS, ERROR, FOV_ID, KEYS, ROW, fov_id
 from sdvae_ray.scoring.score import score
+from sdvae_ray.sources.manifest.describe import describe_manifest
 
 SILENT = Console(quiet=True)
 WELLS, SITES = 24, 2  # of a plate: 16 controls, and two wells of four compounds

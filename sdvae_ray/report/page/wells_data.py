@@ -48,6 +48,7 @@ def wells_json(explorer: Explorer) -> str:
         ],
         "maps": [{"label": one.label, "places": _base64("H", one.places.ravel().tolist())} for one in wells.maps],
         "neighbours": None if wells.neighbours is None else _base64("i", wells.neighbours.ravel().tolist()),
+        "pictures": {number: base64.b64encode(picture).decode() for number, picture in explorer.pictures.items()},
         "nearest": 0 if wells.neighbours is None else wells.neighbours.shape[1],
     }
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

@@ -1,36 +1,53 @@
 """The pixels of a few fields of view of a run, loaded again from its manifest."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sdvae_ray.engine.files.load import IMAGE, Batch, Loader
+from sdvae_ray.engine.files.load import IMAGE, Loader
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import ERROR, FOV_ID
-from sdvae_ray.sources.manifest.reader import read_manifest_column, read_row_group, row_groups
+from sdvae_ray.sources.manifest.reader import read_manifest_column, read_rows, row_groups
+
+_AT_ONCE = 4  # fields that are loaded together
 
 
 def load_pixels(run: Run, ids: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return fov_id -> (P, C, S, S) integers, from the manifest's rows of these FOVs; and notes why others have none."""
-    if not ids:
-        return {}, []
-    config, storage = run.config, run.storage
-    keys = read_manifest_column(config.manifest, FOV_ID, storage)
-    sizes, _ = row_groups(config.manifest, storage)
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    rows = np.flatnonzero(pc.is_in(keys, pa.array(ids, pa.string())).to_numpy())
-    at = {str(keys[int(row)]): int(row) for row in rows}
-    notes = [f"{name} is not shown: it is not in {config.manifest}" for name in ids if name not in at]
-    loader = Loader(config.image, config.storage)
     pixels: dict[str, np.ndarray] = {}
-    for name, row in at.items():
-        group = int(np.searchsorted(starts, row, side="right")) - 1
-        table = read_row_group(config.manifest, group, storage).slice(row - int(starts[group]), 1)
-        loaded: Batch = loader({column: np.array(table[column].to_pylist(), object) for column in table.column_names})
-        if loaded[ERROR][0]:
-            notes.append(f"{name} is not shown: {loaded[ERROR][0]}")
+    notes: list[str] = []
+    for name, field in each_field(run, ids):
+        if isinstance(field, str):
+            notes.append(f"{name} is not shown: {field}")
         else:
-            pixels[name] = loaded[IMAGE][0]
+            pixels[name] = field
     return pixels, notes
+
+
+def each_field(run: Run, ids: Sequence[str]) -> Iterator[tuple[str, np.ndarray | str]]:
+    """Yield every FOV with its pixels (P, C, S, S), integers, or the reason why it has none; first those that the manifest lacks.
+
+    Raises DataError for a manifest that is none, StorageError.
+    """
+    if not ids:
+        return
+    config, storage = run.config, run.storage
+    names = read_manifest_column(config.manifest, FOV_ID, storage)
+    ends = np.cumsum(row_groups(config.manifest, storage)[0])
+    rows = np.flatnonzero(pc.is_in(names, pa.array(ids, pa.string())).to_numpy())
+    missing = set(ids) - {str(names[int(row)]) for row in rows}
+    yield from ((name, f"it is not in {config.manifest}") for name in ids if name in missing)
+    if not len(rows):
+        return
+    groups = np.searchsorted(ends, rows, side="right")
+    keys = pl.DataFrame({"row_group": groups, "row": rows - np.concatenate([[0], ends])[groups]})
+    table, loader = read_rows(config.manifest, keys, storage), Loader(config.image, config.storage)
+    for start in range(0, len(table), _AT_ONCE):
+        some = table.slice(start, _AT_ONCE)
+        loaded = loader({column: np.array(some[column].to_pylist(), object) for column in some.column_names})
+        for number, name in enumerate(some[FOV_ID].to_pylist()):
+            reason = loaded[ERROR][number]
+            yield name, str(reason) if reason else loaded[IMAGE][number]

@@ -25,7 +25,7 @@ SECTIONS = [
     Entry(rates.section, in_terminal=True),
     Entry(compounds.section),
     Entry(examples.section),
-    Entry(wells.section),
+    Entry(wells.with_thumbnails),
     Entry(short.section),
     Entry(comparison.section),
     Entry(dose.section),

@@ -30,6 +30,7 @@
     draw("paint");
   };
 
+  const picture = (well) => data.pictures[well] ? [element("img", "", { src: `data:image/png;base64,${data.pictures[well]}`, alt: `Original of ${data.nameOf(well)}`, className: "thumbnail" })] : [];
   const tell = () => {
     const well = state.here;
     const rows = [["well", data.nameOf(well)], ["compound", data.compoundOf(well)], ["role", data.roles[data.role[well]]], [state.colour.label, state.colour.value(well)]];
@@ -45,10 +46,10 @@
       const button = element("button", `${data.nameOf(other)} ${data.compoundOf(other)}`, { type: "button" });
       button.addEventListener("click", () => { state.mark([well, other]); state.goTo(other); });
       const item = element("li", "");
-      item.append(button);
+      item.append(...picture(other), button);
       near.append(item);
     }
-    part("well").replaceChildren(table, ...(near.childElementCount ? [element("h4", "nearest wells"), near] : []));
+    part("well").replaceChildren(...picture(well), table, ...(near.childElementCount ? [element("h4", "nearest wells"), near] : []));
   };
   const list = () => {
     const wells = [...state.marked];

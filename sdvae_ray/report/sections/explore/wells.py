@@ -1,15 +1,17 @@
 """Where on the plates, and near which wells? Plate heat maps, a map of the wells and the wells themselves, to be brushed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import cast
 
 import polars as pl
 
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import Section
 from sdvae_ray.report.facts.wells import MOST, NEAREST, Wells, wells_of
+from sdvae_ray.report.pictures.thumbnails import thumbnails
 from sdvae_ray.retrieval.positions import place_of
-from sdvae_ray.schema import BATCH_COLUMN, PLATE_COLUMN, WELL_COLUMN
+from sdvae_ray.schema import BATCH_COLUMN, PLATE_COLUMN, WELL_COLUMN, WELL_KEY
 
 SHAPES = ((8, 12), (16, 24), (32, 48))  # rows and columns of plates of 96, 384 and 1,536 wells
 
@@ -20,6 +22,7 @@ class Explorer:
 
     shapes             rows and columns of every plate
     rows, columns      the position of every well, from 0; None: its name is no position
+    pictures           number of a well -> a thumbnail, a PNG
     """
 
     wells: Wells
@@ -28,6 +31,19 @@ class Explorer:
     plate_of: list[int]
     positions: list[tuple[int, int] | None]
     batch_of: list[str]
+    pictures: dict[int, bytes] = field(default_factory=dict)
+
+
+def with_thumbnails(scored: ScoredRun) -> Section | None:
+    """Return the section with thumbnails of the wells, which takes their pixels."""
+    made = section(scored)
+    if made is None:
+        return None
+    explorer = cast(Explorer, made.content)
+    table = explorer.wells.table
+    keys = [name for name in WELL_KEY if name in table.columns]
+    pictures, words = thumbnails(scored, table, keys)
+    return replace(made, lead=f"{made.lead} {words}".rstrip(), content=replace(explorer, pictures=pictures))
 
 
 def section(scored: ScoredRun) -> Section | None:
