@@ -50,8 +50,6 @@ def thumbnails(scored: ScoredRun, wells: pl.DataFrame, keys: Sequence[str]) -> t
     if not pictures:
         return {}, ""
     scored.say(f"thumbnails of {len(pictures)} wells, {time.monotonic() - start:.0f} s")
-    of = "" if len(pictures) == wells.height else f" of {len(pictures):,} wells"
-    return (
-        pictures,
-        f"Thumbnails{of} show the originals of the first usable field, each stretched by its own percentiles.",
-    )
+    some = "" if len(pictures) == wells.height else f" ({len(pictures):,} of {wells.height:,} wells)"
+    words = f"Thumbnails{some} show the originals of the first usable field, each stretched by its own percentiles."
+    return pictures, words
