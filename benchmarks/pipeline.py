@@ -28,7 +28,6 @@ from rich.console import Console
 
 from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.config import RunConfig
-from sdvae_ray.encoding.actors import as_batch
 from sdvae_ray.encoding.bench import bench
 from sdvae_ray.engine.compress import Compressor, has_wide
 from sdvae_ray.engine.encode import Encoder, auto_micro_batch
@@ -39,6 +38,7 @@ from sdvae_ray.run.run import Run
 from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import FOV_ID, KEYS, fov_id, illum_column, uri_column
 from sdvae_ray.sources.manifest.reader import read_rows
+from sdvae_ray.sources.manifest.row import as_batch
 from sdvae_ray.sources.synthetic.field import render_field
 from sdvae_ray.sources.synthetic.microscope import STAINS, BatchEffect
 

@@ -41,7 +41,6 @@ import torch
 from rich.console import Console
 
 from sdvae_ray.encoding import stream
-from sdvae_ray.encoding.actors import as_batch
 from sdvae_ray.encoding.encode import encode
 from sdvae_ray.engine.columns import run_columns
 from sdvae_ray.engine.files.load import Batch
@@ -51,6 +50,7 @@ from sdvae_ray.runfile import parse_run
 from sdvae_ray.schema import ERROR, ERROR_CLASS, FOV_ID, KEYS, ROW, SEPARATOR, illum_column, uri_column
 from sdvae_ray.sources.manifest.manifest import write_manifest
 from sdvae_ray.sources.manifest.reader import group_reader, iterate_row_groups
+from sdvae_ray.sources.manifest.row import as_batch
 from sdvae_ray.sources.manifest.writer import writing
 from sdvae_ray.storage import Storage
 

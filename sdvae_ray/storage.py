@@ -5,6 +5,7 @@ does not answer), the error is StorageError, one line. It is a StorageAwayError 
 Writing is atomic: a reader sees a whole object or none.
 """
 
+import functools
 import hashlib
 import os
 import re
@@ -26,6 +27,17 @@ T = TypeVar("T")
 NO_OBJECT = "no such object"  # begins the message of FileNotFoundError
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 TEMPORARY = ".tmp-"  # begins the names of files that are not whole yet
+
+
+@functools.cache
+def _s3fs() -> Any:
+    """Return s3fs, which asks again for bytes that changed on their way, as it does for those that did not come."""
+    import s3fs
+    from botocore.exceptions import ChecksumError, FlexibleChecksumError
+
+    for error in (ChecksumError, FlexibleChecksumError):
+        s3fs.core.add_retryable_error(error)
+    return s3fs
 
 
 def is_remote(uri: str) -> bool:
@@ -88,8 +100,7 @@ class Storage:
         raise StorageError(f"{uri}: no reader for {scheme}:// (allowed: a local path, file://, s3://)")
 
     def _s3(self) -> Any:
-        import s3fs
-
+        s3fs = _s3fs()
         client = {"endpoint_url": self.config.endpoint_url, "region_name": self.config.region}
         return s3fs.S3FileSystem(
             anon=self.config.anonymous,

@@ -59,7 +59,8 @@ def ray_session(address: str | None = None, console: Console | None = None) -> I
         try:
             yield
         finally:
-            ray.shutdown()  # which prints lines that Ray held back
+            with _own_sigterm():
+                ray.shutdown()  # which prints lines that Ray held back
 
 
 def _start(address: str, options: Mapping[str, Any]) -> None:
@@ -75,7 +76,11 @@ def _start(address: str, options: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep the handler of SIGTERM over the block: Ray puts its own in its place, which ends the driver with the lease held."""
+    """Keep the handler of SIGTERM over the block, which starts or ends Ray.
+
+    Ray puts a handler of its own in its place, which ends the driver with the lease held; at its end it takes away whatever handler
+    there is, and Python does not know.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

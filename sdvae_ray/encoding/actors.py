@@ -24,6 +24,7 @@ from sdvae_ray.run.stored.commits import session_writes
 from sdvae_ray.run.stored.tables import read_file_column
 from sdvae_ray.schema import FOV_ID, LATENT, PIXELS, SHARD, SOURCE_DIGEST, latents_table
 from sdvae_ray.sources.manifest.reader import group_reader
+from sdvae_ray.sources.manifest.row import as_batch
 from sdvae_ray.sources.manifest.scan import source_digests
 
 FILES = "files_json"  # column between the stages, where a run is extended: the files that already commit a FOV, as JSON
@@ -161,8 +162,3 @@ def latents_of_file(run: Run, side: str, file: str) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         return {}
     return dict(zip(ids, values, strict=True))
-
-
-def as_batch(table: pa.Table) -> Batch:
-    """Return the rows of a manifest as columns of Python objects, (n,) arrays of dtype object; null becomes None."""
-    return {name: np.array(table[name].to_pylist(), object) for name in table.column_names}

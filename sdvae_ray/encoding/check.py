@@ -15,7 +15,7 @@ from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.pools import Pool, Pools, plan_pools
 from sdvae_ray.cluster.session import check_output_is_shared, ray_session
 from sdvae_ray.console import print_line
-from sdvae_ray.encoding.actors import EncodeActor, as_batch
+from sdvae_ray.encoding.actors import EncodeActor
 from sdvae_ray.encoding.check_score import check_score
 from sdvae_ray.encoding.forecast import Forecast, forecast
 from sdvae_ray.encoding.pending import trial
@@ -32,6 +32,7 @@ from sdvae_ray.run.run import Run
 from sdvae_ray.run.stored.tables import write_rows
 from sdvae_ray.schema import CROP, ERROR, FOV_ID, SEPARATOR
 from sdvae_ray.sources.manifest.reader import read_rows
+from sdvae_ray.sources.manifest.row import as_batch
 from sdvae_ray.sources.planes import check_locations
 from sdvae_ray.storage import join
 

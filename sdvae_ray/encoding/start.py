@@ -7,7 +7,6 @@ import polars as pl
 import ray
 
 from sdvae_ray.cluster.pools import Pool
-from sdvae_ray.encoding.actors import as_batch
 from sdvae_ray.encoding.changed_manifest import of_manifest
 from sdvae_ray.encoding.pending import READ
 from sdvae_ray.engine.encode import auto_micro_batch
@@ -30,6 +29,7 @@ from sdvae_ray.schema import (
 )
 from sdvae_ray.sources.manifest.describe import describe_manifest
 from sdvae_ray.sources.manifest.reader import read_manifest_column, read_rows, row_groups
+from sdvae_ray.sources.manifest.row import as_batch
 from sdvae_ray.sources.manifest.scan import annotation_hash, manifest_identity, scan_manifest, sealed_keys
 from sdvae_ray.weights import Weights
 

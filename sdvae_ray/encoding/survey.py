@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from sdvae_ray.encoding.actors import as_batch
 from sdvae_ray.engine.files.load import Loader
 from sdvae_ray.errors import ConfigError, one_line
 from sdvae_ray.images.header import Header, read_header
@@ -17,7 +16,7 @@ from sdvae_ray.schema import BATCH_COLUMN, FOV_ID, KEYS, PLATE_COLUMN, SOURCE_CO
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.settings.policies import Policy
 from sdvae_ray.sources.manifest.reader import read_rows
-from sdvae_ray.sources.manifest.row import Row, rows_of
+from sdvae_ray.sources.manifest.row import Row, as_batch, rows_of
 from sdvae_ray.sources.tables import listed
 
 _HEADERS = 256  # read at most

@@ -47,6 +47,21 @@ except KeyboardInterrupt:
     assert (ended.returncode, ended.stderr) == (code, "")
 
 
+def test_a_signal_after_the_end_of_ray_unwinds_the_command():
+    """A report is drawn then, and the lease is given back."""
+    ended = program("""
+from sdvae_ray.cluster.session import ray_session
+with ray_session("local"):
+    pass
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(20)
+except KeyboardInterrupt:
+    sys.exit(signals.exit_code())
+""")
+    assert (ended.returncode, ended.stderr) == (143, "")
+
+
 def test_a_signal_during_the_exit_changes_no_exit_code():
     ended = program("signals.ignore()\nos.kill(os.getpid(), signal.SIGTERM)\nsys.exit(143)")
     assert (ended.returncode, ended.stderr) == (143, "")

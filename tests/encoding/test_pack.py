@@ -19,7 +19,6 @@ from straight_line import BROKEN, FOVS, stored_values, write_manifest
 
 from sdvae_ray.cli.main import main
 from sdvae_ray.config import RunConfig, StorageConfig
-from sdvae_ray.encoding.actors import as_batch
 from sdvae_ray.encoding.check import check
 from sdvae_ray.encoding.encode import encode
 from sdvae_ray.encoding.pending import READ
@@ -47,6 +46,7 @@ from sdvae_ray.schema import (
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.sources.manifest.manifest import read_manifest
 from sdvae_ray.sources.manifest.reader import read_row_group
+from sdvae_ray.sources.manifest.row import as_batch
 from sdvae_ray.sources.manifest.writer import cut
 from sdvae_ray.sources.photographs import build_photographs, write_photographs
 from sdvae_ray.storage import Storage

@@ -14,7 +14,6 @@ from sdvae_ray.cluster.failures import unwrapped_failures
 from sdvae_ray.cluster.ordered_tasks import mapped, stage
 from sdvae_ray.cluster.session import ray_session
 from sdvae_ray.console import print_line, waiting
-from sdvae_ray.encoding.actors import as_batch
 from sdvae_ray.encoding.calibration.constants import DIVISOR, FOVS, OFFSET, SPREAD, constants, outliers
 from sdvae_ray.encoding.calibration.sample import sampled_fovs
 from sdvae_ray.engine.files.percentiles import HIGH, LOW, PROBLEM, STAIN, field_percentiles
@@ -32,7 +31,7 @@ from sdvae_ray.schema import (
 )
 from sdvae_ray.sources.manifest.index import index_uri
 from sdvae_ray.sources.manifest.reader import iterate_row_groups, read_rows, row_groups, with_located_shards
-from sdvae_ray.sources.manifest.row import located_stains
+from sdvae_ray.sources.manifest.row import as_batch, located_stains
 from sdvae_ray.sources.manifest.writer import by_plate, writing
 from sdvae_ray.storage import Storage
 

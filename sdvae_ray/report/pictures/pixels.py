@@ -11,8 +11,7 @@ from sdvae_ray.engine.files.load import IMAGE, Loader
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import ERROR, FOV_ID
 from sdvae_ray.sources.manifest.reader import read_manifest_column, read_rows, row_groups
-
-_AT_ONCE = 4  # fields that are loaded together
+from sdvae_ray.sources.manifest.row import as_batch
 
 
 def load_pixels(run: Run, ids: Sequence[str]) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -44,10 +43,10 @@ def each_field(run: Run, ids: Sequence[str]) -> Iterator[tuple[str, np.ndarray |
         return
     groups = np.searchsorted(ends, rows, side="right")
     keys = pl.DataFrame({"row_group": groups, "row": rows - np.concatenate([[0], ends])[groups]})
-    table, loader = read_rows(config.manifest, keys, storage), Loader(config.image, config.storage)
-    for start in range(0, len(table), _AT_ONCE):
-        some = table.slice(start, _AT_ONCE)
-        loaded = loader({column: np.array(some[column].to_pylist(), object) for column in some.column_names})
-        for number, name in enumerate(some[FOV_ID].to_pylist()):
-            reason = loaded[ERROR][number]
-            yield name, str(reason) if reason else loaded[IMAGE][number]
+    table = read_rows(config.manifest, keys, storage)
+    # one field a batch: the fields of a batch have one shape
+    batches = (as_batch(table.slice(row, 1)) for row in range(len(table)))
+    for name, loaded in zip(
+        table[FOV_ID].to_pylist(), Loader(config.image, config.storage).stream(batches), strict=True
+    ):
+        yield name, str(loaded[ERROR][0]) or loaded[IMAGE][0]

@@ -4,10 +4,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from sdvae_ray.schema import channel_column, illum_column, uri_column
 
 Row = Mapping[str, Any]  # column -> value; null is None
+
+
+def as_batch(table: pa.Table) -> dict[str, np.ndarray]:
+    """Return the rows of a manifest as columns of Python objects, (n,) arrays of dtype object; null becomes None."""
+    return {name: np.array(table[name].to_pylist(), object) for name in table.column_names}
 
 
 def rows_of(batch: Mapping[str, np.ndarray]) -> list[Row]:
