@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdvae_ray.commands import runs
+from sdvae_ray.commands.first_line import begin
 from sdvae_ray.console import print_line
 from sdvae_ray.storage import Storage, absolute, join
 
@@ -33,6 +34,7 @@ def demo(output: str, overrides: Sequence[str], console: Console) -> None:
     Real cells come first, in a run and on a page of their own: how the same autoencoders and codecs treat microscope images.
     """
     run = demo_run(output, overrides)
+    begin("demo", run, console)
     from sdvae_ray.cluster.session import ray_session
     from sdvae_ray.engine.models import check_names
 
@@ -74,10 +76,7 @@ def real_cells_run(output: str, overrides: Sequence[str]) -> Run:
     write_manifest(built.table, manifest, Storage())
     places = {"manifest": manifest, "output": join(folder, "run")}
     moved = [f"{key}={json.dumps(place)}" for key, place in places.items()]
-    kept = [
-        each for each in overrides if not each.startswith(("manifest=", "output=", "synthetic", "extractors", "score"))
-    ]
-    return Run.open(asset_path("demo.yaml"), [*kept, *_PIXELS_ALONE, *moved])
+    return Run.open(asset_path("demo.yaml"), [*overrides, *_PIXELS_ALONE, *moved])  # the last word counts
 
 
 def run_file(run: Run, folder: str) -> str:
