@@ -8,10 +8,9 @@ import numpy as np
 from sdvae_ray.config import IMAGE_SIDE
 from sdvae_ray.engine.columns import stores_latents
 from sdvae_ray.errors import DataError, SdvaeRayError
-from sdvae_ray.images.prepare import untile
 from sdvae_ray.queries.decode import Decoder
 from sdvae_ray.report.pictures.draw import Pixels, thumbnail
-from sdvae_ray.report.pictures.pixels import load_pixels
+from sdvae_ray.report.pictures.pixels import load_pixels, on_unit, whole_field
 from sdvae_ray.run.run import Run
 
 SIZE = 256  # pixels of a picture's side, at most
@@ -58,14 +57,13 @@ class FieldPictures:
             stains = self._original(fov_id) if side == IMAGE_SIDE else self._decoded(fov_id, side)
         except (SdvaeRayError, OSError) as error:
             return str(error)
-        return stains.astype(np.float32) / np.float32(2**self.run.config.image.scaling.bits - 1)
+        return on_unit(self.run.config, stains)
 
     def _original(self, fov_id: str) -> np.ndarray:
         pixels, notes = load_pixels(self.run, [fov_id])
         if fov_id not in pixels:
             raise DataError(notes[0] if notes else f"{fov_id} has no pixels")
-        patches = pixels[fov_id]
-        return untile(patches.swapaxes(2, 3) if self.run.config.image.transpose else patches)
+        return whole_field(self.run.config, pixels[fov_id])
 
     def _decoded(self, fov_id: str, side: str) -> np.ndarray:
         if side not in self._decoders:

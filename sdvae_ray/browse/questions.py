@@ -14,7 +14,7 @@ from sdvae_ray.queries import saved_index
 from sdvae_ray.queries.search import Answer, search_well
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import Section
-from sdvae_ray.report.facts.wells import keys_of, well_table
+from sdvae_ray.report.facts.wells import as_texts, first_fields, keys_of, well_table
 from sdvae_ray.report.sections.explore import wells
 from sdvae_ray.run.annotation import with_annotation
 from sdvae_ray.schema import ERROR, FOV_ID, PLATE_COLUMN, WELL_COLUMN, annotation_columns
@@ -39,14 +39,9 @@ class Questions:
         if self.map is None:
             raise DataError(f"{self.run.output}: its fields of view name no wells")
         shown = cast(wells.Explorer, self.map.content).wells.table.select(self.keys).with_row_index(_NUMBER)
-        text = pl.col(self.keys).cast(pl.String).fill_null("")
-        fields = (
-            self.scored.usable.sort(FOV_ID)
-            .group_by(self.keys, maintain_order=True)
-            .agg(pl.col(FOV_ID).first().alias(_FIELD))
-        )
+        fields = first_fields(self.scored, self.keys).rename({FOV_ID: _FIELD})
         table = well_table(self.scored, self.keys).join(shown, on=self.keys, how="left", maintain_order="left")
-        return table.join(fields.with_columns(text), on=self.keys, how="left", maintain_order="left")
+        return table.join(fields, on=self.keys, how="left", maintain_order="left")
 
     @cached_property
     def spaces(self) -> list[tuple[str, str]]:
@@ -104,7 +99,7 @@ class Questions:
         table = chosen.join(self.wells, on=_NUMBER, how="inner", maintain_order="left")
         if table.height != len(numbers):
             raise ConfigError(f"{len(numbers) - table.height} of the wells are not on the map")
-        text = pl.col(self.keys).cast(pl.String).fill_null("")
+        text = as_texts(self.keys)
         fovs = with_annotation(self.run, self.run.fovs()).filter(pl.col(ERROR).is_null()).with_columns(text)
         known = fovs.group_by(self.keys, maintain_order=True).agg(pl.col(annotation_columns(fovs.columns)).first())
         table = table.drop(_NUMBER, "compound").join(known, on=self.keys, how="left", maintain_order="left")
@@ -125,7 +120,7 @@ class Questions:
             wells = rows.with_columns(pl.col(FOV_ID).alias("own"))
         else:
             wells = rows.with_columns(own=pl.lit(None, pl.String))
-        keyed = wells.with_columns(pl.col(self.keys).cast(pl.String).fill_null(""))
+        keyed = wells.with_columns(as_texts(self.keys))
         joined = keyed.select(saved_index.SIMILARITY, "own", *self.keys).join(
             self.wells, on=self.keys, how="left", maintain_order="left"
         )

@@ -132,9 +132,8 @@ def _computed(
         entry["waits"] = round(waited, 1)
     seconds = time.monotonic() - start
     patience = Patience(run.config.storage.patience_minutes, PrintedReport(console))
-    told = (
-        [ERROR_CLASS, _SECONDS] if total else []
-    )  # of the session's own fields; millions of others are not held twice
+    # of the session's own fields; millions of others are not held twice
+    told = [ERROR_CLASS, _SECONDS] if total else []
     fovs, commits = patience(lambda: run.present_commits(told))
     if several := fovs.filter(pl.col("files").list.len() > 1).height:
         line = f"encode: {several} FOVs have rows in several files; `sdvae-ray compact` gives each one row"

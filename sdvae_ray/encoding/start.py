@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
 import polars as pl
 import ray
 
@@ -28,7 +27,7 @@ from sdvae_ray.schema import (
     uri_column,
 )
 from sdvae_ray.sources.manifest.describe import describe_manifest
-from sdvae_ray.sources.manifest.reader import read_manifest_column, read_rows, row_groups
+from sdvae_ray.sources.manifest.reader import read_manifest_column, read_rows, row_groups, row_places
 from sdvae_ray.sources.manifest.row import as_batch
 from sdvae_ray.sources.manifest.scan import annotation_hash, manifest_identity, scan_manifest, sealed_keys
 from sdvae_ray.weights import Weights
@@ -138,10 +137,7 @@ def checked_manifest(run: Run, say: Callable[[str], None] = lambda _: None) -> p
         ids, notes = scan_manifest(run.config.manifest, run.config.image, run.storage, check_uris=True)
         for note in [*notes, *([_LARGE.format(ids.height)] if ids.height > _MANY else [])]:
             say(f"note: {note}")
-        ids = ids.with_columns(
-            row_group=pl.Series(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)),
-            row=pl.Series(np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])),
-        )
+        ids = ids.with_columns(**row_places(sizes))
     for name in run.config.image.policy_columns:
         for value in sorted(set(run.config.image.every_policy) - set(ids[name].unique()), key=str):
             say(f"note: image.policies.values.{value}: no FOV of the manifest has this {name}")

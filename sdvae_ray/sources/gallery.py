@@ -88,12 +88,9 @@ def read_load_data(
         raise DataError(
             f"{header}: no images of the stain {missing[0]!r} ({wanted}); its stains are {listed(sorted(here), 12)}"
         )
-    if others := sorted(stain for stain in here - set(stains) if not stain.lower().startswith("brightfield")):
-        left_out = [f"stains that were not asked for are left out: {', '.join(others)}"]
-    else:
-        left_out = []
     raw, notes = _cleaned(raw.select(_wanted(raw.columns, stains, keep)), words)
-    notes += left_out
+    if others := sorted(stain for stain in here - set(stains) if not stain.lower().startswith("brightfield")):
+        notes.append(f"stains that were not asked for are left out: {', '.join(others)}")
     planes, more = plane_columns(raw, stains, uri)
     notes += more
     table = raw.select(

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pytest
 import tifffile
 import torch
 from rich.console import Console
 
+from sdvae_ray.cli.main import main
 from sdvae_ray.config import RunConfig
 from sdvae_ray.controls import with_groups
 from sdvae_ray.engine.compress import Compressor
@@ -322,3 +324,11 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.words).split())
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """The exit code of a command, and what it printed, as one line."""
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    told = capsys.readouterr()
+    return int(ended.value.code), (told.out + told.err).replace("\n", " ")

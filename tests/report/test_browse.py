@@ -27,13 +27,12 @@ import tifffile
 from aiohttp import FormData
 from aiohttp.test_utils import TestClient, TestServer
 from PIL import Image
-from report_run import EVIL, STAINS, STORAGE, Page, scored
+from report_run import EVIL, STAINS, STORAGE, Page, said, scored
 from test_conclude import with_wells
 
 from sdvae_ray.browse import app as module
 from sdvae_ray.browse.app import Browser
 from sdvae_ray.browse.questions import Questions
-from sdvae_ray.cli.main import main
 from sdvae_ray.config import RunConfig
 from sdvae_ray.retrieval.index import faiss_index
 from sdvae_ray.retrieval.normalisation import saved_fit
@@ -337,13 +336,6 @@ def test_a_run_without_an_index_says_what_makes_one(made):
 
 
 # --- the command ---------------------------------------------------------------------------------------------------------------
-
-
-def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    told = capsys.readouterr()
-    return int(ended.value.code), (told.out + told.err).replace("\n", " ")
 
 
 def test_without_the_server_and_with_a_taken_port_one_line_says_so(browsed, capsys, monkeypatch):

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from report_run import EVIL, STORAGE, Page, scored
+from report_run import EVIL, STORAGE, Page, said, scored
 from test_conclude import with_wells
 
-from sdvae_ray.cli.main import main
 from sdvae_ray.config import RunConfig
 from sdvae_ray.errors import ConfigError
 from sdvae_ray.report.facts.conclude.study import rule_of, studies
@@ -121,13 +120,6 @@ def test_the_page_names_what_differs_and_escapes_what_the_runs_are_called(three)
     text = render_runs([scored(three[0].config, replace(evil, wells=wells, compounds=compounds)), three[1]])
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert" in text
-
-
-def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(list(arguments))
-    told = capsys.readouterr()
-    return int(ended.value.code), (told.out + told.err).replace("\n", " ")
 
 
 def test_the_command_writes_the_page_where_it_is_told(made, run, tmp_path, capsys):

@@ -6,7 +6,7 @@ import json
 import tarfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -398,48 +398,53 @@ def test_a_flipped_bit_in_the_bytes_of_a_file_costs_its_own_row_only(tmp_path, w
     assert load(rows, stains=("DNA", "ER"), packing="grey")[ERROR].tolist() == [""] * 4
 
 
+def ill_once(
+    monkeypatch: pytest.MonkeyPatch, of_footer: bool, size: int, damage: Callable[[bytearray], None]
+) -> list[int]:
+    """Damages the first read of the footer of a shard of `size` bytes, or of its pixels; where the damaged reads start."""
+    read_range, damaged = Storage.read_range, []
+
+    def read(self: Storage, uri: str, start: int, stop: int) -> bytes:
+        data = bytearray(read_range(self, uri, start, stop))
+        if not damaged and (stop == size) == of_footer:
+            damaged.append(start)
+            damage(data)
+        return bytes(data)
+
+    monkeypatch.setattr(Storage, "read_range", read)
+    return damaged
+
+
 @pytest.mark.parametrize("ill", ["pixels", "footer"])
 def test_a_bit_that_flips_on_the_way_is_read_again_and_a_damaged_shard_only_once_more(
     tmp_path, write_fields, monkeypatch, ill
 ):
     batch = write_fields(4)
     expected, rows = load(batch), packed(batch, tmp_path / "0.parquet")
-    size = (tmp_path / "0.parquet").stat().st_size
-    read_range, flipped = Storage.read_range, []
 
-    def ill_once(self: Storage, uri: str, start: int, stop: int) -> bytes:
-        data = bytearray(read_range(self, uri, start, stop))
-        if not flipped and (stop == size) == (ill == "footer"):
-            flipped.append(start)
-            data[len(data) - 100 if ill == "footer" else len(data) // 2] ^= 0x10
-        return bytes(data)
+    def flip_a_bit(data: bytearray) -> None:
+        data[len(data) - 100 if ill == "footer" else len(data) // 2] ^= 0x10
 
-    monkeypatch.setattr(Storage, "read_range", ill_once)
+    damaged = ill_once(monkeypatch, ill == "footer", (tmp_path / "0.parquet").stat().st_size, flip_a_bit)
     same_rows(load(rows), expected)
-    assert len(flipped) == 1
+    assert len(damaged) == 1
 
 
 @pytest.mark.parametrize("ill", ["page header", "footer"])
 def test_rows_that_wait_for_one_damaged_read_all_get_the_second_one(tmp_path, write_fields, monkeypatch, ill):
     rows = rows_of(packed(write_fields(4), tmp_path / "0.parquet", per_group=4))
     sound = [ShardReader(Storage(), STAINS).files(row) for row in rows]
-    size = (tmp_path / "0.parquet").stat().st_size
-    read_range, flipped = Storage.read_range, []
 
-    def ill_once(self: Storage, uri: str, start: int, stop: int) -> bytes:
-        data = bytearray(read_range(self, uri, start, stop))
-        if not flipped and (stop == size) == (ill == "footer"):
-            flipped.append(start)
-            time.sleep(0.3)  # the other rows ask in the meantime
-            start_of_damage = len(data) - 100 if ill == "footer" else 0
-            data[start_of_damage : start_of_damage + 8] = bytes(8)
-        return bytes(data)
+    def blank(data: bytearray) -> None:
+        time.sleep(0.3)  # the other rows ask in the meantime
+        start = len(data) - 100 if ill == "footer" else 0
+        data[start : start + 8] = bytes(8)
 
-    monkeypatch.setattr(Storage, "read_range", ill_once)
+    damaged = ill_once(monkeypatch, ill == "footer", (tmp_path / "0.parquet").stat().st_size, blank)
     reader = ShardReader(Storage(), STAINS)
     with ThreadPoolExecutor(len(rows)) as threads:
         assert list(threads.map(functools.partial(files_or_error, reader), rows)) == sound
-    assert len(flipped) == 1
+    assert len(damaged) == 1
 
 
 def files_or_error(reader: ShardReader, row: Row) -> dict[str, bytes] | str:

@@ -22,7 +22,6 @@ from sdvae_ray.schema import (
     FOV_ID,
     PLATE_KEY,
     SCALE_BITS,
-    SHARD,
     SOURCE_COLUMN,
     divisor_column,
     offset_column,
@@ -30,7 +29,7 @@ from sdvae_ray.schema import (
     spread_column,
 )
 from sdvae_ray.sources.manifest.index import index_uri
-from sdvae_ray.sources.manifest.reader import iterate_row_groups, read_rows, row_groups, with_located_shards
+from sdvae_ray.sources.manifest.reader import iterate_row_groups, read_rows, row_groups, with_moved_shards
 from sdvae_ray.sources.manifest.row import as_batch, located_stains
 from sdvae_ray.sources.manifest.writer import by_plate, writing
 from sdvae_ray.storage import Storage
@@ -175,11 +174,10 @@ def _write(manifest: str, output: str, table: pl.DataFrame, stains: list[str], b
         wide = wide.join(of_stain, on=PLATE_KEY, how="left", maintain_order="left")
     wide = wide.with_columns(pl.lit(bits, pl.Int32).alias(SCALE_BITS))
     added = [name for name in wide.columns if name not in PLATE_KEY]
-    moves = manifest.rpartition("/")[0] != output.rpartition("/")[0]
     groups = iterate_row_groups(manifest, storage)
     with writing(output, storage) as writer:
         for part in groups if index_uri(output) is None else by_plate(groups):
-            rows = with_located_shards(part, manifest) if moves and SHARD in part.column_names else part
+            rows = with_moved_shards(part, manifest, output)
             rows = rows.drop_columns([name for name in added if name in rows.column_names])
             keys = pl.DataFrame(rows.select(list(PLATE_KEY)))
             arrow = keys.join(wide, on=PLATE_KEY, how="left", maintain_order="left").select(added).to_arrow()

@@ -199,11 +199,10 @@ def _write_manifest(plan: Plan, records: Sequence[dict[str, Any]], output: str, 
     """
     place = join(output, MANIFEST if find_index(plan.manifest["uri"], storage) is None else MANIFEST_FOLDER)
     shards = zip(_shard_rows(plan, storage), records, strict=True)
+    # a group has whole shards, because a load actor gets rows of one group
+    per_group = max(1, ROWS_PER_GROUP // plan.fovs_per_shard)
     with writing(place, storage) as writer:
-        # a group has whole shards, because a load actor gets rows of one group
-        for number in itertools.count():
-            if not (part := list(itertools.islice(shards, max(1, ROWS_PER_GROUP // plan.fovs_per_shard)))):
-                break
+        for number, part in enumerate(iter(lambda: list(itertools.islice(shards, per_group)), [])):
             table = pa.concat_tables(_with_places(plan, rows, record) for rows, record in part)
             writer.write(table, f"{number:06d}")
     return place

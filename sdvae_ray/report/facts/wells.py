@@ -4,7 +4,7 @@ A page holds at most MOST wells; of more, a sample by hash. Numbers are rounded 
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -98,6 +98,17 @@ def keys_of(scored: ScoredRun) -> list[str]:
     return keys if WELL_KEY[-1] in keys and scored.fovs.height else []
 
 
+def as_texts(keys: Sequence[str]) -> pl.Expr:
+    """Return the columns of `keys` as `Wells.table` has them: text, empty where a value is missing."""
+    return pl.col(list(keys)).cast(pl.String).fill_null("")
+
+
+def first_fields(scored: ScoredRun, keys: Sequence[str]) -> pl.DataFrame:
+    """Return one row per well with a usable field of view: its keys as text, and the fov_id of the first of its fields."""
+    fields = scored.usable.sort(FOV_ID).group_by(list(keys), maintain_order=True).agg(pl.col(FOV_ID).first())
+    return fields.with_columns(as_texts(keys))
+
+
 def _side_words(scored: ScoredRun, side: str) -> str:
     return "originals" if side == IMAGE_SIDE else scored.label(side)
 
@@ -121,7 +132,7 @@ def well_table(scored: ScoredRun, keys: list[str]) -> pl.DataFrame:
     names = scored.treatments()
     known = pl.col("compound").replace(names) if names else pl.col("compound")
     name = pl.when(pl.col("compound") == "").then(pl.col("role")).otherwise(known)
-    return table.with_columns(pl.col(keys).cast(pl.String).fill_null("")).with_columns(name=name).sort(keys)
+    return table.with_columns(as_texts(keys)).with_columns(name=name).sort(keys)
 
 
 def _sampled(table: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
@@ -163,9 +174,7 @@ def _measures(scored: ScoredRun, table: pl.DataFrame, keys: list[str], seeing: s
 
 def _joined(table: pl.DataFrame, rows: pl.DataFrame, keys: list[str], column: str) -> NDArray[np.float64]:
     """Return (N,) the mean of a column over the rows of every well; NaN without rows."""
-    means = (
-        rows.with_columns(pl.col(keys).cast(pl.String).fill_null("")).group_by(keys).agg(value=pl.col(column).mean())
-    )
+    means = rows.with_columns(as_texts(keys)).group_by(keys).agg(value=pl.col(column).mean())
     joined_rows = table.select(keys).join(means, on=keys, how="left", maintain_order="left")
     return joined_rows["value"].cast(pl.Float64).fill_null(np.nan).to_numpy()
 
@@ -216,11 +225,7 @@ def _map(
     numbered = table.select(keys).with_row_index("number")
     for name in indices:
         opened = saved_index.open_index(scored.run, name)
-        ids = (
-            opened.table.select(saved_index.ID, *keys)
-            .collect()
-            .with_columns(pl.col(keys).cast(pl.String).fill_null(""))
-        )
+        ids = opened.table.select(saved_index.ID, *keys).collect().with_columns(as_texts(keys))
         rows = numbered.join(ids, on=keys, how="inner", maintain_order="left")
         if rows.height < 3:
             continue

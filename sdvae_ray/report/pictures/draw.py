@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass, field
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -81,8 +82,7 @@ def draw(
     """Return the pictures of an image (C, S, S), stretched by the original's percentiles; with differences unless it is the
     original.
     """
-    low, high = (np.percentile(original, q, axis=(1, 2))[:, None, None] for q in (LOW, HIGH))
-    spread = np.maximum(high - low, _LEAST_LEVELS / (2**config.image.scaling.bits - 1))
+    low, spread = _stretch(config, original)
     shown = np.clip((_centre(image, crop) - low) / spread, 0, 1)
     composite, stains = _png(_composite(config, shown)), [_png(plane) for plane in shown]
     if image is original:
@@ -104,8 +104,7 @@ def thumbnail(config: RunConfig, original: Pixels, image: Pixels, size: int) -> 
     """Return a colour composite of an image (C, H, W) as a PNG, stretched by the original's percentiles; means over squares of
     pixels make it no larger than `size`.
     """
-    low, high = (np.percentile(original, q, axis=(1, 2))[:, None, None] for q in (LOW, HIGH))
-    spread = np.maximum(high - low, _LEAST_LEVELS / (2**config.image.scaling.bits - 1))
+    low, spread = _stretch(config, original)
     factor = -(-image.shape[-1] // size)
     height, width = (length // factor for length in image.shape[1:])
     squares = image[:, : height * factor, : width * factor].reshape(len(image), height, factor, width, factor)
@@ -120,6 +119,12 @@ def scale_bar(crop: int, micrometres: float | None) -> tuple[str, float]:
     width, unit = (crop, "pixels") if micrometres is None else (crop * micrometres, "µm")
     length = max([bar for bar in _BARS if bar <= _BAR_SHARE * width] or [_BARS[0]])
     return f"{length} {unit}", length / width
+
+
+def _stretch(config: RunConfig, original: Pixels) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return (black, white less black), (C, 1, 1): the percentiles of an original."""
+    low, high = (np.percentile(original, q, axis=(1, 2))[:, None, None] for q in (LOW, HIGH))
+    return low, np.maximum(high - low, _LEAST_LEVELS / (2**config.image.scaling.bits - 1))
 
 
 def _centre(image: NDArray[np.float32], crop: int) -> NDArray[np.float32]:

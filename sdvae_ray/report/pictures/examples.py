@@ -25,7 +25,7 @@ from sdvae_ray.randomness import generator
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.pictures.choice import Choice
 from sdvae_ray.report.pictures.draw import Pictures, Pixels, crop_of, draw
-from sdvae_ray.report.pictures.pixels import load_pixels
+from sdvae_ray.report.pictures.pixels import load_pixels, on_unit
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import FOV_ID, LATENT, latents_table, metrics_table
 
@@ -111,7 +111,7 @@ class _Patch:
 
     def __init__(self, run: Run, fov: pl.DataFrame, number: int, pixels: np.ndarray) -> None:
         self.run, self.fov, self.number, self.pixels = run, fov, number, pixels
-        self.image: Pixels = pixels[number].astype(np.float32) / np.float32(2**run.config.image.scaling.bits - 1)
+        self.image: Pixels = on_unit(run.config, pixels[number])
 
     def stored(self, table: str, column: str) -> np.ndarray | None:
         """Return the patch's value of a column; None if the run has not stored it."""

@@ -7,7 +7,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sdvae_ray.config import RunConfig
 from sdvae_ray.engine.files.load import IMAGE, Loader
+from sdvae_ray.images.prepare import untile
+from sdvae_ray.report.pictures.draw import Pixels
 from sdvae_ray.run.run import Run
 from sdvae_ray.schema import ERROR, FOV_ID
 from sdvae_ray.sources.manifest.reader import read_manifest_column, read_rows, row_groups
@@ -24,6 +27,16 @@ def load_pixels(run: Run, ids: Sequence[str]) -> tuple[dict[str, np.ndarray], li
         else:
             pixels[name] = field
     return pixels, notes
+
+
+def whole_field(config: RunConfig, patches: np.ndarray) -> np.ndarray:
+    """Return the patches (P, C, S, S) of a field as one image (C, H, W)."""
+    return untile(patches.swapaxes(2, 3) if config.image.transpose else patches)
+
+
+def on_unit(config: RunConfig, pixels: np.ndarray) -> Pixels:
+    """Return integers as float32 on [0, 1] of the full scale."""
+    return pixels.astype(np.float32) / np.float32(2**config.image.scaling.bits - 1)
 
 
 def each_field(run: Run, ids: Sequence[str]) -> Iterator[tuple[str, np.ndarray | str]]:

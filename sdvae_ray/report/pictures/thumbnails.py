@@ -1,17 +1,16 @@
 """Thumbnails of wells: a colour composite of the first usable field of each, so that a well's nearest wells can be seen."""
 
 import time
-from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 
 from sdvae_ray.errors import SdvaeRayError
-from sdvae_ray.images.prepare import untile
 from sdvae_ray.randomness import generator
 from sdvae_ray.report.facts.scored import ScoredRun
+from sdvae_ray.report.facts.wells import first_fields
 from sdvae_ray.report.pictures.draw import thumbnail
-from sdvae_ray.report.pictures.pixels import each_field
+from sdvae_ray.report.pictures.pixels import each_field, on_unit, whole_field
 from sdvae_ray.schema import FOV_ID
 
 MOST = 400  # wells that have one: about a megabyte of the page
@@ -19,29 +18,23 @@ SIZE = 64  # pixels of a side, at most
 SECONDS = 30.0  # after which no further field is loaded
 
 
-def thumbnails(scored: ScoredRun, wells: pl.DataFrame, keys: Sequence[str]) -> tuple[dict[int, bytes], str]:
+def thumbnails(scored: ScoredRun, wells: pl.DataFrame, keys: list[str]) -> tuple[dict[int, bytes], str]:
     """Return the number of a well, its row in `wells`, -> a PNG; and a sentence about them, empty if there are none.
 
     wells: with the columns `keys`, as text. Each picture is stretched by its own percentiles. Of more than MOST wells a sample by
     hash has one.
     """
-    text = pl.col(keys).cast(pl.String).fill_null("")
-    fields = (
-        scored.usable.sort(FOV_ID).group_by(keys, maintain_order=True).agg(pl.col(FOV_ID).first()).with_columns(text)
-    )
-    numbered = (
-        wells.select(keys).with_row_index("number").join(fields, on=list(keys), how="inner", maintain_order="left")
-    )
+    fields = first_fields(scored, keys)
+    numbered = wells.select(keys).with_row_index("number").join(fields, on=keys, how="inner", maintain_order="left")
     kept = np.sort(generator(scored.config.seed, "thumbnails").permutation(numbered.height)[:MOST])
     chosen = numbered[kept]
     number_of = dict(zip(chosen[FOV_ID].to_list(), chosen["number"].to_list(), strict=True))
-    image, pictures, start = scored.config.image, dict[int, bytes](), time.monotonic()
-    full = np.float32(2**image.scaling.bits - 1)
+    pictures, start = dict[int, bytes](), time.monotonic()
     try:
         for name, field in each_field(scored.run, list(number_of)):
             if isinstance(field, str):
                 continue
-            stains = untile(field.swapaxes(2, 3) if image.transpose else field).astype(np.float32) / full
+            stains = on_unit(scored.config, whole_field(scored.config, field))
             pictures[number_of[name]] = thumbnail(scored.config, stains, stains, SIZE)
             if time.monotonic() - start > SECONDS:
                 break

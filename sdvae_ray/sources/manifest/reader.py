@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -141,6 +142,14 @@ def row_groups(uri: str, storage: Storage) -> tuple[list[int], list[str]]:
         return rows.sizes, rows.schema.names
 
 
+def row_places(sizes: Sequence[int]) -> dict[str, pl.Series]:
+    """Return `row_group` and `row`, (n,) int32, of all rows of a manifest in their order. sizes: the rows of every group."""
+    return {
+        "row_group": pl.Series(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)),
+        "row": pl.Series(np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])),
+    }
+
+
 def group_reader(uri: str, storage: Storage) -> Callable[[int], pa.Table]:
     """Return a function that reads one group of a manifest by its number, with the places of its shards as URIs.
 
@@ -187,6 +196,11 @@ def with_located_shards(table: pa.Table, uri: str) -> pa.Table:
     place = uri.removesuffix(f"/{INDEX}")
     located = pa.array([shard_uri(name, place) for name in table[SHARD].to_pylist()], pa.string())
     return table.set_column(table.column_names.index(SHARD), SHARD, located)
+
+
+def with_moved_shards(table: pa.Table, uri: str, output: str) -> pa.Table:
+    """Return rows of the manifest at `uri` for one at `output`: the places of shards as URIs, unless both have one folder."""
+    return table if uri.rpartition("/")[0] == output.rpartition("/")[0] else with_located_shards(table, uri)
 
 
 def read_manifest_column(uri: str, name: str, storage: Storage) -> pa.ChunkedArray:

@@ -29,7 +29,7 @@ from sdvae_ray.schema import (
 )
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.settings.policies import unknown_value
-from sdvae_ray.sources.manifest.reader import Folder, batches, opened_manifest, read_columns
+from sdvae_ray.sources.manifest.reader import Folder, batches, opened_manifest, read_columns, row_places
 from sdvae_ray.sources.manifest.rules import (
     CANONICAL,
     canonical_fov_id,
@@ -153,11 +153,7 @@ def sealed_keys(uri: str, image: ImageConfig, storage: Storage) -> pl.DataFrame 
         rows = pl.DataFrame(read_columns(manifest, [FOV_ID, *image.policy_columns]))
         sizes = manifest.sizes
     named = rows.with_row_index(ROW, offset=1).with_columns(pl.lit(uri).alias(FILE))
-    return rows.with_columns(
-        *_crops(named, image),
-        row_group=pl.Series(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)),
-        row=pl.Series(np.concatenate([np.arange(size, dtype=np.int32) for size in sizes])),
-    )
+    return rows.with_columns(*_crops(named, image), **row_places(sizes))
 
 
 def _crops(rows: pl.DataFrame, image: ImageConfig) -> list[pl.Series]:

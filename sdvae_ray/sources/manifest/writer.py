@@ -19,7 +19,7 @@ from sdvae_ray.errors import DataError
 from sdvae_ray.schema import FOV_ID, PLATE_KEY
 from sdvae_ray.settings.image import ImageConfig
 from sdvae_ray.sources.manifest.index import Part, index_uri, packed_rows, part_of, unified, write_index
-from sdvae_ray.sources.manifest.reader import iterate_row_groups, row_groups, with_located_shards
+from sdvae_ray.sources.manifest.reader import iterate_row_groups, row_groups, with_moved_shards
 from sdvae_ray.sources.manifest.row import located_stains
 from sdvae_ray.sources.manifest.scan import scan_manifest
 from sdvae_ray.storage import Storage, join
@@ -117,10 +117,9 @@ def cut(manifest: str, folder: str, storage: Storage) -> tuple[int, int]:
     stains = located_stains(row_groups(manifest, storage)[1])
     scan_manifest(manifest, ImageConfig(stains=tuple(stains), packing="grey"), storage, check_uris=True)
     fovs = plates = 0
-    moves = manifest.rpartition("/")[0] != folder.rpartition("/")[0]
     with writing(folder, storage) as writer:
         for rows in by_plate(iterate_row_groups(manifest, storage)):
-            writer.write(with_located_shards(rows, manifest) if moves else rows)
+            writer.write(with_moved_shards(rows, manifest, folder))
             fovs, plates = fovs + len(rows), plates + 1
     return fovs, plates
 

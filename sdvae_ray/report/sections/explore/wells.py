@@ -8,10 +8,10 @@ import polars as pl
 
 from sdvae_ray.report.facts.scored import ScoredRun
 from sdvae_ray.report.facts.table import Section
-from sdvae_ray.report.facts.wells import MOST, NEAREST, Wells, wells_of
+from sdvae_ray.report.facts.wells import MOST, NEAREST, Wells, keys_of, wells_of
 from sdvae_ray.report.pictures.thumbnails import thumbnails
 from sdvae_ray.retrieval.positions import place_of
-from sdvae_ray.schema import BATCH_COLUMN, PLATE_COLUMN, WELL_COLUMN, WELL_KEY
+from sdvae_ray.schema import BATCH_COLUMN, PLATE_COLUMN, WELL_COLUMN
 
 SHAPES = ((8, 12), (16, 24), (32, 48))  # rows and columns of plates of 96, 384 and 1,536 wells
 
@@ -40,9 +40,7 @@ def with_thumbnails(scored: ScoredRun) -> Section | None:
     if made is None:
         return None
     explorer = cast(Explorer, made.content)
-    table = explorer.wells.table
-    keys = [name for name in WELL_KEY if name in table.columns]
-    pictures, words = thumbnails(scored, table, keys)
+    pictures, words = thumbnails(scored, explorer.wells.table, keys_of(scored))
     return replace(made, lead=f"{made.lead} {words}".rstrip(), content=replace(explorer, pictures=pictures))
 
 

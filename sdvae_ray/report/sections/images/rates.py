@@ -41,8 +41,9 @@ def section(scored: ScoredRun) -> Section | None:
     words = "Rate, distortion, phenotype" if asked else "Rate and distortion"
     title = f"{words}; bits per pixel and stain" + (", synthetic" if scored.is_synthetic else "")
     shown = [row | {"side": scored.side(row["side"])} for row in rows]
-    charts = [_chart(scored, rows, name) for name in names]
-    if not asked:
+    if asked:
+        charts = [_chart(scored, rows, name) for name in names]
+    else:
         charts = [_distortion_chart(scored, rows, name) for name in distortions(scored)]
     return Section(
         "rates",
