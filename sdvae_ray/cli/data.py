@@ -7,8 +7,7 @@ import typer
 from rich.console import Console
 
 import sdvae_ray
-from sdvae_ray.cli.options import Address, AsJson, Output, opens_storage
-from sdvae_ray.cli.runs import console
+from sdvae_ray.cli.options import Address, AsJson, Output, console, opens_storage
 from sdvae_ray.commands import init as run_files
 from sdvae_ray.commands import inputs, questions
 from sdvae_ray.console import waiting

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sdvae_ray.cli import data, public_benchmarks, runs, signals
+from sdvae_ray.cli import data, public_benchmarks, questions, runs, signals
 from sdvae_ray.console import print_line
 from sdvae_ray.errors import SdvaeRayError
 from sdvae_ray.version import VERSION
@@ -78,14 +78,14 @@ for _command in (
 ):
     app.command()(_command)
 for _command in (
-    runs.conclude,
+    questions.conclude,
     data.retrieve,
-    runs.compare,
-    runs.published,
-    runs.search,
-    runs.browse,
-    runs.decode,
-    runs.export,
+    questions.compare,
+    questions.published,
+    questions.search,
+    questions.browse,
+    questions.decode,
+    questions.export,
     data.models,
 ):
     app.command()(_command)

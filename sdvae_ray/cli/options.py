@@ -2,10 +2,14 @@
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+
+console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)  # of all commands
 
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the run file; repeatable.")

@@ -4,8 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sdvae_ray.cli.options import AsJson, opens_storage
-from sdvae_ray.cli.runs import console
+from sdvae_ray.cli.options import AsJson, console, opens_storage
 from sdvae_ray.commands import public_benchmarks
 
 _Profiles = Annotated[list[str], typer.Argument(metavar="PROFILES...", help="CSV, CSV.gz or Parquet; stacked.")]
