@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 comma := ,
 PROCESSES ?= 2  # of make test; each of two holds a Ray
 export RAY_USAGE_STATS_ENABLED ?= 0
-# where a shell forbids compiled modules, each process of Ray compiles torch and Ray itself anew: two thirds of the tests' CPU time
+# where a shell forbids compiled modules, each process of Ray compiles its libraries anew, 9 CPU-seconds in place of 3.5
 export PYTHONDONTWRITEBYTECODE :=
 export PYTHONPYCACHEPREFIX ?= $(CURDIR)/$(VENV)/pycache
 

@@ -28,17 +28,9 @@ HEAVY = (
     *("torch", "pandas", "polars", "fsspec", "scipy.stats", "pyarrow.parquet", "pyarrow.dataset", "pyarrow.fs"),
     *("requests", "jsonschema", "msgpack", "filelock", "tqdm", "google.protobuf.json_format", "rich.console"),
     *("faiss", "sklearn.covariance", "sklearn.decomposition", "sdvae_ray.retrieval.normalisation.normalise"),
-    *(
-        "sdvae_ray.engine.encode",
-        "sdvae_ray.engine.files.load",
-        "sdvae_ray.engine.models",
-        "sdvae_ray.run.stored.tables",
-    ),
-    *(
-        "sdvae_ray.retrieval.tasks.activity",
-        "sdvae_ray.retrieval.floors.control_floors",
-        "sdvae_ray.queries.saved_index",
-    ),
+    *("sdvae_ray.engine.encode", "sdvae_ray.engine.files.load", "sdvae_ray.engine.models"),
+    *("sdvae_ray.run.stored.tables", "sdvae_ray.queries.saved_index"),
+    *("sdvae_ray.retrieval.tasks.activity", "sdvae_ray.retrieval.floors.control_floors"),
 )
 WITH_RAY = ("ray.data", "sdvae_ray.encoding.stream", "sdvae_ray.scoring.score")
 OF_ONE_WORKER = ("RAY_JOB_ID", "RAY_RAYLET_PID")  # variables that Ray reads when the worker starts
@@ -111,9 +103,9 @@ def serve(listener: socket.socket, client: str) -> None:
             import_ray(order["environment"])
             gc.freeze()
         is_ours = settings_of(order) == ray_settings
+        if not is_ours:
+            line.send(b"0")
         if not is_ours or os.fork():
-            if not is_ours:
-                line.send(b"0")
             for file in files:
                 os.close(file)
             line.close()
